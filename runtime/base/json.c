@@ -87,7 +87,7 @@ const char *json_kind_name(enum json_kind kind)
 
 bool json_to_bool(const struct json *value) { return value && json_is_true(native(value)); }
 
-bool json_is_number(const struct json *value)
+bool json_has_number(const struct json *value)
 {
     enum json_kind kind = json_kind(value);
     return kind == JSON_KIND_INT || kind == JSON_KIND_FLOAT;

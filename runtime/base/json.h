@@ -34,7 +34,7 @@ enum json_kind json_kind(const struct json *value);   /* JSON_KIND_NULL for NULL
 const char *json_kind_name(enum json_kind kind);      /* "null", "boolean", "integer", "number", "string", "array", ... */
 
 bool json_to_bool(const struct json *value);          /* true only for the JSON value true */
-bool json_is_number(const struct json *value);        /* integer or float */
+bool json_has_number(const struct json *value);        /* integer or float */
 int64_t json_to_int(const struct json *value);        /* an integer's value, else 0 */
 double json_to_number(const struct json *value);      /* an integer's or float's value, else 0 */
 /* A string's bytes (NUL-terminated; it holds no NUL inside), else NULL. length may be NULL. */

@@ -1,0 +1,52 @@
+/* A model file opened for use: its description, its vocabulary, and views of its weights.
+ *
+ * Weights are borrowed from the mapped file until model_release_file: a device packs them into its own memory first. After
+ * that only spec, vocab, chat_template and generation stay. Owner: the caller. Not thread-safe while opening; then read-only. */
+#ifndef RUNTIME_MODEL_MODEL_H
+#define RUNTIME_MODEL_MODEL_H
+
+#include "kernels/tensor_type.h"
+#include "runtime/base/status.h"
+#include "runtime/model/model_spec.h"
+#include "runtime/model/vocab.h"
+
+#include <stddef.h>
+
+/* A matrix (rows N outputs, cols K inputs, row-major, each row whole blocks) or a vector (rows 1). data NULL: absent. */
+struct tensor_view {
+    const void *data;
+    enum tensor_type type;
+    uint32_t rows, cols;
+    const char *name; /* as in the file */
+};
+
+struct layer_weights {
+    struct tensor_view attn_norm, q, k, v, o, q_bias, k_bias, v_bias, q_norm, k_norm;
+    struct tensor_view ffn_norm, gate, up, down;
+};
+
+struct model_weights {
+    struct tensor_view embed;      /* (V, E) */
+    struct tensor_view final_norm; /* (E) */
+    struct tensor_view head;       /* (V, E); the same view as embed when tied */
+    struct tensor_view rope_factors; /* (rope_size / 2) f32 divisors of the frequencies (Llama 3), or absent */
+    struct layer_weights *layers;  /* (L) */
+};
+
+struct model {
+    struct model_spec spec;
+    struct vocab vocab;
+    struct model_weights weights;
+    const char *chat_template; /* NUL-terminated, or NULL */
+    size_t chat_template_length;
+    size_t file_bytes;
+    struct gguf *file; /* NULL after model_release_file */
+};
+
+/* Opens a GGUF file. ST_NOTFOUND, ST_IO: path; ST_INVAL, ST_LIMIT: the file's content: err says what, where (offset, key,
+ * tensor) and, for an unknown architecture, which are known. */
+NODISCARD enum status model_open(const char *path, struct model **model, struct error *err);
+void model_release_file(struct model *model); /* weights become invalid; vocabulary and template stay */
+void model_close(struct model *model);
+
+#endif
