@@ -1,0 +1,70 @@
+/* A device: holds the packed weights and the KV blocks, and turns a batch into tokens. device_cpu.c, later device_cuda.c;
+ * tests bring a null device (ids from a hash) and faulty ones. One step at a time, on the engine's thread; a step allocates
+ * nothing. */
+#ifndef RUNTIME_DEVICE_DEVICE_H
+#define RUNTIME_DEVICE_DEVICE_H
+
+#include "kernels/cpu_path.h"
+#include "runtime/base/status.h"
+#include "runtime/batch.h"
+#include "runtime/model/model.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct device;
+
+struct device_info {
+    char name[64];               /* "cpu avx512, 2 threads" */
+    uint32_t vocab;
+    uint32_t kv_blocks;          /* ids 0 .. kv_blocks-1 */
+    size_t kv_block_bytes;       /* over all layers */
+    size_t weights_bytes;        /* packed */
+    uint32_t tokens_max, seqs_max, rows_max;
+};
+
+struct device_ops {
+    /* Runs one step: writes the KV of all its tokens and result->rows[0 .. rows_count). ST_DEVICE: the device is lost and
+     * the step must be discarded whole. ST_INVAL: the batch breaks the contract (our bug, found before anything ran). */
+    enum status (*step)(struct device *device, const struct batch *batch, struct batch_result *result);
+    void (*destroy)(struct device *device);
+};
+
+struct device { /* the first member of every implementation */
+    const struct device_ops *ops;
+    struct device_info info;
+};
+
+struct device_config {
+    enum cpu_path path;
+    enum numerics numerics;
+    uint32_t threads;            /* >= 1, the engine's own thread included */
+    size_t kv_bytes;             /* memory for KV blocks; kv_blocks = kv_bytes / block, at least one sequence's worth */
+    uint32_t tokens_max;         /* tokens a step */
+    uint32_t seqs_max;           /* sequences a step */
+    uint32_t rows_max;           /* rows with logits a step */
+    uint32_t context_max;        /* positions a sequence may reach */
+};
+
+/* Called while weights are packed, with bytes done and in all. The caller's thread. */
+typedef void (*device_progress_fn)(void *state, size_t done_bytes, size_t total_bytes);
+
+/* Packs the model's weights with all threads and takes all memory the device will ever need. The model's file may be
+ * released afterwards. ST_NOMEM, ST_INVAL (err names the tensor or setting). The caller owns the device. */
+NODISCARD enum status device_cpu_create(const struct model *model, const struct device_config *config,
+                                        device_progress_fn progress, void *progress_state, struct device **device,
+                                        struct error *err);
+
+/* Bytes of one block of 16 tokens over all layers, as device_cpu_create will take them. */
+size_t device_cpu_kv_block_bytes(const struct model_spec *spec, enum numerics numerics);
+
+static inline enum status device_step(struct device *device, const struct batch *batch, struct batch_result *result)
+{
+    return device->ops->step(device, batch, result);
+}
+static inline void device_destroy(struct device *device)
+{
+    if (device) device->ops->destroy(device);
+}
+
+#endif
