@@ -1,0 +1,12 @@
+/* The commands of the binary. Each takes its settings and returns the process's exit code: 0 clean, 1 start-up failure,
+ * 2 usage or configuration, 3 engine death. Main thread. */
+#ifndef SERVER_CMD_H
+#define SERVER_CMD_H
+
+#include "server/config.h"
+
+int cmd_serve(const struct config *config);
+int cmd_generate(const struct config *config);
+int cmd_inspect(const struct config *config);
+
+#endif
