@@ -1,7 +1,11 @@
 /* A model file opened for use: its description, its vocabulary, and views of its weights.
  *
  * Weights are borrowed from the mapped file until model_release_file: a device packs them into its own memory first. After
- * that only spec, vocab, chat_template and generation stay. Owner: the caller. Not thread-safe while opening; then read-only. */
+ * that only spec, vocab and chat_template stay. Owner: the caller. Not thread-safe while opening; then read-only.
+ *
+ * Vectors (norms, biases, rope_factors) are always F32. The file is mapped: if another process cuts it while its weights are
+ * read, the kernel sends SIGBUS. Whoever owns the process (server/main.c) may catch that to say so before it exits; a model
+ * is replaced by renaming a new file over the old one, never by writing into it. */
 #ifndef RUNTIME_MODEL_MODEL_H
 #define RUNTIME_MODEL_MODEL_H
 
@@ -46,6 +50,8 @@ struct model {
 /* Opens a GGUF file. ST_NOTFOUND, ST_IO: path; ST_INVAL, ST_LIMIT: the file's content: err says what, where (offset, key,
  * tensor) and, for an unknown architecture, which are known. */
 NODISCARD enum status model_open(const char *path, struct model **model, struct error *err);
+/* The same from memory, which stays the caller's, is aligned to 64 bytes and outlives the model's use of its weights. */
+NODISCARD enum status model_open_memory(const void *data, size_t size_bytes, struct model **model, struct error *err);
 void model_release_file(struct model *model); /* weights become invalid; vocabulary and template stay */
 void model_close(struct model *model);
 

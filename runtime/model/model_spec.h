@@ -38,4 +38,10 @@ struct model_spec {
     uint64_t parameters;     /* values in all tensors */
 };
 
+/* The spec of a file, from its keys and the presence of optional tensors. ST_INVAL: an unknown architecture (err lists the
+ * known ones), a key that is missing, out of range or asks for what is not supported; ST_LIMIT: past a model_* limit.
+ * Shapes of tensors are not looked at: model_open does that. */
+struct gguf;
+NODISCARD enum status model_spec_read(const struct gguf *file, struct model_spec *spec, struct error *err);
+
 #endif

@@ -1,0 +1,23 @@
+/* The vocabulary and the chat template of a GGUF file, copied out of it: they outlive the mapping. Used by model.c and
+ * inspect.c. Owner: the caller; one thread. */
+#ifndef RUNTIME_MODEL_VOCAB_READ_H
+#define RUNTIME_MODEL_VOCAB_READ_H
+
+#include "runtime/base/status.h"
+#include "runtime/model/vocab.h"
+
+#include <stddef.h>
+
+struct gguf;
+
+/* Reads tokenizer.ggml.*. ST_INVAL: a key that is missing, of the wrong type or length, or an id outside the
+ * vocabulary; ST_LIMIT; ST_NOMEM. On failure vocab is as vocab_free leaves it. */
+NODISCARD enum status vocab_read(const struct gguf *file, struct vocab *vocab, struct error *err);
+void vocab_free(struct vocab *vocab); /* releases what vocab_read took; a zeroed vocab is fine */
+
+/* tokenizer.chat_template, NUL-terminated, released with mem_free; NULL when there is none. ST_INVAL: not UTF-8, or a
+ * NUL inside; ST_NOMEM. */
+NODISCARD enum status vocab_read_template(const struct gguf *file, const char **text, size_t *length,
+                                          struct error *err);
+
+#endif
