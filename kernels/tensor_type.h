@@ -1,6 +1,6 @@
-/* The number formats of weights, by the ids that GGUF gives them. A row is a sequence of blocks; a block holds block_items
- * values in block_bytes bytes. Source: ggml's gguf specification (docs/gguf.md) and block layouts (ggml-common.h), read
- * for the formats, not copied. Pure, any thread. */
+/* The number formats of weights, by the ids that GGUF gives them. A row is a sequence of blocks; a block holds
+ * block_items values in block_bytes bytes. Source: ggml's gguf specification (docs/gguf.md) and block layouts
+ * (ggml-common.h), read for the formats, not copied. Pure, any thread. */
 #ifndef KERNELS_TENSOR_TYPE_H
 #define KERNELS_TENSOR_TYPE_H
 

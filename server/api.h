@@ -1,13 +1,13 @@
-/* The OpenAI API as pure functions: bytes of a request in, engine requests out; engine events in, bytes of an answer out.
- * No sockets, no threads, no clock: the same code runs in the server, in tests and in fuzzers.
+/* The OpenAI API as pure functions: bytes of a request in, engine requests out; engine events in, bytes of an answer
+ * out. No sockets, no threads, no clock: the same code runs in the server, in tests and in fuzzers.
  *
  *   body --api_call_create--> struct api_call --api_call_prepare--> struct request [..]   (engine)
  *                                   |                                     |
  *                  api_call_render / api_call_finish  <--api_call_event-- events
  *
  * An api_call owns one arena (bounded by api_request_memory_bytes) with everything of its request, including the arrays
- * that the engine writes to; it must not be destroyed while one of its engine requests is alive. Used by one thread at a time:
- * the io thread, and a pool thread during prepare. */
+ * that the engine writes to; it must not be destroyed while one of its engine requests is alive. Used by one thread at
+ * a time: the io thread, and a pool thread during prepare. */
 #ifndef SERVER_API_H
 #define SERVER_API_H
 
@@ -20,12 +20,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* A refusal in OpenAI's terms; api_error_body makes {"error":{message,type,param,code}} of it, all four always present. */
+/* A refusal in OpenAI's terms; api_error_body makes {"error":{message,type,param,code}} of it, all four always present.
+ */
 struct api_error {
     int http_status;
-    const char *type;     /* "invalid_request_error", ... static */
-    const char *code;     /* static, or NULL */
-    char param[64];       /* the field's name, "" = null */
+    const char *type; /* "invalid_request_error", ... static */
+    const char *code; /* static, or NULL */
+    char param[64];   /* the field's name, "" = null */
     char message[512];
     uint32_t retry_after_ms; /* 0: no Retry-After */
 };
@@ -37,15 +38,15 @@ void api_error_body(const struct api_error *error, struct buf *out);
 
 /* What answers tell about the served model, and what requests are checked against. Immutable while serving. */
 struct api_model {
-    const char *const *names;        /* served-model-name and its aliases: names[0] is shown */
+    const char *const *names; /* served-model-name and its aliases: names[0] is shown */
     uint32_t names_count;
     const struct tokenizer *tokenizer;
     const struct chat_template *chat_template; /* NULL: chat is refused with a clear 400 */
-    uint32_t context_max;            /* prompt + output tokens */
-    uint32_t think_start_id, think_end_id; /* VOCAB_NO_ID without reasoning markers */
+    uint32_t context_max;                      /* prompt + output tokens */
+    uint32_t think_start_id, think_end_id;     /* VOCAB_NO_ID without reasoning markers */
     int64_t created_unix_s;
-    char fingerprint[32];            /* system_fingerprint */
-    uint8_t cache_secret[32];        /* of this node; prefix-cache domains derive from it and the tenant */
+    char fingerprint[32];     /* system_fingerprint */
+    uint8_t cache_secret[32]; /* of this node; prefix-cache domains derive from it and the tenant */
     bool trust_request_chat_template;
 };
 
@@ -53,11 +54,11 @@ enum api_kind { API_CHAT, API_COMPLETIONS };
 
 struct api_context {
     const struct api_model *model;
-    uint32_t tenant;                 /* index, for fairness and queue shares */
-    const char *tenant_name;         /* for the cache domain */
+    uint32_t tenant;         /* index, for fairness and queue shares */
+    const char *tenant_name; /* for the cache domain */
     int64_t now_unix_s;
-    uint64_t now_ns;                 /* monotonic, for deadlines */
-    uint64_t deadline_ns;            /* default deadline of a request, 0 = none */
+    uint64_t now_ns;      /* monotonic, for deadlines */
+    uint64_t deadline_ns; /* default deadline of a request, 0 = none */
 };
 
 struct api_call;
@@ -68,7 +69,8 @@ NODISCARD bool api_call_create(enum api_kind kind, const char *body, size_t leng
                                struct api_call **call, struct api_error *error);
 void api_call_destroy(struct api_call *call);
 
-/* Template, tokens, limits, engine requests (pool thread). False: error is filled and the call is only to be destroyed. */
+/* Template, tokens, limits, engine requests (pool thread). False: error is filled and the call is only to be destroyed.
+ */
 NODISCARD bool api_call_prepare(struct api_call *call, struct api_error *error);
 
 /* The engine requests to submit: one a prompt. Their `id` and `owner` are the server's to set before submitting. */
@@ -82,12 +84,12 @@ size_t api_call_prompt_bytes(const struct api_call *call); /* of text and messag
 void api_call_event(struct api_call *call, const struct event *event);
 
 /* Streams only: appends the SSE events for everything that events have told and that has not been rendered yet, as few
- * events as possible (all new text of a choice is one chunk; with logprobs one a token). Holds back incomplete UTF-8. May append
- * nothing. Called when the socket is writable: a slow reader's tokens wait here as 4-byte ids. */
+ * events as possible (all new text of a choice is one chunk; with logprobs one a token). Holds back incomplete UTF-8.
+ * May append nothing. Called when the socket is writable: a slow reader's tokens wait here as 4-byte ids. */
 void api_call_render(struct api_call *call, struct buf *out);
 
-/* All requests are done: streams get their remaining events, usage if asked, and "data: [DONE]"; otherwise the whole JSON
- * body. */
+/* All requests are done: streams get their remaining events, usage if asked, and "data: [DONE]"; otherwise the whole
+ * JSON body. */
 void api_call_finish(struct api_call *call, struct buf *out);
 
 /* A stream that failed after its first byte: usage if asked, then an error event, and no [DONE]. */
@@ -96,8 +98,8 @@ void api_call_fail(struct api_call *call, const struct api_error *error, struct 
 /* Sum over its requests, valid once all are done. */
 struct usage api_call_usage(const struct api_call *call);
 
-/* Whole answers without the engine. Each appends a JSON body to out and returns the HTTP status; a failure's body is the error
- * object. */
+/* Whole answers without the engine. Each appends a JSON body to out and returns the HTTP status; a failure's body is
+ * the error object. */
 int api_models(const struct api_model *model, const char *id_or_null, struct buf *out);
 int api_tokenize(const struct api_model *model, const char *body, size_t length, struct buf *out);
 int api_detokenize(const struct api_model *model, const char *body, size_t length, struct buf *out);

@@ -1,6 +1,6 @@
-/* All settings of the process, filled from one option table (options.c): flags, MILLRACE_* environment, YAML keys, --help.
- * Order of precedence: flag, environment, YAML file, default. Flag names are vLLM's where the meaning is the same. Strings are
- * owned by the config. Written before threads start, then read-only. */
+/* All settings of the process, filled from one option table (options.c): flags, MILLRACE_* environment, YAML keys,
+ * --help. Order of precedence: flag, environment, YAML file, default. Flag names are vLLM's where the meaning is the
+ * same. Strings are owned by the config. Written before threads start, then read-only. */
 #ifndef SERVER_CONFIG_H
 #define SERVER_CONFIG_H
 
@@ -19,41 +19,41 @@ struct config_list {
 };
 
 struct config {
-    char *model;                       /* positional: path of a GGUF file */
+    char *model; /* positional: path of a GGUF file */
 
-    char *host;                        /* --host, 127.0.0.1 */
-    uint32_t port;                     /* --port, 8000; 0: any free port, told in the "ready" line */
-    struct config_list api_keys;       /* --api-key (repeatable); also MILLRACE_API_KEY, and --api-key-file */
-    char *api_key_file;                /* --api-key-file: lines "key" or "tenant:key" */
-    struct config_list served_names;   /* --served-model-name A B */
-    uint32_t max_model_len;            /* --max-model-len; 0: the model's own */
-    uint32_t max_num_seqs;             /* --max-num-seqs */
-    uint32_t max_num_batched_tokens;   /* --max-num-batched-tokens */
-    uint32_t max_num_queued_reqs;      /* --max-num-queued-reqs */
-    bool enable_prefix_caching;        /* --enable-prefix-caching / --no-enable-prefix-caching, on */
-    uint64_t kv_cache_memory_bytes;    /* --kv-cache-memory-bytes (suffixes K M G, Ki Mi Gi); 0: chosen from free memory */
-    uint32_t itl_target_ms;            /* --itl-target-ms */
-    uint32_t threads;                  /* --threads; 0: physical cores */
-    char *cpu_path;                    /* --cpu-path auto|scalar|avx2|avx512 */
-    char *numerics;                    /* --numerics fast|exact */
-    char *chat_template;               /* --chat-template FILE */
-    bool trust_request_chat_template;  /* --trust-request-chat-template */
-    uint32_t drain_delay_ms;           /* --drain-delay (seconds, may be fractional) */
-    uint32_t shutdown_timeout_ms;      /* --shutdown-timeout (seconds) */
-    char *log_level;                   /* --log-level error|warn|info|debug */
-    bool metrics_need_key;             /* --metrics-require-key */
-    bool dry_run;                      /* --dry-run: print settings and memory plan, exit 0 */
-    char *config_file;                 /* --config FILE (YAML) */
+    char *host;                      /* --host, 127.0.0.1 */
+    uint32_t port;                   /* --port, 8000; 0: any free port, told in the "ready" line */
+    struct config_list api_keys;     /* --api-key (repeatable); also MILLRACE_API_KEY, and --api-key-file */
+    char *api_key_file;              /* --api-key-file: lines "key" or "tenant:key" */
+    struct config_list served_names; /* --served-model-name A B */
+    uint32_t max_model_len;          /* --max-model-len; 0: the model's own */
+    uint32_t max_num_seqs;           /* --max-num-seqs */
+    uint32_t max_num_batched_tokens; /* --max-num-batched-tokens */
+    uint32_t max_num_queued_reqs;    /* --max-num-queued-reqs */
+    bool enable_prefix_caching;      /* --enable-prefix-caching / --no-enable-prefix-caching, on */
+    uint64_t kv_cache_memory_bytes; /* --kv-cache-memory-bytes (suffixes K M G, Ki Mi Gi); 0: chosen from free memory */
+    uint32_t itl_target_ms;         /* --itl-target-ms */
+    uint32_t threads;               /* --threads; 0: physical cores */
+    char *cpu_path;                 /* --cpu-path auto|scalar|avx2|avx512 */
+    char *numerics;                 /* --numerics fast|exact */
+    char *chat_template;            /* --chat-template FILE */
+    bool trust_request_chat_template; /* --trust-request-chat-template */
+    uint32_t drain_delay_ms;          /* --drain-delay (seconds, may be fractional) */
+    uint32_t shutdown_timeout_ms;     /* --shutdown-timeout (seconds) */
+    char *log_level;                  /* --log-level error|warn|info|debug */
+    bool metrics_need_key;            /* --metrics-require-key */
+    bool dry_run;                     /* --dry-run: print settings and memory plan, exit 0 */
+    char *config_file;                /* --config FILE (YAML) */
 
     /* millrace generate */
-    char *prompt;                      /* -p, --prompt */
-    bool chat;                         /* --chat: through the chat template */
-    uint32_t max_tokens;               /* -n, --max-tokens */
-    double temperature, top_p;         /* --temperature, --top-p */
-    uint32_t top_k;                    /* --top-k */
-    uint64_t seed;                     /* --seed */
-    bool ignore_eos;                   /* --ignore-eos */
-    bool json;                         /* --json: machine-readable output (inspect, generate) */
+    char *prompt;              /* -p, --prompt */
+    bool chat;                 /* --chat: through the chat template */
+    uint32_t max_tokens;       /* -n, --max-tokens */
+    double temperature, top_p; /* --temperature, --top-p */
+    uint32_t top_k;            /* --top-k */
+    uint64_t seed;             /* --seed */
+    bool ignore_eos;           /* --ignore-eos */
+    bool json;                 /* --json: machine-readable output (inspect, generate) */
 };
 
 /* Every limit of runtime/base/limits.h is an option too: --limit-<name with dashes>, MILLRACE_LIMIT_<NAME>, YAML
@@ -61,13 +61,15 @@ struct config {
 
 enum config_command { COMMAND_SERVE = 1, COMMAND_GENERATE = 2, COMMAND_INSPECT = 4 };
 
-/* Defaults, then YAML, environment and arguments (argv without program and command name). ST_INVAL: err says which option and
- * what is wrong, with the nearest known name for an unknown one. ST_CANCELED: --help was asked for (print config_help). */
-NODISCARD enum status config_read(struct config *config, enum config_command command, int argc, char **argv, char **environment,
-                                  struct error *err);
+/* Defaults, then YAML, environment and arguments (argv without program and command name). ST_INVAL: err says which
+ * option and what is wrong, with the nearest known name for an unknown one. ST_CANCELED: --help was asked for (print
+ * config_help). */
+NODISCARD enum status config_read(struct config *config, enum config_command command, int argc, char **argv,
+                                  char **environment, struct error *err);
 void config_free(struct config *config);
 
 void config_help(enum config_command command, struct buf *out); /* made from the option table */
-void config_print(const struct config *config, enum config_command command, struct buf *out); /* settings in force; no secrets */
+void config_print(const struct config *config, enum config_command command,
+                  struct buf *out); /* settings in force; no secrets */
 
 #endif

@@ -16,8 +16,9 @@ struct loaded {
     uint32_t context_max;
 };
 
-/* Opens, checks, packs (with a progress bar on a terminal, else a line at the end), releases the file. The caller's thread: the
- * server runs it on a thread of its own, so that it already answers /health while loading. ST_*: err is one line. */
+/* Opens, checks, packs (with a progress bar on a terminal, else a line at the end), releases the file. The caller's
+ * thread: the server runs it on a thread of its own, so that it already answers /health while loading. ST_*: err is one
+ * line. */
 NODISCARD enum status load_model(const struct config *config, struct loaded *loaded, struct error *err);
 void load_free(struct loaded *loaded);
 

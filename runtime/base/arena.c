@@ -14,7 +14,10 @@ struct arena_chunk {
     _Alignas(16) uint8_t data[];
 };
 
-void arena_init(struct arena *arena, size_t limit_bytes) { *arena = (struct arena){.limit_bytes = limit_bytes}; }
+void arena_init(struct arena *arena, size_t limit_bytes)
+{
+    *arena = (struct arena){.limit_bytes = limit_bytes};
+}
 
 void arena_free(struct arena *arena)
 {

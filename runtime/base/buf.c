@@ -10,7 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-void buf_init(struct buf *buf, size_t limit_bytes) { *buf = (struct buf){.limit = limit_bytes}; }
+void buf_init(struct buf *buf, size_t limit_bytes)
+{
+    *buf = (struct buf){.limit = limit_bytes};
+}
 
 void buf_free(struct buf *buf)
 {
@@ -47,8 +50,14 @@ void buf_append(struct buf *buf, const void *data, size_t length)
     buf->length += length;
 }
 
-void buf_append_text(struct buf *buf, const char *text) { buf_append(buf, text, strlen(text)); }
-void buf_append_char(struct buf *buf, char c) { buf_append(buf, &c, 1); }
+void buf_append_text(struct buf *buf, const char *text)
+{
+    buf_append(buf, text, strlen(text));
+}
+void buf_append_char(struct buf *buf, char c)
+{
+    buf_append(buf, &c, 1);
+}
 
 void buf_append_format(struct buf *buf, const char *format, ...)
 {
@@ -86,8 +95,12 @@ void buf_append_json_escaped(struct buf *buf, const char *text, size_t length)
                 n = 1;
             }
         } else if (c < 0x20 || c == '"' || c == '\\' || c == 0x7f) {
-            const char *two = c == '"' ? "\\\"" : c == '\\' ? "\\\\" : c == '\n' ? "\\n" : c == '\t' ? "\\t"
-                              : c == '\r' ? "\\r" : NULL;
+            const char *two = c == '"'    ? "\\\""
+                              : c == '\\' ? "\\\\"
+                              : c == '\n' ? "\\n"
+                              : c == '\t' ? "\\t"
+                              : c == '\r' ? "\\r"
+                                          : NULL;
             if (two) {
                 memcpy(escape, two, 2);
                 escape_length = 2;

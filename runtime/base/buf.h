@@ -10,10 +10,10 @@
 #include <stddef.h>
 
 struct buf {
-    char *data;       /* not NUL-terminated; NULL while empty */
-    size_t length;    /* bytes in use */
-    size_t capacity;  /* bytes allocated */
-    size_t limit;     /* never grows past this; 0 = no limit */
+    char *data;      /* not NUL-terminated; NULL while empty */
+    size_t length;   /* bytes in use */
+    size_t capacity; /* bytes allocated */
+    size_t limit;    /* never grows past this; 0 = no limit */
     bool failed;
 };
 
@@ -32,6 +32,9 @@ void buf_append_json_string(struct buf *buf, const char *text, size_t length); /
 /* The shortest decimal that reads back as the same float; NaN and infinities become null. */
 void buf_append_json_float(struct buf *buf, float value);
 
-static inline bool buf_ok(const struct buf *buf) { return !buf->failed; }
+static inline bool buf_ok(const struct buf *buf)
+{
+    return !buf->failed;
+}
 
 #endif

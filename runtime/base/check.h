@@ -1,5 +1,6 @@
 /* Assertions for our own mistakes, never for input. CHECK is always on; DCHECK only in debug and sanitizer builds, for
- * loops that run once a token. Both print file, line and expression (CHECK_EQ the two values), then abort. Any thread. */
+ * loops that run once a token. Both print file, line and expression (CHECK_EQ the two values), then abort. Any thread.
+ */
 #ifndef RUNTIME_BASE_CHECK_H
 #define RUNTIME_BASE_CHECK_H
 

@@ -1,5 +1,5 @@
-/* Time, as an argument. Pure modules take `now_ns`; what must read a clock holds a `struct clock`, so that tests and the
- * simulator can set the time. Monotonic nanoseconds for durations, wall microseconds only for what people read. */
+/* Time, as an argument. Pure modules take `now_ns`; what must read a clock holds a `struct clock`, so that tests and
+ * the simulator can set the time. Monotonic nanoseconds for durations, wall microseconds only for what people read. */
 #ifndef RUNTIME_BASE_CLOCK_H
 #define RUNTIME_BASE_CLOCK_H
 
@@ -11,8 +11,14 @@ struct clock {
     void *state;
 };
 
-static inline uint64_t clock_now_ns(const struct clock *clock) { return clock->now_ns(clock->state); }
-static inline int64_t clock_unix_us(const struct clock *clock) { return clock->unix_us(clock->state); }
+static inline uint64_t clock_now_ns(const struct clock *clock)
+{
+    return clock->now_ns(clock->state);
+}
+static inline int64_t clock_unix_us(const struct clock *clock)
+{
+    return clock->unix_us(clock->state);
+}
 
 /* The machine's clocks. Static, never NULL, any thread. */
 const struct clock *clock_system(void);

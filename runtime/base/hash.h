@@ -1,5 +1,5 @@
-/* Hashes. hash_bytes (XXH3, 64 bits, seeded) for tables; sha256 where collisions could be sought (prefix keys, API keys).
- * Pure, any thread. */
+/* Hashes. hash_bytes (XXH3, 64 bits, seeded) for tables; sha256 where collisions could be sought (prefix keys, API
+ * keys). Pure, any thread. */
 #ifndef RUNTIME_BASE_HASH_H
 #define RUNTIME_BASE_HASH_H
 

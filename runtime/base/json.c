@@ -1,7 +1,8 @@
 /* A bounding scan, then jansson; see json.h.
  *
- * The scan walks the text once with a bit stack for nesting: it counts values and depth and measures numbers, so that the
- * recursive library never meets a document deeper than the limit. It judges nothing else; grammar stays the library's. */
+ * The scan walks the text once with a bit stack for nesting: it counts values and depth and measures numbers, so that
+ * the recursive library never meets a document deeper than the limit. It judges nothing else; grammar stays the
+ * library's. */
 #include "runtime/base/json.h"
 
 #include "runtime/base/limits.h"
@@ -59,9 +60,15 @@ enum status json_read(const char *text, size_t length, struct json **root, struc
 }
 
 /* Our opaque values are the library's, whose queries take non-const pointers. */
-static json_t *native(const struct json *value) { return (json_t *)(uintptr_t)value; }
+static json_t *native(const struct json *value)
+{
+    return (json_t *)(uintptr_t)value;
+}
 
-void json_release(struct json *root) { json_decref(native(root)); }
+void json_release(struct json *root)
+{
+    json_decref(native(root));
+}
 
 enum json_kind json_kind(const struct json *value)
 {
@@ -85,7 +92,10 @@ const char *json_kind_name(enum json_kind kind)
     return names[kind];
 }
 
-bool json_to_bool(const struct json *value) { return value && json_is_true(native(value)); }
+bool json_to_bool(const struct json *value)
+{
+    return value && json_is_true(native(value));
+}
 
 bool json_has_number(const struct json *value)
 {
@@ -93,8 +103,14 @@ bool json_has_number(const struct json *value)
     return kind == JSON_KIND_INT || kind == JSON_KIND_FLOAT;
 }
 
-int64_t json_to_int(const struct json *value) { return value ? json_integer_value(native(value)) : 0; }
-double json_to_number(const struct json *value) { return value ? json_number_value(native(value)) : 0; }
+int64_t json_to_int(const struct json *value)
+{
+    return value ? json_integer_value(native(value)) : 0;
+}
+double json_to_number(const struct json *value)
+{
+    return value ? json_number_value(native(value)) : 0;
+}
 
 const char *json_to_text(const struct json *value, size_t *length)
 {

@@ -2,10 +2,10 @@
  *
  *   LIMIT(name, default, floor, ceiling, unit, status, http_code)
  *
- * `default` holds unless configuration sets another value within [floor, ceiling]; `http_code` is what a client gets when
- * its request passes the limit (0: not a request's limit). A bound is checked before memory is taken. Tests are made from
- * this table: at the limit, one below, one above, ten times above. Source of the values: design "robustness", section 3.
- * Written once at start, then read by any thread. */
+ * `default` holds unless configuration sets another value within [floor, ceiling]; `http_code` is what a client gets
+ * when its request passes the limit (0: not a request's limit). A bound is checked before memory is taken. Tests are
+ * made from this table: at the limit, one below, one above, ten times above. Source of the values: design "robustness",
+ * section 3. Written once at start, then read by any thread. */
 #ifndef RUNTIME_BASE_LIMITS_H
 #define RUNTIME_BASE_LIMITS_H
 

@@ -14,9 +14,18 @@ enum { LINE_BYTES_MAX = 4096 };
 static enum log_level level_max = LOG_INFO;
 static _Atomic uint64_t lines_dropped;
 
-void log_level_set(enum log_level level) { level_max = level; }
-enum log_level log_level_get(void) { return level_max; }
-uint64_t log_lines_dropped(void) { return atomic_load(&lines_dropped); }
+void log_level_set(enum log_level level)
+{
+    level_max = level;
+}
+enum log_level log_level_get(void)
+{
+    return level_max;
+}
+uint64_t log_lines_dropped(void)
+{
+    return atomic_load(&lines_dropped);
+}
 
 void log_line(enum log_level level, const char *module, const char *format, ...)
 {

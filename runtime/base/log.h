@@ -1,6 +1,6 @@
-/* Logging: one line an event, `level time_ns module key=value ...`, to stderr. Never prompts, outputs or keys; nothing in
- * kernels or the step loop. Lines are cut at 4 KiB; a write that would block is dropped and counted (a stuck log sink must
- * not stop the server). Any thread. */
+/* Logging: one line an event, `level time_ns module key=value ...`, to stderr. Never prompts, outputs or keys; nothing
+ * in kernels or the step loop. Lines are cut at 4 KiB; a write that would block is dropped and counted (a stuck log
+ * sink must not stop the server). Any thread. */
 #ifndef RUNTIME_BASE_LOG_H
 #define RUNTIME_BASE_LOG_H
 

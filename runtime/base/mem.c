@@ -44,7 +44,10 @@ char *mem_strdup(const char *text, size_t length)
     return copy;
 }
 
-void mem_free(void *memory) { free(memory); }
+void mem_free(void *memory)
+{
+    free(memory);
+}
 
 void *mem_map(size_t size_bytes)
 {
@@ -66,5 +69,11 @@ void mem_hook_set(mem_hook_fn hook, void *state)
     hook_state = state;
 }
 
-uint64_t mem_allocations(void) { return atomic_load_explicit(&allocations, memory_order_relaxed); }
-uint64_t mem_allocations_of_thread(void) { return allocations_of_thread; }
+uint64_t mem_allocations(void)
+{
+    return atomic_load_explicit(&allocations, memory_order_relaxed);
+}
+uint64_t mem_allocations_of_thread(void)
+{
+    return allocations_of_thread;
+}

@@ -12,8 +12,14 @@
 #include <stdint.h>
 
 /* a + b and a * b into *out; false when the result does not fit. Lengths from outside go through these. */
-static inline bool checked_add(size_t a, size_t b, size_t *out) { return !__builtin_add_overflow(a, b, out); }
-static inline bool checked_mul(size_t a, size_t b, size_t *out) { return !__builtin_mul_overflow(a, b, out); }
+static inline bool checked_add(size_t a, size_t b, size_t *out)
+{
+    return !__builtin_add_overflow(a, b, out);
+}
+static inline bool checked_mul(size_t a, size_t b, size_t *out)
+{
+    return !__builtin_mul_overflow(a, b, out);
+}
 
 /* Zeroed memory for count items of size bytes, 64-byte aligned when count * size >= 64. NULL when there is none.
  * A request for 0 bytes returns a valid pointer. Release with mem_free. */
@@ -35,7 +41,8 @@ void mem_unmap(void *memory, size_t size_bytes);
 typedef bool (*mem_hook_fn)(void *state, size_t size_bytes);
 void mem_hook_set(mem_hook_fn hook, void *state);
 
-/* Allocations (mem_alloc, mem_resize, mem_strdup, mem_map) since the process started, and those by the calling thread. */
+/* Allocations (mem_alloc, mem_resize, mem_strdup, mem_map) since the process started, and those by the calling thread.
+ */
 uint64_t mem_allocations(void);
 uint64_t mem_allocations_of_thread(void);
 

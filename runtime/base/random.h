@@ -1,8 +1,8 @@
 /* Randomness, of two kinds: secrets from the kernel (the seam), and numbers that anyone can compute again.
  *
- * Sampling uses Philox4x32-10 keyed by (request seed, position): a token's draw depends on nothing else, so it is the same
- * alone, batched, preempted, and on every device. Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
- * SC 2011. Pure except random_fill; any thread. */
+ * Sampling uses Philox4x32-10 keyed by (request seed, position): a token's draw depends on nothing else, so it is the
+ * same alone, batched, preempted, and on every device. Source: Salmon et al., "Parallel random numbers: as easy as 1,
+ * 2, 3", SC 2011. Pure except random_fill; any thread. */
 #ifndef RUNTIME_BASE_RANDOM_H
 #define RUNTIME_BASE_RANDOM_H
 

@@ -4,8 +4,8 @@
  *          v                        v
  *   [ . . | r | r | r | r | r | r | . . . ]      head - tail = records inside; both count up for ever
  *
- * A full ring returns false: the pusher decides what "full" means for it (each ring's owner says so). The record count is
- * a power of two. Head and tail are on cache lines of their own. */
+ * A full ring returns false: the pusher decides what "full" means for it (each ring's owner says so). The record count
+ * is a power of two. Head and tail are on cache lines of their own. */
 #ifndef RUNTIME_BASE_RING_H
 #define RUNTIME_BASE_RING_H
 

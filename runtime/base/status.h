@@ -1,7 +1,8 @@
 /* What a call that can fail returns, and the text that goes with it.
  *
  * Constants, names and messages come from one list. What can fail returns `enum status`, is NODISCARD, and writes its
- * out-pointers (last arguments) only on ST_OK. ST_AGAIN is normal flow (no block, no slot, ring full) and is never logged.
+ * out-pointers (last arguments) only on ST_OK. ST_AGAIN is normal flow (no block, no slot, ring full) and is never
+ * logged.
  *
  * Where a person will read the reason (model files, configuration, requests) the call also takes a `struct error`:
  * one line that says what is wrong, where (file, offset, field) and what to do. Any thread. */
@@ -30,7 +31,7 @@ enum status {
 #undef X
 };
 
-#define NODISCARD __attribute__((warn_unused_result))
+#define NODISCARD                          __attribute__((warn_unused_result))
 #define PRINTF_LIKE(format_idx, first_idx) __attribute__((format(printf, format_idx, first_idx)))
 
 /* Returns from the calling function on failure. Only while nothing is held; after that `goto fail`. */

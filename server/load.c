@@ -1,0 +1,151 @@
+/* Loading, step by step, with progress; see load.h. */
+#include "server/load.h"
+
+#include "runtime/base/clock.h"
+#include "runtime/base/log.h"
+#include "runtime/base/mem.h"
+#include "server/machine.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { TEMPLATE_BYTES_MAX = 1 << 20 };
+static const uint64_t kv_bytes_default_max = UINT64_C(4) << 30;
+
+struct progress {
+    uint64_t start_ns, shown_ns;
+    bool terminal;
+};
+
+/* On a terminal a bar that is drawn again at most ten times a second; elsewhere nothing until the end. */
+static void show_progress(void *state, size_t done_bytes, size_t total_bytes)
+{
+    struct progress *progress = state;
+    uint64_t now_ns = clock_now_ns(clock_system());
+    if (!progress->terminal || (done_bytes < total_bytes && now_ns - progress->shown_ns < NS_PER_S / 10)) return;
+    progress->shown_ns = now_ns;
+    double seconds = (double)(now_ns - progress->start_ns) / 1e9;
+    int filled = total_bytes ? (int)((double)done_bytes * 40.0 / (double)total_bytes) : 40;
+    fprintf(stderr, "\rloading [%.*s%*s] %3d %%  %.2f GB/s%s", filled, "########################################",
+            40 - filled, "", filled * 100 / 40, seconds > 0 ? (double)done_bytes / seconds / 1e9 : 0.0,
+            done_bytes >= total_bytes ? "\n" : "");
+}
+
+static enum status read_template_file(const char *path, struct buf *text, struct error *err)
+{
+    FILE *file = fopen(path, "rb");
+    if (!file)
+        return error_set(err, errno == ENOENT ? ST_NOTFOUND : ST_IO, "--chat-template %s: %s", path, strerror(errno));
+    char piece[4096];
+    size_t n;
+    while ((n = fread(piece, 1, sizeof piece, file)) > 0) buf_append(text, piece, n);
+    bool failed = ferror(file) != 0;
+    fclose(file);
+    if (failed) return error_set(err, ST_IO, "--chat-template %s: cannot be read", path);
+    if (!buf_ok(text))
+        return error_set(err, ST_LIMIT, "--chat-template %s: larger than %d bytes", path, TEMPLATE_BYTES_MAX);
+    return ST_OK;
+}
+
+static enum status compile_template(const struct config *config, struct loaded *loaded, struct error *err)
+{
+    struct error reason = {{0}};
+    if (config->chat_template) {
+        struct buf text;
+        buf_init(&text, TEMPLATE_BYTES_MAX);
+        enum status status = read_template_file(config->chat_template, &text, err);
+        if (status == ST_OK &&
+            chat_template_compile(text.data ? text.data : "", text.length, &loaded->chat_template, &reason) != ST_OK)
+            status = error_set(err, ST_INVAL, "--chat-template %s: %.300s", config->chat_template, reason.message);
+        buf_free(&text);
+        return status;
+    }
+    if (!loaded->model->chat_template) return ST_OK;
+    /* A model whose own template is beyond us still serves completions; chat then says why not. */
+    if (chat_template_compile(loaded->model->chat_template, loaded->model->chat_template_length, &loaded->chat_template,
+                              &reason) != ST_OK)
+        log_line(LOG_WARN, "load",
+                 "message=\"the model's chat template is not usable: %.300s; give one with --chat-template\"",
+                 reason.message);
+    return ST_OK;
+}
+
+static enum status device_settings(const struct config *config, const struct loaded *loaded,
+                                   struct device_config *settings, struct error *err)
+{
+    bool exact = !strcmp(config->numerics, "exact");
+    *settings = (struct device_config){
+        .numerics = exact ? NUMERICS_EXACT : NUMERICS_FAST,
+        .threads = config->threads ? config->threads : machine_cores(),
+        .kv_bytes = config->kv_cache_memory_bytes,
+        .tokens_max = config->max_num_batched_tokens ? config->max_num_batched_tokens : 512,
+        .seqs_max = config->max_num_seqs ? config->max_num_seqs : 1,
+        .context_max = loaded->context_max,
+    };
+    TRY(cpu_path_parse(config->cpu_path, &settings->path, err));
+    if (settings->tokens_max < settings->seqs_max) settings->tokens_max = settings->seqs_max; /* a token for each */
+    settings->rows_max = settings->tokens_max;
+    size_t block_bytes = device_cpu_kv_block_bytes(&loaded->model->spec, settings->numerics);
+    uint64_t least = (uint64_t)block_bytes * ((loaded->context_max + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS);
+    if (!settings->kv_bytes) {
+        settings->kv_bytes = machine_memory_bytes() / 4;
+        if (settings->kv_bytes > kv_bytes_default_max) settings->kv_bytes = kv_bytes_default_max;
+    }
+    if (settings->kv_bytes < least)
+        return error_set(err, ST_INVAL,
+                         "KV cache: one sequence of %" PRIu32 " tokens needs %" PRIu64
+                         " bytes, %zu are given; lower --max-model-len or "
+                         "raise --kv-cache-memory-bytes",
+                         loaded->context_max, least, settings->kv_bytes);
+    return ST_OK;
+}
+
+static enum status load_parts(const struct config *config, struct loaded *loaded, struct error *err)
+{
+    TRY(model_open(config->model, &loaded->model, err));
+    TRY(tokenizer_create(&loaded->model->vocab, &loaded->tokenizer, err));
+    TRY(compile_template(config, loaded, err));
+    const struct model_spec *spec = &loaded->model->spec;
+    loaded->context_max = config->max_model_len ? config->max_model_len : spec->context_max;
+    if (loaded->context_max > spec->context_max)
+        return error_set(err, ST_INVAL, "--max-model-len %" PRIu32 ": the model was trained for %" PRIu32 " tokens",
+                         loaded->context_max, spec->context_max);
+    struct device_config settings;
+    TRY(device_settings(config, loaded, &settings, err));
+    uint64_t now_ns = clock_now_ns(clock_system());
+    struct progress progress = {now_ns, now_ns, isatty(STDERR_FILENO) != 0};
+    TRY(device_cpu_create(loaded->model, &settings, show_progress, &progress, &loaded->device, err));
+    model_release_file(loaded->model);
+    return ST_OK;
+}
+
+enum status load_model(const struct config *config, struct loaded *loaded, struct error *err)
+{
+    memset(loaded, 0, sizeof *loaded);
+    uint64_t start_ns = clock_now_ns(clock_system());
+    enum status status = load_parts(config, loaded, err);
+    if (status != ST_OK) {
+        load_free(loaded);
+        return status;
+    }
+    const struct device_info *info = &loaded->device->info;
+    log_line(LOG_INFO, "load",
+             "model=\"%s\" arch=%s device=\"%s\" weights_bytes=%zu kv_blocks=%" PRIu32 " kv_bytes=%zu context=%" PRIu32
+             " ms=%" PRIu64,
+             loaded->model->spec.name, loaded->model->spec.arch, info->name, info->weights_bytes, info->kv_blocks,
+             (size_t)info->kv_blocks * info->kv_block_bytes, loaded->context_max,
+             (clock_now_ns(clock_system()) - start_ns) / NS_PER_MS);
+    return ST_OK;
+}
+
+void load_free(struct loaded *loaded)
+{
+    device_destroy(loaded->device);
+    chat_template_destroy(loaded->chat_template);
+    tokenizer_destroy(loaded->tokenizer);
+    model_close(loaded->model);
+    memset(loaded, 0, sizeof *loaded);
+}

@@ -1,0 +1,263 @@
+/* The option table, and reading and writing of single values; see options.h. */
+#include "server/options.h"
+
+#include "runtime/base/mem.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define AT(member) offsetof(struct config, member)
+#define SERVE      COMMAND_SERVE
+#define GENERATE   COMMAND_GENERATE
+#define INSPECT    COMMAND_INSPECT
+#define U32_MAX    4294967295.0
+
+const struct option option_table[] = {
+    {"host", 0, OPTION_TEXT, SERVE, AT(host), "127.0.0.1", 0, 0, "ADDRESS",
+     "Address to listen on; 0.0.0.0 or :: for all interfaces.", false},
+    {"port", 0, OPTION_U32, SERVE, AT(port), "8000", 0, 65535, "N",
+     "TCP port; 0 takes a free one and the log's \"ready\" line says which.", false},
+    {"api-key", 0, OPTION_LIST, SERVE, AT(api_keys), NULL, 0, 0, "KEY",
+     "A key that clients must send as \"Authorization: Bearer KEY\"; may be repeated. Prefer the environment or "
+     "--api-key-file: "
+     "arguments are visible to every user of the machine.",
+     true},
+    {"api-key-file", 0, OPTION_TEXT, SERVE, AT(api_key_file), NULL, 0, 0, "FILE",
+     "Keys, one a line, as KEY or TENANT:KEY; read again on SIGHUP.", false},
+    {"served-model-name", 0, OPTION_LIST, SERVE, AT(served_names), NULL, 0, 0, "NAME",
+     "Names under which clients ask for the model; the first is shown. Default: the file's name without .gguf.", false},
+    {"max-model-len", 0, OPTION_U32, SERVE | GENERATE, AT(max_model_len), "0", 0, 16777216, "N",
+     "Most tokens of prompt and answer together; 0: what the model was trained for.", false},
+    {"max-num-seqs", 0, OPTION_U32, SERVE, AT(max_num_seqs), "256", 1, 16384, "N", "Most sequences in one step.",
+     false},
+    {"max-num-batched-tokens", 0, OPTION_U32, SERVE, AT(max_num_batched_tokens), "512", 16, 65536, "N",
+     "Most tokens in one step, prefill and decode together.", false},
+    {"max-num-queued-reqs", 0, OPTION_U32, SERVE, AT(max_num_queued_reqs), "1024", 1, 1048576, "N",
+     "Requests that may wait; one more is answered 503 with Retry-After.", false},
+    {"enable-prefix-caching", 0, OPTION_BOOL, SERVE, AT(enable_prefix_caching), "true", 0, 0, NULL,
+     "Keep the KV blocks of finished prompts and use them again for equal beginnings of the same tenant.", false},
+    {"kv-cache-memory-bytes", 0, OPTION_SIZE, SERVE | GENERATE, AT(kv_cache_memory_bytes), "0", 0, 17592186044416.0,
+     "SIZE", "Memory for KV blocks, as 4G or 512Mi; 0: a quarter of the machine's memory, at most 4 GiB.", false},
+    {"itl-target-ms", 0, OPTION_U32, SERVE, AT(itl_target_ms), "50", 0, 60000, "MS",
+     "Gap between a stream's tokens that prefill of other requests should not pass; 0: no bound.", false},
+    {"threads", 0, OPTION_U32, SERVE | GENERATE, AT(threads), "0", 0, 1024, "N",
+     "Threads of the CPU device; 0: one a physical core that this process may use.", false},
+    {"cpu-path", 0, OPTION_TEXT, SERVE | GENERATE, AT(cpu_path), "auto", 0, 0, "PATH",
+     "Instruction set of the kernels: auto, scalar, avx2 or avx512.", false},
+    {"numerics", 0, OPTION_TEXT, SERVE | GENERATE, AT(numerics), "fast", 0, 0, "MODE",
+     "fast: 8-bit activations. exact: f32 throughout, the same bits on every CPU; slower.", false},
+    {"chat-template", 0, OPTION_TEXT, SERVE | GENERATE, AT(chat_template), NULL, 0, 0, "FILE",
+     "A Jinja chat template to use instead of the model's own.", false},
+    {"trust-request-chat-template", 0, OPTION_BOOL, SERVE, AT(trust_request_chat_template), "false", 0, 0, NULL,
+     "Let requests bring their own chat_template.", false},
+    {"drain-delay", 0, OPTION_SECONDS, SERVE, AT(drain_delay_ms), "5", 0, 3600, "SECONDS",
+     "After SIGTERM: not ready at once, but connections are still accepted this long.", false},
+    {"shutdown-timeout", 0, OPTION_SECONDS, SERVE, AT(shutdown_timeout_ms), "120", 0, 86400, "SECONDS",
+     "After SIGTERM: running requests may go on this long.", false},
+    {"log-level", 0, OPTION_TEXT, SERVE | GENERATE, AT(log_level), "info", 0, 0, "LEVEL", "error, warn, info or debug.",
+     false},
+    {"metrics-require-key", 0, OPTION_BOOL, SERVE, AT(metrics_need_key), "false", 0, 0, NULL,
+     "Ask for an API key on /metrics too.", false},
+    {"dry-run", 0, OPTION_BOOL, SERVE, AT(dry_run), "false", 0, 0, NULL,
+     "Check everything, print the settings in force and the memory plan, and exit.", false},
+    {"config", 0, OPTION_TEXT, SERVE | GENERATE, AT(config_file), NULL, 0, 0, "FILE",
+     "A YAML file of options by these names; flags and environment win over it.", false},
+    {"prompt", 'p', OPTION_TEXT, GENERATE, AT(prompt), NULL, 0, 0, "TEXT",
+     "The text to continue, or with --chat to answer.", false},
+    {"chat", 0, OPTION_BOOL, GENERATE, AT(chat), "false", 0, 0, NULL,
+     "Take the prompt as a user's message, through the chat template.", false},
+    {"max-tokens", 'n', OPTION_U32, GENERATE, AT(max_tokens), "128", 1, 16777216, "N", "Most tokens to generate.",
+     false},
+    {"temperature", 0, OPTION_DOUBLE, GENERATE, AT(temperature), "0", 0, 2, "T", "0 is greedy.", false},
+    {"top-p", 0, OPTION_DOUBLE, GENERATE, AT(top_p), "1", 1e-6, 1, "P", "Nucleus sampling.", false},
+    {"top-k", 0, OPTION_U32, GENERATE, AT(top_k), "0", 0, U32_MAX, "K", "Only the K most likely tokens; 0: all.",
+     false},
+    {"seed", 0, OPTION_U64, GENERATE, AT(seed), "0", 0, 9007199254740992.0, "N", "Seed of the sampler.", false},
+    {"ignore-eos", 0, OPTION_BOOL, GENERATE, AT(ignore_eos), "false", 0, 0, NULL, "Go on after the model's end token.",
+     false},
+    {"json", 0, OPTION_BOOL, GENERATE | INSPECT, AT(json), "false", 0, 0, NULL, "Print one JSON document.", false},
+};
+const size_t option_count = sizeof option_table / sizeof *option_table;
+
+const struct option *option_find(const char *name)
+{
+    for (size_t i = 0; i < option_count; i++)
+        if (!strcmp(option_table[i].name, name)) return &option_table[i];
+    return NULL;
+}
+
+/* Edit distance (Levenshtein), bounded: names of 64 characters and more count as far. */
+static size_t distance(const char *a, const char *b)
+{
+    size_t n = strlen(a), m = strlen(b), row[64];
+    if (n >= 64 || m >= 64) return SIZE_MAX;
+    for (size_t j = 0; j <= m; j++) row[j] = j;
+    for (size_t i = 1; i <= n; i++) {
+        size_t diagonal = row[0];
+        row[0] = i;
+        for (size_t j = 1; j <= m; j++) {
+            size_t best = diagonal + (a[i - 1] != b[j - 1]);
+            diagonal = row[j];
+            if (row[j] + 1 < best) best = row[j] + 1;
+            if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
+            row[j] = best;
+        }
+    }
+    return row[m];
+}
+
+const char *option_nearest(const char *name, enum config_command command)
+{
+    const char *best = NULL;
+    size_t best_distance = strlen(name) / 3 + 2; /* first distance that is too far: a swapped pair counts two */
+    for (size_t i = 0; i < option_count; i++) {
+        size_t d = distance(name, option_table[i].name);
+        if ((option_table[i].commands & command) && d < best_distance) {
+            best_distance = d;
+            best = option_table[i].name;
+        }
+    }
+    return best;
+}
+
+static enum status set_text(char **member, const char *text)
+{
+    char *copy = mem_strdup(text, strlen(text));
+    if (!copy) return ST_NOMEM;
+    mem_free(*member);
+    *member = copy;
+    return ST_OK;
+}
+
+/* Decimal digits only: no sign, no space, no hexadecimal. */
+static bool read_u64(const char *text, uint64_t *value, const char **end)
+{
+    if (*text < '0' || *text > '9') return false;
+    errno = 0;
+    char *stop;
+    unsigned long long v = strtoull(text, &stop, 10);
+    *value = v;
+    *end = stop;
+    return errno == 0;
+}
+
+static bool read_size(const char *text, uint64_t *value)
+{
+    static const struct {
+        const char *suffix;
+        uint64_t factor;
+    } units[] = {{"", 1},
+                 {"K", 1000},
+                 {"M", 1000000},
+                 {"G", 1000000000},
+                 {"T", 1000000000000},
+                 {"Ki", UINT64_C(1) << 10},
+                 {"Mi", UINT64_C(1) << 20},
+                 {"Gi", UINT64_C(1) << 30},
+                 {"Ti", UINT64_C(1) << 40}};
+    const char *end;
+    uint64_t number;
+    if (!read_u64(text, &number, &end)) return false;
+    size_t length = strlen(end);
+    if (length && end[length - 1] == 'B') length--;
+    for (size_t i = 0; i < sizeof units / sizeof *units; i++)
+        if (strlen(units[i].suffix) == length && !strncmp(units[i].suffix, end, length))
+            return !__builtin_mul_overflow(number, units[i].factor, value);
+    return false;
+}
+
+static bool read_double(const char *text, double *value)
+{
+    if ((*text < '0' || *text > '9') && *text != '.') return false; /* no sign, no inf, no nan */
+    char *end;
+    errno = 0;
+    *value = strtod(text, &end);
+    return errno == 0 && !*end && isfinite(*value) && strcspn(text, "xX") == strlen(text);
+}
+
+static enum status out_of_range(const struct option *option, const char *origin, const char *text, struct error *err)
+{
+    return error_set(err, ST_INVAL, "%s: %s is outside %.15g..%.15g", origin, text, option->floor, option->ceiling);
+}
+
+static enum status set_number(void *member, const struct option *option, const char *origin, const char *text,
+                              struct error *err)
+{
+    uint64_t whole = 0;
+    double real = 0;
+    const char *end;
+    bool good;
+    switch (option->kind) {
+    case OPTION_SIZE: good = read_size(text, &whole); break;
+    case OPTION_U32:
+    case OPTION_U64: good = read_u64(text, &whole, &end) && !*end; break;
+    default: good = read_double(text, &real); break;
+    }
+    if (!good)
+        return error_set(err, ST_INVAL, "%s: \"%.64s\" is not %s", origin, text,
+                         option->kind == OPTION_SIZE                                       ? "a size like 512Mi or 4G"
+                         : option->kind == OPTION_DOUBLE || option->kind == OPTION_SECONDS ? "a number like 0.5"
+                                                                                           : "a whole number");
+    double value = option->kind == OPTION_DOUBLE || option->kind == OPTION_SECONDS ? real : (double)whole;
+    if (value < option->floor || value > option->ceiling) return out_of_range(option, origin, text, err);
+    switch (option->kind) {
+    case OPTION_U32: *(uint32_t *)member = (uint32_t)whole; break;
+    case OPTION_U64:
+    case OPTION_SIZE: *(uint64_t *)member = whole; break;
+    case OPTION_SECONDS: *(uint32_t *)member = (uint32_t)lround(real * 1000); break;
+    default: *(double *)member = real; break;
+    }
+    return ST_OK;
+}
+
+enum status option_set(struct config *config, const struct option *option, const char *origin, const char *text,
+                       struct error *err)
+{
+    void *member = (char *)config + option->offset;
+    enum status status = ST_OK;
+    switch (option->kind) {
+    case OPTION_TEXT: status = set_text(member, text); break;
+    case OPTION_BOOL:
+        if (strcmp(text, "true") != 0 && strcmp(text, "false") != 0)
+            return error_set(err, ST_INVAL, "%s: \"%.64s\" is neither true nor false", origin, text);
+        *(bool *)member = text[0] == 't';
+        break;
+    case OPTION_LIST: {
+        struct config_list *list = member;
+        if (list->count == CONFIG_LIST_MAX)
+            return error_set(err, ST_LIMIT, "%s: given more than %d times", origin, CONFIG_LIST_MAX);
+        list->items[list->count] = NULL;
+        status = set_text(&list->items[list->count], text);
+        if (status == ST_OK) list->count++;
+        break;
+    }
+    default: return set_number(member, option, origin, text, err);
+    }
+    return status == ST_OK ? ST_OK : error_set(err, status, "%s: %s", origin, status_text(status));
+}
+
+void option_write(const struct config *config, const struct option *option, struct buf *out)
+{
+    const void *member = (const char *)config + option->offset;
+    if (option->secret) {
+        buf_append_text(out, "(secret)");
+        return;
+    }
+    switch (option->kind) {
+    case OPTION_TEXT: buf_append_text(out, *(char *const *)member ? *(char *const *)member : ""); break;
+    case OPTION_BOOL: buf_append_text(out, *(const bool *)member ? "true" : "false"); break;
+    case OPTION_U32: buf_append_format(out, "%" PRIu32, *(const uint32_t *)member); break;
+    case OPTION_U64:
+    case OPTION_SIZE: buf_append_format(out, "%" PRIu64, *(const uint64_t *)member); break;
+    case OPTION_SECONDS: buf_append_format(out, "%.10g", *(const uint32_t *)member / 1000.0); break;
+    case OPTION_DOUBLE: buf_append_format(out, "%.10g", *(const double *)member); break;
+    case OPTION_LIST: {
+        const struct config_list *list = member;
+        for (uint32_t i = 0; i < list->count; i++) buf_append_format(out, "%s%s", i ? ", " : "", list->items[i]);
+        break;
+    }
+    }
+}
