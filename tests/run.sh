@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# run.sh [PRESET...]: installs what the tests need, builds, and runs every test. Default: asan, tsan, clang, release.
+#
+# Sanitizer presets leave out the suites with the label "release-only" (many seeds, the real model, Python clients): those run
+# once. Exit code 0 when all passed; the last lines are ctest's.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+presets=("$@")
+[ ${#presets[@]} -gt 0 ] || presets=(asan tsan clang release)
+
+bash server/setup.sh test-packages
+bash server/setup.sh model
+[ -x .venv/bin/python3 ] || python3 -m venv .venv
+.venv/bin/python3 -m pip install -q --disable-pip-version-check -r tests/requirements.txt
+export MILLRACE_TEST_PYTHON=$PWD/.venv/bin/python3
+export MILLRACE_TEST_MODEL=$PWD/models/SmolLM2-135M-Instruct.Q4_1.gguf
+
+for preset in "${presets[@]}"; do
+    echo "== $preset"
+    cmake --preset "$preset" >/dev/null
+    cmake --build --preset "$preset" -- -k 0
+    case "$preset" in
+    clang) continue ;; # the second compiler: that it builds without a warning is the test
+    release | debug) labels=() ;;
+    *) labels=(-LE release-only) ;;
+    esac
+    ctest --test-dir "build/$preset" --output-on-failure --no-tests=error -j "$(nproc)" "${labels[@]}"
+done
