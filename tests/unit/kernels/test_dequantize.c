@@ -26,7 +26,8 @@ static uint8_t *read_golden(size_t *size)
     return data;
 }
 
-static void compare_format(uint32_t type, const uint8_t *source, size_t source_bytes, const uint8_t *wanted, uint32_t count)
+static void compare_format(uint32_t type, const uint8_t *source, size_t source_bytes, const uint8_t *wanted,
+                           uint32_t count)
 {
     const struct tensor_type_info *info = tensor_type_info(type);
     assert_non_null(info);
@@ -38,7 +39,8 @@ static void compare_format(uint32_t type, const uint8_t *source, size_t source_b
     for (uint32_t i = 0; i < count; i++) {
         float value;
         memcpy(&value, wanted + 4 * (size_t)i, 4);
-        if (isnan(value) && isnan(got[i])) continue; /* the sign and payload of an invalid operation's NaN are the machine's */
+        if (isnan(value) && isnan(got[i]))
+            continue; /* the sign and payload of an invalid operation's NaN are the machine's */
         if (bits(value) != bits(got[i])) {
             print_message("%s value %u: got %a, gguf-py has %a\n", info->name, i, (double)got[i], (double)value);
             fail();
