@@ -9,7 +9,10 @@
  * Bits of out[m][n] depend on x[m], W[n] and the numerics alone: not on M, the place of the row, the panel range, the
  * threads or the path (C12-C14). Order of each output, in f32:
  *   fast   F = 0; for each block of 32 inputs, rising: F = fma((float)S, d * da, F), then for types with a minimum
- *          F = fma(m, das, F); S the exact int32 sum of (code - zero point) * q over the block
+ *          F = fma(m, das, F); S the exact int32 sum of (code - zero point) * q over the block, q = x * (127 / amax) to
+ *          nearest even, da = amax / 127, das = da * sum of q (a block with amax < 2^-120 counts as zeros). d and m as
+ *          dequantize_row rounds them: for K-quants the f32 products of the block's scales. Q6_K has a d for each 16
+ *          inputs: F = fma(fma(S1, d1, S0 * d0), da, F). K counts as padded with zeros to 64
  *   exact  F = 0; for each k, rising: F = fma(x[k], w[k], F); w[k] as dequantize_row gives it
  * Everything here is pure over caller-owned memory: no allocation, no globals, no threads. */
 #ifndef KERNELS_MATMUL_H
@@ -62,8 +65,8 @@ void matmul_unpack_row(const struct matrix *matrix, uint32_t n, float *row);
 size_t matmul_act_bytes(enum act_kind kind, uint32_t M, uint32_t K);
 
 /* Prepares rows [row_begin, row_end) of x (M, K; row stride stride_m values) into act (64-byte aligned). Different row
- * ranges may be prepared by different threads. Returns false when one of the rows holds a NaN or an infinity; that row's
- * outputs are then unspecified but other rows' are not touched. */
+ * ranges may be prepared by different threads. Returns false when one of the rows holds a NaN or an infinity; that row is
+ * prepared as zeros and other rows' are not touched. */
 bool matmul_prepare(enum cpu_path path, enum act_kind kind, const float *x, size_t stride_m, uint32_t M, uint32_t K,
                     uint32_t row_begin, uint32_t row_end, void *act);
 

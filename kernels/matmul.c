@@ -1,0 +1,103 @@
+/* Preparing and multiplying: splits the work into tiles of 16 rows and hands them to the path.
+ *
+ * Up to 16 rows go through all panels in one call, so that the weights are one long stream. Above, each panel meets all
+ * tiles of at most 256 rows while it is in L1, and the 256 rows' activations stay in L2. */
+#include "kernels/matmul.h"
+
+#include "kernels/matmul_panel.h"
+#include "runtime/base/check.h"
+
+#include <string.h>
+
+enum { ROWS_AT_ONCE = 256 };
+
+static const matmul_tile_fn tile_fns[CPU_PATH_COUNT] = {matmul_tile_scalar, matmul_tile_avx2, matmul_tile_avx512};
+static const matmul_quantise_fn quantise_fns[CPU_PATH_COUNT] = {matmul_quantise_scalar, matmul_quantise_avx2,
+                                                                matmul_quantise_avx512};
+
+size_t matmul_act_bytes(enum act_kind kind, uint32_t M, uint32_t K)
+{
+    return (M * act_row_bytes(kind, K) + 63) / 64 * 64;
+}
+
+/* Row r of a tile in f32; false, with part of the row written, at a NaN or an infinity. */
+static bool copy_row(const float *x, uint32_t K, uint8_t *tile, uint32_t R, uint32_t r)
+{
+    uint32_t bits_max = 0;
+    for (uint32_t k = 0; k < K; k++) {
+        uint32_t bits;
+        memcpy(&bits, x + k, 4);
+        memcpy(tile + ((size_t)k * R + r) * 4, &bits, 4);
+        bits &= 0x7fffffffu;
+        bits_max = bits > bits_max ? bits : bits_max;
+    }
+    return bits_max < 0x7f800000u;
+}
+
+static void zero_row(enum act_kind kind, uint32_t K, uint8_t *tile, uint32_t R, uint32_t r)
+{
+    if (kind == ACT_F32) {
+        for (uint32_t k = 0; k < K; k++) memset(tile + ((size_t)k * R + r) * 4, 0, 4);
+        return;
+    }
+    for (uint32_t b = 0; b < 2 * panel_groups(K); b++, tile += (size_t)R * ACT_BLOCK_BYTES) {
+        memset(tile + (size_t)r * 32, 0, 32);
+        for (unsigned i = 32; i < ACT_BLOCK_BYTES; i += 4) memset(tile + (size_t)R * i + r * 4, 0, 4);
+    }
+}
+
+bool matmul_prepare(enum cpu_path path, enum act_kind kind, const float *x, size_t stride_m, uint32_t M, uint32_t K,
+                    uint32_t row_begin, uint32_t row_end, void *act)
+{
+    bool finite = true;
+    CHECK(row_begin <= row_end && row_end <= M);
+    CHECK(kind != ACT_BF16 && kind < ACT_KIND_COUNT); /* no plan asks for ACT_BF16 yet */
+    for (uint32_t m = row_begin; m < row_end; m++) {
+        const uint32_t first = m / MATMUL_TILE_ROWS * MATMUL_TILE_ROWS, r = m - first;
+        const uint32_t R = M - first < MATMUL_TILE_ROWS ? M - first : MATMUL_TILE_ROWS;
+        uint8_t *tile = (uint8_t *)act + first * act_row_bytes(kind, K);
+        const float *row = x + m * stride_m;
+        if (kind == ACT_F32 ? copy_row(row, K, tile, R, r) : quantise_fns[path](kind, row, K, tile, R, r)) continue;
+        zero_row(kind, K, tile, R, r);
+        finite = false;
+    }
+    return finite;
+}
+
+/* One tile against some panels. The last panel of a matrix may be part full: it goes through a buffer. */
+static void tile(enum cpu_path path, const struct matrix *matrix, uint32_t panel_begin, uint32_t panel_end,
+                 const uint8_t *act, uint32_t R, float *out, size_t stride_m)
+{
+    const uint32_t whole = matrix->N / MATMUL_PANEL_ROWS;
+    const uint32_t end = panel_end < whole ? panel_end : whole;
+    if (panel_begin < end)
+        tile_fns[path](matrix, matrix->data + panel_begin * matrix->panel_bytes, end - panel_begin, act, R,
+                       out + (size_t)panel_begin * MATMUL_PANEL_ROWS, stride_m);
+    if (panel_end <= whole) return;
+    float part[MATMUL_TILE_ROWS * MATMUL_PANEL_ROWS];
+    tile_fns[path](matrix, matrix->data + whole * matrix->panel_bytes, 1, act, R, part, MATMUL_PANEL_ROWS);
+    const size_t left = matrix->N % MATMUL_PANEL_ROWS;
+    for (uint32_t m = 0; m < R; m++)
+        memcpy(out + m * stride_m + (size_t)whole * MATMUL_PANEL_ROWS, part + m * MATMUL_PANEL_ROWS, left * sizeof *part);
+}
+
+void matmul(enum cpu_path path, const struct matrix *matrix, uint32_t panel_begin, uint32_t panel_end, const void *act,
+            uint32_t M, float *out, size_t stride_m)
+{
+    const uint8_t *rows = act;
+    const size_t row_bytes = act_row_bytes(matrix->act, matrix->K);
+    CHECK(panel_begin <= panel_end && panel_end <= matrix->panels);
+    if (!M || panel_begin == panel_end) return;
+    if (M <= MATMUL_TILE_ROWS) {
+        tile(path, matrix, panel_begin, panel_end, rows, M, out, stride_m);
+        return;
+    }
+    for (uint32_t m0 = 0; m0 < M; m0 += ROWS_AT_ONCE) {
+        const uint32_t m1 = M - m0 < ROWS_AT_ONCE ? M : m0 + ROWS_AT_ONCE;
+        for (uint32_t p = panel_begin; p < panel_end; p++)
+            for (uint32_t m = m0; m < m1; m += MATMUL_TILE_ROWS) {
+                const uint32_t R = m1 - m < MATMUL_TILE_ROWS ? m1 - m : MATMUL_TILE_ROWS;
+                tile(path, matrix, p, p + 1, rows + m * row_bytes, R, out + m * stride_m, stride_m);
+            }
+    }
+}

@@ -1,0 +1,63 @@
+/* The choice of instruction set: names, "auto", and refusals. */
+#include "tests/unit/unit.h"
+
+#include "kernels/cpu_path.h"
+
+static void test_cpu_path_names_round_trip(void **state)
+{
+    (void)state;
+    for (enum cpu_path path = CPU_PATH_SCALAR; path < CPU_PATH_COUNT; path++) {
+        enum cpu_path parsed = CPU_PATH_COUNT;
+        struct error err = {""};
+        const enum status status = cpu_path_parse(cpu_path_name(path), &parsed, &err);
+        if (cpu_path_supported(path)) {
+            assert_int_equal(status, ST_OK);
+            assert_int_equal(parsed, path);
+        } else {
+            assert_int_equal(status, ST_DEVICE);
+            assert_int_equal(parsed, CPU_PATH_COUNT); /* written on success only */
+            assert_non_null(strstr(err.message, cpu_path_name(path)));
+        }
+    }
+}
+
+static void test_cpu_path_auto_is_best(void **state)
+{
+    (void)state;
+    enum cpu_path parsed = CPU_PATH_COUNT;
+    assert_int_equal(cpu_path_parse("auto", &parsed, NULL), ST_OK);
+    assert_int_equal(parsed, cpu_path_best());
+    assert_true(cpu_path_supported(parsed));
+    for (enum cpu_path path = parsed + 1; path < CPU_PATH_COUNT; path++) assert_false(cpu_path_supported(path));
+}
+
+static void test_cpu_path_scalar_is_everywhere(void **state)
+{
+    (void)state;
+    assert_true(cpu_path_supported(CPU_PATH_SCALAR));
+    assert_false(cpu_path_supported(CPU_PATH_COUNT));
+}
+
+static void test_cpu_path_unknown_name(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"", "AVX2", "avx", "avx512 ", "best"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        enum cpu_path parsed = CPU_PATH_COUNT;
+        struct error err = {""};
+        assert_int_equal(cpu_path_parse(names[i], &parsed, &err), ST_INVAL);
+        assert_int_equal(parsed, CPU_PATH_COUNT);
+        assert_non_null(strstr(err.message, "scalar, avx2 or avx512"));
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_cpu_path_names_round_trip),
+        cmocka_unit_test(test_cpu_path_auto_is_best),
+        cmocka_unit_test(test_cpu_path_scalar_is_everywhere),
+        cmocka_unit_test(test_cpu_path_unknown_name),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
