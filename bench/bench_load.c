@@ -1,0 +1,331 @@
+/* A closed-loop load on any server that speaks OpenAI's /v1/completions: N clients, each sending its next request when
+ * the last answer has ended. Prompts are random token ids, different in every request, so that no prefix cache helps;
+ * answers are greedy, streamed, of a fixed length (ignore_eos). One epoll thread; its own CPU time is printed, because
+ * it shares the machine with the server.
+ *
+ *   bench_load --port 8000 --clients 32 --requests 3 --prompt-tokens 128 --output-tokens 64 [--json]
+ *
+ * Tokens are counted from the `usage` that the server sends; times are the client's: TTFT from the send to the first
+ * event, gaps between events with data (a server that joins tokens in one event shows larger gaps, so tokens per event
+ * is printed too). */
+#include "runtime/base/buf.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/random.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { CLIENTS_MAX = 4096, TAIL_BYTES = 1024 };
+
+struct options {
+    const char *host, *model;
+    int port, clients, requests, prompt_tokens, output_tokens;
+    unsigned id_low, id_high;
+    uint64_t seed;
+    bool json;
+};
+
+struct client {
+    int fd, sent_requests;
+    struct buf out; /* request being sent */
+    size_t out_done;
+    uint64_t start_ns, last_ns;
+    bool first_seen, waiting;
+    char tail[TAIL_BYTES]; /* the end of what was received: the usage event is found in it */
+    size_t tail_length;
+    char carry[8]; /* an event marker cut by a read */
+    size_t carry_length;
+};
+
+struct series {
+    double *values;
+    size_t count, capacity;
+};
+
+struct run {
+    struct options options;
+    struct client *clients;
+    int epoll, active;
+    uint64_t random;
+    uint64_t prompt_total, output_total, events_total, failures;
+    struct series ttft_ms, gap_ms, e2e_ms;
+};
+
+static void series_add(struct series *series, double value)
+{
+    if (series->count == series->capacity) {
+        series->capacity = series->capacity ? series->capacity * 2 : 4096;
+        series->values = realloc(series->values, series->capacity * sizeof *series->values);
+        if (!series->values) abort();
+    }
+    series->values[series->count++] = value;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double percentile(struct series *series, double p)
+{
+    if (!series->count) return 0;
+    qsort(series->values, series->count, sizeof *series->values, by_value);
+    return series->values[(size_t)(p * (double)(series->count - 1))];
+}
+
+static void make_request(struct run *run, struct client *client)
+{
+    const struct options *o = &run->options;
+    struct buf body;
+    buf_init(&body, 0);
+    buf_append_format(&body, "{\"model\":\"%s\",\"prompt\":[", o->model);
+    for (int i = 0; i < o->prompt_tokens; i++)
+        buf_append_format(&body, "%s%u", i ? "," : "",
+                          (unsigned)(o->id_low + random_next(&run->random) % (o->id_high - o->id_low)));
+    buf_append_format(&body,
+                      "],\"max_tokens\":%d,\"temperature\":0,\"ignore_eos\":true,\"stream\":true,"
+                      "\"cache_prompt\":false,\"stream_options\":{\"include_usage\":true}}",
+                      o->output_tokens);
+    buf_clear(&client->out);
+    buf_append_format(&client->out,
+                      "POST /v1/completions HTTP/1.1\r\nHost: %s:%d\r\nContent-Type: application/json\r\n"
+                      "Content-Length: %zu\r\n\r\n",
+                      o->host, o->port, body.length);
+    buf_append(&client->out, body.data, body.length);
+    buf_free(&body);
+    client->out_done = client->tail_length = client->carry_length = 0;
+    client->first_seen = false;
+    client->waiting = true;
+    client->sent_requests++;
+    client->start_ns = clock_now_ns(clock_system());
+}
+
+static void send_more(struct run *run, struct client *client)
+{
+    while (client->out_done < client->out.length) {
+        ssize_t n =
+            send(client->fd, client->out.data + client->out_done, client->out.length - client->out_done, MSG_NOSIGNAL);
+        if (n < 0) break;
+        client->out_done += (size_t)n;
+    }
+    struct epoll_event event = {.events = EPOLLIN | (client->out_done < client->out.length ? EPOLLOUT : 0u),
+                                .data.ptr = client};
+    epoll_ctl(run->epoll, EPOLL_CTL_MOD, client->fd, &event);
+}
+
+static long usage_field(const char *tail, const char *name)
+{
+    char key[64];
+    snprintf(key, sizeof key, "\"%s\":", name);
+    const char *last = NULL;
+    for (const char *at = tail; (at = strstr(at, key)); at++) last = at;
+    return last ? strtol(last + strlen(key), NULL, 10) : -1;
+}
+
+static void request_done(struct run *run, struct client *client)
+{
+    long prompt = usage_field(client->tail, "prompt_tokens"), output = usage_field(client->tail, "completion_tokens");
+    if (output != run->options.output_tokens || prompt < run->options.prompt_tokens) run->failures++;
+    if (prompt > 0) run->prompt_total += (uint64_t)prompt;
+    if (output > 0) run->output_total += (uint64_t)output;
+    series_add(&run->e2e_ms, (double)(client->last_ns - client->start_ns) / 1e6);
+    client->waiting = false;
+    if (client->sent_requests < run->options.requests) {
+        make_request(run, client);
+        send_more(run, client);
+    } else {
+        close(client->fd);
+        run->active--;
+    }
+}
+
+/* Counts "data: {" events in a piece of the stream and keeps its end. */
+static void take(struct run *run, struct client *client, const char *data, size_t length)
+{
+    uint64_t now_ns = clock_now_ns(clock_system());
+    char joined[16 + 65536];
+    size_t carried = client->carry_length;
+    memcpy(joined, client->carry, carried);
+    memcpy(joined + carried, data, length);
+    size_t total = carried + length;
+    bool any = false;
+    for (size_t i = 0; i + 7 <= total; i++)
+        if (!memcmp(joined + i, "data: {", 7)) {
+            run->events_total++;
+            any = true;
+        }
+    client->carry_length = total < 6 ? total : 6;
+    memcpy(client->carry, joined + total - client->carry_length, client->carry_length);
+    size_t keep = client->tail_length + length;
+    if (keep >= TAIL_BYTES) {
+        size_t drop = keep - (TAIL_BYTES - 1);
+        if (drop >= client->tail_length) {
+            data += drop - client->tail_length;
+            length -= drop - client->tail_length;
+            client->tail_length = 0;
+        } else {
+            memmove(client->tail, client->tail + drop, client->tail_length - drop);
+            client->tail_length -= drop;
+        }
+    }
+    memcpy(client->tail + client->tail_length, data, length);
+    client->tail_length += length;
+    client->tail[client->tail_length] = 0;
+    if (!any) return;
+    if (!client->first_seen)
+        series_add(&run->ttft_ms, (double)(now_ns - client->start_ns) / 1e6);
+    else
+        series_add(&run->gap_ms, (double)(now_ns - client->last_ns) / 1e6);
+    client->first_seen = true;
+    client->last_ns = now_ns;
+}
+
+static void receive(struct run *run, struct client *client)
+{
+    char piece[65536];
+    ssize_t n = recv(client->fd, piece, sizeof piece, 0);
+    if (n <= 0) {
+        if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
+        fprintf(stderr, "bench_load: connection ended: %.*s\n", (int)client->tail_length, client->tail);
+        run->failures++;
+        close(client->fd);
+        run->active--;
+        return;
+    }
+    take(run, client, piece, (size_t)n);
+    /* the end of a chunked body, after the stream's own end */
+    if (client->waiting && client->tail_length >= 5 &&
+        !memcmp(client->tail + client->tail_length - 5, "0\r\n\r\n", 5) && strstr(client->tail, "[DONE]"))
+        request_done(run, client);
+}
+
+static int connect_client(struct run *run, struct client *client)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)run->options.port)};
+    inet_pton(AF_INET, run->options.host, &address.sin_addr);
+    client->fd = socket(AF_INET, SOCK_STREAM, 0);
+    if (client->fd < 0 || connect(client->fd, (struct sockaddr *)&address, sizeof address) != 0) return -1;
+    int on = 1;
+    setsockopt(client->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    buf_init(&client->out, 0);
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = client};
+    epoll_ctl(run->epoll, EPOLL_CTL_ADD, client->fd, &event);
+    make_request(run, client);
+    send_more(run, client);
+    return 0;
+}
+
+static void report(struct run *run, double seconds, double cpu_seconds)
+{
+    const struct options *o = &run->options;
+    double output_rate = (double)run->output_total / seconds, prompt_rate = (double)run->prompt_total / seconds;
+    double per_event = run->events_total ? (double)run->output_total / (double)run->events_total : 0;
+    printf(
+        o->json
+            ? "{\"clients\":%d,\"requests\":%d,\"prompt_tokens\":%d,\"output_tokens\":%d,\"failures\":%" PRIu64
+              ",\"seconds\":%.3f,\"output_tok_s\":%.2f,\"prompt_tok_s\":%.2f,\"ttft_ms_p50\":%.2f,\"ttft_ms_p99\":%.2f,"
+              "\"gap_ms_p50\":%.2f,\"gap_ms_p99\":%.2f,\"e2e_ms_p50\":%.2f,\"tokens_per_event\":%.3f,\"client_cpu_"
+              "share\":%.4f}\n"
+            : "clients %d  requests %d  in %d  out %d  failures %" PRIu64
+              "\n  %.3f s   output %.1f tok/s   prompt %.1f tok/s\n  TTFT p50 %.1f ms, p99 %.1f ms   gap p50 %.2f ms, "
+              "p99 %.2f ms   request p50 %.1f ms\n  %.2f tokens an event   client CPU %.4f of a core\n",
+        o->clients, o->clients * o->requests, o->prompt_tokens, o->output_tokens, run->failures, seconds, output_rate,
+        prompt_rate, percentile(&run->ttft_ms, 0.5), percentile(&run->ttft_ms, 0.99), percentile(&run->gap_ms, 0.5),
+        percentile(&run->gap_ms, 0.99), percentile(&run->e2e_ms, 0.5), per_event, cpu_seconds / seconds);
+}
+
+static bool read_options(struct options *o, int argc, char **argv)
+{
+    *o = (struct options){.host = "127.0.0.1",
+                          .model = "SmolLM2-135M-Instruct",
+                          .port = 8000,
+                          .clients = 8,
+                          .requests = 3,
+                          .prompt_tokens = 128,
+                          .output_tokens = 64,
+                          .id_low = 100,
+                          .id_high = 40000,
+                          .seed = 1};
+    for (int i = 1; i < argc; i++) {
+        const char *name = argv[i];
+        if (!strcmp(name, "--json")) {
+            o->json = true;
+            continue;
+        }
+        if (i + 1 >= argc) return false;
+        const char *value = argv[++i];
+        int number = (int)strtol(value, NULL, 10);
+        if (!strcmp(name, "--host"))
+            o->host = value;
+        else if (!strcmp(name, "--model"))
+            o->model = value;
+        else if (!strcmp(name, "--port"))
+            o->port = number;
+        else if (!strcmp(name, "--clients"))
+            o->clients = number;
+        else if (!strcmp(name, "--requests"))
+            o->requests = number;
+        else if (!strcmp(name, "--prompt-tokens"))
+            o->prompt_tokens = number;
+        else if (!strcmp(name, "--output-tokens"))
+            o->output_tokens = number;
+        else if (!strcmp(name, "--seed"))
+            o->seed = (uint64_t)number;
+        else
+            return false;
+    }
+    return o->clients > 0 && o->clients <= CLIENTS_MAX && o->requests > 0 && o->prompt_tokens > 0 &&
+           o->output_tokens > 0;
+}
+
+int main(int argc, char **argv)
+{
+    static struct run run;
+    if (!read_options(&run.options, argc, argv)) {
+        fprintf(stderr, "usage: bench_load [--host H] [--port P] [--model NAME] [--clients N] [--requests EACH]\n"
+                        "                  [--prompt-tokens N] [--output-tokens N] [--seed N] [--json]\n");
+        return 2;
+    }
+    run.random = run.options.seed;
+    run.clients = calloc((size_t)run.options.clients, sizeof *run.clients);
+    run.epoll = epoll_create1(0);
+    uint64_t start_ns = clock_now_ns(clock_system());
+    for (int i = 0; i < run.options.clients; i++) {
+        if (connect_client(&run, &run.clients[i]) != 0) {
+            fprintf(stderr, "bench_load: cannot connect to %s:%d: %s\n", run.options.host, run.options.port,
+                    strerror(errno));
+            return 1;
+        }
+        run.active++;
+    }
+    while (run.active > 0) {
+        struct epoll_event events[64];
+        int n = epoll_wait(run.epoll, events, 64, 120000);
+        if (n <= 0) {
+            fprintf(stderr, "bench_load: nothing came for 120 s\n");
+            return 1;
+        }
+        for (int i = 0; i < n; i++) {
+            if (events[i].events & EPOLLOUT) send_more(&run, events[i].data.ptr);
+            if (events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) receive(&run, events[i].data.ptr);
+        }
+    }
+    double seconds = (double)(clock_now_ns(clock_system()) - start_ns) / 1e9;
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    double cpu_seconds = (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+                         (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
+    report(&run, seconds, cpu_seconds);
+    return run.failures ? 1 : 0;
+}
