@@ -169,7 +169,8 @@ static inline struct writer_tensor *writer_add_tensor(struct writer *w, const ch
 
 static inline void writer_drop_tensor(struct writer *w, const char *name)
 {
-    *writer_tensor(w, name) = w->tensors[--w->tensors_count];
+    struct writer_tensor *tensor = writer_tensor(w, name);
+    *tensor = w->tensors[--w->tensors_count];
 }
 
 /* --- laying out --- */
