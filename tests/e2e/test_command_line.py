@@ -1,0 +1,82 @@
+"""The commands as a user types them: help, inspect, generate, wrong usage, bad files."""
+import json
+import os
+import subprocess
+import tempfile
+import unittest
+
+from harness import BINARY, MODEL
+
+
+def run(*arguments, timeout=120):
+    return subprocess.run([BINARY, *arguments], capture_output=True, text=True, timeout=timeout)
+
+
+class CommandLine(unittest.TestCase):
+    def test_help(self):
+        for command in ("serve", "generate", "inspect"):
+            done = run(command, "--help")
+            self.assertEqual(done.returncode, 0)
+            self.assertIn("usage: millrace " + command, done.stdout)
+        self.assertIn("--max-num-seqs", run("serve", "--help").stdout)
+        self.assertEqual(run("--help").returncode, 0)
+        self.assertRegex(run("version").stdout, r"^millrace \d+\.\d+\.\d+\n$")
+
+    def test_wrong_usage_is_2(self):
+        for arguments in ((), ("no-such",), ("serve",), ("serve", "--prot", "1", "x"), ("serve", "x", "--port", "z"),
+                          ("generate", MODEL), ("serve", MODEL, "--numerics", "vague")):
+            done = run(*arguments)
+            self.assertEqual(done.returncode, 2, arguments)
+            self.assertTrue(done.stderr.startswith("millrace") or "usage" in done.stderr, done.stderr)
+
+    def test_start_failure_is_1(self):
+        with tempfile.NamedTemporaryFile(suffix=".gguf") as file:
+            file.write(b"GGUF" + bytes(100))
+            file.flush()
+            for command in (["inspect", file.name], ["serve", file.name, "--port", "0"], ["generate", file.name, "-p", "x"],
+                            ["serve", "/does/not/exist.gguf", "--port", "0"],
+                            ["serve", MODEL, "--port", "0", "--kv-cache-memory-bytes", "1M"],
+                            ["serve", MODEL, "--port", "0", "--max-model-len", "1000000"]):
+                done = run(*command)
+                self.assertEqual(done.returncode, 1, (command, done.stderr))
+                self.assertTrue(done.stderr.strip(), command)
+
+    def test_truncated_model(self):
+        size = os.path.getsize(MODEL)
+        with open(MODEL, "rb") as source, tempfile.NamedTemporaryFile(suffix=".gguf") as file:
+            file.write(source.read(size // 2))
+            file.flush()
+            done = run("inspect", file.name)
+            self.assertEqual(done.returncode, 1)
+            self.assertEqual(len(done.stderr.strip().splitlines()), 1)
+
+    def test_inspect(self):
+        done = run("inspect", MODEL)
+        self.assertEqual(done.returncode, 0)
+        for word in ("llama", "49152", "Q4_1", "token_embd.weight"):
+            self.assertIn(word, done.stdout)
+        self.assertIsInstance(json.loads(run("inspect", MODEL, "--json").stdout), dict)
+
+    def test_generate(self):
+        done = run("generate", MODEL, "-p", "The capital of France is", "-n", "8", "--json", "--log-level", "error")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        answer = json.loads(done.stdout)
+        self.assertIn("Paris", answer["text"])
+        self.assertLessEqual(answer["output_tokens"], 8)
+        plain = run("generate", MODEL, "-p", "The capital of France is", "-n", "8", "--log-level", "error")
+        self.assertEqual(plain.stdout.strip(), answer["text"].strip())
+        chat = run("generate", MODEL, "--chat", "-p", "Say hello.", "-n", "16")
+        self.assertTrue(chat.stdout.strip())
+        paths = [run("generate", MODEL, "-p", "Water boils at", "-n", "12", "--json", "--numerics", "exact", "--cpu-path", p,
+                     "--max-model-len", "256").stdout for p in ("scalar", "auto")]
+        self.assertEqual(json.loads(paths[0])["output_ids"], json.loads(paths[1])["output_ids"])
+
+    def test_dry_run(self):
+        done = run("serve", MODEL, "--dry-run", "--api-key", "very-secret")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertNotIn("very-secret", done.stdout + done.stderr)
+        self.assertIn("max-num-seqs: 256", done.stdout)
+
+
+if __name__ == "__main__":
+    unittest.main()
