@@ -1,7 +1,9 @@
-/* The matmul: panels keep every value, all paths give the scalar path's bits, and those lie within a bound of the meaning.
+/* The matmul: panels keep every value, all paths give the scalar path's bits, and those lie within a bound of the
+ * meaning.
  *
- * Bound of fast mode, per output: an activation is off by at most half a step, da / 2, of its block; below ACT_AMAX_MIN a
- * block counts as zeros; and each f32 rounding costs 2^-24 of the partial sums. Bound of exact mode: a chain of K FMAs. */
+ * Bound of fast mode, per output: an activation is off by at most half a step, da / 2, of its block; below ACT_AMAX_MIN
+ * a block counts as zeros; and each f32 rounding costs 2^-24 of the partial sums. Bound of exact mode: a chain of K
+ * FMAs. */
 #include "tests/unit/unit.h"
 
 #include "kernels/dequantize.h"
@@ -168,7 +170,8 @@ static void canaries_check(const float *out, uint32_t M, uint32_t N, size_t stri
     float canary;
     memset(&canary, CANARY, sizeof canary);
     for (uint32_t m = 0; m <= M; m++)
-        for (size_t n = m < M ? N : 0; n < stride; n++) assert_memory_equal(&out[m * stride + n], &canary, sizeof canary);
+        for (size_t n = m < M ? N : 0; n < stride; n++)
+            assert_memory_equal(&out[m * stride + n], &canary, sizeof canary);
 }
 
 static double bound_of(const struct matrix *w, const float *x, const float *row)
@@ -227,8 +230,8 @@ static void check_case(const struct fixture *f, uint32_t M, enum input input)
         float *out = out_make(M, stride_out);
         run(path, f, x, stride_m, M, out, stride_out);
         if (memcmp(out, scalar, (M + 1) * stride_out * sizeof *out) != 0) {
-            print_error("type %s act %d N %u K %u M %u input %d: %s differs from scalar\n", tensor_type_info(w->type)->name,
-                        w->act, w->N, w->K, M, input, cpu_path_name(path));
+            print_error("type %s act %d N %u K %u M %u input %d: %s differs from scalar\n",
+                        tensor_type_info(w->type)->name, w->act, w->N, w->K, M, input, cpu_path_name(path));
             fail();
         }
         mem_free(out);
