@@ -1,0 +1,448 @@
+/* Messages to a prompt: checks their shapes, brings them into the form that chat templates expect, renders and
+ * tokenises.
+ *
+ * Templates are written for plain messages, so before rendering: role developer is system; a list of text parts is its
+ * texts, joined by line feeds (as vLLM does for templates that take strings); the arguments of earlier tool calls are
+ * objects, not the JSON text in which OpenAI's wire format has them. Messages that already have that form are passed as
+ * they came; others are printed in the new form and read again, which keeps one owner for every value. */
+#include "server/api_call.h"
+
+#include "runtime/base/limits.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+static const char invalid[] = "invalid_request_error";
+
+static bool is_text(const struct json *value, const char *expected)
+{
+    const char *text = json_to_text(value, NULL);
+    return text && strcmp(text, expected) == 0;
+}
+
+/* Names that a template reads from us: a keyword argument must not stand in for them. */
+static bool check_arguments(const struct json *arguments, struct api_error *error)
+{
+    static const char *const reserved[] = {
+        "messages",        "tools",        "documents", "add_generation_prompt", "bos_token", "eos_token",
+        "raise_exception", "strftime_now", "namespace", "continue_final_message"};
+    for (size_t i = 0; i < sizeof reserved / sizeof *reserved; i++) {
+        if (!json_member(arguments, reserved[i])) continue;
+        api_error_set(error, 400, invalid, "invalid_value", "chat_template_kwargs",
+                      "Invalid 'chat_template_kwargs': '%s' is a name that the server sets itself.", reserved[i]);
+        return false;
+    }
+    return true;
+}
+
+static bool check_parts(const struct json *parts, const char *param, struct api_error *error, size_t *bytes)
+{
+    for (size_t i = 0; i < json_length(parts); i++) {
+        const struct json *part = json_at(parts, i), *text = json_member(part, "text");
+        char name[64];
+        size_t length = 0;
+        snprintf(name, sizeof name, "%.40s[%zu]", param, i);
+        if (json_kind(part) != JSON_KIND_OBJECT) return refuse_type(error, name, "an object", part);
+        if (!is_text(json_member(part, "type"), "text")) {
+            api_error_set(error, 400, invalid, "invalid_value", name,
+                          "Invalid '%s': only content parts of type 'text' are served.", name);
+            return false;
+        }
+        if (!json_to_text(text, &length)) return refuse_type(error, name, "a string as 'text'", text);
+        *bytes += length;
+    }
+    return true;
+}
+
+static bool check_content(const struct json *message, bool optional, const char *param, struct api_error *error,
+                          size_t *bytes)
+{
+    const struct json *content = json_member(message, "content");
+    char name[64];
+    size_t length = 0;
+    snprintf(name, sizeof name, "%.40s.content", param);
+    switch (json_kind(content)) {
+    case JSON_KIND_NULL:
+        if (optional) return true;
+        return content ? refuse_type(error, name, "a string or an array of content parts", content)
+                       : refuse_missing(error, name);
+    case JSON_KIND_TEXT:
+        json_to_text(content, &length);
+        *bytes += length;
+        return true;
+    case JSON_KIND_LIST: return check_parts(content, name, error, bytes);
+    case JSON_KIND_BOOL:
+    case JSON_KIND_INT:
+    case JSON_KIND_FLOAT:
+    case JSON_KIND_OBJECT: break;
+    }
+    return refuse_type(error, name, "a string or an array of content parts", content);
+}
+
+/* Earlier calls of the assistant: [{"type":"function","id":..,"function":{"name":..,"arguments":"{..}"}}] */
+static bool check_tool_calls(const struct json *calls, const char *param, struct api_error *error, size_t *bytes)
+{
+    char name[64];
+    snprintf(name, sizeof name, "%.40s.tool_calls", param);
+    if (json_kind(calls) != JSON_KIND_LIST) return refuse_type(error, name, "an array", calls);
+    for (size_t i = 0; i < json_length(calls); i++) {
+        const struct json *function = json_member(json_at(calls, i), "function");
+        const struct json *arguments = json_member(function, "arguments");
+        size_t length = 0;
+        if (json_kind(function) != JSON_KIND_OBJECT)
+            return refuse_type(error, name, "objects with a 'function'", function);
+        if (!json_to_text(json_member(function, "name"), NULL))
+            return refuse_type(error, name, "a function 'name'", NULL);
+        if (json_kind(arguments) != JSON_KIND_TEXT && json_kind(arguments) != JSON_KIND_OBJECT &&
+            json_kind(arguments) != JSON_KIND_NULL)
+            return refuse_type(error, name, "a string as 'arguments'", arguments);
+        if (json_to_text(arguments, &length)) *bytes += length;
+    }
+    return true;
+}
+
+static bool check_message(const struct json *message, size_t idx, struct api_error *error, size_t *bytes)
+{
+    static const char *const roles[] = {"system", "developer", "user", "assistant", "tool", "function"};
+    char param[48], name[64];
+    snprintf(param, sizeof param, "messages[%zu]", idx);
+    if (json_kind(message) != JSON_KIND_OBJECT) return refuse_type(error, param, "an object", message);
+    snprintf(name, sizeof name, "%s.role", param);
+    const struct json *role = json_member(message, "role");
+    const char *text = json_to_text(role, NULL);
+    if (!role) return refuse_missing(error, name);
+    if (!text) return refuse_type(error, name, "a string", role);
+    size_t known = 0;
+    while (known < sizeof roles / sizeof *roles && strcmp(roles[known], text) != 0) known++;
+    if (known == sizeof roles / sizeof *roles) {
+        api_error_set(error, 400, invalid, "invalid_value", name,
+                      "Invalid value: '%.40s'. Supported values are: 'system', 'developer', 'user', 'assistant' and "
+                      "'tool'.",
+                      text);
+        return false;
+    }
+    bool assistant = strcmp(text, "assistant") == 0;
+    const struct json *calls = json_member(message, "tool_calls");
+    bool has_calls = assistant && json_kind(calls) != JSON_KIND_NULL;
+    if (has_calls && !check_tool_calls(calls, param, error, bytes)) return false;
+    return check_content(message, has_calls, param, error, bytes);
+}
+
+static bool check_messages(const struct json *messages, struct api_error *error, size_t *bytes)
+{
+    size_t count = json_length(messages);
+    if (!count) {
+        api_error_set(error, 400, invalid, "empty_array", "messages",
+                      "Invalid 'messages': empty array. Expected an array with minimum length 1.");
+        return false;
+    }
+    if (count > limits.api_messages) return refuse_too_long(error, "messages", "array", limits.api_messages, count);
+    for (size_t i = 0; i < count; i++)
+        if (!check_message(json_at(messages, i), i, error, bytes)) return false;
+    return true;
+}
+
+static bool read_tools(const struct fields *fields, struct chat_options *chat)
+{
+    if (!field_list(fields, "tools", &chat->tools)) return false;
+    size_t count = json_length(chat->tools);
+    if (!count) chat->tools = NULL; /* templates test for "is defined" or for none; an empty list is neither */
+    if (count > limits.api_tools) return refuse_too_long(fields->error, "tools", "array", limits.api_tools, count);
+    for (size_t i = 0; i < count; i++) {
+        const struct json *tool = json_at(chat->tools, i);
+        char name[32];
+        snprintf(name, sizeof name, "tools[%zu]", i);
+        if (json_kind(tool) != JSON_KIND_OBJECT) return refuse_type(fields->error, name, "an object", tool);
+    }
+    if (!field_list(fields, "documents", &chat->documents)) return false;
+    for (size_t i = 0; i < json_length(chat->documents); i++)
+        if (json_kind(json_at(chat->documents, i)) != JSON_KIND_OBJECT)
+            return refuse_type(fields->error, "documents", "an array of objects", json_at(chat->documents, i));
+    return true;
+}
+
+bool api_chat_read(const struct fields *fields, const struct api_model *model, struct chat_options *chat, size_t *bytes)
+{
+    struct api_error *error = fields->error;
+    *chat = (struct chat_options){0};
+    if (!field_list(fields, "messages", &chat->messages)) return false;
+    if (!chat->messages) return refuse_missing(error, "messages");
+    if (!check_messages(chat->messages, error, bytes)) return false;
+    if (!read_tools(fields, chat)) return false;
+    if (!field_object(fields, "chat_template_kwargs", &chat->arguments)) return false;
+    if (!check_arguments(chat->arguments, error)) return false;
+    if (!field_text(fields, "chat_template", &chat->template_text, &chat->template_length)) return false;
+    if (chat->template_text && !model->trust_request_chat_template)
+        return refuse_unserved(error, "chat_template",
+                               "is served only when the server runs with --trust-request-chat-template");
+    if (!chat->template_text && !model->chat_template) {
+        api_error_set(error, 400, invalid, NULL, "messages",
+                      "This model has no chat template: use /v1/completions, or a model that has one.");
+        return false;
+    }
+    if (!field_bool(fields, "continue_final_message", &chat->continue_final_message)) return false;
+    chat->add_generation_prompt = !chat->continue_final_message;
+    if (!field_bool(fields, "add_generation_prompt", &chat->add_generation_prompt)) return false;
+    if (chat->add_generation_prompt && chat->continue_final_message) {
+        api_error_set(error, 400, invalid, NULL, "continue_final_message",
+                      "Cannot set both 'continue_final_message' and 'add_generation_prompt' to true.");
+        return false;
+    }
+    return field_bool(fields, "add_special_tokens", &chat->add_special_tokens);
+}
+
+/* ---- the form that templates expect ---- */
+
+static bool is_plain(const struct json *messages)
+{
+    for (size_t i = 0; i < json_length(messages); i++) {
+        const struct json *message = json_at(messages, i);
+        if (json_kind(json_member(message, "content")) == JSON_KIND_LIST || json_member(message, "tool_calls") ||
+            is_text(json_member(message, "role"), "developer"))
+            return false;
+    }
+    return true;
+}
+
+static void print_key(struct buf *out, bool first, const char *key)
+{
+    if (!first) buf_append_char(out, ',');
+    buf_append_json_string(out, key, strlen(key));
+    buf_append_char(out, ':');
+}
+
+static void print_parts(const struct json *parts, struct buf *out)
+{
+    buf_append_char(out, '"');
+    for (size_t i = 0; i < json_length(parts); i++) {
+        size_t length;
+        const char *text = json_to_text(json_member(json_at(parts, i), "text"), &length);
+        if (i) buf_append_text(out, "\\n");
+        if (text) buf_append_json_escaped(out, text, length);
+    }
+    buf_append_char(out, '"');
+}
+
+/* "arguments": the object inside the text. False when the text is no JSON object. */
+static bool print_arguments(const struct json *arguments, struct buf *out)
+{
+    size_t length;
+    const char *text = json_to_text(arguments, &length);
+    if (json_kind(arguments) == JSON_KIND_NULL || (text && !length)) {
+        buf_append_text(out, "{}");
+        return true;
+    }
+    if (!text) {
+        json_print(arguments, out);
+        return true;
+    }
+    struct json *inner;
+    if (json_read(text, length, &inner, NULL) != ST_OK) return false;
+    bool good = json_kind(inner) == JSON_KIND_OBJECT;
+    if (good) json_print(inner, out);
+    json_release(inner);
+    return good;
+}
+
+static bool print_function(const struct json *function, struct buf *out)
+{
+    void *iterator = NULL;
+    const char *key;
+    const struct json *value;
+    bool first = true, good = true;
+    buf_append_char(out, '{');
+    while (good && json_iterate(function, &iterator, &key, &value)) {
+        print_key(out, first, key);
+        first = false;
+        if (strcmp(key, "arguments") == 0)
+            good = print_arguments(value, out);
+        else
+            json_print(value, out);
+    }
+    buf_append_char(out, '}');
+    return good;
+}
+
+static bool print_tool_calls(const struct json *calls, struct buf *out)
+{
+    buf_append_char(out, '[');
+    for (size_t i = 0; i < json_length(calls); i++) {
+        void *iterator = NULL;
+        const char *key;
+        const struct json *value;
+        bool first = true, good = true;
+        if (i) buf_append_char(out, ',');
+        buf_append_char(out, '{');
+        while (good && json_iterate(json_at(calls, i), &iterator, &key, &value)) {
+            print_key(out, first, key);
+            first = false;
+            if (strcmp(key, "function") == 0)
+                good = print_function(value, out);
+            else
+                json_print(value, out);
+        }
+        if (!good) return false;
+        buf_append_char(out, '}');
+    }
+    buf_append_char(out, ']');
+    return true;
+}
+
+static bool print_message(const struct json *message, struct buf *out)
+{
+    void *iterator = NULL;
+    const char *key;
+    const struct json *value;
+    bool first = true;
+    buf_append_char(out, '{');
+    while (json_iterate(message, &iterator, &key, &value)) {
+        print_key(out, first, key);
+        first = false;
+        if (strcmp(key, "role") == 0 && is_text(value, "developer"))
+            buf_append_text(out, "\"system\"");
+        else if (strcmp(key, "content") == 0 && json_kind(value) == JSON_KIND_LIST)
+            print_parts(value, out);
+        else if (strcmp(key, "tool_calls") == 0 && json_kind(value) == JSON_KIND_LIST) {
+            if (!print_tool_calls(value, out)) return false;
+        } else
+            json_print(value, out);
+    }
+    buf_append_char(out, '}');
+    return true;
+}
+
+/* Messages in the plain form, as a document of their own. */
+static bool plain_messages(const struct json *messages, struct json **plain, struct api_error *error)
+{
+    struct buf text;
+    struct error err = {{0}};
+    buf_init(&text, 0);
+    buf_append_char(&text, '[');
+    for (size_t i = 0; i < json_length(messages); i++) {
+        if (i) buf_append_char(&text, ',');
+        if (print_message(json_at(messages, i), &text)) continue;
+        char param[48];
+        snprintf(param, sizeof param, "messages[%zu].tool_calls", i);
+        api_error_set(error, 400, invalid, "invalid_value", param,
+                      "Invalid '%s': the 'arguments' of a call must be the text of a JSON object.", param);
+        buf_free(&text);
+        return false;
+    }
+    buf_append_char(&text, ']');
+    enum status status = buf_ok(&text) ? json_read(text.data, text.length, plain, &err) : ST_NOMEM;
+    buf_free(&text);
+    if (status == ST_OK) return true;
+    if (status == ST_NOMEM) return refuse_memory(error);
+    api_error_set(error, 400, invalid, NULL, "messages", "Invalid 'messages': %s.", err.message);
+    return false;
+}
+
+/* ---- rendering ---- */
+
+static bool refuse_template(enum status status, const struct error *err, const char *param, struct api_error *error)
+{
+    if (status == ST_NOMEM) return refuse_memory(error);
+    api_error_set(error, 400, invalid, NULL, param, "The chat template failed on this request: %s", err->message);
+    return false;
+}
+
+static void copy_name(const struct tokenizer *tokenizer, uint32_t id, char *out, size_t size)
+{
+    uint32_t length = 0;
+    const char *name = id == VOCAB_NO_ID ? "" : tokenizer_bytes(tokenizer, id, &length);
+    if (length >= size) length = 0;
+    memcpy(out, name, length);
+    out[length] = '\0';
+}
+
+static bool ends_with(const char *text, size_t length, const char *tail, size_t tail_length)
+{
+    return tail_length && length >= tail_length && memcmp(text + length - tail_length, tail, tail_length) == 0;
+}
+
+/* continue_final_message: what the template wrote after the last message's text is cut off. Where that text ends is
+ * known from the spans (it is the last one that is content), so no search can hit an earlier message or the template's
+ * words. A template may have stripped the text. */
+static bool cut_after_final(const struct json *messages, struct buf *out, struct span_list *spans,
+                            struct api_error *error)
+{
+    size_t length = 0, last = spans->count;
+    const char *text = json_to_text(json_member(json_at(messages, json_length(messages) - 1), "content"), &length);
+    while (last && spans->spans[last - 1].trusted) last--;
+    size_t start = last > 1 ? spans->spans[last - 2].end : 0, end = last ? spans->spans[last - 1].end : 0;
+    bool found = text && last && ends_with(out->data + start, end - start, text, length);
+    if (!found && text && last) {
+        while (length && strchr(" \t\r\n", text[length - 1])) length--;
+        while (length && strchr(" \t\r\n", text[0])) text++, length--;
+        found = ends_with(out->data + start, end - start, text, length);
+    }
+    if (!found) {
+        api_error_set(error, 400, invalid, NULL, "continue_final_message",
+                      "'continue_final_message' needs a final message with text that the chat template shows.");
+        return false;
+    }
+    out->length = end;
+    spans->count = last;
+    return true;
+}
+
+static bool encode_rendered(const struct api_model *model, const struct chat_options *chat, const struct buf *text,
+                            const struct span_list *spans, struct token_list *list, struct api_error *error)
+{
+    enum status status = tokenizer_encode(model->tokenizer, text->data ? text->data : "", text->length, spans->spans,
+                                          spans->count, chat->add_special_tokens, list);
+    if (status == ST_LIMIT) return api_refuse_context(model, API_CHAT, list->limit + 1, 0, error);
+    if (status != ST_OK) return refuse_memory(error);
+    if (list->count) return true;
+    api_error_set(error, 400, invalid, NULL, "messages", "Invalid 'messages': the chat template made an empty prompt.");
+    return false;
+}
+
+static bool render(const struct api_model *model, const struct chat_template *tmpl, const struct chat_options *chat,
+                   const struct json *messages, int64_t now_unix_s, struct token_list *list, struct api_error *error)
+{
+    char bos[128], eos[128];
+    struct error err = {{0}};
+    struct buf text;
+    struct span_list spans = {0};
+    copy_name(model->tokenizer, tokenizer_bos(model->tokenizer), bos, sizeof bos);
+    copy_name(model->tokenizer, tokenizer_eos(model->tokenizer), eos, sizeof eos);
+    const struct chat_input input = {.messages = messages,
+                                     .tools = chat->tools,
+                                     .documents = chat->documents,
+                                     .arguments = chat->arguments,
+                                     .bos_token = bos,
+                                     .eos_token = eos,
+                                     .add_generation_prompt = chat->add_generation_prompt,
+                                     .now_unix_s = now_unix_s};
+    buf_init(&text, 0);
+    enum status status = chat_template_render(tmpl, &input, &text, &spans, &err);
+    bool good =
+        status == ST_OK ? buf_ok(&text) || refuse_memory(error) : refuse_template(status, &err, "messages", error);
+    if (good && chat->continue_final_message) good = cut_after_final(messages, &text, &spans, error);
+    if (good) good = encode_rendered(model, chat, &text, &spans, list, error);
+    span_list_free(&spans);
+    buf_free(&text);
+    return good;
+}
+
+bool api_chat_tokens(const struct api_model *model, const struct chat_options *chat, int64_t now_unix_s,
+                     struct token_list *list, struct api_error *error)
+{
+    struct json *plain = NULL;
+    struct chat_template *own = NULL;
+    struct error err = {{0}};
+    if (!is_plain(chat->messages) && !plain_messages(chat->messages, &plain, error)) return false;
+    bool good = true;
+    if (chat->template_text) {
+        enum status status = chat_template_compile(chat->template_text, chat->template_length, &own, &err);
+        if (status != ST_OK) good = refuse_template(status, &err, "chat_template", error);
+    }
+    if (good)
+        good = render(model, own ? own : model->chat_template, chat, plain ? plain : chat->messages, now_unix_s, list,
+                      error);
+    chat_template_destroy(own);
+    json_release(plain);
+    return good;
+}
