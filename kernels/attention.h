@@ -1,0 +1,58 @@
+/* Causal attention of one KV head over paged KV: `rows` consecutive tokens of one sequence, G query heads each.
+ *
+ *   s[t] = scale * sum_d q[d] * K[t][d],   t = 0 .. position of the row
+ *   out  = sum_t softmax(s)[t] * V[t]
+ *
+ * One definition for prefill and decode (cpu-engine C10), so that a row's bits depend on its own sequence alone:
+ *   - a score is one chain of fma over rising d, then the product with scale
+ *   - positions come in chunks of 128 at multiples of 128. In a chunk: m = maximum; p = lanes_exp(s - m); l = sum of p,
+ *     lane t mod 16 over rising t, then the tree of lanes.h; a[d] = one chain of fma(p[t], V[t][d]) over rising t
+ *   - chunks merge in rising order: M' = max(M, m), x = exp(M - M'), y = exp(m - M'); L = fma(L, x, l * y),
+ *     A[d] = fma(A[d], x, a[d] * y); at the end out[d] = A[d] * (1 / L)
+ *   - positions after the row's own are never part of a sum, whatever their slots hold; a NaN at or before it makes the
+ *     row NaN
+ * Tolerance to _ref (double, same KV): 3e-6 * max|V|. Sources: chunked softmax: Milakov and Gimelshein 2018,
+ * arXiv:1805.02867; paging: Kwon et al. 2023, arXiv:2309.06180. Pure over the caller's memory; any thread. */
+#ifndef KERNELS_ATTENTION_H
+#define KERNELS_ATTENTION_H
+
+#include "kernels/cpu_path.h"
+#include "kernels/kv.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { ATTENTION_CHUNK = 128, ATTENTION_VECTORS_MAX = 48 };
+
+struct attention_args {
+    struct kv_layout layout;
+    const uint8_t *kv;      /* this layer and KV head in block 0 */
+    size_t kv_block_bytes;  /* from one block to the next */
+    const uint32_t *blocks; /* (ceil((position + rows) / 16)) block table */
+    const float *q;         /* row r, head g: q + r * q_stride + g * D */
+    float *out;             /* row r, head g: out + r * out_stride + g * D */
+    size_t q_stride, out_stride;
+    uint32_t rows, G;  /* rows <= attention_rows(G) */
+    uint32_t position; /* of the first row */
+    float scale;
+    float *scratch; /* attention_scratch_floats(G, D), 64-byte aligned */
+};
+
+/* Rows of one call: so that rows * G is at most ATTENTION_VECTORS_MAX, and at least one row. */
+static inline uint32_t attention_rows(uint32_t G)
+{
+    uint32_t rows = ATTENTION_VECTORS_MAX / G;
+    return rows < 1 ? 1 : rows > 16 ? 16 : rows;
+}
+size_t attention_scratch_floats(uint32_t G, uint32_t D);
+
+void attention(enum cpu_path path, const struct attention_args *args);
+
+void attention_ref(const struct attention_args *args); /* the meaning, in double; scratch unused */
+
+/* The twins behind `path`. */
+void attention_scalar(const struct attention_args *args);
+void attention_avx2(const struct attention_args *args);
+void attention_avx512(const struct attention_args *args);
+
+#endif

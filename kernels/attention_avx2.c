@@ -1,0 +1,2 @@
+/* The AVX2 twin of attention; see attention.h. */
+#include "kernels/attention_body.h"

@@ -1,0 +1,2 @@
+/* The AVX-512 twin of attention; see attention.h. */
+#include "kernels/attention_body.h"

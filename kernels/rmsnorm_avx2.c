@@ -1,0 +1,2 @@
+/* The AVX2 twin of RMSNorm; see rmsnorm.h. */
+#include "kernels/rmsnorm_body.h"

@@ -1,0 +1,2 @@
+/* The AVX2 twin of RoPE; see rope.h. */
+#include "kernels/rope_body.h"

@@ -1,0 +1,2 @@
+/* The AVX-512 twin of RoPE; see rope.h. */
+#include "kernels/rope_body.h"

@@ -1,0 +1,61 @@
+/* The lane-structured rotation and KV write, compiled once a path; see rope.h and lanes.h. Included by rope*.c alone.
+ */
+#ifndef KERNELS_ROPE_BODY_H
+#define KERNELS_ROPE_BODY_H
+
+#include "kernels/lanes.h"
+#include "kernels/rope.h"
+
+LANES_INLINE struct lanes rope_turn(struct lanes x, struct lanes partner, struct lanes c, struct lanes s)
+{
+    return lanes_fma(x, c, lanes_mul(partner, s));
+}
+
+void LANES_NAME(rope)(float *x, const float *c, const float *s, enum rope_pairs pairs, uint32_t rope_size)
+{
+    if (pairs == ROPE_PAIRS_INTERLEAVED) {
+        for (uint32_t i = 0; i < rope_size; i += 16) {
+            uint32_t n = rope_size - i < 16 ? rope_size - i : 16;
+            struct lanes v = lanes_load_n(x + i, n);
+            v = rope_turn(v, lanes_swap_pairs(v), lanes_load_n(c + i, n), lanes_load_n(s + i, n));
+            lanes_store_n(x + i, v, n);
+        }
+        return;
+    }
+    uint32_t half = rope_size / 2;
+    for (uint32_t i = 0; i < half; i += 16) {
+        uint32_t n = half - i < 16 ? half - i : 16;
+        struct lanes a = lanes_load_n(x + i, n), b = lanes_load_n(x + half + i, n);
+        lanes_store_n(x + i, rope_turn(a, b, lanes_load_n(c + i, n), lanes_load_n(s + i, n)), n);
+        lanes_store_n(x + half + i, rope_turn(b, a, lanes_load_n(c + half + i, n), lanes_load_n(s + half + i, n)), n);
+    }
+}
+
+/* An infinity, which a value beyond 65504 has become, as NaN: a score of -infinity would go unnoticed. */
+LANES_INLINE uint16_t half_or_nan(uint16_t half)
+{
+    return (uint16_t)(half | ((half & 0x7fffu) == 0x7c00u) << 9);
+}
+
+void LANES_NAME(kv_write)(const struct kv_layout *layout, uint8_t *head, uint32_t slot, const float *k, const float *v)
+{
+    uint32_t D = layout->D;
+    if (layout->type == KV_F32) {
+        float *K = (float *)(void *)head + slot;
+        for (uint32_t d = 0; d < D; d++) K[d * KV_TOKENS] = k[d];
+        memcpy((float *)(void *)(head + layout->v_offset_bytes) + slot * layout->P, v, D * sizeof *v);
+        return;
+    }
+    uint16_t *K = (uint16_t *)(void *)head + slot;
+    uint16_t *V = (uint16_t *)(void *)(head + layout->v_offset_bytes) + slot * layout->P;
+    for (uint32_t d = 0; d < D; d += 16) {
+        uint16_t halves[16];
+        uint32_t n = D - d < 16 ? D - d : 16;
+        lanes_store_half(halves, lanes_load_n(k + d, n));
+        for (uint32_t i = 0; i < n; i++) K[(d + i) * KV_TOKENS] = half_or_nan(halves[i]);
+        lanes_store_half(halves, lanes_load_n(v + d, n));
+        for (uint32_t i = 0; i < 16; i++) V[d + i] = half_or_nan(halves[i]);
+    }
+}
+
+#endif
