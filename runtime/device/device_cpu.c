@@ -1,0 +1,203 @@
+/* The CPU device: its life, and a step from outside. See README.md for the parts and device_cpu_parts.h for D1-D3. */
+#include "runtime/device/device_cpu_parts.h"
+
+#include "runtime/base/mem.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static size_t aligned(size_t bytes)
+{
+    return (bytes + 63) & ~(size_t)63;
+}
+
+static struct kv_layout layout_of(const struct model_spec *spec, enum numerics numerics)
+{
+    return kv_layout_of(numerics == NUMERICS_EXACT ? KV_F32 : KV_F16, spec->head_size);
+}
+
+size_t device_cpu_kv_block_bytes(const struct model_spec *spec, enum numerics numerics)
+{
+    return (size_t)spec->layers * spec->kv_heads * layout_of(spec, numerics).head_bytes;
+}
+
+static void step_thread(void *state, uint32_t thread_idx)
+{
+    device_cpu_run_layers(state, thread_idx);
+    device_cpu_run_rows(state, thread_idx);
+}
+
+static enum status step(struct device *device, const struct batch *batch, struct batch_result *result)
+{
+    struct device_cpu *cpu = (struct device_cpu *)(void *)device;
+    TRY(device_cpu_check(cpu, batch));
+    if (batch->tokens_count == 0) return ST_OK;
+    uint32_t rows = attention_rows(cpu->spec.heads / cpu->spec.kv_heads), tiles = 0;
+    for (uint32_t seq = 0; seq < batch->seqs_count; seq++) {
+        for (uint32_t token = batch->q_start[seq]; token < batch->q_start[seq + 1]; token += rows) {
+            uint32_t left = batch->q_start[seq + 1] - token;
+            cpu->tiles[tiles++] = (struct attention_tile){seq, token, left < rows ? left : rows};
+        }
+    }
+    cpu->tiles_count = tiles;
+    cpu->batch = batch;
+    cpu->result = result;
+    uint32_t counters = cpu->spec.layers + (batch->rows_count + LOGIT_ROWS - 1) / LOGIT_ROWS;
+    for (uint32_t i = 0; i < counters; i++) atomic_store_explicit(&cpu->next_item[i], 0, memory_order_relaxed);
+    team_run(cpu->team, step_thread, cpu);
+    return ST_OK;
+}
+
+static void destroy(struct device *device)
+{
+    struct device_cpu *cpu = (struct device_cpu *)(void *)device;
+    team_destroy(cpu->team);
+    mem_unmap(cpu->weights, cpu->weights_bytes);
+    mem_unmap(cpu->kv, cpu->kv_bytes);
+    mem_unmap(cpu->scratch, cpu->scratch_bytes);
+    mem_free(cpu->threads);
+    mem_free(cpu->layers);
+    mem_free(cpu);
+}
+
+static enum status check_config(const struct model_spec *s, const struct device_config *config, struct error *err)
+{
+    if (!cpu_path_supported(config->path)) {
+        return error_set(err, ST_INVAL, "this CPU cannot run the path %s", cpu_path_name(config->path));
+    }
+    if (config->threads == 0 || config->threads > TEAM_THREADS_MAX) {
+        return error_set(err, ST_INVAL, "threads is %u, must be 1 to %d", config->threads, TEAM_THREADS_MAX);
+    }
+    if (!config->tokens_max || !config->seqs_max || !config->rows_max || !config->context_max) {
+        return error_set(err, ST_INVAL, "tokens_max, seqs_max, rows_max and context_max must be at least 1");
+    }
+    bool sound = s->layers && s->width && s->heads && s->kv_heads && s->head_size && s->ff_width && s->vocab &&
+                 s->heads % s->kv_heads == 0 && s->rope_size <= s->head_size && s->rope_size % 2 == 0;
+    if (!sound) return error_set(err, ST_INVAL, "the model's dimensions make no transformer (%s)", s->arch);
+    return ST_OK;
+}
+
+/* The largest activations of the model for M rows, a slot each kind. */
+static size_t act_bytes_max(const struct device_cpu *cpu, uint32_t M)
+{
+    size_t most = 0;
+    for (uint32_t l = 0; l < cpu->spec.layers; l++) {
+        const struct cpu_layer *layer = &cpu->layers[l];
+        const struct act_set *sets[] = {&layer->qkv_acts, &layer->o_acts, &layer->ff_acts, &layer->down_acts,
+                                        &cpu->head_acts};
+        const uint32_t widths[] = {layer->q.K, layer->o.K, layer->gate.K, layer->down.K, cpu->head.K};
+        for (uint32_t i = 0; i < 5; i++) {
+            for (uint32_t k = 0; k < sets[i]->count; k++) {
+                size_t bytes = matmul_act_bytes(sets[i]->kinds[k], M, widths[i]);
+                if (bytes > most) most = bytes;
+            }
+        }
+    }
+    return aligned(most);
+}
+
+static uint32_t max_of(uint32_t a, uint32_t b)
+{
+    return a > b ? a : b;
+}
+
+/* Lays out the scratch mapping; run twice, first with base NULL to measure. Gives the bytes used. */
+static size_t place_scratch(struct device_cpu *cpu, uint8_t *base)
+{
+    const struct model_spec *s = &cpu->spec;
+    const struct device_info *info = &cpu->device.info;
+    uint32_t most = max_of(info->tokens_max, LOGIT_ROWS);
+    size_t N = info->tokens_max, used = 0;
+    size_t row = max_of(max_of(s->width, s->heads * s->head_size), max_of(s->ff_width, s->head_size));
+#define TAKE(pointer, bytes) ((pointer) = base ? (void *)(base + used) : NULL, used += aligned(bytes))
+    cpu->act_slot_bytes = act_bytes_max(cpu, most);
+    cpu->act_private_slot_bytes = act_bytes_max(cpu, PRIVATE_ROWS_MAX);
+    TAKE(cpu->x, N * s->width * sizeof(float));
+    TAKE(cpu->qkv, N * (s->heads + 2 * s->kv_heads) * s->head_size * sizeof(float));
+    TAKE(cpu->attended, N * s->heads * s->head_size * sizeof(float));
+    TAKE(cpu->gated, N * s->ff_width * sizeof(float));
+    TAKE(cpu->angles, N * 2 * s->rope_size * sizeof(float));
+    TAKE(cpu->logits, (size_t)LOGIT_ROWS * cpu->head.panels * MATMUL_PANEL_ROWS * sizeof(float));
+    TAKE(cpu->acts, ACT_KINDS_MAX * cpu->act_slot_bytes);
+    TAKE(cpu->bad, N);
+    TAKE(cpu->tiles, N * sizeof *cpu->tiles);
+    TAKE(cpu->next_item, (s->layers + info->rows_max / LOGIT_ROWS + 1) * sizeof *cpu->next_item);
+    for (uint32_t t = 0; t < cpu->threads_count; t++) {
+        struct cpu_thread *own = &cpu->threads[t];
+        uint8_t *sampler;
+        TAKE(own->row, row * sizeof(float));
+        TAKE(own->tiles[0], N * TILE_COLUMNS * sizeof(float));
+        TAKE(own->tiles[1], N * TILE_COLUMNS * sizeof(float));
+        TAKE(own->attention, attention_scratch_floats(s->heads / s->kv_heads, s->head_size) * sizeof(float));
+        TAKE(own->acts, ACT_KINDS_MAX * cpu->act_private_slot_bytes);
+        TAKE(sampler, sampler_bytes(s->vocab));
+        if (base) sampler_init(&own->sampler, cpu->path, s->vocab, sampler);
+    }
+#undef TAKE
+    return used;
+}
+
+static enum status take_memory(struct device_cpu *cpu, const struct device_config *config, struct error *err)
+{
+    struct device_info *info = &cpu->device.info;
+    uint32_t sequence_blocks = config->context_max / KV_TOKENS + (config->context_max % KV_TOKENS != 0);
+    size_t blocks = config->kv_bytes / info->kv_block_bytes;
+    if (blocks < sequence_blocks) blocks = sequence_blocks;
+    if (blocks > UINT32_MAX - 1) blocks = UINT32_MAX - 1;
+    info->kv_blocks = (uint32_t)blocks;
+    if (!checked_mul(blocks, info->kv_block_bytes, &cpu->kv_bytes) || !(cpu->kv = mem_map(cpu->kv_bytes))) {
+        return error_set(err, ST_NOMEM, "no memory for %zu KV blocks of %zu bytes", blocks, info->kv_block_bytes);
+    }
+    cpu->scratch_bytes = place_scratch(cpu, NULL);
+    cpu->scratch = mem_map(cpu->scratch_bytes);
+    if (!cpu->scratch) return error_set(err, ST_NOMEM, "no memory for %zu bytes of scratch", cpu->scratch_bytes);
+    place_scratch(cpu, cpu->scratch);
+    return ST_OK;
+}
+
+static void describe(struct device_cpu *cpu, const struct device_config *config)
+{
+    static const struct device_ops ops = {step, destroy};
+    struct device_info *info = &cpu->device.info;
+    cpu->device.ops = &ops;
+    snprintf(info->name, sizeof info->name, "cpu %s, %u thread%s", cpu_path_name(cpu->path), cpu->threads_count,
+             cpu->threads_count == 1 ? "" : "s");
+    info->vocab = cpu->spec.vocab;
+    info->kv_block_bytes = device_cpu_kv_block_bytes(&cpu->spec, cpu->numerics);
+    info->tokens_max = config->tokens_max;
+    info->seqs_max = config->seqs_max;
+    info->rows_max = config->rows_max;
+}
+
+enum status device_cpu_create(const struct model *model, const struct device_config *config,
+                              device_progress_fn progress, void *progress_state, struct device **device,
+                              struct error *err)
+{
+    TRY(check_config(&model->spec, config, err));
+    struct device_cpu *cpu = mem_alloc(1, sizeof *cpu);
+    if (!cpu) return error_set(err, ST_NOMEM, "no memory for the device");
+    cpu->spec = model->spec;
+    cpu->path = config->path;
+    cpu->numerics = config->numerics;
+    cpu->threads_count = config->threads;
+    cpu->context_max = config->context_max;
+    cpu->kv_layout = layout_of(&cpu->spec, cpu->numerics);
+    cpu->layer_bytes = cpu->spec.kv_heads * cpu->kv_layout.head_bytes;
+    describe(cpu, config);
+    cpu->threads = mem_alloc(cpu->threads_count, sizeof *cpu->threads);
+    cpu->layers = mem_alloc(cpu->spec.layers, sizeof *cpu->layers);
+    enum status status = cpu->threads && cpu->layers ? ST_OK : error_set(err, ST_NOMEM, "no memory for the device");
+    if (status == ST_OK) {
+        status = team_create(cpu->threads_count, &cpu->team);
+        if (status != ST_OK) error_set(err, status, "cannot start %u threads", cpu->threads_count);
+    }
+    if (status == ST_OK) status = device_cpu_load(cpu, model, progress, progress_state, err);
+    if (status == ST_OK) status = take_memory(cpu, config, err);
+    if (status != ST_OK) {
+        destroy(&cpu->device);
+        return status;
+    }
+    cpu->device.info.weights_bytes = cpu->weights_bytes;
+    *device = &cpu->device;
+    return ST_OK;
+}

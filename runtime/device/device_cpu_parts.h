@@ -1,0 +1,132 @@
+/* The parts of the CPU device, shared by its files alone: device_cpu.c (life), device_cpu_weights.c (plan, pack),
+ * device_cpu_step.c (the layers), device_cpu_rows.c (logits and sampling). README.md draws the step.
+ *
+ * D1. Everything is taken in device_cpu_create; a step only reads and writes it.
+ * D2. A thread owns panels (their columns of every matrix, packed and multiplied by it), rows while activations are
+ *     prepared, and attention items it took from the counter. Two threads never write one byte between two barriers.
+ * D3. Which thread does what changes no bits (kernels' contracts); so threads, batch and chunks change none.
+ * Shape letters as in kernels/README.md. */
+#ifndef RUNTIME_DEVICE_DEVICE_CPU_PARTS_H
+#define RUNTIME_DEVICE_DEVICE_CPU_PARTS_H
+
+#include "kernels/attention.h"
+#include "kernels/matmul.h"
+#include "kernels/rope.h"
+#include "runtime/device/device.h"
+#include "runtime/device/thread_team.h"
+#include "runtime/sampler.h"
+
+#include <stdatomic.h>
+
+enum {
+    PRIVATE_ROWS_MAX = 4, /* up to so many rows each thread prepares all activations itself and spares a barrier */
+    TILE_COLUMNS = 32,    /* outputs of O, gate, up and down that are made and used at once */
+    LOGIT_ROWS = 16,      /* rows of logits held at a time */
+    ACT_KINDS_MAX = 3     /* Q, K and V of three types */
+};
+
+struct span {
+    uint32_t begin, end;
+};
+
+/* The distinct forms in which a phase's matrices want their activations. */
+struct act_set {
+    uint32_t count;
+    enum act_kind kinds[ACT_KINDS_MAX];
+};
+
+struct cpu_layer {
+    struct matrix q, k, v, o, gate, up, down;
+    struct act_set qkv_acts, o_acts, ff_acts, down_acts;
+    float *attn_norm, *ffn_norm;     /* (E) */
+    float *q_bias, *k_bias, *v_bias; /* (H D), (KH D), (KH D) or NULL */
+    float *q_norm, *k_norm;          /* (D) or NULL */
+};
+
+struct cpu_thread {
+    struct span q_heads, kv_heads; /* of QKV */
+    struct span o, ff, down, head; /* panels */
+    float *row;                    /* a normed row: max(E, H D, F) */
+    float *tiles[2];               /* [tokens_max][TILE_COLUMNS] */
+    float *attention;              /* scratch of the kernel */
+    uint8_t *acts;                 /* activations of up to PRIVATE_ROWS_MAX rows */
+    struct sampler sampler;
+};
+
+/* Rows of one sequence that attend together. */
+struct attention_tile {
+    uint32_t seq, token, rows;
+};
+
+struct device_cpu {
+    struct device device; /* first */
+    struct model_spec spec;
+    enum cpu_path path;
+    enum numerics numerics;
+    uint32_t threads_count, context_max;
+    struct thread_team *team;
+    struct cpu_thread *threads;
+
+    uint8_t *weights;
+    size_t weights_bytes;
+    struct cpu_layer *layers;  /* (L) */
+    struct matrix embed, head; /* one and the same data when tied */
+    struct act_set head_acts;
+    float *final_norm;   /* (E) */
+    double *frequencies; /* (rope_size / 2) */
+
+    uint8_t *kv;
+    struct kv_layout kv_layout;
+    size_t kv_bytes, layer_bytes; /* all; of one layer in a block */
+
+    uint8_t *scratch;
+    size_t scratch_bytes;
+    float *x;        /* (N, E) residual stream */
+    float *qkv;      /* (N, (H + 2 KH) D) */
+    float *attended; /* (N, H D) */
+    float *gated;    /* (N, F) */
+    float *angles;   /* (N, 2, rope_size): c, then s */
+    float *logits;   /* (LOGIT_ROWS, V rounded up to 16) */
+    uint8_t *acts;   /* ACT_KINDS_MAX slots of act_slot_bytes */
+    size_t act_slot_bytes, act_private_slot_bytes;
+    uint8_t *bad;                 /* (N) tokens that met a NaN or an infinity */
+    struct attention_tile *tiles; /* (N) */
+    _Atomic uint32_t *next_item;  /* (L + groups of logit rows) counters, zero at the start of a step */
+
+    /* the step in hand */
+    const struct batch *batch;
+    struct batch_result *result;
+    uint32_t tiles_count;
+};
+
+/* The share of thread i of n in `count` things. */
+static inline struct span span_of(uint32_t count, uint32_t thread_idx, uint32_t threads)
+{
+    return (struct span){(uint32_t)((uint64_t)count * thread_idx / threads),
+                         (uint32_t)((uint64_t)count * (thread_idx + 1) / threads)};
+}
+
+/* Plans all matrices, takes the memory, divides the panels and packs; team must stand. */
+NODISCARD enum status device_cpu_load(struct device_cpu *cpu, const struct model *model, device_progress_fn progress,
+                                      void *progress_state, struct error *err);
+
+/* Activations of M rows of source (row stride K) for the kinds of a set, RMS-normed with norm unless NULL. Ends with a
+ * barrier when the rows were shared out. Gives the base for act_of. tokens: index of row m's token, NULL: m itself. */
+const uint8_t *device_cpu_prepare(struct device_cpu *cpu, uint32_t thread_idx, const struct act_set *set, uint32_t M,
+                                  uint32_t K, const float *source, const float *norm, const uint32_t *tokens);
+static inline const uint8_t *act_of(const struct device_cpu *cpu, const uint8_t *base, const struct act_set *set,
+                                    enum act_kind kind, uint32_t M)
+{
+    uint32_t slot = 0;
+    while (slot + 1 < set->count && set->kinds[slot] != kind) slot++;
+    return base + slot * (M <= PRIVATE_ROWS_MAX ? cpu->act_private_slot_bytes : cpu->act_slot_bytes);
+}
+
+/* team_fn: the layers of a step, then logits and sampling of its rows. */
+void device_cpu_run_layers(struct device_cpu *cpu, uint32_t thread_idx);
+void device_cpu_run_rows(struct device_cpu *cpu, uint32_t thread_idx);
+
+/* ST_INVAL when the batch breaks the contract of batch.h or the device's limits. */
+NODISCARD enum status device_cpu_check(const struct device_cpu *cpu, const struct batch *batch);
+
+#endif

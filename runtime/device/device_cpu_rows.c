@@ -1,0 +1,107 @@
+/* What surrounds the layers of a step: the check of the batch before, and logits and sampling after.
+ *
+ * Logits are made for LOGIT_ROWS rows at a time, so that their buffer stays small whatever rows_max is; the head's
+ * panels are read again for each group, which costs 2 % of a group's time and saves a buffer of rows_max vocabularies.
+ * A bad token spoils what comes after it in its sequence, in this step and in later ones: its rows and those after it
+ * are flagged, and its V becomes NaN, so that a later step cannot use the KV unnoticed. */
+#include "runtime/device/device_cpu_parts.h"
+
+#include <math.h>
+#include <string.h>
+
+static bool check_sequence(const struct device_cpu *cpu, const struct batch *batch, uint32_t seq)
+{
+    uint32_t begin = batch->q_start[seq], end = batch->q_start[seq + 1];
+    if (begin >= end || end > batch->tokens_count) return false;
+    uint32_t position = batch->positions[begin], length = batch->kv_len[seq];
+    if (length > cpu->context_max || position > length || length - position != end - begin) return false;
+    for (uint32_t n = begin; n < end; n++) {
+        if (batch->seq_of_token[n] != seq || batch->positions[n] != position + (n - begin)) return false;
+        if (batch->tokens[n] >= cpu->spec.vocab) return false;
+    }
+    for (uint32_t b = 0; b < (length + KV_TOKENS - 1) / KV_TOKENS; b++) {
+        if (batch->block_table[seq][b] >= cpu->device.info.kv_blocks) return false;
+    }
+    return true;
+}
+
+enum status device_cpu_check(const struct device_cpu *cpu, const struct batch *batch)
+{
+    const struct device_info *info = &cpu->device.info;
+    if (batch->tokens_count > info->tokens_max || batch->seqs_count > info->seqs_max) return ST_INVAL;
+    if (batch->rows_count > info->rows_max || batch->q_start[0] != 0) return ST_INVAL;
+    if (batch->q_start[batch->seqs_count] != batch->tokens_count) return ST_INVAL;
+    for (uint32_t seq = 0; seq < batch->seqs_count; seq++) {
+        if (!check_sequence(cpu, batch, seq)) return ST_INVAL;
+    }
+    for (uint32_t r = 0; r < batch->rows_count; r++) {
+        const struct batch_row *row = &batch->rows[r];
+        if (row->token >= batch->tokens_count || (r && row->token < row[-1].token) || !row->params) return ST_INVAL;
+        if (row->score_only && row->target >= cpu->spec.vocab) return ST_INVAL;
+    }
+    return ST_OK;
+}
+
+static void spread_bad(struct device_cpu *cpu)
+{
+    const struct batch *batch = cpu->batch;
+    for (uint32_t n = 0; n < batch->tokens_count; n++) {
+        bool after_bad = n > batch->q_start[batch->seq_of_token[n]] && cpu->bad[n - 1];
+        if (after_bad) cpu->bad[n] = 1;
+        if (!cpu->bad[n]) continue;
+        uint32_t position = batch->positions[n], D = cpu->spec.head_size;
+        block_id block = batch->block_table[batch->seq_of_token[n]][position / KV_TOKENS];
+        float *nan = cpu->threads[0].row;
+        for (uint32_t d = 0; d < D; d++) nan[d] = NAN;
+        for (uint32_t h = 0; h < cpu->spec.kv_heads; h++) {
+            uint8_t *head = cpu->kv + block * cpu->device.info.kv_block_bytes + h * cpu->kv_layout.head_bytes;
+            kv_write(cpu->path, &cpu->kv_layout, head, position % KV_TOKENS, nan, nan);
+        }
+    }
+}
+
+static void sample_group(struct device_cpu *cpu, uint32_t thread_idx, uint32_t first, uint32_t count)
+{
+    const struct batch *batch = cpu->batch;
+    size_t stride = (size_t)cpu->head.panels * MATMUL_PANEL_ROWS;
+    _Atomic uint32_t *next = &cpu->next_item[cpu->spec.layers + first / LOGIT_ROWS];
+    for (;;) {
+        uint32_t i = atomic_fetch_add_explicit(next, 1, memory_order_relaxed);
+        if (i >= count) break;
+        const struct batch_row *row = &batch->rows[first + i];
+        struct row_result *result = &cpu->result->rows[first + i];
+        if (cpu->bad[row->token]) {
+            result->flags = ROW_NOT_FINITE;
+            result->id = result->rank = result->top_count = 0;
+            result->logprob = 0;
+        } else {
+            sampler_row(&cpu->threads[thread_idx].sampler, cpu->logits + i * stride, row, result);
+        }
+    }
+}
+
+void device_cpu_run_rows(struct device_cpu *cpu, uint32_t thread_idx)
+{
+    const struct batch *batch = cpu->batch;
+    struct cpu_thread *own = &cpu->threads[thread_idx];
+    size_t stride = (size_t)cpu->head.panels * MATMUL_PANEL_ROWS;
+    for (uint32_t first = 0; first < batch->rows_count; first += LOGIT_ROWS) {
+        uint32_t count = batch->rows_count - first < LOGIT_ROWS ? batch->rows_count - first : LOGIT_ROWS;
+        uint32_t tokens[LOGIT_ROWS];
+        for (uint32_t i = 0; i < count; i++) tokens[i] = batch->rows[first + i].token;
+        const uint8_t *acts = device_cpu_prepare(cpu, thread_idx, &cpu->head_acts, count, cpu->spec.width, cpu->x,
+                                                 cpu->final_norm, tokens);
+        if (own->head.begin < own->head.end) {
+            matmul(cpu->path, &cpu->head, own->head.begin, own->head.end,
+                   act_of(cpu, acts, &cpu->head_acts, cpu->head.act, count), count, cpu->logits, stride);
+        }
+        team_barrier(cpu->team);
+        if (first == 0) {
+            if (thread_idx == 0) spread_bad(cpu);
+            team_barrier(cpu->team);
+        }
+        sample_group(cpu, thread_idx, first, count);
+        team_barrier(cpu->team);
+    }
+    if (batch->rows_count == 0 && thread_idx == 0) spread_bad(cpu);
+}
