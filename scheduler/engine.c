@@ -1,0 +1,387 @@
+/* The engine thread: commands in, steps, events out; see engine.h.
+ *
+ *   turn:  hand held events over -> take commands -> (nothing to do: sleep) -> plan, device step, commit -> statistics
+ *
+ * Submissions and cancels come through one ring, so that a cancel never overtakes its request. Events are pushed from
+ * the scheduler's own list; what does not fit stays there, and no further step is planned until it does. Sleeping uses
+ * a doorbell: a counter that the io thread raises after each push; the mutex and the condition are touched only when
+ * the engine has said that it sleeps, so neither side waits for the other while there is work.
+ *
+ * Rejected: eventfd (a system call a submission), spinning (a core for an idle server), one ring for cancels alone
+ * (order). */
+#include "scheduler/engine.h"
+
+#include "runtime/base/check.h"
+#include "runtime/base/mem.h"
+#include "runtime/base/ring.h"
+#include "scheduler/sched.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <time.h>
+
+enum { COMMANDS_MIN = 1024, EVENTS_MIN = 4096, IDLE_TURN_MS = 500, EMPTY_PLAN_TURN_MS = 5 };
+
+struct command {
+    struct request *request; /* NULL: a cancel */
+    uint64_t request_id;
+    enum cause cause;
+};
+
+_Static_assert(sizeof(struct engine_stats) % sizeof(uint64_t) == 0, "copied in words");
+enum { STATS_WORDS = sizeof(struct engine_stats) / sizeof(uint64_t) };
+
+struct engine {
+    struct engine_config config;
+    struct device *device;
+    struct sched_text *texts;
+    struct sched *sched; /* engine thread; after the join the io thread */
+    struct batch_result *result;
+    struct ring commands, events;
+    pthread_t thread;
+    bool joined; /* io thread */
+
+    uint32_t events_given; /* of the scheduler's list, already in the ring */
+    bool wake_due, device_lost;
+    struct engine_stats stats; /* engine thread's own */
+
+    _Atomic uint64_t stats_sequence; /* odd while the words change */
+    _Atomic uint64_t stats_words[STATS_WORDS];
+
+    _Atomic bool stop;
+    _Atomic uint32_t doorbell;
+    _Atomic bool sleeping;       /* guards nothing: tells the io thread to signal */
+    _Atomic uint32_t wants_room; /* the event ring was full */
+    pthread_mutex_t mutex;       /* for `condition` only */
+    pthread_cond_t condition;
+};
+
+/* ---- statistics: a seqlock over words; the release stores order the words behind the odd sequence ---- */
+
+static void stats_publish(struct engine *e, uint64_t now_ns)
+{
+    struct engine_stats *stats = &e->stats;
+    struct sched_stats from;
+    sched_stats_read(e->sched, &from);
+    stats->prompt_tokens = from.prompt_tokens;
+    stats->cached_tokens = from.cached_tokens;
+    stats->computed_prompt_tokens = from.computed_prompt_tokens;
+    stats->generation_tokens = from.generation_tokens;
+    stats->recomputed_tokens = from.recomputed_tokens;
+    stats->preemptions = from.preemptions;
+    stats->prefix_queries_tokens = from.prefix_queries_tokens;
+    stats->prefix_hits_tokens = from.prefix_hits_tokens;
+    stats->requests_done = from.requests_done;
+    stats->requests_refused = from.requests_refused;
+    stats->running = from.running;
+    stats->waiting = from.waiting;
+    stats->waiting_tokens = from.waiting_tokens;
+    stats->kv_blocks_used = from.kv_blocks_used;
+    stats->kv_blocks_cached = from.kv_blocks_cached;
+    stats->kv_blocks_total = from.kv_blocks_total;
+    stats->queue_wait_estimate_ns = sched_queue_wait_ns(e->sched);
+    stats->last_step_tokens = from.step_tokens;
+    stats->last_step_rows = from.step_rows;
+    stats->device_lost = e->device_lost;
+    stats->beat_ns = now_ns;
+
+    uint64_t words[STATS_WORDS];
+    memcpy(words, stats, sizeof words);
+    uint64_t sequence = atomic_load_explicit(&e->stats_sequence, memory_order_relaxed);
+    atomic_store_explicit(&e->stats_sequence, sequence + 1, memory_order_relaxed);
+    for (uint32_t i = 0; i < STATS_WORDS; i++)
+        atomic_store_explicit(&e->stats_words[i], words[i], memory_order_release);
+    atomic_store_explicit(&e->stats_sequence, sequence + 2, memory_order_release);
+}
+
+void engine_stats_read(const struct engine *e, struct engine_stats *stats)
+{
+    uint64_t words[STATS_WORDS], before, after;
+    do {
+        before = atomic_load_explicit(&e->stats_sequence, memory_order_acquire);
+        for (uint32_t i = 0; i < STATS_WORDS; i++)
+            words[i] = atomic_load_explicit(&e->stats_words[i], memory_order_acquire);
+        after = atomic_load_explicit(&e->stats_sequence, memory_order_relaxed);
+    } while (before != after || before & 1);
+    memcpy(stats, words, sizeof *stats);
+}
+
+/* ---- sleeping ---- */
+
+static void ring_doorbell(struct engine *e)
+{
+    atomic_fetch_add(&e->doorbell, 1);
+    if (!atomic_load(&e->sleeping)) return;
+    pthread_mutex_lock(&e->mutex);
+    pthread_cond_signal(&e->condition);
+    pthread_mutex_unlock(&e->mutex);
+}
+
+/* Sleeps until the doorbell differs from `heard`, at most timeout_ms (so that the beat goes on). */
+static void sleep_until_rung(struct engine *e, uint32_t heard, uint32_t timeout_ms)
+{
+    uint64_t until_ns = clock_now_ns(clock_system()) + timeout_ms * NS_PER_MS;
+    struct timespec until = {.tv_sec = (time_t)(until_ns / NS_PER_S), .tv_nsec = (long)(until_ns % NS_PER_S)};
+    pthread_mutex_lock(&e->mutex);
+    atomic_store(&e->sleeping, true);
+    while (atomic_load(&e->doorbell) == heard)
+        if (pthread_cond_timedwait(&e->condition, &e->mutex, &until) != 0) break;
+    atomic_store(&e->sleeping, false);
+    pthread_mutex_unlock(&e->mutex);
+}
+
+/* ---- one turn ---- */
+
+/* Moves the scheduler's events to the ring; false when some are left. */
+static bool give_events(struct engine *e)
+{
+    uint32_t count;
+    const struct event *events = sched_events(e->sched, &count);
+    while (e->events_given < count && ring_push(&e->events, &events[e->events_given])) {
+        e->events_given++;
+        e->wake_due = true;
+    }
+    if (e->events_given < count) return false;
+    sched_events_taken(e->sched);
+    e->events_given = 0;
+    return true;
+}
+
+static void wake_server(struct engine *e)
+{
+    if (e->wake_due && e->config.wake) e->config.wake(e->config.wake_state);
+    e->wake_due = false;
+}
+
+static void take_commands(struct engine *e, uint64_t now_ns)
+{
+    struct command command;
+    for (uint32_t i = 0; i < SCHED_SUBMITS_MAX && ring_pop(&e->commands, &command); i++) {
+        if (!command.request)
+            (void)sched_cancel(e->sched, command.request_id, command.cause);
+        else if (e->device_lost)
+            sched_refuse(e->sched, command.request, ST_DEVICE, now_ns);
+        else
+            (void)sched_submit(e->sched, command.request, now_ns); /* a refusal is an event */
+    }
+}
+
+/* Whether a step was made. */
+static bool step(struct engine *e)
+{
+    const struct clock *clock = e->config.clock;
+    uint64_t start_ns = clock_now_ns(clock);
+    const struct batch *batch = sched_plan(e->sched, start_ns);
+    if (!batch->tokens_count) return false;
+    uint64_t device_start_ns = clock_now_ns(clock);
+    enum status status = device_step(e->device, batch, e->result);
+    uint64_t device_end_ns = clock_now_ns(clock);
+    if (status != ST_OK) {
+        e->device_lost = true;
+        sched_end_all(e->sched, CAUSE_PLATFORM_ERROR, ST_DEVICE, device_end_ns);
+    } else {
+        sched_commit(e->sched, e->result, device_end_ns);
+        sched_observe(e->sched, device_end_ns - device_start_ns);
+    }
+    e->stats.steps++;
+    e->stats.device_ns_total += device_end_ns - device_start_ns;
+    e->stats.step_ns_total += clock_now_ns(clock) - start_ns;
+    return true;
+}
+
+static void turn(struct engine *e)
+{
+    uint32_t heard = atomic_load(&e->doorbell);
+    if (!give_events(e)) {
+        atomic_store(&e->wants_room, 1);
+        wake_server(e);
+        if (!give_events(e)) { /* it may have polled just before it could see the wish */
+            stats_publish(e, clock_now_ns(e->config.clock));
+            sleep_until_rung(e, heard, IDLE_TURN_MS);
+            return;
+        }
+    }
+    atomic_store(&e->wants_room, 0);
+    take_commands(e, clock_now_ns(e->config.clock));
+    bool stepped = sched_has_work(e->sched) && step(e);
+    bool given = give_events(e);
+    stats_publish(e, clock_now_ns(e->config.clock));
+    wake_server(e);
+    if (stepped || !given) return;
+    sleep_until_rung(e, heard, sched_has_work(e->sched) ? EMPTY_PLAN_TURN_MS : IDLE_TURN_MS);
+}
+
+static void *engine_thread(void *state)
+{
+    struct engine *e = state;
+    while (!atomic_load(&e->stop)) turn(e);
+    uint64_t now_ns = clock_now_ns(e->config.clock);
+    sched_end_all(e->sched, CAUSE_PLATFORM_CANCEL, ST_CANCELED, now_ns);
+    (void)give_events(e); /* the rest is polled from the scheduler's list after the join */
+    stats_publish(e, now_ns);
+    wake_server(e);
+    return NULL;
+}
+
+/* ---- creation ---- */
+
+static enum status make_texts(struct engine *e, const struct tokenizer *tokenizer, uint32_t *texts_count)
+{
+    uint32_t known = tokenizer_count(tokenizer), count = known > e->device->info.vocab ? known : e->device->info.vocab;
+    e->texts = mem_alloc(count, sizeof *e->texts);
+    if (!e->texts) return ST_NOMEM;
+    for (uint32_t id = 0; id < count; id++) {
+        struct sched_text *text = &e->texts[id];
+        text->bytes = "";
+        if (id >= known) continue; /* rows a model pads its vocabulary with */
+        text->bytes = tokenizer_bytes(tokenizer, id, &text->length);
+        text->special = tokenizer_is_special(tokenizer, id);
+    }
+    *texts_count = count;
+    return ST_OK;
+}
+
+static uint32_t least(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
+static enum status make_scheduler(struct engine *e, const struct tokenizer *tokenizer, struct error *err)
+{
+    const struct engine_config *c = &e->config;
+    const struct device_info *info = &e->device->info;
+    uint32_t texts_count, end_ids_count;
+    if (make_texts(e, tokenizer, &texts_count) != ST_OK)
+        return error_set(err, ST_NOMEM, "engine: no memory for token texts");
+    const uint32_t *end_ids = tokenizer_end_ids(tokenizer, &end_ids_count);
+    struct sched_config config = {.context_max = c->context_max,
+                                  .running_max = least(c->running_max, least(info->seqs_max, info->rows_max)),
+                                  .step_tokens_max = least(c->step_tokens_max, info->tokens_max),
+                                  .rows_max = info->rows_max,
+                                  .kv_blocks = info->kv_blocks,
+                                  .queue_requests_max = c->queue_requests_max,
+                                  .queue_tokens_max = c->queue_tokens_max,
+                                  .tenants_max = c->tenants_max,
+                                  .tenant_share_percent = c->tenant_share_percent,
+                                  .itl_target_ns = c->itl_target_ns,
+                                  .prefix_cache = c->prefix_cache,
+                                  .think_start_id = c->think_start_id,
+                                  .think_end_id = c->think_end_id,
+                                  .texts = e->texts,
+                                  .texts_count = texts_count,
+                                  .end_ids = end_ids,
+                                  .end_ids_count = end_ids_count,
+                                  .weights_bytes = info->weights_bytes,
+                                  .kv_block_bytes = info->kv_block_bytes};
+    TRY(sched_create(&config, &e->sched, err));
+    if (batch_result_create(info->rows_max, &e->result) != ST_OK) return error_set(err, ST_NOMEM, "engine: no memory");
+    uint32_t commands = c->queue_requests_max > COMMANDS_MIN ? c->queue_requests_max : COMMANDS_MIN;
+    uint32_t events = 4 * config.running_max > EVENTS_MIN ? 4 * config.running_max : EVENTS_MIN;
+    if (ring_init(&e->commands, commands, sizeof(struct command)) != ST_OK ||
+        ring_init(&e->events, events, sizeof(struct event)) != ST_OK)
+        return error_set(err, ST_NOMEM, "engine: no memory for its rings");
+    return ST_OK;
+}
+
+static void engine_free(struct engine *e)
+{
+    ring_free(&e->events);
+    ring_free(&e->commands);
+    batch_result_destroy(e->result);
+    sched_destroy(e->sched);
+    mem_free(e->texts);
+    pthread_cond_destroy(&e->condition);
+    pthread_mutex_destroy(&e->mutex);
+    mem_free(e);
+}
+
+enum status engine_create(const struct engine_config *config, struct device *device, const struct tokenizer *tokenizer,
+                          struct engine **engine, struct error *err)
+{
+    struct engine *e = mem_alloc(1, sizeof *e);
+    if (!e) return error_set(err, ST_NOMEM, "engine: no memory");
+    e->config = *config;
+    e->device = device;
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&e->condition, &attributes);
+    pthread_condattr_destroy(&attributes);
+    pthread_mutex_init(&e->mutex, NULL);
+    enum status status = make_scheduler(e, tokenizer, err);
+    if (status == ST_OK) {
+        stats_publish(e, clock_now_ns(config->clock));
+        if (pthread_create(&e->thread, NULL, engine_thread, e) != 0)
+            status = error_set(err, ST_NOMEM, "engine: the system gives no thread");
+    }
+    if (status != ST_OK) {
+        engine_free(e);
+        return status;
+    }
+    *engine = e;
+    return ST_OK;
+}
+
+void engine_stop(struct engine *e)
+{
+    if (e->joined) return;
+    atomic_store(&e->stop, true);
+    ring_doorbell(e);
+    CHECK(pthread_join(e->thread, NULL) == 0);
+    e->joined = true;
+}
+
+void engine_destroy(struct engine *e)
+{
+    if (!e) return;
+    engine_stop(e);
+    engine_free(e);
+}
+
+/* ---- the io thread's side ---- */
+
+enum status engine_submit(struct engine *e, struct request *request)
+{
+    /* A quarter of the ring is kept for cancels, which must get through when the server is flooded. */
+    if (e->joined || ring_room(&e->commands) <= (e->commands.mask + 1) / 4) return ST_AGAIN;
+    struct command command = {.request = request};
+    if (!ring_push(&e->commands, &command)) return ST_AGAIN;
+    ring_doorbell(e);
+    return ST_OK;
+}
+
+bool engine_cancel(struct engine *e, uint64_t request_id, enum cause cause)
+{
+    if (e->joined) return true; /* everything has ended */
+    struct command command = {.request_id = request_id, .cause = cause};
+    if (!ring_push(&e->commands, &command)) return false;
+    ring_doorbell(e);
+    return true;
+}
+
+/* After the join: events that had no room in the ring, then submissions that were never taken. */
+static bool poll_leftovers(struct engine *e, struct event *event)
+{
+    for (;;) {
+        uint32_t count;
+        const struct event *events = sched_events(e->sched, &count);
+        if (e->events_given < count) {
+            *event = events[e->events_given++];
+            return true;
+        }
+        sched_events_taken(e->sched);
+        e->events_given = 0;
+        struct command command;
+        if (!ring_pop(&e->commands, &command)) return false;
+        if (command.request) sched_refuse(e->sched, command.request, ST_CANCELED, clock_now_ns(e->config.clock));
+    }
+}
+
+bool engine_poll(struct engine *e, struct event *event)
+{
+    if (!ring_pop(&e->events, event)) return e->joined && poll_leftovers(e, event);
+    /* A read-modify-write, so that it comes after the pop's store: the engine sees the room, or we see its wish. */
+    if (atomic_fetch_add(&e->wants_room, 0)) ring_doorbell(e);
+    return true;
+}

@@ -1,0 +1,30 @@
+/* Planted bugs: each breaks one rule on purpose, so that a test can show that the simulator finds it. A normal build
+ * has none (0); tests/sim builds one variant of the scheduler a bug. Why constants and not macros around code: both
+ * sides are always compiled, so a planted bug cannot rot. */
+#ifndef SCHEDULER_PLANTED_H
+#define SCHEDULER_PLANTED_H
+
+#ifndef MILLRACE_PLANTED
+#define MILLRACE_PLANTED 0
+#endif
+
+enum planted {
+    PLANTED_NONE,
+    PLANTED_SKIP_REFERENCE,   /* R2: a hit block is used without being counted */
+    PLANTED_INDEX_PARTIAL,    /* R10: the last, partly filled block of a prompt is indexed too */
+    PLANTED_INDEX_NOT_FINITE, /* R10: blocks of a not-finite sequence stay indexed */
+    PLANTED_SHARE_DOMAINS,    /* R9: all requests use one domain */
+    PLANTED_ADMIT_PREEMPTED,  /* R8: admission in a step that preempted */
+    PLANTED_REFREEZE_INPUT,   /* R13: in_hit is set again when a preempted sequence returns */
+    PLANTED_COUNT_CANCELLED,  /* R14: rows cancelled between plan and commit are counted */
+    PLANTED_LEAK_ON_CANCEL,   /* R1, R19: a cancelled sequence keeps its last block */
+    PLANTED_PREFILL_FIRST,    /* R5: prefill takes budget that decode rows needed */
+    PLANTED_SHOW_HELD,        /* R12: text that may become a stop string is shown */
+    PLANTED_FLAT_FAIRNESS,    /* R16: output is not charged, prompts only */
+    PLANTED_NO_AGEING,        /* R17: nobody ranks up */
+    PLANTED_COUNT
+};
+
+#define PLANTED(bug) (MILLRACE_PLANTED == PLANTED_##bug)
+
+#endif

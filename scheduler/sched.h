@@ -1,0 +1,112 @@
+/* The scheduler: which tokens enter the next step, and what the step's results mean. Pure: requests, results and times
+ * go in, a batch and events come out. No I/O, clock, lock or thread; no allocation after sched_create. The same calls
+ * with the same times give the same plans (R20). The engine, the simulator and the benchmark drive it alike:
+ *
+ *   sched_submit, sched_cancel ...  ->  sched_plan  ->  (device step)  ->  sched_commit | sched_fail  ->  take the
+ * events
+ *
+ * A request is a job; each of its choices is a sequence. Life of both, with the function on each edge:
+ *
+ *   job       sched_submit -> WAITING -admit-> STARTED -last sequence ends, or job_end-> DONE event
+ *                                \- cancel, deadline -> REFUSED event
+ *   sequence  admit -> RUNNING <-preempt / admit-> WAITING again (it keeps its ids, not its KV) -> sequence_end
+ *
+ * Files: sched.c (life of jobs, submit, cancel), sched_plan.c, sched_commit.c, sched_internal.h (records). Rules R1-R20
+ * are in the README of this folder. One thread. */
+#ifndef SCHEDULER_SCHED_H
+#define SCHEDULER_SCHED_H
+
+#include "runtime/base/status.h"
+#include "runtime/batch.h"
+#include "scheduler/request.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { SCHED_SUBMITS_MAX = 256 /* submissions and cancels between two times that events are taken */ };
+
+/* What the scheduler must know of a token. */
+struct sched_text {
+    const char *bytes;
+    uint32_t length;
+    bool special;
+};
+
+struct sched_config {
+    uint32_t context_max;     /* positions of a sequence */
+    uint32_t running_max;     /* sequences in a step, 1.. */
+    uint32_t step_tokens_max; /* tokens in a step, at least 16 and running_max */
+    uint32_t rows_max;        /* rows with logits in a step, at least running_max */
+    uint32_t kv_blocks;       /* of KV_BLOCK_TOKENS tokens */
+    uint32_t queue_requests_max;
+    uint64_t queue_tokens_max;
+    uint32_t tenants_max;
+    uint32_t tenant_share_percent; /* 1..100 */
+    uint64_t itl_target_ns;        /* 0: no bound on chunks, and the cost model stays frozen */
+    bool prefix_cache;
+    uint64_t cache_epoch;                  /* changes when cached KV stops being valid */
+    uint32_t think_start_id, think_end_id; /* VOCAB_NO_ID without */
+    const struct sched_text *texts;        /* [texts_count], borrowed */
+    uint32_t texts_count;                  /* the vocabulary */
+    const uint32_t *end_ids;               /* borrowed */
+    uint32_t end_ids_count;
+    uint64_t weights_bytes, kv_block_bytes; /* for the cost model */
+    uint64_t class_limit_ns[CLASS_COUNT];   /* waiting longer ranks a request up; 0: the built-in values */
+};
+
+/* Counters since the start, and gauges. */
+struct sched_stats {
+    uint64_t prompt_tokens, cached_tokens; /* of started requests: in_total, in_hit */
+    uint64_t computed_prompt_tokens, generation_tokens, recomputed_tokens;
+    uint64_t preemptions, prefix_queries_tokens, prefix_hits_tokens;
+    uint64_t requests_done, requests_refused, mismatches;
+    uint32_t running, waiting; /* sequences with KV; requests not yet started */
+    uint64_t waiting_tokens;
+    uint32_t kv_blocks_used, kv_blocks_cached, kv_blocks_total;
+    uint32_t step_tokens, step_rows; /* of the last plan */
+    uint64_t touched;                /* records touched, admission apart (R15) */
+};
+
+struct sched;
+
+/* ST_INVAL: a size is 0 or contradicts another (err names it); ST_NOMEM. The caller owns the scheduler. */
+NODISCARD enum status sched_create(const struct sched_config *config, struct sched **sched, struct error *err);
+void sched_destroy(struct sched *sched);
+
+/* Takes a request over. Not ST_OK: it was refused and a REQUEST_REFUSED event with that status is there (R18: it holds
+ * nothing): ST_INVAL (can never fit, or a field is out of range), ST_LIMIT (queue full), ST_QUOTA (tenant's share
+ * full), ST_TIMEOUT (deadline has passed). */
+enum status sched_submit(struct sched *sched, struct request *request, uint64_t now_ns);
+
+/* Refuses a request unseen, with the event that sched_submit would make. */
+void sched_refuse(struct sched *sched, struct request *request, enum status status, uint64_t now_ns);
+
+/* Marks a request for its end in the next plan; tokens sampled for it until then are dropped. False: not known. */
+bool sched_cancel(struct sched *sched, uint64_t request_id, enum cause cause);
+
+/* Ends what is cancelled or late, then plans a step. The batch is valid until the next call of a sched_ function that
+ * is not a query; tokens_count 0 means that there is nothing to do. After a plan with tokens comes sched_commit or
+ * sched_fail, and only then the next plan. */
+const struct batch *sched_plan(struct sched *sched, uint64_t now_ns);
+
+/* Takes the results of the planned batch: all of it (R14). */
+void sched_commit(struct sched *sched, const struct batch_result *result, uint64_t now_ns);
+
+/* How long that step took on the device, for the cost model. Call after sched_commit. */
+void sched_observe(struct sched *sched, uint64_t step_ns);
+
+/* Discards the planned step, if any, and ends every request: started ones with `cause`, the others are refused; both
+ * with `status`. */
+void sched_end_all(struct sched *sched, enum cause cause, enum status status, uint64_t now_ns);
+
+/* Events since they were last taken, in order; the caller must take them before more than SCHED_SUBMITS_MAX further
+ * submissions or the next plan-commit pair. Valid until the next call that is not a query. */
+const struct event *sched_events(const struct sched *sched, uint32_t *count);
+void sched_events_taken(struct sched *sched);
+
+bool sched_has_work(const struct sched *sched); /* a plan may do something, now or when time passes */
+void sched_stats_read(const struct sched *sched, struct sched_stats *stats);
+/* Time until the queue's prompt tokens are worked off at the measured rate; 0 without a measurement. */
+uint64_t sched_queue_wait_ns(const struct sched *sched);
+
+#endif

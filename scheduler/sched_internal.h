@@ -1,0 +1,167 @@
+/* Records of the scheduler, shared by its .c files (and read by the simulator's checks). Not an interface.
+ *
+ *   hot[0 .. hot_count)   one 64-byte record a running sequence, dense, in order of admission: what a step scans
+ *   seqs[slot]            the rest of a sequence; a slot belongs to a started sequence, running or preempted
+ *   jobs[idx]             a request; found by id through id_slots
+ *   tables, stop and ban buffers: one fixed row a slot
+ *
+ * Entries in the queues of fair.h: job idx for requests (new ones and those with further choices), jobs_max + slot for
+ * preempted sequences. */
+#ifndef SCHEDULER_SCHED_INTERNAL_H
+#define SCHEDULER_SCHED_INTERNAL_H
+
+#include "scheduler/block_pool.h"
+#include "scheduler/cost_model.h"
+#include "scheduler/fair.h"
+#include "scheduler/heap.h"
+#include "scheduler/planted.h"
+#include "scheduler/prefix_cache.h"
+#include "scheduler/sched.h"
+#include "scheduler/stop_match.h"
+
+enum { SLOT_NONE = UINT32_MAX, PREEMPTIONS_PROTECT = 3, PREFILL_SHARE_MIN = KV_BLOCK_TOKENS };
+
+enum hot_flag { HOT_DECODE = 1 /* prompt and recomputation are done */, HOT_SCORE = 2 /* leader of score_prompt */ };
+
+struct hot {
+    uint32_t slot; /* SLOT_NONE: ended, swept by hot_sweep */
+    uint32_t tenant;
+    uint32_t computed; /* positions whose KV is committed */
+    uint32_t length;   /* ids known: prompt and output */
+    uint32_t blocks;   /* of table */
+    uint32_t planned;  /* tokens in this step */
+    uint32_t row;      /* its first row in this step */
+    uint8_t rank, flags;
+    uint16_t rows;  /* rows planned */
+    uint64_t order; /* of first admission: unique, rising */
+    uint64_t last_token_ns;
+    uint32_t *tokens; /* choice->tokens */
+    block_id *table;
+};
+_Static_assert(sizeof(struct hot) == 64, "one cache line");
+
+enum seq_state { SEQ_FREE, SEQ_RUNNING, SEQ_PREEMPTED };
+
+struct seq {
+    struct choice *choice;
+    const struct sampling_params *params;
+    uint64_t seed;
+    const uint32_t *banned; /* ids that may not be chosen below min_tokens */
+    uint32_t banned_count;
+    uint32_t job;
+    uint32_t hot; /* index while running */
+    uint32_t prompt_count, max_tokens, min_tokens, output_count;
+    uint32_t position_last; /* of the last row that was accepted: the batch's own count (triple entry) */
+    uint32_t high_water;    /* positions ever computed: below it, work is recomputation */
+    uint32_t scored;        /* prompt positions scored */
+    uint32_t indexed;       /* leading blocks that were offered to the prefix index */
+    uint8_t state;          /* enum seq_state */
+    uint8_t preemptions;    /* saturating */
+    bool leader, thinking, chain_broken, ignore_eos, keep_special;
+    uint32_t choice_idx;
+    uint32_t next, previous; /* other sequences of the job; next also links free slots */
+    struct prefix_key chain; /* key of the last indexed block, or the root */
+    uint64_t chain_serial;
+    uint64_t order;
+    uint32_t tenant;
+    uint8_t rank;
+    struct stop_match match;
+};
+
+enum job_state { JOB_FREE, JOB_WAITING, JOB_STARTED };
+
+struct job {
+    struct request *request;
+    uint64_t order; /* of submission */
+    struct prefix_key root;
+    uint32_t next_free;
+    uint32_t seqs; /* first of its sequences, SLOT_NONE */
+    uint32_t choices_started, choices_ended;
+    uint32_t cancel_next;
+    uint64_t out;           /* accepted ids, counted here */
+    uint64_t positions_out; /* the same from the batches' positions, of ended sequences */
+    uint8_t state, rank;
+    bool aged, canceled, choices_queued, private_domain, indexes;
+    enum cause cancel_cause;
+};
+
+struct tenant_queue { /* not yet started */
+    uint32_t requests;
+    uint64_t tokens;
+};
+
+struct sched {
+    struct sched_config config;
+    struct tenant_queue *tenants; /* [tenants_max] */
+    struct hot *hot;
+    struct seq *seqs;
+    struct job *jobs;
+    uint32_t hot_count, slots_max, slots_free, slot_free_first, jobs_max, job_free_first, jobs_count;
+    uint32_t *id_slots; /* open addressing: job idx or SLOT_NONE */
+    uint32_t id_mask;
+    uint32_t cancels; /* list of jobs through cancel_next */
+
+    block_id *tables; /* [slots_max][table_stride] */
+    uint32_t table_stride;
+    uint16_t *stop_failure, *stop_state; /* [slots_max][..] */
+    uint32_t *bans;                      /* [slots_max][ban_stride] */
+    uint32_t stop_entries, stop_strings, ban_stride;
+    size_t tables_bytes, stop_failure_bytes, stop_state_bytes, bans_bytes;
+
+    struct block_pool pool;
+    struct prefix_cache cache;
+    struct fair fair;
+    struct heap deadlines; /* jobs by deadline */
+    struct heap ageing;    /* entries by the time they rank up */
+    struct cost_model cost;
+
+    struct batch *batch;
+    bool open;      /* planned, not yet committed */
+    bool preempted; /* in this plan */
+    uint32_t decodes_planned, prefilling, rows_left, tokens_left, prefill_share;
+    uint32_t *scratch; /* [running_max] */
+    block_id *hits;    /* [table_stride] */
+    struct prefix_key hit_chain;
+    uint64_t hit_serial;
+    uint32_t blocked_entry, blocked_available; /* the head that did not fit, and what there was */
+
+    struct event *events;
+    uint32_t events_count, events_max;
+    uint64_t order_last, seq_order_last;
+    uint64_t step_kv_blocks;
+    double ns_per_token; /* of recent steps, for sched_queue_wait_ns */
+    struct sched_stats stats;
+    uint64_t touched;
+};
+
+/* sched.c */
+void event_add(struct sched *s, const struct event *event);
+void job_end(struct sched *s, uint32_t job_idx, enum finish finish, enum cause cause, enum status status,
+             uint64_t now_ns);
+void sequence_release_blocks(struct sched *s, struct hot *hot);
+void sequence_end(struct sched *s, uint32_t slot, enum finish finish);
+void job_done(struct sched *s, uint32_t job_idx, enum cause cause, enum status status, uint64_t now_ns);
+void entry_queue(struct sched *s, uint32_t entry, uint32_t tenant, uint32_t rank, enum fair_group group,
+                 const struct request *request, uint64_t order, uint64_t now_ns);
+void hot_sweep(struct sched *s);
+
+static inline uint32_t blocks_for(uint32_t tokens)
+{
+    return (tokens + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
+}
+static inline bool is_leader_scoring(const struct hot *hot)
+{
+    return hot->flags & HOT_SCORE;
+}
+
+/* sched_admit.c */
+/* Admits waiting entries while slots, blocks and budget remain. */
+void admit_waiting(struct sched *s, uint64_t now_ns);
+
+/* sched_plan.c */
+/* Plans the next tokens of a prefilling sequence, at most tokens_max, as rows and alignment allow (perhaps none). */
+void plan_chunk(struct sched *s, struct hot *hot, uint32_t tokens_max);
+/* What one prompt may take of the prefill share: half while others wait, in whole blocks. */
+uint32_t chunk_max(const struct sched *s);
+
+#endif

@@ -1,0 +1,347 @@
+/* One step: ends first, then decode rows, then prefill chunks, then admission; then the batch is written. See sched.h
+ * and the design's section 2.
+ *
+ * The prompt's blocks are all taken at admission, not chunk by chunk: two half-done prefills can then never wait for
+ * each other's blocks, and only decode rows ask for blocks later (a page crossing, one step in 16). */
+#include "runtime/base/check.h"
+#include "scheduler/sched_internal.h"
+
+/* ---- ends and ageing ---- */
+
+static void take_cancels(struct sched *s, uint64_t now_ns)
+{
+    while (s->cancels != SLOT_NONE) {
+        uint32_t job_idx = s->cancels;
+        struct job *job = &s->jobs[job_idx];
+        s->cancels = job->cancel_next;
+        job->cancel_next = SLOT_NONE;
+        job_end(s, job_idx, FINISH_CANCELED, job->cancel_cause, ST_CANCELED, now_ns);
+    }
+}
+
+static void take_deadlines(struct sched *s, uint64_t now_ns)
+{
+    for (uint32_t j; (j = heap_top(&s->deadlines)) != HEAP_NONE && s->deadlines.keys[j] <= now_ns;)
+        job_end(s, j, FINISH_ERROR, CAUSE_PLATFORM_CANCEL, ST_TIMEOUT, now_ns);
+}
+
+/* R17: past its limit a waiting entry ranks one class up, once. */
+static void take_ageing(struct sched *s, uint64_t now_ns)
+{
+    for (uint32_t e; (e = heap_top(&s->ageing)) != HEAP_NONE && s->ageing.keys[e] <= now_ns;) {
+        heap_remove(&s->ageing, e);
+        if (PLANTED(NO_AGEING)) continue;
+        struct fair_entry old = s->fair.entries[e];
+        CHECK(old.waiting && old.rank > 0);
+        uint32_t rank = old.rank - 1u;
+        fair_remove(&s->fair, e);
+        fair_push(&s->fair, e, old.tenant, rank, old.group, old.priority, old.order);
+        if (e < s->jobs_max)
+            s->jobs[e].rank = (uint8_t)rank;
+        else
+            s->seqs[e - s->jobs_max].rank = (uint8_t)rank;
+    }
+}
+
+/* ---- preemption ---- */
+
+/* Whether a should give way rather than b: lower class; then not yet preempted three times; then the tenant that has
+ * had more; then the younger. Design, section 5. */
+static bool gives_way(const struct sched *s, const struct hot *a, const struct hot *b)
+{
+    if (a->rank != b->rank) return a->rank > b->rank;
+    bool a_protected = s->seqs[a->slot].preemptions >= PREEMPTIONS_PROTECT;
+    bool b_protected = s->seqs[b->slot].preemptions >= PREEMPTIONS_PROTECT;
+    if (a_protected != b_protected) return b_protected;
+    if (a->tenant != b->tenant) {
+        uint64_t a_counter = fair_account(&s->fair, a->tenant, a->rank)->counter;
+        uint64_t b_counter = fair_account(&s->fair, b->tenant, b->rank)->counter;
+        if (a_counter != b_counter) return a_counter > b_counter;
+    }
+    return a->order > b->order;
+}
+
+/* The oldest sequence of the highest class is never a victim (R6), so somebody always gets on. */
+static struct hot *victim(struct sched *s)
+{
+    struct hot *oldest = NULL, *chosen = NULL;
+    for (uint32_t i = 0; i < s->hot_count; i++) {
+        struct hot *hot = &s->hot[i];
+        if (hot->slot == SLOT_NONE) continue;
+        if (!oldest || hot->rank < oldest->rank || (hot->rank == oldest->rank && hot->order < oldest->order))
+            oldest = hot;
+    }
+    for (uint32_t i = 0; i < s->hot_count; i++) {
+        struct hot *hot = &s->hot[i];
+        if (hot->slot == SLOT_NONE || hot == oldest) continue;
+        if (!chosen || gives_way(s, hot, chosen)) chosen = hot;
+    }
+    s->touched += 2 * s->hot_count;
+    return chosen;
+}
+
+/* By recompute: its blocks go (the indexed ones stay cached while room lasts), its ids stay, it queues first. */
+static void preempt(struct sched *s, struct hot *hot, uint64_t now_ns)
+{
+    uint32_t slot = hot->slot;
+    struct seq *seq = &s->seqs[slot];
+    struct request *request = s->jobs[seq->job].request;
+    request->usage.preemptions++;
+    if (hot->planned) s->decodes_planned--;
+    sequence_release_blocks(s, hot);
+    hot->slot = SLOT_NONE;
+    hot->planned = 0;
+    seq->state = SEQ_PREEMPTED;
+    if (seq->preemptions < UINT8_MAX) seq->preemptions++;
+    s->stats.preemptions++;
+    s->preempted = true;
+    /* Queued before it stops running: its account must not look idle in between. */
+    entry_queue(s, s->jobs_max + slot, seq->tenant, seq->rank, FAIR_PREEMPTED, request, seq->order, now_ns);
+    fair_run_end(&s->fair, seq->tenant, seq->rank);
+}
+
+/* ---- decode rows ---- */
+
+static void plan_decode(struct sched *s, struct hot *hot, uint64_t now_ns)
+{
+    if (hot->slot == SLOT_NONE) return;                      /* it gave way to an earlier row */
+    while (hot->computed == hot->blocks * KV_BLOCK_TOKENS) { /* a page crossing */
+        block_id block = block_pool_take(&s->pool);
+        if (block != BLOCK_NONE) {
+            hot->table[hot->blocks++] = block;
+            break;
+        }
+        struct hot *out = victim(s);
+        CHECK(out != NULL); /* one sequence alone always fits: is_valid */
+        preempt(s, out, now_ns);
+        if (out == hot) return;
+    }
+    hot->planned = 1;
+    hot->rows = 1;
+    s->decodes_planned++;
+}
+
+/* With less budget than rows: by class, then lowest tenant counter, then longest since its last token. */
+static bool decodes_before(const struct sched *s, uint32_t a_idx, uint32_t b_idx)
+{
+    const struct hot *a = &s->hot[a_idx], *b = &s->hot[b_idx];
+    if (a->rank != b->rank) return a->rank < b->rank;
+    uint64_t a_counter = fair_account(&s->fair, a->tenant, a->rank)->counter;
+    uint64_t b_counter = fair_account(&s->fair, b->tenant, b->rank)->counter;
+    if (a_counter != b_counter) return a_counter < b_counter;
+    if (a->last_token_ns != b->last_token_ns) return a->last_token_ns < b->last_token_ns;
+    return a->order < b->order;
+}
+
+/* Heapsort: in place, no allocation (qsort may allocate), the same everywhere. */
+static void sort_decodes(const struct sched *s, uint32_t *items, uint32_t count)
+{
+    for (uint32_t start = count / 2, end = count; end > 1;) {
+        if (start > 0) {
+            start--;
+        } else {
+            uint32_t swap = items[--end];
+            items[end] = items[0];
+            items[0] = swap;
+        }
+        for (uint32_t at = start;;) {
+            uint32_t child = 2 * at + 1;
+            if (child >= end) break;
+            if (child + 1 < end && decodes_before(s, items[child], items[child + 1])) child++;
+            if (!decodes_before(s, items[at], items[child])) break;
+            uint32_t swap = items[at];
+            items[at] = items[child];
+            items[child] = swap;
+            at = child;
+        }
+    }
+}
+
+static void plan_decodes(struct sched *s, uint64_t now_ns)
+{
+    uint32_t count = 0, limit = s->config.step_tokens_max;
+    if (limit > s->config.rows_max) limit = s->config.rows_max;
+    if (PLANTED(PREFILL_FIRST) && limit > s->hot_count / 2 + 1) limit = s->hot_count / 2 + 1;
+    for (uint32_t i = 0; i < s->hot_count; i++) {
+        s->hot[i].planned = 0;
+        s->hot[i].rows = 0;
+        if (s->hot[i].flags & HOT_DECODE) s->scratch[count++] = i;
+    }
+    if (count > limit) {
+        sort_decodes(s, s->scratch, count);
+        count = limit;
+    }
+    for (uint32_t i = 0; i < count; i++) plan_decode(s, &s->hot[s->scratch[i]], now_ns);
+    s->touched += s->hot_count + count;
+}
+
+/* ---- prefill chunks ---- */
+
+/* Rows that computing [from, end) needs: prompt positions to score, and one to choose the next id at the end. */
+static uint32_t rows_for(const struct seq *seq, const struct hot *hot, uint32_t from, uint32_t end)
+{
+    uint32_t rows = 0;
+    if (is_leader_scoring(hot)) {
+        uint32_t first = from > seq->scored ? from : seq->scored, last = seq->prompt_count - 1;
+        if (last > end) last = end;
+        if (last > first) rows = last - first;
+    }
+    return rows + (end == hot->length && seq->max_tokens > 0);
+}
+
+void plan_chunk(struct sched *s, struct hot *hot, uint32_t tokens_max)
+{
+    const struct seq *seq = &s->seqs[hot->slot];
+    uint32_t left = hot->length - hot->computed, rows_max = s->rows_left < UINT16_MAX ? s->rows_left : UINT16_MAX;
+    uint32_t end = hot->computed + (tokens_max < left ? tokens_max : left);
+    uint32_t aligned = end / KV_BLOCK_TOKENS * KV_BLOCK_TOKENS;
+    if (end < hot->length && aligned > hot->computed)
+        end = aligned;
+    else if (end < hot->length)
+        return;
+    while (end > hot->computed && rows_for(seq, hot, hot->computed, end) > rows_max) {
+        /* Fewer rows than wanted: as many scored positions as there are rows, on a block's border if that leaves any.
+         */
+        uint32_t over = rows_for(seq, hot, hot->computed, end) - rows_max;
+        end -= over < end - hot->computed ? over : end - hot->computed;
+        aligned = end / KV_BLOCK_TOKENS * KV_BLOCK_TOKENS;
+        if (aligned > hot->computed)
+            end = aligned;
+        else if (!is_leader_scoring(hot))
+            return;
+    }
+    hot->planned = end - hot->computed;
+    hot->rows = (uint16_t)rows_for(seq, hot, hot->computed, end);
+    s->tokens_left -= hot->planned;
+    s->rows_left -= hot->rows;
+}
+
+static uint32_t prefill_budget(struct sched *s)
+{
+    const struct sched_config *c = &s->config;
+    uint32_t room = c->step_tokens_max - s->decodes_planned;
+    if (!c->itl_target_ns) return room;
+    uint64_t bytes = c->weights_bytes + s->step_kv_blocks * c->kv_block_bytes;
+    uint32_t most = cost_model_tokens_max(&s->cost, bytes, s->decodes_planned, c->itl_target_ns);
+    uint32_t share = most > s->decodes_planned ? most - s->decodes_planned : 0;
+    if (share < PREFILL_SHARE_MIN) share = PREFILL_SHARE_MIN;
+    return share < room ? share : room;
+}
+
+uint32_t chunk_max(const struct sched *s)
+{
+    uint32_t most = s->prefill_share;
+    if (s->prefilling > 1 || s->fair.waiting_count) {
+        most = most / 2 / KV_BLOCK_TOKENS * KV_BLOCK_TOKENS;
+        if (most < PREFILL_SHARE_MIN) most = PREFILL_SHARE_MIN;
+    }
+    return most < s->tokens_left ? most : s->tokens_left;
+}
+
+static void plan_prefills(struct sched *s, uint64_t now_ns)
+{
+    s->tokens_left = s->prefill_share = prefill_budget(s);
+    s->prefilling = 0;
+    s->rows_left = s->config.rows_max - s->decodes_planned;
+    for (uint32_t i = 0; i < s->hot_count; i++)
+        if (s->hot[i].slot != SLOT_NONE && !(s->hot[i].flags & HOT_DECODE)) s->prefilling++;
+    s->touched += s->hot_count;
+    if (s->prefilling) {
+        for (uint32_t i = 0; i < s->hot_count && s->tokens_left; i++) {
+            struct hot *hot = &s->hot[i];
+            if (hot->slot == SLOT_NONE || hot->flags & HOT_DECODE) continue;
+            plan_chunk(s, hot, chunk_max(s));
+        }
+        s->touched += s->hot_count;
+    }
+    if (!s->preempted || PLANTED(ADMIT_PREEMPTED)) admit_waiting(s, now_ns); /* R8 */
+    if (!s->tokens_left || !s->prefilling) return;
+    for (uint32_t i = 0; i < s->hot_count && s->tokens_left; i++) { /* what nobody else could use */
+        struct hot *hot = &s->hot[i];
+        if (hot->slot == SLOT_NONE || hot->flags & HOT_DECODE || hot->computed + hot->planned == hot->length) continue;
+        s->tokens_left += hot->planned;
+        s->rows_left += hot->rows;
+        hot->planned = hot->rows = 0;
+        plan_chunk(s, hot, s->tokens_left);
+    }
+    s->touched += s->hot_count;
+}
+
+/* ---- the batch ---- */
+
+static void write_row(struct sched *s, const struct hot *hot, uint32_t token, uint32_t position, bool score)
+{
+    const struct seq *seq = &s->seqs[hot->slot];
+    struct batch_row *row = &s->batch->rows[s->batch->rows_count++];
+    bool banned = !score && seq->output_count < seq->min_tokens;
+    *row = (struct batch_row){.token = token,
+                              .params = seq->params,
+                              .seed = seq->seed,
+                              .position = position + 1,
+                              .seen = hot->tokens,
+                              .seen_prompt = seq->prompt_count,
+                              .seen_count = hot->length,
+                              .banned = banned ? seq->banned : NULL,
+                              .banned_count = banned ? seq->banned_count : 0,
+                              .score_only = score,
+                              .target = score ? hot->tokens[position + 1] : 0};
+}
+
+static void write_sequence(struct sched *s, struct hot *hot)
+{
+    struct batch *batch = s->batch;
+    uint32_t q = batch->tokens_count, index = batch->seqs_count++;
+    hot->row = batch->rows_count;
+    for (uint32_t i = 0; i < hot->planned; i++) {
+        batch->tokens[q + i] = hot->tokens[hot->computed + i];
+        batch->positions[q + i] = hot->computed + i;
+        batch->seq_of_token[q + i] = index;
+    }
+    batch->tokens_count = q + hot->planned;
+    batch->q_start[index + 1] = batch->tokens_count;
+    batch->kv_len[index] = hot->computed + hot->planned;
+    batch->block_table[index] = hot->table;
+    s->step_kv_blocks += hot->blocks;
+    if (!hot->rows) return;
+    const struct seq *seq = &s->seqs[hot->slot];
+    uint32_t end = hot->computed + hot->planned;
+    if (is_leader_scoring(hot)) {
+        uint32_t first = hot->computed > seq->scored ? hot->computed : seq->scored;
+        for (uint32_t p = first; p < end && p + 1 < seq->prompt_count; p++)
+            write_row(s, hot, q + p - hot->computed, p, true);
+    }
+    if (end == hot->length && seq->max_tokens) write_row(s, hot, batch->tokens_count - 1, end - 1, false);
+    DCHECK(batch->rows_count - hot->row == hot->rows);
+}
+
+static void write_batch(struct sched *s)
+{
+    struct batch *batch = s->batch;
+    batch->tokens_count = batch->seqs_count = batch->rows_count = 0;
+    batch->q_start[0] = 0;
+    s->step_kv_blocks = 0;
+    for (uint32_t i = 0; i < s->hot_count; i++)
+        if (s->hot[i].planned) write_sequence(s, &s->hot[i]);
+    s->touched += s->hot_count;
+    CHECK(batch->tokens_count <= s->config.step_tokens_max && batch->rows_count <= s->config.rows_max); /* R4 */
+}
+
+const struct batch *sched_plan(struct sched *s, uint64_t now_ns)
+{
+    CHECK(!s->open);
+    s->preempted = false;
+    s->decodes_planned = 0;
+    take_cancels(s, now_ns);
+    take_deadlines(s, now_ns);
+    take_ageing(s, now_ns);
+    fair_settle(&s->fair);
+    hot_sweep(s);
+    plan_decodes(s, now_ns);
+    plan_prefills(s, now_ns);
+    hot_sweep(s); /* the preempted; after this no record is empty until results come */
+    write_batch(s);
+    s->open = s->batch->tokens_count > 0;
+    s->stats.step_tokens = s->batch->tokens_count;
+    s->stats.step_rows = s->batch->rows_count;
+    return s->batch;
+}

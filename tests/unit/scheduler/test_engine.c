@@ -1,0 +1,393 @@
+/* The engine thread over a device without arithmetic: requests end to end, cancels, a full event ring, a lost device,
+ * no allocation in a step. Waits are for events, never for times; a wait without an end is cut off after 60 s. */
+#include "tests/unit/unit.h"
+
+#include "runtime/base/mem.h"
+#include "scheduler/engine.h"
+#include "tests/support/null_device.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <time.h>
+
+enum { VOCAB = 64, END_ID = 63, SPECIAL_ID = 62, CONTEXT = 2048, PROMPT_MAX = 512 };
+
+/* ---- a small vocabulary: single characters and two control tokens ---- */
+
+static struct tokenizer *tokenizer_make(void)
+{
+    static struct vocab_string tokens[VOCAB];
+    static uint8_t kinds[VOCAB];
+    static const char characters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
+    for (uint32_t i = 0; i < VOCAB - 2; i++) {
+        tokens[i] = (struct vocab_string){.text = &characters[i], .length = 1};
+        kinds[i] = VOCAB_NORMAL;
+    }
+    tokens[SPECIAL_ID] = (struct vocab_string){.text = "<s>", .length = 3};
+    tokens[END_ID] = (struct vocab_string){.text = "</s>", .length = 4};
+    kinds[SPECIAL_ID] = kinds[END_ID] = VOCAB_CONTROL;
+    struct vocab vocab = {.model = "gpt2",
+                          .pre = "gpt-2",
+                          .count = VOCAB,
+                          .tokens = tokens,
+                          .kinds = kinds,
+                          .bos_id = VOCAB_NO_ID,
+                          .eos_id = END_ID,
+                          .unknown_id = VOCAB_NO_ID,
+                          .padding_id = VOCAB_NO_ID,
+                          .end_ids = {END_ID},
+                          .end_ids_count = 1};
+    struct tokenizer *tokenizer = NULL;
+    struct error err = {{0}};
+    if (tokenizer_create(&vocab, &tokenizer, &err) != ST_OK) fail_msg("tokenizer: %s", err.message);
+    return tokenizer;
+}
+
+/* ---- a server of one thread ---- */
+
+struct rig {
+    struct device *device;
+    struct tokenizer *tokenizer;
+    struct engine *engine;
+    pthread_mutex_t mutex;
+    pthread_cond_t condition;
+    uint64_t wakes; /* guarded by mutex */
+};
+
+struct job {
+    struct request request;
+    struct choice choices[4];
+    uint32_t tokens[4][CONTEXT];
+    uint32_t prompt[PROMPT_MAX];
+    uint32_t scheduled, refused, done, ends;
+    uint32_t told[4]; /* output_count of the last event */
+    enum status status;
+};
+
+static void on_wake(void *state)
+{
+    struct rig *rig = state;
+    pthread_mutex_lock(&rig->mutex);
+    rig->wakes++;
+    pthread_cond_signal(&rig->condition);
+    pthread_mutex_unlock(&rig->mutex);
+}
+
+static void rig_start(struct rig *rig, const struct null_device_config *device, uint32_t running_max, bool cache)
+{
+    memset(rig, 0, sizeof *rig);
+    pthread_mutex_init(&rig->mutex, NULL);
+    pthread_cond_init(&rig->condition, NULL);
+    rig->tokenizer = tokenizer_make();
+    assert_int_equal(null_device_create(device, &rig->device), ST_OK);
+    struct engine_config config = {.context_max = CONTEXT,
+                                   .running_max = running_max,
+                                   .step_tokens_max = 256,
+                                   .queue_requests_max = 64,
+                                   .queue_tokens_max = 100000,
+                                   .tenants_max = 4,
+                                   .tenant_share_percent = 50,
+                                   .prefix_cache = cache,
+                                   .think_start_id = VOCAB_NO_ID,
+                                   .think_end_id = VOCAB_NO_ID,
+                                   .clock = clock_system(),
+                                   .wake = on_wake,
+                                   .wake_state = rig};
+    struct error err = {{0}};
+    if (engine_create(&config, rig->device, rig->tokenizer, &rig->engine, &err) != ST_OK) fail_msg("%s", err.message);
+}
+
+static const struct null_device_config device_default = {
+    .vocab = VOCAB, .kv_blocks = 512, .tokens_max = 256, .seqs_max = 32, .rows_max = 64, .verify = true};
+
+static void rig_stop(struct rig *rig)
+{
+    engine_destroy(rig->engine);
+    device_destroy(rig->device);
+    tokenizer_destroy(rig->tokenizer);
+    pthread_cond_destroy(&rig->condition);
+    pthread_mutex_destroy(&rig->mutex);
+}
+
+static void job_make(struct job *job, uint64_t id, uint32_t prompt_count, uint32_t max_tokens, uint32_t choices)
+{
+    memset(job, 0, sizeof *job);
+    for (uint32_t i = 0; i < prompt_count; i++) job->prompt[i] = (uint32_t)(id * 7 + i * i) % END_ID;
+    for (uint32_t c = 0; c < choices; c++) {
+        memcpy(job->tokens[c], job->prompt, prompt_count * sizeof *job->prompt);
+        job->choices[c] = (struct choice){.tokens = job->tokens[c], .seed = id * 100 + c};
+    }
+    job->request = (struct request){.id = id,
+                                    .owner = job,
+                                    .service_class = CLASS_DEFAULT,
+                                    .prompt = job->prompt,
+                                    .prompt_count = prompt_count,
+                                    .choices = job->choices,
+                                    .choices_count = choices,
+                                    .params = {.temperature = 1, .top_p = 1, .repetition_penalty = 1, .logprobs = -1},
+                                    .max_tokens = max_tokens};
+}
+
+static bool take(struct rig *rig)
+{
+    struct event event;
+    if (!engine_poll(rig->engine, &event)) return false;
+    struct job *job = event.request->owner;
+    assert_int_equal(job->ends, 0); /* nothing after the end */
+    switch (event.kind) {
+    case REQUEST_SCHEDULED: job->scheduled++; break;
+    case REQUEST_REFUSED: job->refused++, job->ends++, job->status = event.status; break;
+    case REQUEST_DONE: job->done++, job->ends++, job->status = event.status; break;
+    case CHOICE_TOKENS:
+        assert_true(event.output_count > job->told[event.choice]);
+        job->told[event.choice] = event.output_count;
+        break;
+    }
+    return true;
+}
+
+/* Polls until *value reaches target. */
+static void wait_for(struct rig *rig, const uint32_t *value, uint32_t target)
+{
+    struct timespec until;
+    timespec_get(&until, TIME_UTC);
+    until.tv_sec += 60;
+    for (;;) {
+        pthread_mutex_lock(&rig->mutex);
+        uint64_t heard = rig->wakes;
+        pthread_mutex_unlock(&rig->mutex);
+        while (*value < target && take(rig)) {
+        }
+        if (*value >= target) return;
+        pthread_mutex_lock(&rig->mutex);
+        while (rig->wakes == heard)
+            if (pthread_cond_timedwait(&rig->condition, &rig->mutex, &until)) fail_msg("no event for 60 s");
+        pthread_mutex_unlock(&rig->mutex);
+    }
+}
+
+/* What the choice yields alone: ids until the end id or max_tokens. */
+static uint32_t expect(const struct job *job, uint32_t c, uint32_t *out)
+{
+    uint32_t ids[CONTEXT], n = job->request.prompt_count, start = n;
+    memcpy(ids, job->prompt, n * sizeof *ids);
+    while (n - start < job->request.max_tokens) {
+        uint32_t id = null_device_next(null_device_prefix(ids, n), job->choices[c].seed, n, VOCAB, NULL, 0);
+        ids[n++] = id;
+        if (id == END_ID && !job->request.ignore_eos) break;
+    }
+    memcpy(out, ids + start, (n - start) * sizeof *out);
+    return n - start;
+}
+
+static void check_choice(const struct job *job, uint32_t c)
+{
+    uint32_t expected[CONTEXT], count = expect(job, c, expected);
+    assert_int_equal(job->choices[c].output_count, count);
+    assert_int_equal(job->told[c], count);
+    assert_memory_equal(job->tokens[c] + job->request.prompt_count, expected, count * sizeof *expected);
+    bool stopped = expected[count - 1] == END_ID && !job->request.ignore_eos;
+    assert_int_equal(job->choices[c].finish, stopped ? FINISH_STOP : FINISH_LENGTH);
+    uint32_t text = 0;
+    for (uint32_t i = 0; i < count; i++) text += expected[i] < SPECIAL_ID;
+    assert_int_equal(job->choices[c].text_bytes, text);
+}
+
+/* ---- tests ---- */
+
+static void test_engine_end_to_end(void **state)
+{
+    (void)state;
+    struct rig rig;
+    rig_start(&rig, &device_default, 32, true);
+    enum { JOBS = 40 };
+    struct job *jobs = mem_alloc(JOBS, sizeof *jobs);
+    uint32_t out = 0;
+    for (uint32_t i = 0; i < JOBS; i++) {
+        job_make(&jobs[i], i + 1, 1 + i * 9, 40, 1 + i % 3);
+        jobs[i].request.tenant = i % 4;
+        assert_int_equal(engine_submit(rig.engine, &jobs[i].request), ST_OK);
+        wait_for(&rig, &jobs[i / 2].ends, i % 2); /* some overlap, never more than the queue takes */
+    }
+    for (uint32_t i = 0; i < JOBS; i++) {
+        wait_for(&rig, &jobs[i].ends, 1);
+        assert_int_equal(jobs[i].scheduled, 1);
+        assert_int_equal(jobs[i].done, 1);
+        assert_int_equal(jobs[i].status, ST_OK);
+        uint32_t sum = 0;
+        for (uint32_t c = 0; c < jobs[i].request.choices_count; c++) {
+            check_choice(&jobs[i], c);
+            sum += jobs[i].choices[c].output_count;
+        }
+        assert_int_equal(jobs[i].request.usage.in_total, jobs[i].request.prompt_count);
+        assert_int_equal(jobs[i].request.usage.out, sum);
+        assert_false(jobs[i].request.usage.mismatch);
+        assert_true(jobs[i].request.submitted_ns <= jobs[i].request.scheduled_ns);
+        assert_true(jobs[i].request.scheduled_ns <= jobs[i].request.first_token_ns);
+        assert_true(jobs[i].request.first_token_ns <= jobs[i].request.done_ns);
+        out += sum;
+    }
+    engine_stop(rig.engine);
+    struct engine_stats stats;
+    struct null_device_counts counts;
+    engine_stats_read(rig.engine, &stats);
+    null_device_counts(rig.device, &counts);
+    assert_int_equal(stats.requests_done, JOBS);
+    assert_int_equal(stats.generation_tokens, out);
+    assert_int_equal(stats.kv_blocks_used, 0);
+    assert_int_equal(stats.running + stats.waiting, 0);
+    assert_int_equal(counts.kv_mismatches, 0);
+    assert_int_equal(counts.allocations_in_steps, 0);
+    assert_int_equal(stats.steps, counts.steps);
+    rig_stop(&rig);
+    mem_free(jobs);
+}
+
+static void test_engine_cancel(void **state)
+{
+    (void)state;
+    struct null_device_config device = device_default;
+    device.step_ns = 1000000;
+    struct rig rig;
+    rig_start(&rig, &device, 8, false);
+    struct job *job = mem_alloc(2, sizeof *job);
+    job_make(job, 7, 100, 1500, 2);
+    job->request.ignore_eos = true;
+    assert_int_equal(engine_submit(rig.engine, &job->request), ST_OK);
+    wait_for(&rig, &job->told[1], 3);
+    assert_true(engine_cancel(rig.engine, 7, CAUSE_CLIENT_GONE));
+    assert_true(engine_cancel(rig.engine, 7, CAUSE_CLIENT_GONE));   /* twice is harmless */
+    assert_true(engine_cancel(rig.engine, 999, CAUSE_CLIENT_GONE)); /* so is an unknown one */
+    wait_for(&rig, &job->done, 1);
+    assert_int_equal(job->request.usage.cause, CAUSE_CLIENT_GONE);
+    assert_int_equal(job->status, ST_CANCELED);
+    assert_int_equal(job->choices[0].finish, FINISH_CANCELED);
+    assert_int_equal(job->request.usage.out, job->told[0] + job->told[1]); /* what was told is what is counted */
+    assert_false(job->request.usage.mismatch);
+    /* At once: submitted and cancelled before the engine looks. */
+    job_make(job, 8, 10, 1500, 1);
+    assert_int_equal(engine_submit(rig.engine, &job->request), ST_OK);
+    assert_true(engine_cancel(rig.engine, 8, CAUSE_PLATFORM_CANCEL));
+    wait_for(&rig, &job->ends, 1);
+    assert_int_equal(job->status, ST_CANCELED);
+    rig_stop(&rig);
+    mem_free(job);
+}
+
+static void test_engine_stop_ends_everything(void **state)
+{
+    (void)state;
+    struct null_device_config device = device_default;
+    device.step_ns = 1000000;
+    struct rig rig;
+    rig_start(&rig, &device, 2, true);
+    enum { JOBS = 30 };
+    struct job *jobs = mem_alloc(JOBS, sizeof *jobs);
+    for (uint32_t i = 0; i < JOBS; i++) {
+        job_make(&jobs[i], i + 1, 20, 1000, 1);
+        jobs[i].request.ignore_eos = true;
+        assert_int_equal(engine_submit(rig.engine, &jobs[i].request), ST_OK);
+    }
+    wait_for(&rig, &jobs[0].told[0], 1);
+    engine_stop(rig.engine);
+    while (take(&rig)) {
+    }
+    for (uint32_t i = 0; i < JOBS; i++) {
+        assert_int_equal(jobs[i].ends, 1);
+        assert_int_equal(jobs[i].status, ST_CANCELED);
+        if (jobs[i].done) assert_int_equal(jobs[i].request.usage.cause, CAUSE_PLATFORM_CANCEL);
+    }
+    assert_int_equal(jobs[0].done, 1);
+    assert_int_equal(engine_submit(rig.engine, &jobs[0].request), ST_AGAIN);
+    rig_stop(&rig);
+    mem_free(jobs);
+}
+
+static void test_engine_event_ring_full(void **state)
+{
+    (void)state;
+    struct null_device_config device = device_default;
+    device.verify = false;
+    struct rig rig;
+    rig_start(&rig, &device, 8, true);
+    struct job *jobs = mem_alloc(8, sizeof *jobs);
+    for (uint32_t i = 0; i < 8; i++) { /* 8 x 1,500 events, the ring takes 4,096 */
+        job_make(&jobs[i], i + 1, 20, 1500, 1);
+        jobs[i].request.ignore_eos = true;
+        assert_int_equal(engine_submit(rig.engine, &jobs[i].request), ST_OK);
+    }
+    /* Nobody polls: the engine must come to rest with work left. */
+    struct engine_stats stats, before = {0};
+    for (uint32_t same = 0; same < 10;) {
+        engine_stats_read(rig.engine, &stats);
+        same = stats.steps && stats.steps == before.steps ? same + 1 : 0;
+        before = stats;
+        nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
+    }
+    assert_true(stats.generation_tokens < 8 * 1500);
+    for (uint32_t i = 0; i < 8; i++) {
+        wait_for(&rig, &jobs[i].done, 1);
+        assert_int_equal(jobs[i].told[0], 1500); /* nothing was lost */
+        check_choice(&jobs[i], 0);
+    }
+    rig_stop(&rig);
+    mem_free(jobs);
+}
+
+static void test_engine_device_lost(void **state)
+{
+    (void)state;
+    struct null_device_config device = device_default;
+    device.fail_step = 5;
+    struct rig rig;
+    rig_start(&rig, &device, 8, true);
+    struct job *jobs = mem_alloc(2, sizeof *jobs);
+    job_make(&jobs[0], 1, 20, 100, 1);
+    jobs[0].request.ignore_eos = true;
+    assert_int_equal(engine_submit(rig.engine, &jobs[0].request), ST_OK);
+    wait_for(&rig, &jobs[0].done, 1);
+    assert_int_equal(jobs[0].status, ST_DEVICE);
+    assert_int_equal(jobs[0].request.usage.cause, CAUSE_PLATFORM_ERROR);
+    assert_int_equal(jobs[0].choices[0].finish, FINISH_ERROR);
+    assert_int_equal(jobs[0].request.usage.out, 4); /* the failed step counts nothing */
+    job_make(&jobs[1], 2, 20, 100, 1);
+    assert_int_equal(engine_submit(rig.engine, &jobs[1].request), ST_OK);
+    wait_for(&rig, &jobs[1].refused, 1);
+    assert_int_equal(jobs[1].status, ST_DEVICE);
+    struct engine_stats stats;
+    engine_stop(rig.engine);
+    engine_stats_read(rig.engine, &stats);
+    assert_true(stats.device_lost);
+    assert_int_equal(stats.kv_blocks_used, 0);
+    rig_stop(&rig);
+    mem_free(jobs);
+}
+
+static void test_engine_not_finite(void **state)
+{
+    (void)state;
+    struct rig rig;
+    rig_start(&rig, &device_default, 8, true);
+    struct job *jobs = mem_alloc(2, sizeof *jobs);
+    job_make(&jobs[0], 1, 40, 100, 1);
+    job_make(&jobs[1], 2, 40, 100, 1);
+    jobs[0].choices[0].seed = null_device_seed_failing(NULL_FAILURE_NOT_FINITE, 43);
+    jobs[0].request.ignore_eos = true;
+    for (uint32_t i = 0; i < 2; i++) assert_int_equal(engine_submit(rig.engine, &jobs[i].request), ST_OK);
+    for (uint32_t i = 0; i < 2; i++) wait_for(&rig, &jobs[i].done, 1);
+    assert_int_equal(jobs[0].choices[0].finish, FINISH_ERROR);
+    assert_int_equal(jobs[0].request.usage.out, 3);
+    check_choice(&jobs[1], 0); /* its neighbour is untouched */
+    rig_stop(&rig);
+    mem_free(jobs);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_engine_end_to_end),           cmocka_unit_test(test_engine_cancel),
+        cmocka_unit_test(test_engine_stop_ends_everything), cmocka_unit_test(test_engine_event_ring_full),
+        cmocka_unit_test(test_engine_device_lost),          cmocka_unit_test(test_engine_not_finite),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
