@@ -1,18 +1,22 @@
-/* The instruction set of the CPU kernels, from CPUID. __builtin_cpu_supports also asks XGETBV, so a set that the operating
- * system does not save on a switch counts as absent. */
+/* The instruction set of the CPU kernels, from CPUID. __builtin_cpu_supports also asks XGETBV, so a set that the
+ * operating system does not save on a switch counts as absent. */
 #include "kernels/cpu_path.h"
 
 #include <string.h>
 
 static const char *const names[CPU_PATH_COUNT] = {"scalar", "avx2", "avx512"};
 
-const char *cpu_path_name(enum cpu_path path) { return names[path]; }
+const char *cpu_path_name(enum cpu_path path)
+{
+    return names[path];
+}
 
 int cpu_path_supported(enum cpu_path path)
 {
 #if defined(__x86_64__)
     if (path == CPU_PATH_AVX2 || path == CPU_PATH_AVX512) {
-        if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("bmi2")) return 0;
+        if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("bmi2"))
+            return 0;
         unsigned f16c = 0;
         __asm__("cpuid" : "=c"(f16c) : "a"(1), "c"(0) : "ebx", "edx"); /* no name for it in GCC 12 */
         if (!(f16c >> 29 & 1)) return 0;

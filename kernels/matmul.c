@@ -78,7 +78,8 @@ static void tile(enum cpu_path path, const struct matrix *matrix, uint32_t panel
     tile_fns[path](matrix, matrix->data + whole * matrix->panel_bytes, 1, act, R, part, MATMUL_PANEL_ROWS);
     const size_t left = matrix->N % MATMUL_PANEL_ROWS;
     for (uint32_t m = 0; m < R; m++)
-        memcpy(out + m * stride_m + (size_t)whole * MATMUL_PANEL_ROWS, part + m * MATMUL_PANEL_ROWS, left * sizeof *part);
+        memcpy(out + m * stride_m + (size_t)whole * MATMUL_PANEL_ROWS, part + m * MATMUL_PANEL_ROWS,
+               left * sizeof *part);
 }
 
 void matmul(enum cpu_path path, const struct matrix *matrix, uint32_t panel_begin, uint32_t panel_end, const void *act,

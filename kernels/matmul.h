@@ -3,7 +3,8 @@
  * M tokens, N outputs, K inputs. Three parts, so that each is done once and by any number of threads:
  *
  *   pack      rows of the file, once at load, to panels of 16 output rows (layout in matmul_pack.c): moves bits only
- *   prepare   activations of a phase, once for all matrices of the same act kind: int8 per 32 with scale and sums, or f32
+ *   prepare   activations of a phase, once for all matrices of the same act kind: int8 per 32 with scale and sums,
+ *             or f32
  *   multiply  a range of panels against up to any number of rows
  *
  * Bits of out[m][n] depend on x[m], W[n] and the numerics alone: not on M, the place of the row, the panel range, the
@@ -35,7 +36,7 @@ enum act_kind {
     ACT_Q8_ZP8,  /* the same with -zp * sum as the accumulator's start: Q4_0 */
     ACT_Q8_ZP16, /* Q5_0 */
     ACT_Q8_ZP32, /* Q6_K */
-    ACT_Q8_ZP128,/* Q8_0 */
+    ACT_Q8_ZP128, /* Q8_0 */
     ACT_BF16,    /* BF16 weights where the CPU has a dot for it, else ACT_F32 is used */
     ACT_KIND_COUNT
 };
@@ -52,10 +53,10 @@ struct matrix {
 };
 
 /* What a matrix of this type and shape needs. ST_INVAL: K is not whole blocks of the type, or N or K is 0. */
-NODISCARD enum status matmul_plan(enum tensor_type type, enum numerics numerics, enum cpu_path path, uint32_t N, uint32_t K,
-                                  struct matrix *matrix);
+NODISCARD enum status matmul_plan(enum tensor_type type, enum numerics numerics, enum cpu_path path, uint32_t N,
+                                  uint32_t K, struct matrix *matrix);
 
-/* Packs panels [panel_begin, panel_end) of the file's rows (source: row 0, N rows of whole blocks) into matrix->data. */
+/* Packs panels [panel_begin, panel_end) of the file into matrix->data. source: row 0 of N rows of whole blocks. */
 void matmul_pack(const struct matrix *matrix, const void *source, uint32_t panel_begin, uint32_t panel_end);
 
 /* Row n of the packed matrix as f32 (K values), equal to dequantize_row of the file's row. Embedding look-up, tests. */
@@ -65,8 +66,8 @@ void matmul_unpack_row(const struct matrix *matrix, uint32_t n, float *row);
 size_t matmul_act_bytes(enum act_kind kind, uint32_t M, uint32_t K);
 
 /* Prepares rows [row_begin, row_end) of x (M, K; row stride stride_m values) into act (64-byte aligned). Different row
- * ranges may be prepared by different threads. Returns false when one of the rows holds a NaN or an infinity; that row is
- * prepared as zeros and other rows' are not touched. */
+ * ranges may be prepared by different threads. Returns false when one of the rows holds a NaN or an infinity; that row
+ * is prepared as zeros and other rows' are not touched. */
 bool matmul_prepare(enum cpu_path path, enum act_kind kind, const float *x, size_t stride_m, uint32_t M, uint32_t K,
                     uint32_t row_begin, uint32_t row_end, void *act);
 

@@ -1,9 +1,9 @@
 /* The matmul with AVX2, FMA and F16C: 256-bit halves of a panel.
  *
- * vpmaddubsw adds two products of unsigned code and signed activation in 16 bits, and saturates. With codes up to 63 and
- * activations within +-127 a pair is at most 2 * 63 * 127 = 16002, so sums of 8 quads of 4-bit codes, 4 of 5-bit and 2 of
- * 6-bit codes are exact in 16 bits (30480, 31496, 32004). Q8_0 takes |code| as the unsigned side and gives the activation
- * the code's sign: 2 * 128 * 127 = 32512 is exact too, so its sums need no zero point.
+ * vpmaddubsw adds two products of unsigned code and signed activation in 16 bits, and saturates. With codes up to 63
+ * and activations within +-127 a pair is at most 2 * 63 * 127 = 16002, so sums of 8 quads of 4-bit codes, 4 of 5-bit
+ * and 2 of 6-bit codes are exact in 16 bits (30480, 31496, 32004). Q8_0 takes |code| as the unsigned side and gives the
+ * activation the code's sign: 2 * 128 * 127 = 32512 is exact too, so its sums need no zero point.
  *
  * A block is decoded once a tile into a buffer in L1; two rows and two halves are in flight. Sums of the tile stay in
  * memory between blocks (1 KB). Bits equal the scalar path's: same sums, same order, same roundings. */
@@ -24,7 +24,10 @@ struct decoded {
     _Alignas(32) int8_t signs[8][64];
 };
 
-INLINE __m256i load(const void *p) { return _mm256_load_si256((const __m256i *)p); }
+INLINE __m256i load(const void *p)
+{
+    return _mm256_load_si256((const __m256i *)p);
+}
 
 INLINE __m256 load_scale(enum tensor_type type, const uint8_t *group, unsigned half, unsigned s, unsigned side)
 {
@@ -53,7 +56,8 @@ INLINE __m256i quad(enum tensor_type type, const uint8_t *group, unsigned half, 
 
 INLINE void decode(enum tensor_type type, const uint8_t *group, unsigned half, struct decoded *out)
 {
-    UNROLL for (unsigned i = 0; i < 8; i++) UNROLL for (unsigned side = 0; side < 2; side++) {
+    UNROLL for (unsigned i = 0; i < 8; i++) UNROLL for (unsigned side = 0; side < 2; side++)
+    {
         __m256i v = quad(type, group, half, i, side);
         if (panel_code_bits(type) == 8) {
             v = _mm256_xor_si256(v, _mm256_set1_epi8((char)0x80));
@@ -70,20 +74,24 @@ INLINE void dots(enum tensor_type type, const struct decoded *block, const int R
 {
     const unsigned bits = panel_code_bits(type), run = bits == 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
     const __m256i ones = _mm256_set1_epi16(1);
-    UNROLL for (unsigned i0 = i_begin; i0 < i_end; i0 += run) {
+    UNROLL for (unsigned i0 = i_begin; i0 < i_end; i0 += run)
+    {
         __m256i pairs[2][2];
-        UNROLL for (unsigned i = i0; i < i0 + run; i++)
-            UNROLL for (int r = 0; r < R; r++) {
-                const __m256i a = _mm256_set1_epi32(*(const aliasing_i32 *)(q + r * 32 + 4 * i));
-                UNROLL for (int side = 0; side < 2; side++) {
-                    const __m256i signs = load(block->signs[i] + 32 * side);
-                    const __m256i p = _mm256_maddubs_epi16(load(block->codes[i] + 32 * side),
-                                                           bits == 8 ? _mm256_sign_epi8(a, signs) : a);
-                    pairs[r][side] = i == i0 ? p : _mm256_add_epi16(pairs[r][side], p);
-                }
+        UNROLL for (unsigned i = i0; i < i0 + run; i++) UNROLL for (int r = 0; r < R; r++)
+        {
+            const __m256i a = _mm256_set1_epi32(*(const aliasing_i32 *)(q + r * 32 + 4 * i));
+            UNROLL for (int side = 0; side < 2; side++)
+            {
+                const __m256i signs = load(block->signs[i] + 32 * side);
+                const __m256i p =
+                    _mm256_maddubs_epi16(load(block->codes[i] + 32 * side), bits == 8 ? _mm256_sign_epi8(a, signs) : a);
+                pairs[r][side] = i == i0 ? p : _mm256_add_epi16(pairs[r][side], p);
             }
+        }
         UNROLL for (int r = 0; r < R; r++) UNROLL for (int side = 0; side < 2; side++)
+        {
             S[r][side] = _mm256_add_epi32(S[r][side], _mm256_madd_epi16(pairs[r][side], ones));
+        }
     }
 }
 
@@ -97,16 +105,21 @@ INLINE void rows(enum tensor_type type, const struct decoded *block, const uint8
     __m256i S[2][2];
     __m256 G[2][2];
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int side = 0; side < 2; side++)
+    {
         S[r][side] = zero_point ? _mm256_set1_epi32(*(const aliasing_i32 *)(init + 4 * r)) : _mm256_setzero_si256();
+    }
     dots(type, block, R, q, 0, panel_halves(type) ? 4 : 8, S);
     if (panel_halves(type)) {
-        UNROLL for (int r = 0; r < R; r++) UNROLL for (int side = 0; side < 2; side++) {
-            G[r][side] = _mm256_mul_ps(_mm256_cvtepi32_ps(S[r][side]), load_scale(type, group, half, 0, (unsigned)side));
+        UNROLL for (int r = 0; r < R; r++) UNROLL for (int side = 0; side < 2; side++)
+        {
+            G[r][side] =
+                _mm256_mul_ps(_mm256_cvtepi32_ps(S[r][side]), load_scale(type, group, half, 0, (unsigned)side));
             S[r][side] = _mm256_set1_epi32(*(const aliasing_i32 *)(last + 4 * r));
         }
         dots(type, block, R, q, 4, 8, S);
     }
-    UNROLL for (int r = 0; r < R; r++) UNROLL for (int side = 0; side < 2; side++) {
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int side = 0; side < 2; side++)
+    {
         const __m256 scale = _mm256_set1_ps(*(const aliasing_f32 *)(da + 4 * r));
         const __m256 d = load_scale(type, group, half, 0, (unsigned)side);
         const __m256 value = _mm256_cvtepi32_ps(S[r][side]);
@@ -161,7 +174,8 @@ INLINE void widen_block(enum tensor_type type, const uint8_t *panel, uint32_t b,
         for (unsigned i = 0; i < 8; i++) {
             const __m256 d = panel_halves(type) && i >= 4 ? second : first;
             __m256i v = quad(type, group, b & 1, i, side);
-            UNROLL for (unsigned k = 0; k < 4; k++, v = _mm256_srli_epi32(v, 8)) {
+            UNROLL for (unsigned k = 0; k < 4; k++, v = _mm256_srli_epi32(v, 8))
+            {
                 const __m256i code = _mm256_and_si256(v, _mm256_set1_epi32(255));
                 __m256 w = _mm256_cvtepi32_ps(_mm256_sub_epi32(code, _mm256_set1_epi32(panel_zero_point(type))));
                 w = _mm256_mul_ps(w, d);
@@ -213,7 +227,8 @@ INLINE void fma_rows(const float *w, uint32_t k_count, const float *x, uint32_t 
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int s = 0; s < 2; s++) f[r][s] = _mm256_load_ps(F[r] + 8 * s);
     for (uint32_t k = 0; k < k_count; k++, w += 16, x += M) {
         const __m256 w0 = _mm256_load_ps(w), w1 = _mm256_load_ps(w + 8);
-        UNROLL for (int r = 0; r < R; r++) {
+        UNROLL for (int r = 0; r < R; r++)
+        {
             const __m256 a = _mm256_set1_ps(x[r]);
             f[r][0] = _mm256_fmadd_ps(a, w0, f[r][0]);
             f[r][1] = _mm256_fmadd_ps(a, w1, f[r][1]);
@@ -236,8 +251,8 @@ static void panel_f32(const struct matrix *matrix, const uint8_t *panel, const f
     }
 }
 
-void matmul_tile_avx2(const struct matrix *matrix, const uint8_t *panel, uint32_t panels, const uint8_t *act, uint32_t R,
-                      float *out, size_t stride_m)
+void matmul_tile_avx2(const struct matrix *matrix, const uint8_t *panel, uint32_t panels, const uint8_t *act,
+                      uint32_t R, float *out, size_t stride_m)
 {
     for (uint32_t p = 0; p < panels; p++, panel += matrix->panel_bytes, out += 16) {
         _Alignas(32) float F[16][16] = {{0}};
@@ -266,8 +281,7 @@ INLINE uint32_t max_lanes(__m256i v)
 
 bool matmul_quantise_avx2(enum act_kind kind, const float *x, uint32_t K, uint8_t *tile, uint32_t R, uint32_t r)
 {
-    const int zero_point = kind == ACT_Q8_ZP8 ? 8 : kind == ACT_Q8_ZP16 ? 16 : kind == ACT_Q8_ZP32 ? 32
-                         : kind == ACT_Q8_ZP128 ? 128 : 0;
+    const int zero_point = act_zero_point(kind);
     const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
     for (uint32_t b = 0; b < 2 * panel_groups(K); b++, tile += (size_t)R * ACT_BLOCK_BYTES) {
         const uint32_t k0 = b * PANEL_BLOCK, n = K <= k0 ? 0 : K - k0 < PANEL_BLOCK ? K - k0 : PANEL_BLOCK;
@@ -279,7 +293,8 @@ bool matmul_quantise_avx2(enum act_kind kind, const float *x, uint32_t K, uint8_
         }
         __m256 v[4];
         __m256i bits = _mm256_setzero_si256(), q[4];
-        UNROLL for (int i = 0; i < 4; i++) {
+        UNROLL for (int i = 0; i < 4; i++)
+        {
             v[i] = _mm256_loadu_ps(p + 8 * i);
             bits = _mm256_max_epu32(bits, _mm256_and_si256(_mm256_castps_si256(v[i]), magnitude));
         }

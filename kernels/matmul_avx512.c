@@ -1,10 +1,11 @@
-/* Int8 activations against panels, with AVX-512 VNNI. Every number of rows 1..16 is an instance of one template, so that all
- * loops over rows are unrolled and the sums stay in registers: no second pass over the weights, no stack in the loop.
+/* Int8 activations against panels, with AVX-512 VNNI. Every number of rows 1..16 is an instance of one template, so
+ * that all loops over rows are unrolled and the sums stay in registers: no second pass over the weights, no stack in
+ * the loop.
  *
  * For a block the eight code registers are decoded once; then four rows at a time (vpdpbusd has a latency of four) take
- * eight dots each, with the activation dword broadcast from memory. 10 multiply slots per 8 dots, 11 with a minimum; the
- * prototype came to 95 % of that bound on Zen 4, so nothing else was tuned. GCC 12 does not fold a broadcast load into
- * vpdpbusd and loads a value again for its second use, hence the one-instruction asm.
+ * eight dots each, with the activation dword broadcast from memory. 10 multiply slots per 8 dots, 11 with a minimum;
+ * the prototype came to 95 % of that bound on Zen 4, so nothing else was tuned. GCC 12 does not fold a broadcast load
+ * into vpdpbusd and loads a value again for its second use, hence the one-instruction asm.
  *
  * Software prefetch only where arithmetic, not memory, is the limit: it stops at 20-23 GB/s a core. */
 #include "kernels/matmul_panel.h"
@@ -37,11 +38,20 @@ INLINE __m512i zero(void) /* no register kept for a constant 0 */
     __asm__ volatile("vpxord %0, %0, %0" : "=v"(z));
     return z;
 }
-INLINE __m512i broadcast_i32(const uint8_t *p) { return _mm512_set1_epi32(*(const aliasing_i32 *)p); }
-INLINE __m512 broadcast_f32(const uint8_t *p) { return _mm512_set1_ps(*(const aliasing_f32 *)p); }
+INLINE __m512i broadcast_i32(const uint8_t *p)
+{
+    return _mm512_set1_epi32(*(const aliasing_i32 *)p);
+}
+INLINE __m512 broadcast_f32(const uint8_t *p)
+{
+    return _mm512_set1_ps(*(const aliasing_f32 *)p);
+}
 
 /* Below this number of rows the hardware prefetcher alone reads fastest. */
-INLINE unsigned prefetch_from(enum tensor_type type) { return type == TENSOR_Q8_0 ? 5 : 3; }
+INLINE unsigned prefetch_from(enum tensor_type type)
+{
+    return type == TENSOR_Q8_0 ? 5 : 3;
+}
 
 INLINE __m512 load_scale(enum tensor_type type, const uint8_t *group, unsigned half, unsigned s)
 {
@@ -69,7 +79,8 @@ INLINE void decode(enum tensor_type type, const uint8_t *group, unsigned half, _
         UNROLL for (int i = 0; i < 8; i++) codes[i] = load_once(low + 64 * i);
         return;
     }
-    UNROLL for (int i = 0; i < 4; i++) {
+    UNROLL for (int i = 0; i < 4; i++)
+    {
         const __m512i v = load_once(low + 64 * i);
         codes[i] = _mm512_and_si512(v, nibble);
         codes[i + 4] = _mm512_and_si512(_mm512_srli_epi16(v, 4), nibble);
@@ -78,35 +89,51 @@ INLINE void decode(enum tensor_type type, const uint8_t *group, unsigned half, _
         const __m512i plane = load_once(high);
         UNROLL for (int i = 0; i < 8; i++) codes[i] = _mm512_or_si512(codes[i], field_to_bit4(plane, (unsigned)i, 1));
     }
-    if (panel_code_bits(type) == 6) UNROLL for (int j = 0; j < 2; j++) {
-        const __m512i plane = load_once(high + 64 * j);
-        UNROLL for (int t = 0; t < 4; t++)
-            codes[4 * j + t] = _mm512_or_si512(codes[4 * j + t], field_to_bit4(plane, 2 * (unsigned)t, 2));
+    if (panel_code_bits(type) == 6) {
+        const __m512i planes[2] = {load_once(high), load_once(high + 64)};
+        UNROLL for (unsigned i = 0; i < 8; i++)
+        {
+            codes[i] = _mm512_or_si512(codes[i], field_to_bit4(planes[i / 4], 2 * (i & 3), 2));
+        }
+    }
+}
+
+/* Quads [begin, end) of R rows; rows take turns, so that dots of one row are R apart. */
+INLINE void dots(const __m512i codes[8], const uint8_t *q, const int begin, const int end, const int R,
+                 __m512i S[CHAINS])
+{
+    UNROLL for (int i = begin; i < end; i++)
+    {
+        UNROLL for (int r = 0; r < R; r++) S[r] = dot(S[r], codes[i], q + r * 32 + 4 * i);
     }
 }
 
 /* One block against M rows: act points at the block's activations (44 M bytes). */
-INLINE void block(const enum tensor_type type, const int M, const uint8_t *group, const unsigned half, const uint8_t *act,
-                  __m512 F[16])
+INLINE void block(const enum tensor_type type, const int M, const uint8_t *group, const unsigned half,
+                  const uint8_t *act, __m512 F[16])
 {
     __m512i codes[8];
     decode(type, group, half, codes);
     const __m512 d = load_scale(type, group, half, 0);
     const __m512 second = panel_scales(type) == 2 ? load_scale(type, group, half, 1) : d;
     const uint8_t *init = act + M * 32, *da = act + M * 36, *last = act + M * 40;
-    UNROLL for (int m0 = 0; m0 < M; m0 += CHAINS) {
+    UNROLL for (int m0 = 0; m0 < M; m0 += CHAINS)
+    {
         const int R = M - m0 < CHAINS ? M - m0 : CHAINS;
         __m512i S[CHAINS];
         __m512 G[CHAINS];
         UNROLL for (int r = 0; r < R; r++) S[r] = panel_zero_point(type) ? broadcast_i32(init + (m0 + r) * 4) : zero();
-        UNROLL for (int i = 0; i < 8; i++) {
-            if (panel_halves(type) && i == 4) UNROLL for (int r = 0; r < R; r++) {
+        dots(codes, act + m0 * 32, 0, panel_halves(type) ? 4 : 8, R, S);
+        if (panel_halves(type)) {
+            UNROLL for (int r = 0; r < R; r++)
+            {
                 G[r] = _mm512_mul_ps(_mm512_cvtepi32_ps(S[r]), d);
                 S[r] = broadcast_i32(last + (m0 + r) * 4);
             }
-            UNROLL for (int r = 0; r < R; r++) S[r] = dot(S[r], codes[i], act + (m0 + r) * 32 + 4 * i);
+            dots(codes, act + m0 * 32, 4, 8, R, S);
         }
-        UNROLL for (int r = 0; r < R; r++) {
+        UNROLL for (int r = 0; r < R; r++)
+        {
             const int m = m0 + r;
             if (panel_halves(type)) {
                 G[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(S[r]), second, G[r]);
@@ -144,9 +171,11 @@ typedef void instance_fn(const uint8_t *w, uint32_t panels, uint32_t groups, con
                          size_t stride_m);
 
 #define ALL_TYPES(X) X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q8_0) X(Q4_K) X(Q5_K) X(Q6_K)
+/* clang-format off */
 #define ALL_ROWS(X, type)                                                                                              \
     X(type, 1) X(type, 2) X(type, 3) X(type, 4) X(type, 5) X(type, 6) X(type, 7) X(type, 8)                            \
     X(type, 9) X(type, 10) X(type, 11) X(type, 12) X(type, 13) X(type, 14) X(type, 15) X(type, 16)
+/* clang-format on */
 #define DEFINE(type, M)                                                                                                \
     static void matmul_##type##_##M(const uint8_t *w, uint32_t panels, uint32_t groups, const uint8_t *act,            \
                                     float *out, size_t stride_m)                                                       \
@@ -154,14 +183,14 @@ typedef void instance_fn(const uint8_t *w, uint32_t panels, uint32_t groups, con
         panels_loop(TENSOR_##type, M, w, panels, groups, act, out, stride_m);                                          \
     }
 #define DEFINE_TYPE(type) ALL_ROWS(DEFINE, type)
-#define ENTRY(type, M) matmul_##type##_##M,
-#define ENTRY_TYPE(type) [TENSOR_##type] = {NULL, ALL_ROWS(ENTRY, type)},
+#define ENTRY(type, M)    matmul_##type##_##M,
+#define ENTRY_TYPE(type)  [TENSOR_##type] = {NULL, ALL_ROWS(ENTRY, type)},
 
 ALL_TYPES(DEFINE_TYPE)
 static instance_fn *const instances[][MATMUL_TILE_ROWS + 1] = {ALL_TYPES(ENTRY_TYPE)};
 
-void matmul_tile_avx512(const struct matrix *matrix, const uint8_t *panel, uint32_t panels, const uint8_t *act, uint32_t R,
-                        float *out, size_t stride_m)
+void matmul_tile_avx512(const struct matrix *matrix, const uint8_t *panel, uint32_t panels, const uint8_t *act,
+                        uint32_t R, float *out, size_t stride_m)
 {
     if (matrix->act == ACT_F32)
         matmul_tile_f32_avx512(matrix, panel, panels, act, R, out, stride_m);
@@ -171,8 +200,7 @@ void matmul_tile_avx512(const struct matrix *matrix, const uint8_t *panel, uint3
 
 bool matmul_quantise_avx512(enum act_kind kind, const float *x, uint32_t K, uint8_t *tile, uint32_t R, uint32_t r)
 {
-    const int zero_point = kind == ACT_Q8_ZP8 ? 8 : kind == ACT_Q8_ZP16 ? 16 : kind == ACT_Q8_ZP32 ? 32
-                         : kind == ACT_Q8_ZP128 ? 128 : 0;
+    const int zero_point = act_zero_point(kind);
     const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
     for (uint32_t b = 0; b < 2 * panel_groups(K); b++, tile += (size_t)R * ACT_BLOCK_BYTES) {
         const uint32_t k0 = b * PANEL_BLOCK, n = K <= k0 ? 0 : K - k0;

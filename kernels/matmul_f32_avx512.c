@@ -1,9 +1,9 @@
 /* f32 activations against panels, with AVX-512: exact mode, and F32, F16 and BF16 weights.
  *
- * Weights of 32 inputs are widened to f32 into a 2 KB buffer that stays in L1, with the roundings of dequantize_row; then
- * one FMA an output and input, in rising order of inputs, all rows of the tile at once: 16 accumulators, one load of
- * weights for up to 16 FMAs with the activation broadcast from memory. The buffer keeps the instances at 16 (one a number
- * of rows) where widening in registers needs 176, and costs about a tenth of the time at 16 rows. */
+ * Weights of 32 inputs are widened to f32 into a 2 KB buffer that stays in L1, with the roundings of dequantize_row;
+ * then one FMA an output and input, in rising order of inputs, all rows of the tile at once: 16 accumulators, one load
+ * of weights for up to 16 FMAs with the activation broadcast from memory. The buffer keeps the instances at 16 (one a
+ * number of rows) where widening in registers needs 176, and costs about a tenth of the time at 16 rows. */
 #include "kernels/matmul_panel.h"
 
 #include <immintrin.h>
@@ -31,7 +31,8 @@ INLINE __m512i quad(enum tensor_type type, const uint8_t *group, unsigned half, 
         v = _mm512_or_si512(v, _mm512_and_si512(bit, _mm512_set1_epi8(0x10)));
     }
     if (panel_code_bits(type) == 6) {
-        const __m512i bits = _mm512_slli_epi16(_mm512_srli_epi16(_mm512_load_si512(high + 64 * (i / 4)), 2 * (i & 3)), 4);
+        const __m512i bits =
+            _mm512_slli_epi16(_mm512_srli_epi16(_mm512_load_si512(high + 64 * (i / 4)), 2 * (i & 3)), 4);
         v = _mm512_or_si512(v, _mm512_and_si512(bits, _mm512_set1_epi8(0x30)));
     }
     return v;
@@ -45,7 +46,8 @@ INLINE void widen_block(enum tensor_type type, const uint8_t *panel, uint32_t b,
     for (unsigned i = 0; i < 8; i++) {
         const __m512 d = panel_halves(type) && i >= 4 ? second : first;
         __m512i v = quad(type, group, b & 1, i);
-        UNROLL for (unsigned k = 0; k < 4; k++, v = _mm512_srli_epi32(v, 8)) {
+        UNROLL for (unsigned k = 0; k < 4; k++, v = _mm512_srli_epi32(v, 8))
+        {
             const __m512i code = _mm512_and_si512(v, _mm512_set1_epi32(255));
             __m512 w = _mm512_cvtepi32_ps(_mm512_sub_epi32(code, _mm512_set1_epi32(panel_zero_point(type))));
             w = _mm512_mul_ps(w, d);
@@ -87,8 +89,8 @@ static const float *widen(enum tensor_type type, const uint8_t *panel, uint32_t 
     return weights[0];
 }
 
-INLINE void panels_loop(const int M, const struct matrix *matrix, const uint8_t *panel, uint32_t panels, const float *act,
-                        float *out, size_t stride_m)
+INLINE void panels_loop(const int M, const struct matrix *matrix, const uint8_t *panel, uint32_t panels,
+                        const float *act, float *out, size_t stride_m)
 {
     _Alignas(64) float buffer[32][16];
     for (; panels > 0; panels--, out += 16, panel += matrix->panel_bytes) {
@@ -107,8 +109,8 @@ INLINE void panels_loop(const int M, const struct matrix *matrix, const uint8_t 
     }
 }
 
-typedef void instance_fn(const struct matrix *matrix, const uint8_t *panel, uint32_t panels, const float *act, float *out,
-                         size_t stride_m);
+typedef void instance_fn(const struct matrix *matrix, const uint8_t *panel, uint32_t panels, const float *act,
+                         float *out, size_t stride_m);
 
 #define ALL_ROWS(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15) X(16)
 #define DEFINE(M)                                                                                                      \

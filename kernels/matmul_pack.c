@@ -1,30 +1,30 @@
 /* Panels: how the rows of a matrix lie in memory for the multiply, and the way there and back.
  *
- * A panel is 16 output rows; lane r of a register is row r. One panel is one stream, from the first input to the last, so
- * that the hardware prefetcher sees a single reader. K is padded to 64, N to 16, with zeros. Quantised types have inputs in
- * blocks of 32, two blocks a group, so that no load of codes crosses a cache line:
+ * A panel is 16 output rows; lane r of a register is row r. One panel is one stream, from the first input to the last,
+ * so that the hardware prefetcher sees a single reader. K is padded to 64, N to 16, with zeros. Quantised types have
+ * inputs in blocks of 32, two blocks a group, so that no load of codes crosses a cache line:
  *
  *   | codes of block 0 | codes of block 1 | high bits 0 | high bits 1 | d 0 | d 1 | second scale 0 | second scale 1 |
  *
- *   codes   4 to 6 bits: 4 registers; dword r of register i holds, in bytes b = 0..3, the low four bits of inputs 4i+b (low
- *           nibble) and 16+4i+b (high nibble). 8 bits: 8 registers, dword r of register i is inputs 4i..4i+3.
- *           So "quad i", inputs 4i..4i+3 of all rows, is register i, or a nibble of register i mod 4.
- *   high    5 bits: one register, bit i of byte (r, b) is the fifth bit of input 4i+b. 6 bits: two registers, bits 2t and
- *           2t+1 of byte (r, b) of register j are the upper two bits of input 16j+4t+b.
- *   scales  16 f16, as in the file; f32 where the file multiplies two numbers (Q4_K, Q5_K: d * scale and -(dmin * min);
- *           Q6_K: d * scale of inputs 0..15 and of 16..31), rounded as dequantize_row rounds them.
+ *   codes   4 to 6 bits: 4 registers; dword r of register i holds, in bytes b = 0..3, the low four bits of inputs 4i+b
+ * (low nibble) and 16+4i+b (high nibble). 8 bits: 8 registers, dword r of register i is inputs 4i..4i+3. So "quad i",
+ * inputs 4i..4i+3 of all rows, is register i, or a nibble of register i mod 4. high    5 bits: one register, bit i of
+ * byte (r, b) is the fifth bit of input 4i+b. 6 bits: two registers, bits 2t and 2t+1 of byte (r, b) of register j are
+ * the upper two bits of input 16j+4t+b. scales  16 f16, as in the file; f32 where the file multiplies two numbers
+ * (Q4_K, Q5_K: d * scale and -(dmin * min); Q6_K: d * scale of inputs 0..15 and of 16..31), rounded as dequantize_row
+ * rounds them.
  *
- * Codes are unsigned (Q8_0: byte xor 0x80), since vpdpbusd takes unsigned weights and signed activations. For Q4_0, Q4_1,
- * Q5_0, Q5_1 and Q8_0 a register is dwords of the file, so packing moves whole dwords. F32 is [K][16], F16 too, BF16
- * [K/2][16][2].
+ * Codes are unsigned (Q8_0: byte xor 0x80), since vpdpbusd takes unsigned weights and signed activations. For Q4_0,
+ * Q4_1, Q5_0, Q5_1 and Q8_0 a register is dwords of the file, so packing moves whole dwords. F32 is [K][16], F16 too,
+ * BF16 [K/2][16][2].
  *
  * Prepared activations are streams too, a tile of up to 16 rows each. With R rows in the tile, for each block of 32:
  *
  *   s8 q[R][32] | s32 init[R] = -zp * sum(q) | f32 da[R] = amax / 127 | f32 das[R] = da * sum(q)      (44 R bytes)
  *
  * For ACT_Q8_ZP32 init covers inputs 0..15, and the last array is s32, -zp times the sum of inputs 16..31. ACT_F32: f32
- * x[K][R]. Source of the layout: measured on the prototype; several panels side by side or rows of activations at a stride
- * of K were slower. */
+ * x[K][R]. Source of the layout: measured on the prototype; several panels side by side or rows of activations at a
+ * stride of K were slower. */
 #include "kernels/dequantize.h"
 #include "kernels/matmul_panel.h"
 #include "runtime/base/check.h"
@@ -124,7 +124,8 @@ static inline void pack_block(enum tensor_type type, uint8_t *group, unsigned h,
     }
 }
 
-static inline void pack_row_blocks(enum tensor_type type, uint8_t *panel, unsigned r, const uint8_t *file, uint32_t blocks)
+static inline void pack_row_blocks(enum tensor_type type, uint8_t *panel, unsigned r, const uint8_t *file,
+                                   uint32_t blocks)
 {
     const unsigned block_bytes =
         panel_code_bytes(type) / 16 + panel_high_bytes(type) / 16 + panel_scales(type) * 2; /* as in the file */
@@ -144,14 +145,16 @@ static void scale_min(const uint8_t *scales, unsigned j, uint8_t *scale, uint8_t
     }
 }
 
-/* Block j = 0..7 of a super-block of 256: 32 codes in the order of the inputs, and the two scales as f32. */
-static void k_block_read(enum tensor_type type, const uint8_t *file, unsigned j, uint8_t codes[32], float scale[2])
+/* Block j = 0..7 of a super-block of 256: code dword i is inputs 4i..4i+3, a byte each; and the two scales as f32. */
+static inline void k_block_read(enum tensor_type type, const uint8_t *file, unsigned j, uint32_t codes[8],
+                                float scale[2])
 {
     if (type == TENSOR_Q6_K) { /* 128 low nibbles, 64 high bits, 16 s8 scales, d */
         const uint8_t *low = file + 64 * (j / 4) + 32 * (j & 1), *high = file + 128 + 32 * (j / 4);
         const float d = f16_to_f32(load_u16(file + 208));
-        for (unsigned l = 0; l < 32; l++)
-            codes[l] = (uint8_t)((low[l] >> (j & 2 ? 4 : 0) & 15) | (high[l] >> 2 * (j & 3) & 3) << 4);
+        for (unsigned i = 0; i < 8; i++)
+            codes[i] = (load_u32(low + 4 * i) >> (j & 2 ? 4 : 0) & 0x0f0f0f0fu) |
+                       (load_u32(high + 4 * i) >> 2 * (j & 3) & 0x03030303u) << 4;
         for (unsigned s = 0; s < 2; s++) scale[s] = d * (float)(int8_t)file[192 + 2 * j + s];
         return;
     }
@@ -161,38 +164,37 @@ static void k_block_read(enum tensor_type type, const uint8_t *file, unsigned j,
     scale_min(file + 4, j, &s, &m);
     scale[0] = f16_to_f32(load_u16(file)) * (float)s;
     scale[1] = -(f16_to_f32(load_u16(file + 2)) * (float)m);
-    for (unsigned l = 0; l < 32; l++) {
-        codes[l] = low[l] >> (j & 1 ? 4 : 0) & 15;
-        if (type == TENSOR_Q5_K) codes[l] = (uint8_t)(codes[l] | (high[l] >> j & 1) << 4);
+    for (unsigned i = 0; i < 8; i++) {
+        codes[i] = load_u32(low + 4 * i) >> (j & 1 ? 4 : 0) & 0x0f0f0f0fu;
+        if (type == TENSOR_Q5_K) codes[i] |= (load_u32(high + 4 * i) >> j & 0x01010101u) << 4;
     }
 }
 
-static void k_block_pack(enum tensor_type type, uint8_t *group, unsigned h, unsigned r, const uint8_t codes[32],
-                         const float scale[2])
+static inline void k_block_pack(enum tensor_type type, uint8_t *group, unsigned h, unsigned r, const uint32_t codes[8],
+                                const float scale[2])
 {
-    uint8_t bytes[16], planes[8] = {0};
-    for (unsigned k = 0; k < 16; k++) bytes[k] = (uint8_t)((codes[k] & 15) | (codes[k + 16] & 15) << 4);
-    for (unsigned i = 0; i < 4; i++) memcpy(group + (h * 4 + i) * 64 + r * 4, bytes + 4 * i, 4);
-    for (unsigned k = 0; k < 32; k++) {
-        if (type == TENSOR_Q5_K) planes[k & 3] = (uint8_t)(planes[k & 3] | codes[k] >> 4 << k / 4);
-        if (type == TENSOR_Q6_K) {
-            unsigned byte = k / 16 * 4 + (k & 3);
-            planes[byte] = (uint8_t)(planes[byte] | codes[k] >> 4 << 2 * (k / 4 & 3));
-        }
+    const uint32_t nibble = 0x0f0f0f0fu;
+    uint32_t planes[2] = {0, 0};
+    for (unsigned i = 0; i < 4; i++) {
+        const uint32_t v = (codes[i] & nibble) | (codes[i + 4] & nibble) << 4;
+        memcpy(group + (h * 4 + i) * 64 + r * 4, &v, 4);
+    }
+    for (unsigned i = 0; i < 8; i++) {
+        if (type == TENSOR_Q5_K) planes[0] |= (codes[i] >> 4 & 0x01010101u) << i;
+        if (type == TENSOR_Q6_K) planes[i / 4] |= (codes[i] >> 4 & 0x03030303u) << 2 * (i & 3);
     }
     uint8_t *high = group + panel_high_offset(type) + h * panel_high_bytes(type);
-    for (unsigned j = 0; j < panel_high_bytes(type) / 64; j++) memcpy(high + j * 64 + r * 4, planes + 4 * j, 4);
-    for (unsigned s = 0; s < 2; s++)
-        memcpy(group + panel_scale_offset(type) + (2 * s + h) * 64 + r * 4, &scale[s], 4);
+    for (unsigned j = 0; j < panel_high_bytes(type) / 64; j++) memcpy(high + j * 64 + r * 4, &planes[j], 4);
+    for (unsigned s = 0; s < 2; s++) memcpy(group + panel_scale_offset(type) + (2 * s + h) * 64 + r * 4, &scale[s], 4);
 }
 
-static void k_row_pack(enum tensor_type type, uint8_t *panel, unsigned r, const uint8_t *file, uint32_t blocks)
+static inline void k_row_pack(enum tensor_type type, uint8_t *panel, unsigned r, const uint8_t *file, uint32_t blocks)
 {
-    const uint32_t super_bytes = tensor_type_info(type)->block_bytes;
-    uint8_t codes[32];
+    const size_t super_bytes = type == TENSOR_Q4_K ? 144 : type == TENSOR_Q5_K ? 176 : 210;
+    uint32_t codes[8];
     float scale[2];
     for (uint32_t b = 0; b < blocks; b++) {
-        k_block_read(type, file + (size_t)(b / 8) * super_bytes, b & 7, codes, scale);
+        k_block_read(type, file + b / 8 * super_bytes, b & 7, codes, scale);
         k_block_pack(type, panel + (size_t)(b / 2) * panel_group_bytes(type), b & 1, r, codes, scale);
     }
 }
@@ -208,7 +210,9 @@ static inline size_t float_offset(enum tensor_type type, uint32_t k, unsigned r)
 static inline void pack_row_floats(enum tensor_type type, uint8_t *panel, unsigned r, const uint8_t *file, uint32_t K)
 {
     const size_t item_bytes = type == TENSOR_F32 ? 4 : 2;
-    for (uint32_t k = 0; k < K; k++) memcpy(panel + float_offset(type, k, r), file + k * item_bytes, item_bytes);
+    uint32_t k = 0;
+    for (; type == TENSOR_BF16 && k + 2 <= K; k += 2) memcpy(panel + (size_t)k * 32 + r * 4, file + (size_t)k * 2, 4);
+    for (; k < K; k++) memcpy(panel + float_offset(type, k, r), file + k * item_bytes, item_bytes);
 }
 
 static void pack_row(enum tensor_type type, uint8_t *panel, unsigned r, const uint8_t *file, uint32_t K)
@@ -220,9 +224,9 @@ static void pack_row(enum tensor_type type, uint8_t *panel, unsigned r, const ui
     case TENSOR_Q5_0: pack_row_blocks(TENSOR_Q5_0, panel, r, file, blocks); break;
     case TENSOR_Q5_1: pack_row_blocks(TENSOR_Q5_1, panel, r, file, blocks); break;
     case TENSOR_Q8_0: pack_row_blocks(TENSOR_Q8_0, panel, r, file, blocks); break;
-    case TENSOR_Q4_K:
-    case TENSOR_Q5_K:
-    case TENSOR_Q6_K: k_row_pack(type, panel, r, file, blocks); break;
+    case TENSOR_Q4_K: k_row_pack(TENSOR_Q4_K, panel, r, file, blocks); break;
+    case TENSOR_Q5_K: k_row_pack(TENSOR_Q5_K, panel, r, file, blocks); break;
+    case TENSOR_Q6_K: k_row_pack(TENSOR_Q6_K, panel, r, file, blocks); break;
     case TENSOR_F32: pack_row_floats(TENSOR_F32, panel, r, file, K); break;
     case TENSOR_F16: pack_row_floats(TENSOR_F16, panel, r, file, K); break;
     case TENSOR_BF16: pack_row_floats(TENSOR_BF16, panel, r, file, K); break;
@@ -288,7 +292,8 @@ static float float_at(enum tensor_type type, const uint8_t *panel, uint32_t k, u
     return type == TENSOR_F16 ? f16_to_f32(load_u16(p)) : bf16_to_f32(load_u16(p));
 }
 
-void panel_weights(enum tensor_type type, const uint8_t *panel, uint32_t k_begin, uint32_t k_count, float weights[32][16])
+void panel_weights(enum tensor_type type, const uint8_t *panel, uint32_t k_begin, uint32_t k_count,
+                   float weights[32][16])
 {
     if (!panel_code_bits(type)) {
         for (uint32_t k = 0; k < k_count; k++)

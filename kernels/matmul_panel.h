@@ -1,5 +1,5 @@
-/* Inside of the matmul: the layout of panels and of prepared activations, and the functions each path supplies. Included by
- * kernels/matmul*.c, its tests and bench only. Layouts are drawn in matmul_pack.c. Pure, any thread. */
+/* Inside of the matmul: the layout of panels and of prepared activations, and the functions each path supplies.
+ * Included by kernels/matmul*.c, its tests and bench only. Layouts are drawn in matmul_pack.c. Pure, any thread. */
 #ifndef KERNELS_MATMUL_PANEL_H
 #define KERNELS_MATMUL_PANEL_H
 
@@ -14,8 +14,12 @@ enum { PANEL_BLOCK = 32, PANEL_GROUP = 64, ACT_BLOCK_BYTES = 44 };
 static inline unsigned panel_code_bits(enum tensor_type type)
 {
     switch (type) {
-    case TENSOR_Q4_0: case TENSOR_Q4_1: case TENSOR_Q4_K: return 4;
-    case TENSOR_Q5_0: case TENSOR_Q5_1: case TENSOR_Q5_K: return 5;
+    case TENSOR_Q4_0:
+    case TENSOR_Q4_1:
+    case TENSOR_Q4_K: return 4;
+    case TENSOR_Q5_0:
+    case TENSOR_Q5_1:
+    case TENSOR_Q5_K: return 5;
     case TENSOR_Q6_K: return 6;
     case TENSOR_Q8_0: return 8;
     default: return 0;
@@ -24,7 +28,11 @@ static inline unsigned panel_code_bits(enum tensor_type type)
 
 static inline int panel_zero_point(enum tensor_type type)
 {
-    return type == TENSOR_Q4_0 ? 8 : type == TENSOR_Q5_0 ? 16 : type == TENSOR_Q6_K ? 32 : type == TENSOR_Q8_0 ? 128 : 0;
+    return type == TENSOR_Q4_0   ? 8
+           : type == TENSOR_Q5_0 ? 16
+           : type == TENSOR_Q6_K ? 32
+           : type == TENSOR_Q8_0 ? 128
+                                 : 0;
 }
 
 static inline bool panel_has_min(enum tensor_type type)
@@ -39,17 +47,32 @@ static inline bool panel_scale_f32(enum tensor_type type)
 }
 
 /* Two scales a block: Q6_K has one for each 16 inputs, types with a minimum have d and m. */
-static inline bool panel_halves(enum tensor_type type) { return type == TENSOR_Q6_K; }
-static inline unsigned panel_scales(enum tensor_type type) { return panel_has_min(type) || panel_halves(type) ? 2 : 1; }
+static inline bool panel_halves(enum tensor_type type)
+{
+    return type == TENSOR_Q6_K;
+}
+static inline unsigned panel_scales(enum tensor_type type)
+{
+    return panel_has_min(type) || panel_halves(type) ? 2 : 1;
+}
 
 /* Bytes of one block of 16 rows: code dwords, planes of high bits, one scale array; and of a group of two blocks. */
-static inline unsigned panel_code_bytes(enum tensor_type type) { return panel_code_bits(type) == 8 ? 512 : 256; }
+static inline unsigned panel_code_bytes(enum tensor_type type)
+{
+    return panel_code_bits(type) == 8 ? 512 : 256;
+}
 static inline unsigned panel_high_bytes(enum tensor_type type)
 {
     return panel_code_bits(type) == 5 ? 64 : panel_code_bits(type) == 6 ? 128 : 0;
 }
-static inline unsigned panel_scale_bytes(enum tensor_type type) { return panel_scale_f32(type) ? 64 : 32; }
-static inline unsigned panel_high_offset(enum tensor_type type) { return 2 * panel_code_bytes(type); }
+static inline unsigned panel_scale_bytes(enum tensor_type type)
+{
+    return panel_scale_f32(type) ? 64 : 32;
+}
+static inline unsigned panel_high_offset(enum tensor_type type)
+{
+    return 2 * panel_code_bytes(type);
+}
 static inline unsigned panel_scale_offset(enum tensor_type type)
 {
     return 2 * (panel_code_bytes(type) + panel_high_bytes(type));
@@ -59,7 +82,21 @@ static inline unsigned panel_group_bytes(enum tensor_type type)
     return panel_scale_offset(type) + 2 * panel_scales(type) * panel_scale_bytes(type);
 }
 
-static inline uint32_t panel_groups(uint32_t K) { return K / PANEL_GROUP + (K % PANEL_GROUP != 0); }
+static inline uint32_t panel_groups(uint32_t K)
+{
+    return K / PANEL_GROUP + (K % PANEL_GROUP != 0);
+}
+
+static inline int act_zero_point(enum act_kind kind)
+{
+    switch (kind) {
+    case ACT_Q8_ZP8: return 8;
+    case ACT_Q8_ZP16: return 16;
+    case ACT_Q8_ZP32: return 32;
+    case ACT_Q8_ZP128: return 128;
+    default: return 0;
+    }
+}
 
 /* Bytes of prepared activations a row. Whole tiles of 16 rows are a multiple of 64. */
 static inline size_t act_row_bytes(enum act_kind kind, uint32_t K)
@@ -70,8 +107,10 @@ static inline size_t act_row_bytes(enum act_kind kind, uint32_t K)
 /* matmul_pack.c. One block of 32 of a panel: the codes as [k][row]; scale array s as f32; all weights of row r. */
 void panel_codes(enum tensor_type type, const uint8_t *group, unsigned half, uint8_t codes[32][16]);
 void panel_scale(enum tensor_type type, const uint8_t *group, unsigned half, unsigned s, float scale[16]);
-/* Weights of inputs [k_begin, k_begin + k_count) of a panel as [k][row]; k_begin a multiple of 32, k_count at most 32. */
-void panel_weights(enum tensor_type type, const uint8_t *panel, uint32_t k_begin, uint32_t k_count, float weights[32][16]);
+/* Weights of inputs [k_begin, k_begin + k_count) of a panel as [k][row]; k_begin a multiple of 32, k_count at most 32.
+ */
+void panel_weights(enum tensor_type type, const uint8_t *panel, uint32_t k_begin, uint32_t k_count,
+                   float weights[32][16]);
 
 /* matmul_ref.c: what the matmul means, sums in double over unrounded activations. out (M, N). */
 void matmul_meaning(const struct matrix *matrix, const float *x, size_t stride_m, uint32_t M, double *out);
@@ -80,14 +119,15 @@ void matmul_meaning(const struct matrix *matrix, const float *x, size_t stride_m
  * quantise: row r of a tile of R rows to int8; false, with some of the row written, at a NaN or an infinity. */
 typedef void (*matmul_tile_fn)(const struct matrix *matrix, const uint8_t *panel, uint32_t panels, const uint8_t *act,
                                uint32_t R, float *out, size_t stride_m);
-typedef bool (*matmul_quantise_fn)(enum act_kind kind, const float *x, uint32_t K, uint8_t *tile, uint32_t R, uint32_t r);
+typedef bool (*matmul_quantise_fn)(enum act_kind kind, const float *x, uint32_t K, uint8_t *tile, uint32_t R,
+                                   uint32_t r);
 
-void matmul_tile_scalar(const struct matrix *matrix, const uint8_t *panel, uint32_t panels, const uint8_t *act, uint32_t R,
-                        float *out, size_t stride_m);
-void matmul_tile_avx2(const struct matrix *matrix, const uint8_t *panel, uint32_t panels, const uint8_t *act, uint32_t R,
-                      float *out, size_t stride_m);
-void matmul_tile_avx512(const struct matrix *matrix, const uint8_t *panel, uint32_t panels, const uint8_t *act, uint32_t R,
-                        float *out, size_t stride_m);
+void matmul_tile_scalar(const struct matrix *matrix, const uint8_t *panel, uint32_t panels, const uint8_t *act,
+                        uint32_t R, float *out, size_t stride_m);
+void matmul_tile_avx2(const struct matrix *matrix, const uint8_t *panel, uint32_t panels, const uint8_t *act,
+                      uint32_t R, float *out, size_t stride_m);
+void matmul_tile_avx512(const struct matrix *matrix, const uint8_t *panel, uint32_t panels, const uint8_t *act,
+                        uint32_t R, float *out, size_t stride_m);
 /* matmul_f32_avx512.c: the same for activations in f32. */
 void matmul_tile_f32_avx512(const struct matrix *matrix, const uint8_t *panel, uint32_t panels, const uint8_t *act,
                             uint32_t R, float *out, size_t stride_m);

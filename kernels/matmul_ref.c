@@ -1,5 +1,5 @@
-/* The matmul in plain C: its meaning, in double, and the order of sums that every path has to give bit for bit. The second
- * is also the scalar path, for CPUs without the others; fmaf rounds once with or without an FMA unit. */
+/* The matmul in plain C: its meaning, in double, and the order of sums that every path has to give bit for bit. The
+ * second is also the scalar path, for CPUs without the others; fmaf rounds once with or without an FMA unit. */
 #include "kernels/matmul_panel.h"
 
 #include <math.h>
@@ -23,8 +23,7 @@ void matmul_meaning(const struct matrix *matrix, const float *x, size_t stride_m
 
 bool matmul_quantise_scalar(enum act_kind kind, const float *x, uint32_t K, uint8_t *tile, uint32_t R, uint32_t r)
 {
-    const int zero_point = kind == ACT_Q8_ZP8 ? 8 : kind == ACT_Q8_ZP16 ? 16 : kind == ACT_Q8_ZP32 ? 32
-                         : kind == ACT_Q8_ZP128 ? 128 : 0;
+    const int zero_point = act_zero_point(kind);
     for (uint32_t b = 0; b < 2 * panel_groups(K); b++, tile += (size_t)R * ACT_BLOCK_BYTES) {
         const uint32_t k0 = b * PANEL_BLOCK, n = K <= k0 ? 0 : K - k0 < PANEL_BLOCK ? K - k0 : PANEL_BLOCK;
         uint32_t bits_max = 0;
@@ -97,7 +96,8 @@ static void block(enum tensor_type type, const uint8_t *group, unsigned half, co
 }
 
 /* f32 activations: the definition of the exact order. */
-static void panel_f32(const struct matrix *matrix, const uint8_t *panel, const uint8_t *act, uint32_t R, float F[16][16])
+static void panel_f32(const struct matrix *matrix, const uint8_t *panel, const uint8_t *act, uint32_t R,
+                      float F[16][16])
 {
     float weights[32][16];
     for (uint32_t k0 = 0; k0 < matrix->K; k0 += 32) {
@@ -112,8 +112,8 @@ static void panel_f32(const struct matrix *matrix, const uint8_t *panel, const u
     }
 }
 
-void matmul_tile_scalar(const struct matrix *matrix, const uint8_t *panel, uint32_t panels, const uint8_t *act, uint32_t R,
-                        float *out, size_t stride_m)
+void matmul_tile_scalar(const struct matrix *matrix, const uint8_t *panel, uint32_t panels, const uint8_t *act,
+                        uint32_t R, float *out, size_t stride_m)
 {
     for (uint32_t p = 0; p < panels; p++, panel += matrix->panel_bytes, out += 16) {
         float F[16][16] = {{0}};
