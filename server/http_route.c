@@ -1,0 +1,81 @@
+/* The route table and the refusals; see http_route.h. */
+#include "server/http_route.h"
+
+#include <string.h>
+#include <strings.h>
+
+const struct route routes[] = {
+    {"/v1/chat/completions", ROUTE_CHAT, .post = true, .needs_engine = true},
+    {"/v1/completions", ROUTE_COMPLETIONS, .post = true, .needs_engine = true},
+    {"/v1/models", ROUTE_MODELS, .needs_engine = true},
+    {"/v1/models/", ROUTE_MODEL, .prefix = true, .needs_engine = true},
+    {"/tokenize", ROUTE_TOKENIZE, .post = true, .needs_engine = true},
+    {"/detokenize", ROUTE_DETOKENIZE, .post = true, .needs_engine = true},
+    {"/health", ROUTE_HEALTH, .open = true},
+    {"/livez", ROUTE_LIVEZ, .open = true},
+    {"/readyz", ROUTE_READYZ, .open = true},
+    {"/ping", ROUTE_PING, .open = true},
+    {"/metrics", ROUTE_METRICS, .open = true},
+    {"/version", ROUTE_VERSION, .open = false},
+    {"/load", ROUTE_LOAD, .open = false},
+};
+const size_t routes_count = sizeof routes / sizeof routes[0];
+
+enum route_match route_find(const char *method, const char *path, size_t path_length, const struct route **route,
+                            const char **allow)
+{
+    for (size_t i = 0; i < routes_count; i++) {
+        size_t length = strlen(routes[i].path);
+        bool same = routes[i].prefix ? path_length > length : path_length == length;
+        if (!same || memcmp(routes[i].path, path, length) != 0) continue;
+        *route = &routes[i];
+        *allow = routes[i].post ? "POST" : "GET, HEAD";
+        bool fits =
+            routes[i].post ? strcmp(method, "POST") == 0 : strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0;
+        /* SageMaker's /ping and vLLM's take POST too */
+        if (routes[i].id == ROUTE_PING && strcmp(method, "POST") == 0) fits = true;
+        return fits ? ROUTE_FOUND : ROUTE_NO_METHOD;
+    }
+    return ROUTE_NO_PATH;
+}
+
+void refusal_error(enum refusal refusal, uint32_t retry_after_ms, struct api_error *error)
+{
+    static const struct {
+        int status;
+        const char *type, *code, *message;
+        bool again;
+    } table[] = {
+        [REFUSE_UNKNOWN_URL] = {404, "not_found_error", "unknown_url", "There is nothing at this URL.", false},
+        [REFUSE_METHOD] = {405, "invalid_request_error", "method_not_supported", "This URL does not take that method.",
+                           false},
+        [REFUSE_KEY_MISSING] = {401, "authentication_error", "invalid_api_key",
+                                "No API key was given. Send it as \"Authorization: Bearer KEY\" or \"x-api-key: KEY\".",
+                                false},
+        [REFUSE_KEY_WRONG] = {401, "authentication_error", "invalid_api_key", "The API key given is not valid here.",
+                              false},
+        [REFUSE_MEDIA_TYPE] = {415, "invalid_request_error", NULL,
+                               "The body must be JSON: Content-Type application/json.", false},
+        [REFUSE_NO_BODY] = {400, "invalid_request_error", NULL, "The request has no body; a JSON object is needed.",
+                            false},
+        [REFUSE_LOADING] = {503, "server_error", "model_loading", "The model is still loading.", true},
+        [REFUSE_LOAD_FAILED] = {503, "server_error", "resource_unavailable", "The model could not be loaded.", true},
+        [REFUSE_DRAINING] = {503, "server_error", "draining", "This server is shutting down.", true},
+        [REFUSE_OVERLOADED] = {503, "server_error", "overloaded", "The server's queue is full.", true},
+        [REFUSE_ENGINE_LOST] = {503, "server_error", "resource_unavailable", "The engine has stopped.", true},
+        [REFUSE_STUCK] = {503, "server_error", "resource_unavailable", "The engine does not answer.", true},
+        [REFUSE_NO_MEMORY] = {503, "server_error", "resource_unavailable", "The server is out of memory.", true},
+    };
+    (void)api_error_set(error, table[refusal].status, table[refusal].type, table[refusal].code, "", "%s",
+                        table[refusal].message);
+    error->retry_after_ms = table[refusal].again ? retry_after_ms : 0;
+}
+
+bool media_type_is_json(const char *content_type)
+{
+    if (!content_type) return true;
+    size_t length = strcspn(content_type, "; \t");
+    if (length == strlen("application/json") && strncasecmp(content_type, "application/json", length) == 0) return true;
+    return length > 5 && strncasecmp(content_type, "application/", 12) == 0 &&
+           strncasecmp(content_type + length - 5, "+json", 5) == 0;
+}

@@ -1,0 +1,69 @@
+/* Which path and method mean what, and how every refusal of the server reads: the one place where a reason becomes an
+ * HTTP status and an error object (the API's own refusals come ready-made from api.h). Pure. */
+#ifndef SERVER_HTTP_ROUTE_H
+#define SERVER_HTTP_ROUTE_H
+
+#include "server/api.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+enum route_id {
+    ROUTE_CHAT,
+    ROUTE_COMPLETIONS,
+    ROUTE_MODELS,
+    ROUTE_MODEL,
+    ROUTE_TOKENIZE,
+    ROUTE_DETOKENIZE,
+    ROUTE_HEALTH,
+    ROUTE_LIVEZ,
+    ROUTE_READYZ,
+    ROUTE_PING,
+    ROUTE_METRICS,
+    ROUTE_VERSION,
+    ROUTE_LOAD
+};
+
+struct route {
+    const char *path;
+    enum route_id id;
+    bool post;         /* POST, else GET and HEAD */
+    bool prefix;       /* the rest of the path is an argument (at least one byte) */
+    bool open;         /* needs no key */
+    bool needs_engine; /* refused while loading and when the engine is lost */
+};
+
+extern const struct route routes[];
+extern const size_t routes_count;
+
+enum route_match { ROUTE_FOUND, ROUTE_NO_PATH, ROUTE_NO_METHOD };
+
+/* ROUTE_NO_METHOD: *route is the path's, *allow what it takes. */
+enum route_match route_find(const char *method, const char *path, size_t path_length, const struct route **route,
+                            const char **allow);
+
+enum refusal {
+    REFUSE_UNKNOWN_URL,
+    REFUSE_METHOD,
+    REFUSE_KEY_MISSING,
+    REFUSE_KEY_WRONG,
+    REFUSE_MEDIA_TYPE,
+    REFUSE_NO_BODY,
+    REFUSE_LOADING,
+    REFUSE_LOAD_FAILED,
+    REFUSE_DRAINING,
+    REFUSE_OVERLOADED,
+    REFUSE_ENGINE_LOST,
+    REFUSE_STUCK,
+    REFUSE_NO_MEMORY
+};
+
+/* Fills error. retry_after_ms: for those that may be repeated, else ignored. */
+void refusal_error(enum refusal refusal, uint32_t retry_after_ms, struct api_error *error);
+
+/* Whether a body of this Content-Type is read as JSON. NULL (none given): yes. Anything but JSON: no, as with OpenAI
+ * and vLLM; it also means that a web page cannot post to a local server without asking first (text/plain needs no CORS
+ * preflight). */
+bool media_type_is_json(const char *content_type);
+
+#endif

@@ -1,0 +1,290 @@
+/* See metrics.h. Names, labels and buckets: API design section 2. A bound is printed as Python's client prints it
+ * ("1.0", "1e+06"), because dashboards match `le` as text. */
+#include "server/metrics.h"
+
+#include "runtime/base/check.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+static const double first_token_bounds[] = {.001, .005, .01, .02, .04, .06, .08, .1, .25, .5,  .75,
+                                            1,    2.5,  5,   7.5, 10,  20,  40,  80, 160, 640, 2560};
+static const double token_bounds[] = {.01, .025, .05, .075, .1,  .15, .2, .3, .4, .5,
+                                      .75, 1,    2.5, 5,    7.5, 10,  20, 40, 80};
+static const double request_bounds[] = {.3, .5, .8, 1,  1.5, 2,   2.5, 5,   10,   15,  20,
+                                        30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680};
+static const double iteration_bounds[] = {1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384};
+static const double n_bounds[] = {1, 2, 5, 10, 20};
+static const double preemption_bounds[] = {1, 2, 3, 4, 5, 10, 20};
+
+#define BOUNDS(list) list, sizeof list / sizeof list[0]
+
+static const struct {
+    const char *name, *help;
+    const double *bounds; /* NULL: 1 2 5 10 .. to the context's length */
+    size_t bounds_count;
+} shapes[HISTOGRAM_COUNT] = {
+    [HISTOGRAM_TIME_TO_FIRST_TOKEN] = {"time_to_first_token_seconds", "Arrival to first token",
+                                       BOUNDS(first_token_bounds)},
+    [HISTOGRAM_INTER_TOKEN] = {"inter_token_latency_seconds", "Gap between tokens of a choice", BOUNDS(token_bounds)},
+    [HISTOGRAM_TIME_PER_TOKEN] = {"request_time_per_output_token_seconds", "Mean gap of a request",
+                                  BOUNDS(token_bounds)},
+    [HISTOGRAM_E2E] = {"e2e_request_latency_seconds", "Arrival to end", BOUNDS(request_bounds)},
+    [HISTOGRAM_QUEUE] = {"request_queue_time_seconds", "Time waiting", BOUNDS(request_bounds)},
+    [HISTOGRAM_INFERENCE] = {"request_inference_time_seconds", "Time running", BOUNDS(request_bounds)},
+    [HISTOGRAM_PREFILL] = {"request_prefill_time_seconds", "Start to first token", BOUNDS(request_bounds)},
+    [HISTOGRAM_DECODE] = {"request_decode_time_seconds", "First token to end", BOUNDS(request_bounds)},
+    [HISTOGRAM_PROMPT] = {"request_prompt_tokens", "Prompt tokens of a request", NULL, 0},
+    [HISTOGRAM_GENERATION] = {"request_generation_tokens", "Output tokens of a request", NULL, 0},
+    [HISTOGRAM_GENERATION_MAX] = {"request_max_num_generation_tokens", "Output tokens of its longest choice", NULL, 0},
+    [HISTOGRAM_PARAMS_MAX_TOKENS] = {"request_params_max_tokens", "The max_tokens asked for", NULL, 0},
+    [HISTOGRAM_PREFILL_COMPUTED] = {"request_prefill_kv_computed_tokens", "Prompt tokens not from the cache", NULL, 0},
+    [HISTOGRAM_ITERATION] = {"iteration_tokens_total", "Tokens of a step", BOUNDS(iteration_bounds)},
+    [HISTOGRAM_PARAMS_N] = {"request_params_n", "The n asked for", BOUNDS(n_bounds)},
+    [HISTOGRAM_PREEMPTIONS] = {"request_num_preemptions", "Preemptions of a request", BOUNDS(preemption_bounds)},
+};
+
+/* 1 2 5 10 20 50 .. up to the largest that is not above max, as vLLM builds them. */
+static void count_bounds(struct histogram *histogram, uint32_t max)
+{
+    static const double steps[] = {1, 2, 5};
+    for (double scale = 1; histogram->bounds_count < METRICS_BUCKETS_MAX; scale *= 10)
+        for (size_t i = 0; i < 3; i++) {
+            if (steps[i] * scale > max || histogram->bounds_count == METRICS_BUCKETS_MAX) return;
+            histogram->bounds[histogram->bounds_count++] = steps[i] * scale;
+        }
+}
+
+void metrics_init(struct metrics *metrics, const char *model_name, uint32_t context_max)
+{
+    *metrics = (struct metrics){0};
+    size_t used = 0;
+    for (const char *c = model_name; *c && used + 3 < sizeof metrics->model_name;
+         c++) { /* label escapes of the format */
+        if (*c == '"' || *c == '\\') metrics->model_name[used++] = '\\';
+        metrics->model_name[used++] = *c == '\n' ? ' ' : *c;
+    }
+    for (size_t i = 0; i < HISTOGRAM_COUNT; i++) {
+        struct histogram *histogram = &metrics->histograms[i];
+        if (!shapes[i].bounds) {
+            count_bounds(histogram, context_max);
+            continue;
+        }
+        CHECK(shapes[i].bounds_count <= METRICS_BUCKETS_MAX);
+        histogram->bounds_count = (uint32_t)shapes[i].bounds_count;
+        memcpy(histogram->bounds, shapes[i].bounds, shapes[i].bounds_count * sizeof(double));
+    }
+}
+
+void metrics_observe(struct metrics *metrics, enum metrics_histogram idx, double value)
+{
+    struct histogram *histogram = &metrics->histograms[idx];
+    uint32_t bucket = 0;
+    while (bucket < histogram->bounds_count && value > histogram->bounds[bucket]) bucket++;
+    histogram->counts[bucket]++;
+    histogram->sum += value;
+}
+
+static double seconds(uint64_t from_ns, uint64_t to_ns)
+{
+    return to_ns > from_ns ? (double)(to_ns - from_ns) / 1e9 : 0;
+}
+
+void metrics_request_done(struct metrics *metrics, const struct request *request)
+{
+    const struct usage *usage = &request->usage;
+    uint32_t longest = 0;
+    for (uint32_t i = 0; i < request->choices_count; i++)
+        if (request->choices[i].output_count > longest) longest = request->choices[i].output_count;
+    metrics->finished[usage->cause]++;
+    metrics_observe(metrics, HISTOGRAM_E2E, seconds(request->submitted_ns, request->done_ns));
+    metrics_observe(metrics, HISTOGRAM_QUEUE, seconds(request->submitted_ns, request->scheduled_ns));
+    metrics_observe(metrics, HISTOGRAM_INFERENCE, seconds(request->scheduled_ns, request->done_ns));
+    if (request->first_token_ns) {
+        double decode = seconds(request->first_token_ns, request->done_ns);
+        metrics_observe(metrics, HISTOGRAM_PREFILL, seconds(request->scheduled_ns, request->first_token_ns));
+        metrics_observe(metrics, HISTOGRAM_DECODE, decode);
+        if (longest > 1) metrics_observe(metrics, HISTOGRAM_TIME_PER_TOKEN, decode / (longest - 1));
+    }
+    metrics_observe(metrics, HISTOGRAM_PROMPT, usage->in_total);
+    metrics_observe(metrics, HISTOGRAM_PREFILL_COMPUTED, usage->in_total - usage->in_hit);
+    metrics_observe(metrics, HISTOGRAM_GENERATION, usage->out);
+    metrics_observe(metrics, HISTOGRAM_GENERATION_MAX, longest);
+    metrics_observe(metrics, HISTOGRAM_PARAMS_MAX_TOKENS, request->max_tokens);
+    metrics_observe(metrics, HISTOGRAM_PARAMS_N, request->choices_count);
+    metrics_observe(metrics, HISTOGRAM_PREEMPTIONS, usage->preemptions);
+}
+
+void metrics_usage(struct metrics *metrics, const struct usage_record *record)
+{
+    metrics->records[record->sum.cause]++;
+    metrics->records_mismatch += record->sum.mismatch;
+    metrics->recorded_in += record->sum.in_total;
+    metrics->recorded_hit += record->sum.in_hit;
+    metrics->recorded_out += record->sum.out;
+    metrics->recorded_reasoning += record->sum.out_reasoning;
+    metrics->recorded_recomputed += record->sum.recomputed;
+}
+
+void metrics_reply(struct metrics *metrics, int http_status)
+{
+    int first = http_status / 100;
+    metrics->replies[first >= 1 && first <= 5 ? first : 0]++;
+}
+
+/* ---- text ---- */
+
+struct printer {
+    struct buf *out;
+    const char *model_name;
+};
+
+static void head(const struct printer *printer, const char *name, const char *kind, const char *help)
+{
+    buf_append_format(printer->out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind);
+}
+
+/* One sample; labels: more of them, each with a leading comma, or "". */
+static void sample(const struct printer *printer, const char *name, const char *labels, double value)
+{
+    buf_append_format(printer->out, "%s{engine=\"0\",model_name=\"%s\"%s} %.17g\n", name, printer->model_name, labels,
+                      value);
+}
+
+static void single(const struct printer *printer, const char *name, const char *kind, const char *help, double value)
+{
+    head(printer, name, kind, help);
+    sample(printer, name, "", value);
+}
+
+/* repr(float) of a bound, and the exponent form that Python's client uses from a million on. */
+static void print_bound(struct buf *out, double bound)
+{
+    if (bound < 1e6) {
+        bool whole = bound == (double)(uint64_t)bound;
+        buf_append_format(out, whole ? "%.1f" : "%.6g", bound);
+        return;
+    }
+    uint32_t exponent = 0;
+    for (; bound >= 10; exponent++) bound /= 10;
+    buf_append_format(out, "%.6ge+%02u", bound, exponent);
+}
+
+static void histogram_print(const struct printer *printer, const char *name, const char *help,
+                            const struct histogram *histogram)
+{
+    uint64_t total = 0;
+    buf_append_format(printer->out, "# HELP vllm:%s %s\n# TYPE vllm:%s histogram\n", name, help, name);
+    for (uint32_t i = 0; i <= histogram->bounds_count; i++) {
+        total += histogram->counts[i];
+        buf_append_format(printer->out, "vllm:%s_bucket{engine=\"0\",le=\"", name);
+        if (i < histogram->bounds_count)
+            print_bound(printer->out, histogram->bounds[i]);
+        else
+            buf_append_text(printer->out, "+Inf");
+        buf_append_format(printer->out, "\",model_name=\"%s\"} %" PRIu64 "\n", printer->model_name, total);
+    }
+    buf_append_format(printer->out, "vllm:%s_sum{engine=\"0\",model_name=\"%s\"} %.17g\n", name, printer->model_name,
+                      histogram->sum);
+    buf_append_format(printer->out, "vllm:%s_count{engine=\"0\",model_name=\"%s\"} %" PRIu64 "\n", name,
+                      printer->model_name, total);
+}
+
+static void print_gauges(const struct printer *p, const struct engine_stats *stats, const struct metrics_now *now)
+{
+    double total = stats->kv_blocks_total, usage = total > 0 ? stats->kv_blocks_used / total : 0;
+    double waiting = (double)stats->waiting + now->preparing;
+    single(p, "vllm:num_requests_running", "gauge", "Sequences in execution", stats->running);
+    single(p, "vllm:num_requests_waiting", "gauge", "Requests waiting to start", waiting);
+    head(p, "vllm:num_requests_waiting_by_reason", "gauge", "Requests waiting to start, by reason");
+    sample(p, "vllm:num_requests_waiting_by_reason", ",reason=\"capacity\"", waiting);
+    sample(p, "vllm:num_requests_waiting_by_reason", ",reason=\"deferred\"", 0);
+    single(p, "vllm:kv_cache_usage_perc", "gauge", "Share of KV blocks in use, 1 is all", usage);
+    single(p, "vllm:gpu_cache_usage_perc", "gauge", "Old name of kv_cache_usage_perc", usage);
+    head(p, "vllm:engine_sleep_state", "gauge", "1 for the state the engine is in");
+    sample(p, "vllm:engine_sleep_state", ",sleep_state=\"awake\"", 1);
+    sample(p, "vllm:engine_sleep_state", ",sleep_state=\"weights_offloaded\"", 0);
+    sample(p, "vllm:engine_sleep_state", ",sleep_state=\"discard_all\"", 0);
+    head(p, "vllm:cache_config_info", "gauge", "How the KV cache is set up");
+    buf_append_format(p->out,
+                      "vllm:cache_config_info{block_size=\"%d\",enable_prefix_caching=\"%s\",engine=\"0\","
+                      "model_name=\"%s\",num_gpu_blocks=\"%u\"} 1\n",
+                      KV_BLOCK_TOKENS, now->prefix_cache ? "True" : "False", p->model_name, stats->kv_blocks_total);
+}
+
+static void print_counters(const struct printer *p, const struct metrics *metrics, const struct engine_stats *stats)
+{
+    single(p, "vllm:prompt_tokens_total", "counter", "Prompt tokens", (double)stats->prompt_tokens);
+    head(p, "vllm:prompt_tokens_by_source_total", "counter", "Prompt tokens, by where their KV came from");
+    sample(p, "vllm:prompt_tokens_by_source_total", ",source=\"local_compute\"", (double)stats->computed_prompt_tokens);
+    sample(p, "vllm:prompt_tokens_by_source_total", ",source=\"local_cache_hit\"", (double)stats->cached_tokens);
+    sample(p, "vllm:prompt_tokens_by_source_total", ",source=\"external_kv_transfer\"", 0);
+    single(p, "vllm:prompt_tokens_cached_total", "counter", "Prompt tokens from the cache",
+           (double)stats->cached_tokens);
+    single(p, "vllm:generation_tokens_total", "counter", "Output tokens", (double)stats->generation_tokens);
+    single(p, "vllm:num_preemptions_total", "counter", "Preemptions", (double)stats->preemptions);
+    single(p, "vllm:prefix_cache_queries_total", "counter", "Tokens looked up", (double)stats->prefix_queries_tokens);
+    single(p, "vllm:prefix_cache_hits_total", "counter", "Tokens found", (double)stats->prefix_hits_tokens);
+    head(p, "vllm:request_success_total", "counter", "Requests that ended, by reason");
+    double aborted = (double)(metrics->finished[CAUSE_CLIENT_GONE] + metrics->finished[CAUSE_PLATFORM_CANCEL]);
+    sample(p, "vllm:request_success_total", ",finished_reason=\"stop\"", (double)metrics->finished[CAUSE_STOP]);
+    sample(p, "vllm:request_success_total", ",finished_reason=\"length\"", (double)metrics->finished[CAUSE_LENGTH]);
+    sample(p, "vllm:request_success_total", ",finished_reason=\"abort\"", aborted);
+    sample(p, "vllm:request_success_total", ",finished_reason=\"error\"",
+           (double)metrics->finished[CAUSE_PLATFORM_ERROR]);
+    sample(p, "vllm:request_success_total", ",finished_reason=\"repetition\"", 0);
+    head(p, "vllm:admission_rejections_total", "counter", "Requests refused because the queue was full");
+    sample(p, "vllm:admission_rejections_total", ",reason=\"max_num_queued_reqs\"", (double)metrics->rejected_requests);
+    sample(p, "vllm:admission_rejections_total", ",reason=\"max_num_queued_tokens\"", 0);
+    single(p, "mr_recomputed_tokens_total", "counter", "Tokens prefilled again after preemption",
+           (double)stats->recomputed_tokens);
+    single(p, "mr_engine_steps_total", "counter", "Steps", (double)stats->steps);
+    single(p, "mr_engine_step_seconds_total", "counter", "Time in steps", (double)stats->step_ns_total / 1e9);
+    single(p, "mr_engine_device_seconds_total", "counter", "Of it on the device", (double)stats->device_ns_total / 1e9);
+}
+
+static void print_own(const struct printer *p, const struct metrics *metrics, const struct metrics_now *now)
+{
+    static const char *const classes[] = {"other", "1xx", "2xx", "3xx", "4xx", "5xx"};
+    char label[64];
+    single(p, "mr_ready", "gauge", "1 while new requests are taken", now->ready);
+    single(p, "mr_http_connections", "gauge", "Open connections", now->connections);
+    single(p, "mr_answers_in_progress", "gauge", "Calls that are being answered", now->answers);
+    single(p, "mr_log_lines_dropped_total", "counter", "Log lines that could not be written",
+           (double)now->log_lines_dropped);
+    head(p, "mr_http_replies_total", "counter", "Answers, by class of status");
+    for (size_t i = 2; i < 6; i++) {
+        (void)snprintf(label, sizeof label, ",status=\"%s\"", classes[i]);
+        sample(p, "mr_http_replies_total", label, (double)metrics->replies[i]);
+    }
+    head(p, "mr_rate_limited_total", "counter", "Requests refused with 429, by limit");
+    sample(p, "mr_rate_limited_total", ",limit=\"queue_share\"", (double)metrics->rate_limited);
+    head(p, "mr_usage_records_total", "counter", "Usage records, by cause");
+    for (int i = CAUSE_STOP; i <= CAUSE_PLATFORM_ERROR; i++) {
+        (void)snprintf(label, sizeof label, ",cause=\"%s\"", usage_cause_name((enum cause)i));
+        sample(p, "mr_usage_records_total", label, (double)metrics->records[i]);
+    }
+    single(p, "mr_usage_mismatch_total", "counter", "Records whose counts disagreed",
+           (double)metrics->records_mismatch);
+    head(p, "mr_usage_tokens_total", "counter", "Tokens in usage records, by kind");
+    sample(p, "mr_usage_tokens_total", ",kind=\"in_total\"", (double)metrics->recorded_in);
+    sample(p, "mr_usage_tokens_total", ",kind=\"in_hit\"", (double)metrics->recorded_hit);
+    sample(p, "mr_usage_tokens_total", ",kind=\"out\"", (double)metrics->recorded_out);
+    sample(p, "mr_usage_tokens_total", ",kind=\"out_reasoning\"", (double)metrics->recorded_reasoning);
+    sample(p, "mr_usage_tokens_total", ",kind=\"recomputed\"", (double)metrics->recorded_recomputed);
+}
+
+void metrics_print(const struct metrics *metrics, const struct metrics_now *now, struct buf *out)
+{
+    static const struct engine_stats none;
+    const struct engine_stats *stats = now->engine ? now->engine : &none;
+    struct printer printer = {out, metrics->model_name};
+    print_gauges(&printer, stats, now);
+    print_counters(&printer, metrics, stats);
+    for (size_t i = 0; i < HISTOGRAM_COUNT; i++)
+        histogram_print(&printer, shapes[i].name, shapes[i].help, &metrics->histograms[i]);
+    histogram_print(&printer, "time_per_output_token_seconds", "Old name of inter_token_latency_seconds",
+                    &metrics->histograms[HISTOGRAM_INTER_TOKEN]);
+    print_own(&printer, metrics, now);
+}

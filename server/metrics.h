@@ -1,0 +1,74 @@
+/* What /metrics shows, in Prometheus' text format 0.0.4: vLLM's names, labels and buckets (so that its dashboards, and
+ * the routers that read it, work unchanged), and our own as mr_*. Counts of tokens and blocks come from the engine's
+ * own statistics; times and sizes of requests are observed here. Pure; io thread. */
+#ifndef SERVER_METRICS_H
+#define SERVER_METRICS_H
+
+#include "runtime/base/buf.h"
+#include "runtime/base/status.h"
+#include "scheduler/engine.h"
+#include "server/billing/usage.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum metrics_histogram {
+    HISTOGRAM_TIME_TO_FIRST_TOKEN,
+    HISTOGRAM_INTER_TOKEN,
+    HISTOGRAM_TIME_PER_TOKEN,
+    HISTOGRAM_E2E,
+    HISTOGRAM_QUEUE,
+    HISTOGRAM_INFERENCE,
+    HISTOGRAM_PREFILL,
+    HISTOGRAM_DECODE,
+    HISTOGRAM_PROMPT,
+    HISTOGRAM_GENERATION,
+    HISTOGRAM_GENERATION_MAX,
+    HISTOGRAM_PARAMS_MAX_TOKENS,
+    HISTOGRAM_PREFILL_COMPUTED,
+    HISTOGRAM_ITERATION,
+    HISTOGRAM_PARAMS_N,
+    HISTOGRAM_PREEMPTIONS,
+    HISTOGRAM_COUNT
+};
+
+enum { METRICS_BUCKETS_MAX = 40 };
+
+struct histogram {
+    uint32_t bounds_count;
+    double bounds[METRICS_BUCKETS_MAX];
+    uint64_t counts[METRICS_BUCKETS_MAX + 1]; /* of its bucket alone; the last is +Inf */
+    double sum;
+};
+
+struct metrics {
+    char model_name[256]; /* escaped for a label */
+    struct histogram histograms[HISTOGRAM_COUNT];
+    uint64_t finished[5];                  /* by enum cause */
+    uint64_t rejected_requests;            /* the node's queue was full */
+    uint64_t rate_limited;                 /* a tenant's share was full */
+    uint64_t replies[6];                   /* by first digit of the HTTP status */
+    uint64_t records[5], records_mismatch; /* usage records, by enum cause */
+    uint64_t recorded_in, recorded_hit, recorded_out, recorded_reasoning, recorded_recomputed;
+};
+
+/* What is true at the moment of a scrape. */
+struct metrics_now {
+    const struct engine_stats *engine; /* NULL: no engine yet */
+    bool ready;
+    uint32_t connections, preparing, answers; /* open connections, requests in the pool, answers in the making */
+    uint64_t log_lines_dropped;
+    bool prefix_cache;
+};
+
+void metrics_init(struct metrics *metrics, const char *model_name, uint32_t context_max);
+void metrics_observe(struct metrics *metrics, enum metrics_histogram histogram, double value);
+
+/* A request that was scheduled and has ended. */
+void metrics_request_done(struct metrics *metrics, const struct request *request);
+void metrics_usage(struct metrics *metrics, const struct usage_record *record);
+void metrics_reply(struct metrics *metrics, int http_status);
+
+void metrics_print(const struct metrics *metrics, const struct metrics_now *now, struct buf *out);
+
+#endif
