@@ -1,0 +1,498 @@
+/* See exchange.h for the life of an exchange and the rules E1-E5. */
+#include "server/exchange.h"
+
+#include "runtime/base/check.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/hash.h"
+#include "runtime/base/limits.h"
+#include "runtime/base/log.h"
+#include "runtime/base/mem.h"
+#include "server/http_route.h"
+
+#include <string.h>
+
+enum { RETRY_AFTER_MS_MIN = 1000, RETRY_AFTER_MS_MAX = 60000 };
+
+struct exchange {
+    struct exchanges *set;
+    struct exchange *previous, *next;
+    struct exchange *next_touched;
+    struct http_conn *conn; /* NULL: gone, or answered */
+    enum exchange_kind kind;
+    uint32_t tenant;
+    const char *tenant_name;
+    struct buf body; /* until the pool has read it */
+    uv_work_t work;
+    bool in_pool, prepared, touched, streaming, head_sent, failed, bytes_sent, has_tokens;
+    bool cancel_wanted; /* not all requests of it have been told */
+    enum cause cancel_cause;
+    struct api_call *call;
+    struct request *requests;
+    uint32_t requests_count, submitted, alive, scheduled;
+    uint64_t *last_token_ns; /* [choices over all requests], for the gap between tokens */
+    uint64_t arrived_ns;
+    uint64_t written_ns;    /* virtual: when the stream last got bytes, or was accepted */
+    struct api_error error; /* failed: what the client gets */
+    struct buf answer;      /* tokenize, detokenize */
+    int answer_status;
+    char request_id[HTTP_REQUEST_ID_MAX + 1];
+};
+
+static uint64_t clock_ns(void)
+{
+    return clock_now_ns(clock_system());
+}
+
+/* ---- the end ---- */
+
+static void write_usage(struct exchange *exchange)
+{
+    if (exchange->scheduled == 0) return; /* E4 */
+    struct usage_record record = {.unseen = !exchange->bytes_sent};
+    strncpy(record.call_id, api_call_id(exchange->call), sizeof record.call_id - 1);
+    strncpy(record.request_id, exchange->request_id, sizeof record.request_id - 1);
+    strncpy(record.tenant, exchange->tenant_name, sizeof record.tenant - 1);
+    strncpy(record.model, exchange->set->model->names[0], sizeof record.model - 1);
+    for (uint32_t i = 0; i < exchange->submitted; i++)
+        if (exchange->requests[i].scheduled_ns) usage_record_add(&record, &exchange->requests[i].usage);
+    if (record.requests == 0) return;
+    record.unseen = record.unseen && record.sum.cause == CAUSE_CLIENT_GONE;
+    struct buf line;
+    buf_init(&line, 0);
+    usage_record_print(&record, &line);
+    buf_append_char(&line, '\0');
+    if (buf_ok(&line)) log_line(LOG_INFO, "usage", "%s", line.data);
+    buf_free(&line);
+    metrics_usage(exchange->set->metrics, &record);
+}
+
+static void destroy(struct exchange *exchange)
+{
+    struct exchanges *set = exchange->set;
+    if (exchange->previous)
+        exchange->previous->next = exchange->next;
+    else
+        set->all = exchange->next;
+    if (exchange->next) exchange->next->previous = exchange->previous;
+    set->count--;
+    if (exchange->call) api_call_destroy(exchange->call);
+    buf_free(&exchange->body);
+    buf_free(&exchange->answer);
+    mem_free(exchange->last_token_ns);
+    mem_free(exchange);
+    if (set->count == 0 && set->emptied) set->emptied(set->state);
+}
+
+/* E1 */
+static bool may_end(const struct exchange *exchange)
+{
+    return !exchange->in_pool && exchange->alive == 0 && !exchange->touched;
+}
+
+static void reply_error(struct exchange *exchange, const struct api_error *error)
+{
+    struct http_conn *conn = exchange->conn;
+    if (!conn) return;
+    exchange->conn = NULL;
+    struct buf body;
+    buf_init(&body, 0);
+    api_error_body(error, &body);
+    http_conn_reply(conn, &(struct http_reply){.status = error->http_status,
+                                               .body = &body,
+                                               .retry_after_ms = error->retry_after_ms,
+                                               .close = exchange->set->aborting});
+    buf_free(&body);
+}
+
+/* The client's side of a failure; the engine's side may still be running. */
+static void fail(struct exchange *exchange, const struct api_error *error)
+{
+    exchange->failed = true;
+    if (!exchange->conn) return;
+    if (!exchange->head_sent) {
+        reply_error(exchange, error);
+        return;
+    }
+    struct http_conn *conn = exchange->conn;
+    exchange->conn = NULL;
+    api_call_fail(exchange->call, error, http_conn_out(conn));
+    http_conn_send(conn);
+    http_conn_stream_end(conn, false);
+}
+
+static void try_cancel(struct exchange *exchange)
+{
+    exchange->cancel_wanted = false;
+    for (uint32_t i = 0; i < exchange->submitted; i++) {
+        struct request *request = &exchange->requests[i];
+        if (request->owner && !engine_cancel(exchange->set->engine, request->id, exchange->cancel_cause))
+            exchange->cancel_wanted = true; /* E5 */
+    }
+}
+
+static void cancel(struct exchange *exchange, enum cause cause)
+{
+    if (exchange->alive == 0) return;
+    exchange->cancel_cause = cause;
+    try_cancel(exchange);
+}
+
+/* Between 1 and 60 s, spread by the request's id so that refused clients do not come back together. */
+static uint32_t retry_after(uint64_t wait_ns, const char *id)
+{
+    uint64_t wait_ms = wait_ns / NS_PER_MS;
+    if (wait_ms < RETRY_AFTER_MS_MIN) wait_ms = RETRY_AFTER_MS_MIN;
+    if (wait_ms > RETRY_AFTER_MS_MAX) wait_ms = RETRY_AFTER_MS_MAX;
+    wait_ms += wait_ms / 5 * (hash_bytes(id, strlen(id), 0) % 1000) / 1000;
+    return wait_ms > RETRY_AFTER_MS_MAX ? RETRY_AFTER_MS_MAX : (uint32_t)wait_ms;
+}
+
+bool exchanges_have_room(struct exchanges *set, const char *request_id, uint32_t *retry_after_ms)
+{
+    struct engine_stats stats;
+    engine_stats_read(set->engine, &stats);
+    if ((uint64_t)stats.waiting + set->preparing < set->queue_max) return true;
+    set->metrics->rejected_requests++;
+    *retry_after_ms = retry_after(stats.queue_wait_estimate_ns, request_id);
+    return false;
+}
+
+/* ---- the pool's part ---- */
+
+static void work_in_pool(uv_work_t *work)
+{
+    struct exchange *exchange = work->data;
+    const char *body = exchange->body.data ? exchange->body.data : "";
+    size_t length = exchange->body.length;
+    const struct api_model *model = exchange->set->model;
+    if (exchange->kind == EXCHANGE_TOKENIZE) {
+        exchange->answer_status = api_tokenize(model, body, length, &exchange->answer);
+        return;
+    }
+    if (exchange->kind == EXCHANGE_DETOKENIZE) {
+        exchange->answer_status = api_detokenize(model, body, length, &exchange->answer);
+        return;
+    }
+    uint64_t now_ns = clock_ns();
+    struct api_context context = {
+        .model = model,
+        .tenant = exchange->tenant,
+        .tenant_name = exchange->tenant_name,
+        .now_unix_s = clock_unix_us(clock_system()) / 1000000,
+        .now_ns = now_ns,
+        .deadline_ns = exchange->arrived_ns + limits.request_deadline_ms * NS_PER_MS,
+    };
+    enum api_kind kind = exchange->kind == EXCHANGE_CHAT ? API_CHAT : API_COMPLETIONS;
+    exchange->prepared = api_call_create(kind, body, length, &context, &exchange->call, &exchange->error) &&
+                         api_call_prepare(exchange->call, &exchange->error);
+}
+
+static void submit_all(struct exchange *exchange)
+{
+    struct exchanges *set = exchange->set;
+    exchange->requests = api_call_requests(exchange->call, &exchange->requests_count);
+    exchange->streaming = api_call_streams(exchange->call);
+    uint32_t choices = 0;
+    for (uint32_t i = 0; i < exchange->requests_count; i++) choices += exchange->requests[i].choices_count;
+    exchange->last_token_ns = mem_alloc(choices, sizeof *exchange->last_token_ns);
+    enum status status = exchange->last_token_ns ? ST_OK : ST_NOMEM;
+    for (uint32_t i = 0; i < exchange->requests_count && status == ST_OK; i++) {
+        struct request *request = &exchange->requests[i];
+        request->id = ++set->next_request_id;
+        request->owner = exchange;
+        status = engine_submit(set->engine, request);
+        if (status == ST_OK) {
+            exchange->submitted++;
+            exchange->alive++;
+        }
+    }
+    if (status == ST_OK) return;
+    struct engine_stats stats;
+    engine_stats_read(set->engine, &stats);
+    refusal_error(status == ST_NOMEM ? REFUSE_NO_MEMORY : REFUSE_OVERLOADED,
+                  retry_after(stats.queue_wait_estimate_ns, exchange->request_id), &exchange->error);
+    set->metrics->rejected_requests++;
+    cancel(exchange, CAUSE_PLATFORM_CANCEL);
+    fail(exchange, &exchange->error);
+}
+
+static void reply_answer(struct exchange *exchange)
+{
+    struct http_conn *conn = exchange->conn;
+    if (!conn) return;
+    exchange->conn = NULL;
+    bool ok = buf_ok(&exchange->answer);
+    if (ok) {
+        http_conn_reply(conn, &(struct http_reply){.status = exchange->answer_status, .body = &exchange->answer});
+        return;
+    }
+    exchange->conn = conn;
+    refusal_error(REFUSE_NO_MEMORY, RETRY_AFTER_MS_MIN, &exchange->error);
+    reply_error(exchange, &exchange->error);
+}
+
+static void work_done(uv_work_t *work, int status)
+{
+    struct exchange *exchange = work->data;
+    struct exchanges *set = exchange->set;
+    exchange->in_pool = false;
+    set->preparing--;
+    buf_free(&exchange->body);
+    if (status == UV_ECANCELED || !exchange->conn || exchange->failed) {
+        /* nobody waits for it any more */
+    } else if (exchange->kind == EXCHANGE_TOKENIZE || exchange->kind == EXCHANGE_DETOKENIZE) {
+        reply_answer(exchange);
+    } else if (!exchange->prepared) {
+        fail(exchange, &exchange->error);
+    } else {
+        submit_all(exchange);
+    }
+    if (may_end(exchange)) destroy(exchange);
+}
+
+void exchange_start(struct exchanges *set, enum exchange_kind kind, struct http_conn *conn, uint32_t tenant,
+                    const char *tenant_name)
+{
+    struct exchange *exchange = mem_alloc(1, sizeof *exchange);
+    struct http_request *request = http_conn_request(conn);
+    if (exchange) {
+        exchange->set = set;
+        exchange->kind = kind;
+        exchange->conn = conn;
+        exchange->tenant = tenant;
+        exchange->tenant_name = tenant_name;
+        exchange->arrived_ns = clock_ns();
+        exchange->written_ns = UINT64_MAX; /* the next tick says when */
+        exchange->body = request->body;
+        buf_init(&request->body, 0);
+        buf_init(&exchange->answer, (size_t)limits.api_request_memory_bytes);
+        memcpy(exchange->request_id, request->id, sizeof exchange->request_id);
+        exchange->work.data = exchange;
+        exchange->next = set->all;
+        if (exchange->next) exchange->next->previous = exchange;
+        set->all = exchange;
+        set->count++;
+        set->preparing++;
+        exchange->in_pool = true;
+        http_conn_user_set(conn, exchange);
+        if (uv_queue_work(set->loop, &exchange->work, work_in_pool, work_done) == 0) return;
+        exchange->in_pool = false;
+        set->preparing--;
+        exchange->conn = NULL;
+        destroy(exchange);
+    }
+    struct api_error error;
+    refusal_error(REFUSE_NO_MEMORY, RETRY_AFTER_MS_MIN, &error);
+    struct buf body;
+    buf_init(&body, 0);
+    api_error_body(&error, &body);
+    http_conn_reply(
+        conn, &(struct http_reply){.status = error.http_status, .body = &body, .retry_after_ms = error.retry_after_ms});
+    buf_free(&body);
+}
+
+/* ---- events and rendering ---- */
+
+static void begin_stream(struct exchange *exchange)
+{
+    http_conn_stream_begin(exchange->conn);
+    exchange->head_sent = true;
+}
+
+static void finish(struct exchange *exchange)
+{
+    struct http_conn *conn = exchange->conn;
+    exchange->conn = NULL;
+    exchange->bytes_sent = true;
+    if (exchange->streaming) {
+        if (!exchange->head_sent) http_conn_stream_begin(conn);
+        api_call_finish(exchange->call, http_conn_out(conn));
+        http_conn_stream_end(conn, true);
+        return;
+    }
+    struct buf body;
+    buf_init(&body, 0);
+    api_call_finish(exchange->call, &body);
+    if (buf_ok(&body)) {
+        http_conn_reply(conn, &(struct http_reply){.status = 200, .body = &body});
+    } else {
+        exchange->conn = conn;
+        refusal_error(REFUSE_NO_MEMORY, RETRY_AFTER_MS_MIN, &exchange->error);
+        reply_error(exchange, &exchange->error);
+    }
+    buf_free(&body);
+}
+
+/* Everything that is known and not yet sent, if the connection can take it. */
+static void render(struct exchange *exchange)
+{
+    if (!exchange->conn || exchange->failed || !exchange->call) return;
+    if (exchange->alive == 0) {
+        if (!exchange->streaming || http_conn_writable(exchange->conn)) finish(exchange);
+        return;
+    }
+    if (!exchange->streaming || !http_conn_writable(exchange->conn)) return; /* C2: later, by exchange_writable */
+    if (!exchange->head_sent && !exchange->has_tokens) return;               /* E3 */
+    if (!exchange->head_sent) begin_stream(exchange);
+    struct buf *out = http_conn_out(exchange->conn);
+    size_t before = out->length;
+    api_call_render(exchange->call, out);
+    if (out->length > before) {
+        exchange->bytes_sent = true;
+        exchange->written_ns = UINT64_MAX; /* the next tick says when */
+    }
+    http_conn_send(exchange->conn);
+}
+
+/* With a slow reader the answer outlives the engine's requests: the exchange stays until all is rendered. */
+static void settle(struct exchange *exchange)
+{
+    render(exchange);
+    if (may_end(exchange) && (!exchange->conn || exchange->failed)) destroy(exchange);
+}
+
+static uint64_t *token_clock(struct exchange *exchange, const struct event *event)
+{
+    uint32_t idx = event->choice;
+    for (struct request *request = exchange->requests; request != event->request; request++)
+        idx += request->choices_count;
+    return &exchange->last_token_ns[idx];
+}
+
+static void count_tokens(struct exchange *exchange, const struct event *event, uint64_t now_ns)
+{
+    struct metrics *metrics = exchange->set->metrics;
+    uint64_t *last_ns = token_clock(exchange, event);
+    if (event->output_count == 0) return;
+    exchange->has_tokens = true;
+    if (*last_ns)
+        metrics_observe(metrics, HISTOGRAM_INTER_TOKEN, (double)(now_ns - *last_ns) / 1e9);
+    else if (event->choice == 0)
+        metrics_observe(metrics, HISTOGRAM_TIME_TO_FIRST_TOKEN, (double)(now_ns - exchange->arrived_ns) / 1e9);
+    *last_ns = now_ns;
+}
+
+static void take_refusal(struct exchange *exchange, const struct event *event)
+{
+    struct exchanges *set = exchange->set;
+    if (event->status == ST_LIMIT) set->metrics->rejected_requests++;
+    if (event->status == ST_QUOTA) set->metrics->rate_limited++;
+    if (exchange->failed) return;
+    struct engine_stats stats;
+    engine_stats_read(set->engine, &stats);
+    api_error_from_status(event->status, retry_after(stats.queue_wait_estimate_ns, exchange->request_id),
+                          &exchange->error);
+    cancel(exchange, CAUSE_PLATFORM_CANCEL);
+    fail(exchange, &exchange->error);
+}
+
+static void take_event(struct exchange *exchange, const struct event *event, uint64_t now_ns)
+{
+    if (event->kind == REQUEST_REFUSED || event->kind == REQUEST_DONE) {
+        CHECK(exchange->alive > 0);
+        exchange->alive--;
+        event->request->owner = NULL;
+    }
+    if (event->kind == REQUEST_REFUSED) {
+        take_refusal(exchange, event);
+        if (exchange->alive == 0) write_usage(exchange); /* another prompt of the call may have run */
+        return;
+    }
+    api_call_event(exchange->call, event);
+    if (event->kind == REQUEST_SCHEDULED) exchange->scheduled++;
+    if (event->kind == CHOICE_TOKENS) count_tokens(exchange, event, now_ns);
+    if (event->kind != REQUEST_DONE) return;
+    if (event->request->scheduled_ns) metrics_request_done(exchange->set->metrics, event->request);
+    if (event->status != ST_OK && !exchange->failed && event->status != ST_CANCELED) {
+        api_error_from_status(event->status, RETRY_AFTER_MS_MIN, &exchange->error);
+        cancel(exchange, CAUSE_PLATFORM_CANCEL);
+        fail(exchange, &exchange->error);
+    }
+    if (exchange->alive == 0) write_usage(exchange);
+}
+
+void exchanges_poll(struct exchanges *set)
+{
+    struct engine_stats stats;
+    struct event event;
+    struct exchange *touched = NULL;
+    uint64_t now_ns = clock_ns();
+    while (engine_poll(set->engine, &event)) {
+        struct exchange *exchange = event.request->owner;
+        CHECK(exchange != NULL);
+        take_event(exchange, &event, now_ns);
+        if (!exchange->touched) {
+            exchange->touched = true;
+            exchange->next_touched = touched;
+            touched = exchange;
+        }
+    }
+    engine_stats_read(set->engine, &stats);
+    if (stats.steps != set->steps_seen) metrics_observe(set->metrics, HISTOGRAM_ITERATION, stats.last_step_tokens);
+    set->steps_seen = stats.steps;
+    while (touched) { /* E2 */
+        struct exchange *exchange = touched;
+        touched = exchange->next_touched;
+        exchange->touched = false;
+        settle(exchange);
+    }
+}
+
+void exchange_writable(struct exchange *exchange)
+{
+    if (!exchange->touched) settle(exchange);
+}
+
+void exchange_gone(struct exchange *exchange)
+{
+    exchange->conn = NULL;
+    if (exchange->in_pool) (void)uv_cancel((uv_req_t *)&exchange->work); /* if it has begun, work_done finds nobody */
+    cancel(exchange, CAUSE_CLIENT_GONE);
+    if (may_end(exchange)) destroy(exchange);
+}
+
+/* ---- time ---- */
+
+void exchanges_tick(struct exchanges *set, uint64_t now_ns)
+{
+    for (struct exchange *exchange = set->all, *next; exchange; exchange = next) {
+        next = exchange->next;
+        if (exchange->cancel_wanted) try_cancel(exchange);
+        if (exchange->written_ns == UINT64_MAX) exchange->written_ns = now_ns;
+        if (!exchange->conn || !exchange->streaming || exchange->alive == 0) continue;
+        uint64_t quiet_ns = now_ns - exchange->written_ns;
+        if (!exchange->head_sent && quiet_ns > set->head_after_ns) {
+            begin_stream(exchange);
+            http_conn_send(exchange->conn);
+            exchange->written_ns = now_ns;
+        } else if (exchange->head_sent && quiet_ns > set->keep_alive_ns && http_conn_writable(exchange->conn)) {
+            buf_append_text(http_conn_out(exchange->conn), ": keep-alive\n\n");
+            http_conn_send(exchange->conn);
+            exchange->written_ns = now_ns;
+        }
+    }
+}
+
+void exchanges_abort(struct exchanges *set)
+{
+    set->aborting = true;
+    struct api_error error;
+    refusal_error(REFUSE_DRAINING, RETRY_AFTER_MS_MIN, &error);
+    for (struct exchange *exchange = set->all, *next; exchange; exchange = next) {
+        next = exchange->next;
+        if (exchange->failed) continue;
+        if (exchange->in_pool) (void)uv_cancel((uv_req_t *)&exchange->work);
+        cancel(exchange, CAUSE_PLATFORM_CANCEL);
+        fail(exchange, &error);
+        if (may_end(exchange)) destroy(exchange);
+    }
+}
+
+void exchanges_free(struct exchanges *set)
+{
+    set->emptied = NULL;
+    while (set->all) {
+        CHECK(!set->all->in_pool);
+        destroy(set->all);
+    }
+}

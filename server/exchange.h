@@ -1,0 +1,74 @@
+/* An exchange: one API call over one connection, from its complete request to its last byte.
+ *
+ *   exchange_start -> [pool: parse, template, tokens] -> engine_submit -> events -> render when writable -> end
+ *        |                    |                                |                           |
+ *      refused              refused (400)             refused (429, 503, 504)      client gone: engine_cancel
+ *
+ * E1  An exchange is destroyed when it is out of the pool and every engine request of it has ended, whether or not its
+ *     client is still there: until then the engine may write into its arena.
+ * E2  Events only count (api_call_event). Text is made when the connection can take it, once for all events of a poll.
+ * E3  Headers of a stream go out with its first token, or after head_after_ns; before that a failure is an HTTP error.
+ * E4  Every call of which a request was scheduled gives one usage record, whatever became of its client.
+ * E5  A client that is gone cancels its requests in the same turn of the loop; while the engine's ring is full, again
+ * at each tick.
+ *
+ * /tokenize and /detokenize are exchanges too that never meet the engine: a large text must not hold up the loop.
+ * io thread only, but for the work in the pool. */
+#ifndef SERVER_EXCHANGE_H
+#define SERVER_EXCHANGE_H
+
+#include "scheduler/engine.h"
+#include "server/api.h"
+#include "server/http_conn.h"
+#include "server/metrics.h"
+
+#include <uv.h>
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct exchange;
+
+enum exchange_kind { EXCHANGE_CHAT, EXCHANGE_COMPLETIONS, EXCHANGE_TOKENIZE, EXCHANGE_DETOKENIZE };
+
+/* All exchanges of a process, and what they need. Filled by serve.c; engine and model are set before the first start.
+ */
+struct exchanges {
+    uv_loop_t *loop;
+    struct engine *engine;
+    const struct api_model *model;
+    struct metrics *metrics;
+    uint64_t head_after_ns;       /* E3: 10 s */
+    uint64_t keep_alive_ns;       /* a comment line on an idle stream: 15 s */
+    uint32_t queue_max;           /* waiting requests, those in the pool included */
+    void (*emptied)(void *state); /* the last exchange is gone */
+    void *state;
+    /* own */
+    struct exchange *all;
+    uint32_t count, preparing;
+    uint64_t next_request_id, steps_seen;
+    bool aborting;
+};
+
+/* Whether one more call may start; else the refusal's milliseconds until a retry makes sense, and false. Looked at
+ * before the body is read. */
+bool exchanges_have_room(struct exchanges *set, const char *request_id, uint32_t *retry_after_ms);
+
+/* Takes the connection's current request. Replies itself, now or later. */
+void exchange_start(struct exchanges *set, enum exchange_kind kind, struct http_conn *conn, uint32_t tenant,
+                    const char *tenant_name);
+
+void exchange_writable(struct exchange *exchange);
+void exchange_gone(struct exchange *exchange); /* its connection is about to be freed */
+
+/* Takes all events of the engine, then renders each exchange they touched. After each wake of the engine. */
+void exchanges_poll(struct exchanges *set);
+/* Late headers, keep-alive comments, cancels that found the ring full. Every HTTP_TICK_MS. */
+void exchanges_tick(struct exchanges *set, uint64_t now_ns);
+
+/* The end of a drain: cancels everything that is left; its clients get 503 or an error event. */
+void exchanges_abort(struct exchanges *set);
+/* Frees what is left, after the engine has stopped and its events are taken, and the pool is idle. */
+void exchanges_free(struct exchanges *set);
+
+#endif
