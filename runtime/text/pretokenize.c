@@ -167,6 +167,7 @@ size_t pretokenize_next(struct pretokenize_cursor *cursor)
 {
     size_t start = cursor->at, end = start;
     if (start >= cursor->length) return 0;
+    cursor->work++;
     if (start == cursor->segment_end) next_segment(cursor);
     switch (cursor->pattern) {
     case PRETOKENIZE_GPT2:

@@ -35,7 +35,7 @@ struct pretokenize_cursor {
     const char *text;
     size_t length, at;  /* at: where the next piece starts */
     size_t segment_end; /* the lexer sees no further: the next number (DIGITS_GPT2), else the text's end */
-    uint64_t work;      /* characters looked at, for tests of the bound */
+    uint64_t work;      /* characters looked at and pieces found, for tests of the bound */
 };
 
 /* text is borrowed while the cursor is used. */
