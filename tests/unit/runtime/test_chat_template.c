@@ -179,7 +179,7 @@ static void test_chat_template_refuses_depth(void **state)
     static const char *const shapes[][3] = {
         {"(", "1", ")"},  {"[", "", "]"},   {"{1:", "1", "}"},    {"-", "1", ""},      {"not ", "1", ""},
         {"", "x", ".a"},  {"", "x", "[0]"}, {"", "x", "()"},      {"", "x", "|upper"}, {"1 if x else ", "1", ""},
-        {"x(", "1", ")"}, {"x[", "1", "]"}, {"", "x", " is odd"}, {"", "1", " if 1"}};
+        {"x(", "1", ")"}, {"x[", "1", "]"}, {"", "x", " is odd()"}, {"", "1", " if 1"}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         char *inside = nested(shapes[i][0], shapes[i][1], shapes[i][2], *shapes[i][0] == '{' ? 20000 : 100000);
         char *source = nested("{{ ", inside, " }}", 1);
@@ -187,10 +187,10 @@ static void test_chat_template_refuses_depth(void **state)
         mem_free(inside);
         mem_free(source);
     }
-    char *blocks = nested("{% if 1 %}", "x", "{% endif %}", 100000);
+    char *blocks = nested("{% if 1 %}", "x", "{% endif %}", 20000);
     expect_failure(blocks, ST_LIMIT, "deeper");
     mem_free(blocks);
-    blocks = nested("{% for a in b %}", "x", "{% endfor %}", 100000);
+    blocks = nested("{% for a in b %}", "x", "{% endfor %}", 20000);
     expect_failure(blocks, ST_LIMIT, "deeper");
     mem_free(blocks);
     /* What is long but not nested is fine. */
