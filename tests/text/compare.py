@@ -56,7 +56,7 @@ def library_tokenizer(path, pattern):
     model = models.BPE(vocab=vocabulary, merges=merges, ignore_merges=pattern == "llama-bpe")
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizer(pattern)
-    return tokenizer, {t: i for t, (i, k) in ((t, (vocabulary[t], k)) for t, k in zip(tokens, kinds)) if k in (2, 3, 4)}
+    return tokenizer, {t: i for i, (t, k) in enumerate(zip(tokens, kinds)) if k in (2, 3, 4)}
 
 
 WORDS = ("the of and to in a is that it was for on are with as his they be at one have this from or had by not word but what "
@@ -125,28 +125,56 @@ class Texts:
         return result
 
 
-def expected(tokenizer, special, spans):
-    """Ids by the library: special names cut out of the trusted runs, longest first, the rest encoded as ordinary text."""
+def cut_special(special, firsts, spans):
+    """The text as [ordinary, name, ordinary ...]: special names taken out of the trusted runs, longest first."""
     text = "".join(t for t, _ in spans)
-    trusted = [flag for t, flag in spans for _ in t]
+    runs, end = [], 0  # where each character's run of trusted text ends, or 0
+    for part, flag in spans:
+        end += len(part)
+        if flag and runs and runs[-1][2]:
+            runs[-1][1] = end
+        elif part or flag:
+            runs.append([end - len(part), end, flag])
+    parts, start = [], 0
+    for low, high, flag in runs:
+        i = low
+        while flag and i < high:
+            i = min((k for k in (text.find(f, i, high) for f in firsts) if k >= 0), default=high)
+            name = max((n for n in special if text.startswith(n, i, high)), key=len, default=None)
+            if name is None:
+                i += 1
+                continue
+            parts += [text[start:i], name]
+            start = i = i + len(name)
+    return parts + [text[start:]]
+
+
+def expected(tokenizer, special, batch):
+    """Ids by the library for a batch of span lists: names by themselves, what is between them as ordinary text."""
     firsts = {name[0] for name in special}
-    by_length = sorted(special, key=len, reverse=True)
-    parts, start, i = [], 0, 0
-    while i < len(text):
-        name = None
-        if trusted[i] and text[i] in firsts:
-            name = next((n for n in by_length if text.startswith(n, i) and all(trusted[i:i + len(n)])), None)
-        if name is None:
-            i += 1
-            continue
-        parts += [text[start:i], name]
-        i += len(name)
-        start = i
-    parts.append(text[start:])
-    ids = []
-    for k, part in enumerate(parts):
-        ids += [special[part]] if k % 2 else tokenizer.encode(part, add_special_tokens=False).ids
-    return ids
+    cuts = [cut_special(special, firsts, spans) for spans in batch]
+    encoded = iter(tokenizer.encode_batch_fast([p for parts in cuts for p in parts[::2]], add_special_tokens=False))
+    for parts in cuts:
+        ids = list(next(encoded).ids)
+        for name in parts[1::2]:
+            ids.append(special[name])
+            ids += next(encoded).ids
+        yield ids
+
+
+def expected_pieces(tokenizer, spans):
+    """Where the library's pre-tokeniser cuts the whole text, in bytes. Its output is byte-level: a character a byte."""
+    ends, at = [], 0
+    for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str("".join(t for t, _ in spans)):
+        at += len(piece)
+        ends.append(at)
+    return ends
+
+
+def read_u32s(data, at):
+    """A counted list at `at`, and where it ends."""
+    (n,) = struct.unpack_from("<I", data, at)
+    return list(struct.unpack_from(f"<{n}I", data, at + 4)), at + 4 + 4 * n
 
 
 def pack(spans):
@@ -165,6 +193,7 @@ def main():
         skip(f"no model file {path} (set MILLRACE_TEST_MODEL, or run tests/run.sh once)")
     tokenizer, special = library_tokenizer(path, pattern)
     texts = Texts(seed, sorted(special))
+    special_ids = set(special.values())
     tested, tokens, differing, trusted_special = 0, 0, 0, 0
     print(f"pattern {pattern}, seed {seed}, {count} texts")
     while tested < count:
@@ -174,17 +203,17 @@ def main():
             print(f"{program} failed with {run.returncode} after text {tested}")
             return 1
         at = 0
-        for spans in batch:
-            (n,) = struct.unpack_from("<I", run.stdout, at)
-            ours = list(struct.unpack_from(f"<{n}I", run.stdout, at + 4))
-            at += 4 + 4 * n
-            wanted = expected(tokenizer, special, spans)
-            tokens += n
-            trusted_special += sum(i in special.values() for i in ours)
-            if ours != wanted:
+        for spans, wanted in zip(batch, expected(tokenizer, special, batch)):
+            ours, at = read_u32s(run.stdout, at)
+            our_pieces, at = read_u32s(run.stdout, at)
+            pieces = expected_pieces(tokenizer, spans)
+            tokens += len(ours)
+            trusted_special += sum(i in special_ids for i in ours)
+            if ours != wanted or our_pieces != pieces:
                 differing += 1
                 if differing <= 5:
-                    print(f"text {tested}: {spans!r}\n  ours   {ours}\n  theirs {wanted}")
+                    print(f"text {tested}: {spans!r}\n  ours   {ours}\n  theirs {wanted}\n"
+                          f"  our pieces end at {our_pieces}\n  theirs            {pieces}")
             tested += 1
         if at != len(run.stdout):
             print("more output than texts")

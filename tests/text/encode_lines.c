@@ -7,6 +7,7 @@
  * vocabulary has no token for; exit 1 says where they did not. */
 #include "runtime/base/mem.h"
 #include "runtime/model/model.h"
+#include "runtime/text/pretokenize.h"
 #include "runtime/text/tokenizer.h"
 
 #include <stdio.h>
@@ -61,6 +62,23 @@ static bool comes_back(const struct tokenizer *tokenizer, const struct request *
     return at == r->length;
 }
 
+static void write_u32(uint32_t value)
+{
+    fwrite(&value, 4, 1, stdout);
+}
+
+static void write_pieces(const struct unicode_classes *classes, enum pretokenize_pattern pattern,
+                         const struct request *r)
+{
+    struct pretokenize_cursor cursor;
+    uint32_t count = 0;
+    pretokenize_start(&cursor, classes, pattern, r->text, r->length);
+    while (pretokenize_next(&cursor)) count++;
+    write_u32(count);
+    pretokenize_start(&cursor, classes, pattern, r->text, r->length);
+    while (pretokenize_next(&cursor)) write_u32((uint32_t)cursor.at);
+}
+
 int main(int argc, char **argv)
 {
     struct model *model;
@@ -68,7 +86,9 @@ int main(int argc, char **argv)
     struct error err = {""};
     static struct request request;
     struct token_list list = {0};
-    bool has_token[256] = {false};
+    struct unicode_classes classes;
+    enum pretokenize_pattern pattern;
+    bool has_token[256] = {false}, whole_words;
     if (argc != 3) return 2;
     if (model_open(argv[1], &model, &err) != ST_OK) {
         fprintf(stderr, "%s\n", err.message);
@@ -79,6 +99,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "%s\n", err.message);
         return 2;
     }
+    if (!pretokenize_find(model->vocab.pre, &pattern, &whole_words) || unicode_classes_init(&classes) != ST_OK)
+        return 2;
     model_close(model);
     for (uint32_t id = 0; id < tokenizer_count(tokenizer); id++) {
         uint32_t length;
@@ -94,12 +116,13 @@ int main(int argc, char **argv)
                     st != ST_OK ? status_name(st) : "the bytes of its ids are not its bytes");
             return 1;
         }
-        uint32_t count = (uint32_t)list.count;
-        fwrite(&count, 4, 1, stdout);
-        fwrite(list.ids, 4, count, stdout);
+        write_u32((uint32_t)list.count);
+        fwrite(list.ids, 4, list.count, stdout);
+        write_pieces(&classes, pattern, &request);
     }
     mem_free(request.text);
     token_list_free(&list);
+    unicode_classes_free(&classes);
     tokenizer_destroy(tokenizer);
     return fflush(stdout) ? 2 : 0;
 }
