@@ -1,0 +1,198 @@
+/* Attention over paged KV: the same bits on every path, whatever rows are taken together and whatever lies in slots
+ * that no row may see; within a bound of the meaning. */
+#include "tests/unit/unit.h"
+
+#include "kernels/attention.h"
+#include "kernels/rope.h"
+#include "runtime/base/mem.h"
+#include "tests/unit/kernels/paths.h"
+
+#include <math.h>
+
+enum { BLOCKS = 24, TOKENS_MAX = BLOCKS * KV_TOKENS };
+
+struct fixture {
+    struct attention_args args;
+    uint8_t *kv;
+    uint32_t blocks[BLOCKS];
+    float *q, *out, *scratch;
+    uint32_t tokens; /* written */
+};
+
+/* KV of `tokens` tokens in scattered blocks; everything else is NaN. */
+static void fixture_make(struct fixture *f, enum kv_type type, uint32_t D, uint32_t G, uint32_t tokens, uint64_t *seed)
+{
+    struct kv_layout layout = kv_layout_of(type, D);
+    size_t block_bytes = layout.head_bytes + 64;
+    f->tokens = tokens;
+    f->kv = mem_alloc(BLOCKS, block_bytes);
+    f->q = mem_alloc((size_t)tokens * G * D, sizeof(float));
+    f->out = mem_alloc((size_t)tokens * G * D, sizeof(float));
+    f->scratch = mem_alloc(attention_scratch_floats(G, D), sizeof(float));
+    assert_true(f->kv && f->q && f->out && f->scratch);
+    memset(f->kv, 0xff, BLOCKS * block_bytes); /* NaN in both formats */
+    for (uint32_t b = 0; b < BLOCKS; b++) f->blocks[b] = b * 7 % BLOCKS;
+    for (size_t i = 0; i < (size_t)tokens * G * D; i++) f->q[i] = random_between(seed, -2, 2);
+    for (uint32_t t = 0; t < tokens; t++) {
+        float k[256], v[256];
+        for (uint32_t d = 0; d < D; d++) {
+            k[d] = random_between(seed, -2, 2);
+            v[d] = random_between(seed, -2, 2);
+        }
+        kv_write(CPU_PATH_SCALAR, &layout, f->kv + f->blocks[t / KV_TOKENS] * block_bytes, t % KV_TOKENS, k, v);
+    }
+    f->args = (struct attention_args){.layout = layout,
+                                      .kv = f->kv,
+                                      .kv_block_bytes = block_bytes,
+                                      .blocks = f->blocks,
+                                      .q_stride = (size_t)G * D,
+                                      .out_stride = (size_t)G * D,
+                                      .G = G,
+                                      .scale = 1 / sqrtf((float)D),
+                                      .scratch = f->scratch};
+}
+
+static void fixture_free(struct fixture *f)
+{
+    mem_free(f->kv);
+    mem_free(f->q);
+    mem_free(f->out);
+    mem_free(f->scratch);
+}
+
+/* All rows from `position` on, `rows` at a time, into f->out (row r at r). */
+static void attend(struct fixture *f, enum cpu_path path, uint32_t position, uint32_t rows)
+{
+    struct attention_args args = f->args;
+    size_t stride = args.q_stride;
+    memset(f->scratch, 0xff, attention_scratch_floats(args.G, args.layout.D) * sizeof(float));
+    for (uint32_t at = position; at < f->tokens; at += rows) {
+        args.rows = f->tokens - at < rows ? f->tokens - at : rows;
+        args.position = at;
+        args.q = f->q + at * stride;
+        args.out = f->out + at * stride;
+        attention(path, &args);
+    }
+}
+
+static void check(enum kv_type type, uint32_t D, uint32_t G, uint32_t tokens, uint64_t *seed)
+{
+    struct fixture f;
+    fixture_make(&f, type, D, G, tokens, seed);
+    size_t count = (size_t)tokens * G * D;
+    float *wanted = mem_alloc(count, sizeof(float));
+    assert_non_null(wanted);
+    attend(&f, CPU_PATH_SCALAR, 0, 1);
+    memcpy(wanted, f.out, count * sizeof(float));
+    for (uint32_t t = 0; t < tokens; t += tokens < 40 ? 1 : 41) { /* the definition lies near the meaning */
+        struct attention_args args = f.args;
+        float meaning[256 * 16];
+        args.rows = 1;
+        args.position = t;
+        args.q = f.q + t * args.q_stride;
+        args.out = meaning;
+        attention_ref(&args);
+        for (uint32_t i = 0; i < G * D; i++) {
+            float got = wanted[t * args.q_stride + i];
+            if (!(fabsf(got - meaning[i]) <= 6e-6f))
+                fail_msg("D %u G %u t %u: %g, wanted %g", D, G, t, (double)got, (double)meaning[i]);
+        }
+    }
+    PATHS_EACH(path)
+    {
+        uint32_t most = attention_rows(G);
+        const uint32_t rows[] = {1, 2, 5, most};
+        for (uint32_t i = 0; i < 4; i++) {
+            if (rows[i] > most) continue;
+            memset(f.out, 0, count * sizeof(float));
+            attend(&f, path, 0, rows[i]);
+            assert_memory_equal(f.out, wanted, count * sizeof(float));
+        }
+    }
+    mem_free(wanted);
+    fixture_free(&f);
+}
+
+static void test_attention_agrees_over_paths_rows_and_shapes(void **state)
+{
+    (void)state;
+    uint64_t seed = 6;
+    static const uint32_t heads[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 11}, sizes[] = {8, 64, 80, 20, 128};
+    for (size_t g = 0; g < 10; g++) {
+        check(KV_F16, 64, heads[g], 150, &seed);
+        check(KV_F32, 16, heads[g], 37, &seed);
+    }
+    for (size_t d = 0; d < 5; d++) {
+        check(KV_F32, sizes[d], 3, 20 + (uint32_t)d, &seed);
+        check(KV_F16, sizes[d], 2, 130, &seed);
+    }
+    check(KV_F16, 32, 3, TOKENS_MAX, &seed);
+    check(KV_F32, 16, 50, 17, &seed); /* more heads than a tile has vectors */
+}
+
+static void test_attention_ignores_what_a_row_may_not_see(void **state)
+{
+    (void)state;
+    uint64_t seed = 7;
+    struct fixture f;
+    fixture_make(&f, KV_F16, 64, 3, 145, &seed);
+    float wanted[3 * 64];
+    PATHS_EACH(path)
+    {
+        for (uint32_t position = 0; position < 145; position += 9) {
+            struct attention_args args = f.args;
+            args.rows = 1;
+            args.position = position;
+            args.q = f.q;
+            args.out = wanted;
+            attention(path, &args);
+            for (int i = 0; i < 3 * 64; i++) assert_true(isfinite(wanted[i]));
+            /* the same with the later tokens gone */
+            struct fixture g;
+            uint64_t same = 7;
+            float got[3 * 64];
+            fixture_make(&g, KV_F16, 64, 3, 145, &same);
+            for (uint32_t t = position + 1; t < 145; t++) {
+                float nan[64];
+                for (int d = 0; d < 64; d++) nan[d] = NAN;
+                kv_write(path, &g.args.layout, g.kv + g.blocks[t / KV_TOKENS] * g.args.kv_block_bytes, t % KV_TOKENS,
+                         nan, nan);
+            }
+            args.kv = g.kv;
+            args.blocks = g.blocks;
+            args.scratch = g.scratch;
+            args.out = got;
+            attention(path, &args);
+            assert_memory_equal(got, wanted, sizeof got);
+            fixture_free(&g);
+        }
+    }
+    fixture_free(&f);
+}
+
+static void test_attention_carries_nan_to_its_row(void **state)
+{
+    (void)state;
+    uint64_t seed = 8;
+    PATHS_EACH(path)
+    {
+        struct fixture f;
+        fixture_make(&f, KV_F16, 64, 3, 140, &seed);
+        float k[64] = {0}, v[64] = {0};
+        v[5] = NAN;
+        kv_write(path, &f.args.layout, f.kv + f.blocks[1] * f.args.kv_block_bytes, 4, k, v); /* position 20 */
+        attend(&f, path, 0, 1);
+        for (uint32_t t = 0; t < 140; t++) {
+            for (uint32_t g = 0; g < 3; g++) assert_int_equal(isnan(f.out[(t * 3 + g) * 64 + 5]) != 0, t >= 20);
+        }
+        fixture_free(&f);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_attention_agrees_over_paths_rows_and_shapes),
+                                       cmocka_unit_test(test_attention_ignores_what_a_row_may_not_see),
+                                       cmocka_unit_test(test_attention_carries_nan_to_its_row)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,137 @@
+/* The passes over logits: every path gives what plain loops and a full sort give, with ties, masks, zeros of both
+ * signs. */
+#include "tests/unit/unit.h"
+
+#include "kernels/sample.h"
+#include "tests/unit/kernels/paths.h"
+
+#include <math.h>
+
+enum { V_MAX = 5000 };
+static float logits[V_MAX];
+static uint64_t keys[V_MAX], spare[V_MAX], wanted_keys[V_MAX];
+
+/* kind 0: smooth; 1: few distinct values, so that ties are everywhere; 2: with masked entries */
+static void fill(uint32_t V, int kind, uint64_t *seed)
+{
+    for (uint32_t i = 0; i < V; i++) {
+        logits[i] = random_between(seed, -20, 20);
+        if (kind == 1) logits[i] = (float)(int)(random_next(seed) % 7) - 3;
+        if (kind == 1 && logits[i] == 0 && random_next(seed) % 2) logits[i] = -0.0f;
+        if (kind == 2 && random_next(seed) % 3) logits[i] = -INFINITY;
+    }
+}
+
+static int by_key(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+static void test_sample_peak_is_the_lowest_id_of_the_highest(void **state)
+{
+    (void)state;
+    uint64_t seed = 9;
+    for (uint32_t V = 1; V <= V_MAX; V += V < 70 ? 1 : 701) {
+        for (int kind = 0; kind < 3; kind++) {
+            fill(V, kind, &seed);
+            uint32_t best = 0;
+            for (uint32_t i = 1; i < V; i++) best = logits[i] > logits[best] ? i : best;
+            PATHS_EACH(path)
+            {
+                struct logit_peak peak = sample_peak(path, logits, V, kind == 2);
+                assert_int_equal(peak.finite, isfinite(logits[best]) != 0);
+                if (peak.finite) assert_int_equal(peak.id, best);
+                if (peak.finite) assert_true(peak.value == logits[best]);
+            }
+        }
+    }
+}
+
+static void test_sample_peak_sees_every_nan_and_infinity(void **state)
+{
+    (void)state;
+    uint64_t seed = 10;
+    static const float odd[] = {NAN, INFINITY, -INFINITY};
+    for (uint32_t V = 1; V <= 100; V += 9) {
+        for (uint32_t at = 0; at < V; at++) {
+            fill(V, 0, &seed);
+            logits[at] = odd[at % 3];
+            PATHS_EACH(path) assert_false(sample_peak(path, logits, V, false).finite);
+        }
+    }
+}
+
+static void test_sample_weights_agree_and_match_exp(void **state)
+{
+    (void)state;
+    uint64_t seed = 11;
+    for (uint32_t V = 1; V <= V_MAX; V += V < 40 ? 1 : 977) {
+        for (int kind = 0; kind < 3; kind++) {
+            fill(V, kind, &seed);
+            const struct logit_weights weights = {20, kind == 0 ? 0.7f : 1.3f, kind == 2 ? -9 : -INFINITY};
+            double wanted = 0, scalar = sample_weight_sum(CPU_PATH_SCALAR, logits, V, &weights);
+            for (uint32_t i = 0; i < V; i++) {
+                double z = ((double)logits[i] - 20) / (double)weights.temperature;
+                if (z >= (double)weights.lowest && z > -87) wanted += exp(z);
+            }
+            if (!(fabs(scalar - wanted) <= 1e-5 * wanted)) fail_msg("V %u: %g, wanted %g", V, scalar, wanted);
+            PATHS_EACH(path) assert_true(sample_weight_sum(path, logits, V, &weights) == scalar);
+        }
+    }
+}
+
+static void test_sample_gather_and_sort_equal_a_full_sort(void **state)
+{
+    (void)state;
+    uint64_t seed = 12;
+    for (uint32_t V = 1; V <= V_MAX; V += V < 70 ? 1 : 701) {
+        for (int kind = 0; kind < 3; kind++) {
+            fill(V, kind, &seed);
+            uint32_t count = 0;
+            float low = kind == 1 ? -1 : -7, high = kind == 1 ? 2 : 11;
+            for (uint32_t i = 0; i < V; i++) {
+                if (logits[i] >= low && logits[i] < high) wanted_keys[count++] = sample_key(logits[i], i);
+            }
+            qsort(wanted_keys, count, sizeof *wanted_keys, by_key);
+            PATHS_EACH(path)
+            {
+                assert_int_equal(sample_gather(path, logits, V, low, high, keys), count);
+                sample_sort(keys, spare, count);
+                assert_memory_equal(keys, wanted_keys, count * sizeof *keys);
+            }
+            for (uint32_t i = 0; i < count; i++) {
+                assert_true(sample_key_logit(keys[i]) == logits[sample_key_id(keys[i])]);
+                assert_true(i == 0 || sample_key_logit(keys[i - 1]) >= sample_key_logit(keys[i]));
+            }
+        }
+    }
+}
+
+static void test_sample_count_before_is_the_place_in_order(void **state)
+{
+    (void)state;
+    uint64_t seed = 13;
+    for (uint32_t V = 1; V <= 900; V += V < 40 ? 1 : 97) {
+        for (int kind = 0; kind < 2; kind++) {
+            fill(V, kind, &seed);
+            for (uint32_t id = 0; id < V; id += 1 + V / 20) {
+                uint32_t before = 0;
+                for (uint32_t i = 0; i < V; i++) {
+                    before += logits[i] > logits[id] || (logits[i] == logits[id] && i < id);
+                }
+                PATHS_EACH(path) assert_int_equal(sample_count_before(path, logits, V, logits[id], id), before);
+            }
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_sample_peak_is_the_lowest_id_of_the_highest),
+                                       cmocka_unit_test(test_sample_peak_sees_every_nan_and_infinity),
+                                       cmocka_unit_test(test_sample_weights_agree_and_match_exp),
+                                       cmocka_unit_test(test_sample_gather_and_sort_equal_a_full_sort),
+                                       cmocka_unit_test(test_sample_count_before_is_the_place_in_order)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,215 @@
+/* A tiny random transformer in memory, and what it means: a forward pass in double over dequantised weights, written
+ * from the formulas and sharing no code with the device but dequantize_row. For tests. */
+#ifndef TESTS_UNIT_RUNTIME_TINY_MODEL_H
+#define TESTS_UNIT_RUNTIME_TINY_MODEL_H
+
+#include "kernels/dequantize.h"
+#include "runtime/base/mem.h"
+#include "runtime/base/random.h"
+#include "runtime/model/model.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { TINY_LAYERS = 2, TINY_TENSORS_MAX = 64, TINY_TOKENS_MAX = 320 };
+
+struct tiny_model {
+    struct model model;
+    struct layer_weights layers[TINY_LAYERS];
+    void *owned[TINY_TENSORS_MAX];
+    uint32_t owned_count;
+    uint64_t seed;
+};
+
+static float tiny_uniform(uint64_t *seed, float low, float high)
+{
+    return low + (high - low) * (float)(random_next(seed) >> 40) * 0x1p-24f;
+}
+
+/* Random blocks of type F32, Q8_0 or Q4_1 with values of about +-size. */
+static struct tensor_view tiny_tensor(struct tiny_model *tiny, enum tensor_type type, uint32_t rows, uint32_t cols,
+                                      float size, const char *name)
+{
+    const struct tensor_type_info *info = tensor_type_info(type);
+    size_t blocks = (size_t)rows * cols / info->block_items;
+    uint8_t *data = mem_alloc(blocks, info->block_bytes);
+    assert_non_null(data);
+    for (size_t b = 0; b < blocks; b++) {
+        uint8_t *block = data + b * info->block_bytes;
+        for (uint32_t i = 0; i < info->block_bytes; i++) block[i] = (uint8_t)random_next(&tiny->seed);
+        float x = tiny_uniform(&tiny->seed, -size, size);
+        uint16_t d = f32_to_f16(size / (type == TENSOR_Q8_0 ? 127 : 8)), m = f32_to_f16(-size);
+        if (type == TENSOR_F32)
+            memcpy(block, &x, 4);
+        else
+            memcpy(block, &d, 2);
+        if (type == TENSOR_Q4_1) memcpy(block + 2, &m, 2);
+    }
+    assert_true(tiny->owned_count < TINY_TENSORS_MAX);
+    tiny->owned[tiny->owned_count++] = data;
+    return (struct tensor_view){data, type, rows, cols, name};
+}
+
+static struct tensor_view tiny_vector(struct tiny_model *tiny, uint32_t cols, float low, float high, const char *name)
+{
+    struct tensor_view view = tiny_tensor(tiny, TENSOR_F32, 1, cols, 1, name);
+    for (uint32_t i = 0; i < cols; i++)
+        ((float *)tiny->owned[tiny->owned_count - 1])[i] = tiny_uniform(&tiny->seed, low, high);
+    return view;
+}
+
+/* Fills the weights for tiny->model.spec. type: of matrices; V gets another where q8_v is set, so that a phase has two.
+ */
+static void tiny_make(struct tiny_model *tiny, const struct model_spec *spec, enum tensor_type type, bool q8_v,
+                      bool factors)
+{
+    *tiny = (struct tiny_model){.seed = 18};
+    tiny->model.spec = *spec;
+    tiny->model.spec.layers = TINY_LAYERS;
+    struct model_weights *w = &tiny->model.weights;
+    uint32_t E = spec->width, Q = spec->heads * spec->head_size, KV = spec->kv_heads * spec->head_size;
+    w->layers = tiny->layers;
+    w->embed = tiny_tensor(tiny, type, spec->vocab, E, 1, "embed");
+    w->head = spec->tied_head ? w->embed : tiny_tensor(tiny, type, spec->vocab, E, 1, "head");
+    w->final_norm = tiny_vector(tiny, E, 0.5f, 1.5f, "final_norm");
+    if (factors) w->rope_factors = tiny_vector(tiny, spec->rope_size / 2, 1, 8, "rope_factors");
+    for (uint32_t l = 0; l < TINY_LAYERS; l++) {
+        struct layer_weights *layer = &tiny->layers[l];
+        layer->attn_norm = tiny_vector(tiny, E, 0.5f, 1.5f, "attn_norm");
+        layer->ffn_norm = tiny_vector(tiny, E, 0.5f, 1.5f, "ffn_norm");
+        layer->q = tiny_tensor(tiny, type, Q, E, 0.4f, "q");
+        layer->k = tiny_tensor(tiny, type, KV, E, 0.4f, "k");
+        layer->v = tiny_tensor(tiny, q8_v ? TENSOR_Q8_0 : type, KV, E, 0.3f, "v");
+        layer->o = tiny_tensor(tiny, type, E, Q, 0.3f, "o");
+        layer->gate = tiny_tensor(tiny, type, spec->ff_width, E, 0.3f, "gate");
+        layer->up = tiny_tensor(tiny, type, spec->ff_width, E, 0.3f, "up");
+        layer->down = tiny_tensor(tiny, type, E, spec->ff_width, 0.2f, "down");
+        if (spec->has_qkv_bias) {
+            layer->q_bias = tiny_vector(tiny, Q, -1, 1, "q_bias");
+            layer->k_bias = tiny_vector(tiny, KV, -1, 1, "k_bias");
+            layer->v_bias = tiny_vector(tiny, KV, -1, 1, "v_bias");
+        }
+        if (spec->has_qk_norm) {
+            layer->q_norm = tiny_vector(tiny, spec->head_size, 0.5f, 1.5f, "q_norm");
+            layer->k_norm = tiny_vector(tiny, spec->head_size, 0.5f, 1.5f, "k_norm");
+        }
+    }
+}
+
+static void tiny_free(struct tiny_model *tiny)
+{
+    for (uint32_t i = 0; i < tiny->owned_count; i++) mem_free(tiny->owned[i]);
+}
+
+static void tiny_row(const struct tensor_view *view, uint32_t row, float *out)
+{
+    const struct tensor_type_info *info = tensor_type_info(view->type);
+    dequantize_row(view->type, (const uint8_t *)view->data + row * tensor_row_bytes(info, view->cols), out, view->cols);
+}
+
+static void tiny_multiply(const struct tensor_view *view, const double *x, double *y)
+{
+    float row[512];
+    for (uint32_t n = 0; n < view->rows; n++) {
+        tiny_row(view, n, row);
+        y[n] = 0;
+        for (uint32_t k = 0; k < view->cols; k++) y[n] += (double)row[k] * x[k];
+    }
+}
+
+static void tiny_add(const struct tensor_view *view, double *y)
+{
+    for (uint32_t i = 0; view->data && i < view->cols; i++) y[i] += (double)((const float *)view->data)[i];
+}
+
+static void tiny_norm(const struct tensor_view *view, const double *x, double *y, double eps)
+{
+    double squares = 0;
+    for (uint32_t i = 0; i < view->cols; i++) squares += x[i] * x[i];
+    double scale = 1 / sqrt(squares / view->cols + eps);
+    for (uint32_t i = 0; i < view->cols; i++) y[i] = x[i] * scale * (double)((const float *)view->data)[i];
+}
+
+static void tiny_turn(const struct tiny_model *tiny, double *head, uint32_t position)
+{
+    const struct model_spec *s = &tiny->model.spec;
+    const float *factors = tiny->model.weights.rope_factors.data;
+    for (uint32_t i = 0; i < s->rope_size / 2; i++) {
+        double frequency = pow((double)s->rope_base, -2.0 * i / s->rope_size) / (factors ? (double)factors[i] : 1);
+        double angle = position * (double)s->rope_scale * frequency;
+        double *a = head + (s->rope == ROPE_INTERLEAVED ? 2 * i : i),
+               *b = a + (s->rope == ROPE_INTERLEAVED ? 1 : s->rope_size / 2);
+        double x = *a, y = *b;
+        *a = x * cos(angle) - y * sin(angle);
+        *b = y * cos(angle) + x * sin(angle);
+    }
+}
+
+/* Log-probabilities (count, V) of all positions of one sequence. */
+static void tiny_forward(const struct tiny_model *tiny, const uint32_t *tokens, uint32_t count, double *logprobs)
+{
+    const struct model_spec *s = &tiny->model.spec;
+    uint32_t E = s->width, D = s->head_size, F = s->ff_width, V = s->vocab, group = s->heads / s->kv_heads;
+    static double x[TINY_TOKENS_MAX][256], q[TINY_TOKENS_MAX][256], k[TINY_TOKENS_MAX][256], v[TINY_TOKENS_MAX][256];
+    static double h[512], mixed[512], gate[512], up[512], scores[TINY_TOKENS_MAX];
+    double eps = (double)s->norm_eps;
+    for (uint32_t n = 0; n < count; n++) {
+        float row[512];
+        tiny_row(&tiny->model.weights.embed, tokens[n], row);
+        for (uint32_t e = 0; e < E; e++) x[n][e] = (double)row[e];
+    }
+    for (uint32_t l = 0; l < s->layers; l++) {
+        const struct layer_weights *w = &tiny->layers[l];
+        for (uint32_t n = 0; n < count; n++) {
+            tiny_norm(&w->attn_norm, x[n], h, eps);
+            tiny_multiply(&w->q, h, q[n]);
+            tiny_multiply(&w->k, h, k[n]);
+            tiny_multiply(&w->v, h, v[n]);
+            tiny_add(&w->q_bias, q[n]);
+            tiny_add(&w->k_bias, k[n]);
+            tiny_add(&w->v_bias, v[n]);
+            for (uint32_t i = 0; i < s->heads + s->kv_heads; i++) {
+                double *head = i < s->heads ? q[n] + i * D : k[n] + (i - s->heads) * D;
+                if (s->has_qk_norm) tiny_norm(i < s->heads ? &w->q_norm : &w->k_norm, head, head, eps);
+                tiny_turn(tiny, head, n);
+            }
+        }
+        for (uint32_t n = 0; n < count; n++) {
+            for (uint32_t i = 0; i < s->heads; i++) {
+                double peak = -INFINITY, total = 0;
+                for (uint32_t t = 0; t <= n; t++) {
+                    scores[t] = 0;
+                    for (uint32_t d = 0; d < D; d++) scores[t] += q[n][i * D + d] * k[t][i / group * D + d];
+                    scores[t] *= (double)s->attention_scale;
+                    peak = fmax(peak, scores[t]);
+                }
+                for (uint32_t t = 0; t <= n; t++) total += scores[t] = exp(scores[t] - peak);
+                for (uint32_t d = 0; d < D; d++) {
+                    mixed[i * D + d] = 0;
+                    for (uint32_t t = 0; t <= n; t++) mixed[i * D + d] += scores[t] / total * v[t][i / group * D + d];
+                }
+            }
+            tiny_multiply(&w->o, mixed, h);
+            for (uint32_t e = 0; e < E; e++) x[n][e] += h[e];
+            tiny_norm(&w->ffn_norm, x[n], h, eps);
+            tiny_multiply(&w->gate, h, gate);
+            tiny_multiply(&w->up, h, up);
+            for (uint32_t f = 0; f < F; f++) {
+                double g = gate[f], u = sqrt(2 / 3.14159265358979323846) * (g + 0.044715 * g * g * g);
+                gate[f] = up[f] * (s->activation == ACTIVATION_SILU ? g / (1 + exp(-g)) : 0.5 * g * (1 + tanh(u)));
+            }
+            tiny_multiply(&w->down, gate, h);
+            for (uint32_t e = 0; e < E; e++) x[n][e] += h[e];
+        }
+    }
+    for (uint32_t n = 0; n < count; n++) {
+        double *out = logprobs + (size_t)n * V, peak = -INFINITY, total = 0;
+        tiny_norm(&tiny->model.weights.final_norm, x[n], h, eps);
+        tiny_multiply(&tiny->model.weights.head, h, out);
+        for (uint32_t i = 0; i < V; i++) peak = fmax(peak, out[i]);
+        for (uint32_t i = 0; i < V; i++) total += exp(out[i] - peak);
+        for (uint32_t i = 0; i < V; i++) out[i] -= peak + log(total);
+    }
+}
+
+#endif
