@@ -1,12 +1,8 @@
 /* Planted bugs: each breaks one rule on purpose, so that a test can show that the simulator finds it. A normal build
- * has none (0); tests/sim builds one variant of the scheduler a bug. Why constants and not macros around code: both
- * sides are always compiled, so a planted bug cannot rot. */
+ * has none: PLANTED is the constant false there, and both sides are still compiled, so a planted bug cannot rot. The
+ * build of tests/sim with MILLRACE_PLANTED chooses one at run time: one build for all of them. */
 #ifndef SCHEDULER_PLANTED_H
 #define SCHEDULER_PLANTED_H
-
-#ifndef MILLRACE_PLANTED
-#define MILLRACE_PLANTED 0
-#endif
 
 enum planted {
     PLANTED_NONE,
@@ -25,6 +21,11 @@ enum planted {
     PLANTED_COUNT
 };
 
-#define PLANTED(bug) (MILLRACE_PLANTED == PLANTED_##bug)
+#ifdef MILLRACE_PLANTED
+extern enum planted planted_bug;
+#define PLANTED(bug) (planted_bug == PLANTED_##bug)
+#else
+#define PLANTED(bug) (PLANTED_##bug == PLANTED_NONE)
+#endif
 
 #endif

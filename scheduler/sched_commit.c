@@ -233,6 +233,7 @@ void sched_commit(struct sched *s, const struct batch_result *result, uint64_t n
         struct seq *seq = &s->seqs[hot->slot];
         struct job *job = &s->jobs[seq->job];
         if (job->canceled && !PLANTED(COUNT_CANCELLED)) { /* R14: dropped before counting; the next plan ends it */
+            if (hot->rows && bad_row(s, hot, result)) forget_blocks(s, hot);
             hot->planned = 0;
             continue;
         }

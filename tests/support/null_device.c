@@ -35,6 +35,11 @@ uint64_t null_device_prefix(const uint32_t *ids, uint32_t count)
     return prefix;
 }
 
+uint64_t null_device_extend(uint64_t prefix, uint32_t id)
+{
+    return mix(prefix, id);
+}
+
 uint64_t null_device_seed_failing(enum null_failure failure, uint32_t position)
 {
     return (uint64_t)FAILURE_TAG << 48 | (uint64_t)failure << 40 | position;

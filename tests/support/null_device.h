@@ -39,8 +39,9 @@ enum null_failure { NULL_FAILURE_NONE, NULL_FAILURE_NOT_FINITE, NULL_FAILURE_NO_
 /* A seed whose row at `position` (of the id to be chosen) fails that way; other positions are as usual. */
 uint64_t null_device_seed_failing(enum null_failure failure, uint32_t position);
 
-/* The hash of ids[0 .. count). */
+/* The hash of ids[0 .. count), and of a prefix with one id more. */
 uint64_t null_device_prefix(const uint32_t *ids, uint32_t count);
+uint64_t null_device_extend(uint64_t prefix, uint32_t id);
 /* The id chosen after a prefix, at `position`. Ids in banned are passed over. */
 uint32_t null_device_next(uint64_t prefix, uint64_t seed, uint32_t position, uint32_t vocab, const uint32_t *banned,
                           uint32_t banned_count);

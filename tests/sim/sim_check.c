@@ -1,0 +1,339 @@
+/* The rules, checked from outside: block contents and domains from the batches, references by walking all tables,
+ * service and counts from events, output against what each choice yields alone. */
+#include "tests/sim/sim.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+void sim_violation(struct sim *sim, const char *rule, const char *format, ...)
+{
+    if (sim->violated) return;
+    sim->violated = rule;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(sim->detail, sizeof sim->detail, format, args);
+    va_end(args);
+}
+
+struct sim_request *sim_owner(const struct request *request)
+{
+    return request->owner;
+}
+
+/* Blocks may be shared inside this only: the cache's domain, or one request when the cache is off. */
+static uint64_t domain_of(const struct sim *sim, const struct request *request)
+{
+    return sim->config.prefix_cache ? sim_owner(request)->domain + 1u : 1000 + request->id;
+}
+
+/* ---- plans ---- */
+
+void sim_check_before(const struct sim *sim, struct sim_before *before)
+{
+    const struct sched *s = sim->sched;
+    before->count = 0;
+    before->preemptions = s->stats.preemptions;
+    for (uint32_t i = 0; i < s->hot_count; i++) {
+        if (s->hot[i].slot == SLOT_NONE) continue; /* ended in the last commit */
+        before->running[before->count].slot = s->hot[i].slot;
+        before->running[before->count].order = s->hot[i].order;
+        before->running[before->count++].rank = s->hot[i].rank;
+    }
+}
+
+static void check_preemption(struct sim *sim, const struct sim_before *before)
+{
+    const struct sched *s = sim->sched;
+    uint32_t oldest = UINT32_MAX;
+    for (uint32_t i = 0; i < before->count; i++) { /* of those that did not end */
+        const struct seq *seq = &s->seqs[before->running[i].slot];
+        if (seq->state == SEQ_FREE || seq->order != before->running[i].order) continue;
+        if (oldest == UINT32_MAX || before->running[i].rank < before->running[oldest].rank ||
+            (before->running[i].rank == before->running[oldest].rank &&
+             before->running[i].order < before->running[oldest].order))
+            oldest = i;
+    }
+    if (oldest != UINT32_MAX)
+        SIM_HOLD(sim, "R6", s->seqs[before->running[oldest].slot].state == SEQ_RUNNING, "the oldest was preempted");
+    if (s->stats.preemptions == before->preemptions) return;
+    for (uint32_t i = 0; i < s->hot_count; i++) {
+        bool was = false;
+        for (uint32_t k = 0; k < before->count; k++)
+            was |= before->running[k].slot == s->hot[i].slot && before->running[k].order == s->hot[i].order;
+        SIM_HOLD(sim, "R8", was, "slot %u was admitted in a step that preempted", s->hot[i].slot);
+    }
+}
+
+void sim_check_plan(struct sim *sim, const struct sim_before *before, const struct batch *batch)
+{
+    const struct sched *s = sim->sched;
+    const struct sched_config *c = &sim->config;
+    SIM_HOLD(sim, "R4", batch->tokens_count <= c->step_tokens_max, "%u tokens", batch->tokens_count);
+    SIM_HOLD(sim, "R4", batch->rows_count <= c->rows_max, "%u rows", batch->rows_count);
+    SIM_HOLD(sim, "R4", batch->seqs_count <= c->running_max && s->hot_count <= c->running_max, "%u running",
+             s->hot_count);
+    SIM_HOLD(sim, "R6", batch->tokens_count || !sched_has_work(s), "nothing is planned, %u jobs are there",
+             s->jobs_count);
+    for (uint32_t i = 0; i < s->hot_count; i++) {
+        const struct hot *hot = &s->hot[i];
+        SIM_HOLD(sim, "R11", hot->computed < hot->length, "slot %u has nothing to compute", hot->slot);
+        if (!(hot->flags & HOT_DECODE) || hot->planned) continue;
+        for (uint32_t k = 0; k < s->hot_count; k++)
+            SIM_HOLD(sim, "R5", s->hot[k].flags & HOT_DECODE || !s->hot[k].planned || s->hot[k].rank < hot->rank,
+                     "prefill of slot %u while slot %u waits for its row", s->hot[k].slot, hot->slot);
+    }
+    check_preemption(sim, before);
+}
+
+/* ---- what the step wrote and read ---- */
+
+static void check_sequence(struct sim *sim, const struct batch *batch, uint32_t idx)
+{
+    const struct sched *s = sim->sched;
+    const block_id *table = batch->block_table[idx];
+    const struct seq *seq = &s->seqs[(size_t)(table - s->tables) / s->table_stride];
+    const uint32_t *ids = seq->choice->tokens;
+    uint64_t domain = domain_of(sim, s->jobs[seq->job].request);
+    uint32_t end = batch->kv_len[idx], from = end - (batch->q_start[idx + 1] - batch->q_start[idx]);
+    for (uint32_t p = 0; p < end; p++) {
+        block_id id = table[p / KV_BLOCK_TOKENS];
+        uint32_t at = p % KV_BLOCK_TOKENS;
+        if (id >= sim->config.kv_blocks) {
+            sim_violation(sim, "R4", "block %u does not exist", id);
+            return;
+        }
+        struct sim_block *block = &sim->blocks[id];
+        if (p >= from) {
+            if (at == 0) *block = (struct sim_block){.domain = domain};
+            block->written = (uint16_t)(block->written | 1u << at);
+            block->ids[at] = batch->tokens[batch->q_start[idx] + p - from];
+        }
+        SIM_HOLD(sim, "R9", block->domain == domain, "block %u of another domain is read", id);
+        SIM_HOLD(sim, "R11", block->written >> at & 1 && block->ids[at] == ids[p],
+                 "position %u of block %u is not its KV", p, id);
+    }
+}
+
+void sim_check_writes(struct sim *sim, const struct batch *batch)
+{
+    for (uint32_t i = 0; i < batch->seqs_count; i++) check_sequence(sim, batch, i);
+    for (uint32_t r = 0; r < batch->rows_count; r++) {
+        if (!sim->result->rows[r].flags) continue;
+        uint32_t idx = batch->seq_of_token[batch->rows[r].token];
+        for (uint32_t b = 0; b < blocks_for(batch->kv_len[idx]); b++)
+            sim->blocks[batch->block_table[idx][b]].poisoned = true;
+    }
+}
+
+/* ---- state ---- */
+
+static void check_blocks(struct sim *sim)
+{
+    const struct sched *s = sim->sched;
+    uint32_t holders[SIM_BLOCKS_MAX] = {0}, listed = 0, used = 0, cached = 0;
+    for (uint32_t i = 0; i < s->hot_count; i++) {
+        if (s->hot[i].slot == SLOT_NONE) continue;
+        for (uint32_t b = 0; b < s->hot[i].blocks; b++) holders[s->hot[i].table[b]]++;
+    }
+    for (uint32_t b = 0; b < sim->config.kv_blocks; b++) {
+        const struct block_record *record = &s->pool.records[b];
+        SIM_HOLD(sim, "R2", record->references == holders[b], "block %u: count %u, held by %u", b, record->references,
+                 holders[b]);
+        used += holders[b] > 0;
+        cached += !holders[b] && record->indexed;
+        listed += record->indexed;
+        if (!record->indexed) continue;
+        const struct sim_block *block = &sim->blocks[b];
+        SIM_HOLD(sim, "R10", block->written == 0xffff, "block %u is indexed with positions missing", b);
+        SIM_HOLD(sim, "R10", !block->poisoned, "block %u is indexed after a bad row", b);
+        SIM_HOLD(sim, "R10", memcmp(block->ids, s->cache.entries[b].ids, sizeof block->ids) == 0,
+                 "block %u: ids differ", b);
+    }
+    SIM_HOLD(sim, "R1", s->pool.free_count + used + cached == sim->config.kv_blocks, "free %u used %u cached %u",
+             s->pool.free_count, used, cached);
+    SIM_HOLD(sim, "R1", used == s->pool.used_count && cached == s->pool.cached_count, "used %u/%u cached %u/%u", used,
+             s->pool.used_count, cached, s->pool.cached_count);
+    SIM_HOLD(sim, "R2", listed == s->cache.count, "%u blocks are marked, %u are in the index", listed, s->cache.count);
+}
+
+static void check_sequences(struct sim *sim)
+{
+    const struct sched *s = sim->sched;
+    uint32_t running = 0, alive = 0, waiting_jobs = 0;
+    for (uint32_t i = 0; i < s->hot_count; i++) {
+        if (s->hot[i].slot == SLOT_NONE) continue;
+        alive++;
+        SIM_HOLD(sim, "R3", s->seqs[s->hot[i].slot].hot == i, "slot %u is not where it says", s->hot[i].slot);
+    }
+    for (uint32_t i = 0; i < s->slots_max; i++) {
+        bool waits = s->fair.entries[s->jobs_max + i].waiting;
+        running += s->seqs[i].state == SEQ_RUNNING;
+        SIM_HOLD(sim, "R3", waits == (s->seqs[i].state == SEQ_PREEMPTED), "slot %u: state %u, waiting %d", i,
+                 s->seqs[i].state, waits);
+    }
+    SIM_HOLD(sim, "R3", running == alive, "%u running, %u records", running, alive);
+    uint64_t tokens = 0;
+    for (uint32_t i = 0; i < s->jobs_max; i++) {
+        const struct job *job = &s->jobs[i];
+        if (job->state != JOB_WAITING) continue;
+        waiting_jobs++;
+        tokens += job->request->prompt_count;
+        SIM_HOLD(sim, "R3", s->fair.entries[i].waiting, "a waiting request is in no queue");
+        const struct request *request = job->request;
+        uint64_t limit_ns = sim->config.class_limit_ns[request->service_class];
+        if (request->service_class == CLASS_BATCH && request->deadline_ns) continue; /* ages by its deadline */
+        SIM_HOLD(sim, "R17",
+                 sim->now_ns - request->submitted_ns <= limit_ns + 20000000 || job->rank <= request->service_class,
+                 "request %llu has waited %llu ns in its class", (unsigned long long)request->id,
+                 (unsigned long long)(sim->now_ns - request->submitted_ns));
+    }
+    SIM_HOLD(sim, "R18", waiting_jobs == s->stats.waiting && waiting_jobs <= sim->config.queue_requests_max,
+             "%u waiting", waiting_jobs);
+    SIM_HOLD(sim, "R18", tokens == s->stats.waiting_tokens && tokens <= sim->config.queue_tokens_max, "waiting tokens");
+}
+
+void sim_check_state(struct sim *sim)
+{
+    check_blocks(sim);
+    check_sequences(sim);
+}
+
+/* ---- events ---- */
+
+static void check_choice_end(struct sim *sim, const struct sim_request *r, uint32_t c)
+{
+    const struct choice *choice = &r->choices[c];
+    const struct sim_choice *want = &r->sim[c];
+    SIM_HOLD(sim, "R12", choice->finish == want->expected_finish, "finish %d, alone %d", choice->finish,
+             want->expected_finish);
+    SIM_HOLD(sim, "R12", choice->output_count == want->expected_count, "%u ids, alone %u", choice->output_count,
+             want->expected_count);
+    SIM_HOLD(sim, "R12", choice->text_bytes == want->expected_text, "%u bytes, alone %u", choice->text_bytes,
+             want->expected_text);
+    SIM_HOLD(sim, "R12", choice->stop_id == want->expected_stop_id && choice->stop_string == want->expected_stop_string,
+             "stopped by %u/%u, alone %u/%u", choice->stop_id, choice->stop_string, want->expected_stop_id,
+             want->expected_stop_string);
+    SIM_HOLD(sim, "R12", choice->reasoning_count == want->expected_reasoning, "%u reasoning ids, alone %u",
+             choice->reasoning_count, want->expected_reasoning);
+    SIM_HOLD(sim, "R12", choice->trimmed_count == want->expected_trimmed, "%u trimmed ids, alone %u",
+             choice->trimmed_count, want->expected_trimmed);
+}
+
+static void check_tokens(struct sim *sim, struct sim_request *r, const struct event *event)
+{
+    struct sim_choice *mine = &r->sim[event->choice];
+    const uint32_t *output = mine->tokens + r->request.prompt_count;
+    SIM_HOLD(sim, "R7", r->scheduled && !r->ended && mine->told_finish == FINISH_NONE,
+             "ids outside of a request's life");
+    SIM_HOLD(sim, "R12", event->output_count <= mine->expected_count, "%u ids, alone %u", event->output_count,
+             mine->expected_count);
+    SIM_HOLD(sim, "R12", event->text_bytes <= mine->expected_text && event->text_bytes >= mine->told_text,
+             "%u bytes shown after %u, alone %u", event->text_bytes, mine->told_text, mine->expected_text);
+    SIM_HOLD(sim, "R14", event->output_count > mine->told_count || !r->request.max_tokens, "no new id");
+    if (event->output_count <= mine->expected_count)
+        SIM_HOLD(sim, "R12", memcmp(output, mine->expected, event->output_count * sizeof *output) == 0,
+                 "other ids than alone");
+    sim->service[r->request.tenant] += FAIR_OUTPUT_WEIGHT * (event->output_count - mine->told_count);
+    mine->told_count = event->output_count;
+    mine->told_text = event->text_bytes;
+    mine->told_finish = event->finish;
+    if (event->finish != FINISH_NONE) check_choice_end(sim, r, event->choice);
+}
+
+static void check_scores(struct sim *sim, const struct sim_request *r)
+{
+    if (!r->request.score_prompt) return;
+    for (uint32_t p = 1; p < r->request.prompt_count; p++)
+        SIM_HOLD(sim, "R12", r->prompt_logprobs[p].rank == 1 && r->prompt_logprobs[p].top_ids[0] == r->prompt[p],
+                 "prompt position %u is not scored", p);
+}
+
+static void check_done(struct sim *sim, const struct sim_request *r, const struct event *event)
+{
+    const struct usage *usage = &r->request.usage;
+    uint32_t out = 0, told = 0;
+    for (uint32_t c = 0; c < r->request.choices_count; c++) {
+        out += r->choices[c].output_count;
+        told += r->sim[c].told_count;
+        SIM_HOLD(sim, "R7", r->choices[c].finish != FINISH_NONE, "a choice has not ended");
+        if (event->status == ST_OK) check_choice_end(sim, r, c);
+    }
+    SIM_HOLD(sim, "R13", usage->in_total == r->request.prompt_count && usage->in_hit == r->in_hit, "in_hit %u, was %u",
+             usage->in_hit, r->in_hit);
+    SIM_HOLD(sim, "R13", usage->out == out && out == told && !usage->mismatch, "out %u, choices %u, told %u",
+             usage->out, out, told);
+    SIM_HOLD(sim, "R14", !r->canceled || usage->out == r->out_when_canceled, "ids were counted after the cancel");
+    SIM_HOLD(sim, "R13", usage->preemptions || !usage->recomputed, "recomputed without a preemption");
+    if (event->status == ST_OK) {
+        bool stop = usage->cause == CAUSE_STOP, length = usage->cause == CAUSE_LENGTH;
+        SIM_HOLD(sim, "R7", stop || length, "cause %d", usage->cause);
+        check_scores(sim, r);
+    } else if (event->status == ST_CANCELED) {
+        SIM_HOLD(sim, "R7", r->canceled, "canceled by nobody");
+    } else if (event->status == ST_TIMEOUT) {
+        SIM_HOLD(sim, "R7", r->request.deadline_ns && r->request.deadline_ns <= sim->now_ns,
+                 "timed out before its deadline");
+    } else {
+        SIM_HOLD(sim, "R7", r->fails || sim->fail_step, "failed without a fault: %s", status_name(event->status));
+    }
+}
+
+void sim_check_event(struct sim *sim, const struct event *event)
+{
+    struct sim_request *r = sim_owner(event->request);
+    SIM_HOLD(sim, "R7", r->submitted && !r->ended, "event %d after the end of request %llu", event->kind,
+             (unsigned long long)r->request.id);
+    switch (event->kind) {
+    case REQUEST_SCHEDULED:
+        SIM_HOLD(sim, "R7", r->accepted && !r->scheduled, "scheduled twice");
+        r->scheduled = true;
+        r->in_hit = r->request.usage.in_hit;
+        SIM_HOLD(sim, "R11", r->in_hit < r->request.prompt_count, "in_hit %u of %u", r->in_hit,
+                 r->request.prompt_count);
+        SIM_HOLD(sim, "R11", !r->in_hit || (sim->config.prefix_cache && !r->request.score_prompt),
+                 "a hit without a cache");
+        sim->service[r->request.tenant] += r->request.prompt_count - r->in_hit;
+        break;
+    case CHOICE_TOKENS: check_tokens(sim, r, event); break;
+    case REQUEST_REFUSED:
+    case REQUEST_DONE:
+        SIM_HOLD(sim, "R7", (event->kind == REQUEST_DONE) == r->scheduled, "wrong kind of end");
+        if (event->kind == REQUEST_DONE) check_done(sim, r, event);
+        r->ended = true;
+        r->end_kind = event->kind;
+        r->end_status = event->status;
+        sim->ended++;
+        break;
+    }
+}
+
+/* R16: while both tenants have requests that wait, their service differs by at most the bound of Sheng et al. */
+void sim_check_fairness(struct sim *sim)
+{
+    if (sim->mode != SIM_FAIR) return;
+    bool waits[2] = {false, false};
+    for (uint32_t i = 0; i < sim->requests_count; i++) {
+        const struct sim_request *r = &sim->requests[i];
+        if (r->accepted && !r->scheduled && !r->ended) waits[r->request.tenant] = true;
+    }
+    if (!waits[0] || !waits[1]) return;
+    uint64_t bound = 2 * 2 * (uint64_t)sim->config.kv_blocks * KV_BLOCK_TOKENS;
+    uint64_t a = sim->service[0], b = sim->service[1], apart = a > b ? a - b : b - a;
+    SIM_HOLD(sim, "R16", apart <= bound, "service %llu and %llu", (unsigned long long)a, (unsigned long long)b);
+}
+
+void sim_check_end(struct sim *sim)
+{
+    const struct sched *s = sim->sched;
+    SIM_HOLD(sim, "R7", sim->ended == sim->submitted, "%u of %u requests ended", sim->ended, sim->submitted);
+    SIM_HOLD(sim, "R19", !s->hot_count && !s->jobs_count && s->slots_free == s->slots_max, "records are left");
+    SIM_HOLD(sim, "R19", !s->pool.used_count && s->pool.cached_count == s->cache.count, "blocks are left");
+    SIM_HOLD(sim, "R19", sim->config.prefix_cache || !s->pool.cached_count, "%u private blocks are left",
+             s->pool.cached_count);
+    SIM_HOLD(sim, "R19", !s->fair.waiting_count && !s->deadlines.count && !s->ageing.count,
+             "timers or queues are left");
+    for (uint32_t r = 0; r < FAIR_RANKS; r++)
+        SIM_HOLD(sim, "R19", !s->fair.active[r].count && !s->fair.waiting[r].count, "a tenant is still active");
+    SIM_HOLD(sim, "R19", s->events_count == 0 && s->cancels == SLOT_NONE, "events are left");
+}
