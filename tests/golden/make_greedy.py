@@ -13,7 +13,7 @@ Each prompt: name, kind (raw: "text", chat: "messages"), ids, then 48 tokens cho
 greedy (ids), logprobs (natural logarithm, of the chosen one), margins (distance to the second best). "kl" holds the ids of
 english.txt, for comparing two numerics of ours on running text.
 
-Run: python make_greedy.py MODEL.gguf [OUT]        (two CPU cores: about 5 minutes)
+Run: python make_greedy.py MODEL.gguf [OUT]
 """
 import json
 import sys
