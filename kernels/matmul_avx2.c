@@ -18,12 +18,18 @@
 typedef int32_t __attribute__((may_alias)) aliasing_i32;
 typedef float __attribute__((may_alias)) aliasing_f32;
 
-/* A decoded block: codes (for Q8_0 their magnitude), and for Q8_0 the signed codes. */
+/* A decoded block: codes (for Q8_0 their magnitude), for Q8_0 the signed codes, and the scales. */
 struct decoded {
     _Alignas(32) uint8_t codes[8][64];
     _Alignas(32) int8_t signs[8][64];
+    _Alignas(32) float scale[2][16];
 };
 
+/* Without this GCC 12 takes the sums apart, makes all products first, and spills them. */
+INLINE void keep(__m256i *v)
+{
+    __asm__ volatile("" : "+x"(*v));
+}
 INLINE __m256i load(const void *p)
 {
     return _mm256_load_si256((const __m256i *)p);
@@ -66,26 +72,31 @@ INLINE void decode(enum tensor_type type, const uint8_t *group, unsigned half, s
         }
         _mm256_store_si256((__m256i *)(void *)(out->codes[i] + 32 * side), v);
     }
+    UNROLL for (unsigned n = 0; n < panel_scales(type); n++) UNROLL for (unsigned side = 0; side < 2; side++)
+    {
+        _mm256_store_ps(out->scale[n] + 8 * side, load_scale(type, group, half, n, side));
+    }
 }
 
 /* Quads [i_begin, i_end) of R rows against both sides: exact sums added to S[row][side]. */
 INLINE void dots(enum tensor_type type, const struct decoded *block, const int R, const uint8_t *q, unsigned i_begin,
-                 unsigned i_end, __m256i S[2][2])
+                 unsigned i_end, __m256i S[4][2])
 {
     const unsigned bits = panel_code_bits(type), run = bits == 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
     const __m256i ones = _mm256_set1_epi16(1);
     UNROLL for (unsigned i0 = i_begin; i0 < i_end; i0 += run)
     {
-        __m256i pairs[2][2];
+        __m256i pairs[4][2];
         UNROLL for (unsigned i = i0; i < i0 + run; i++) UNROLL for (int r = 0; r < R; r++)
         {
             const __m256i a = _mm256_set1_epi32(*(const aliasing_i32 *)(q + r * 32 + 4 * i));
             UNROLL for (int side = 0; side < 2; side++)
             {
-                const __m256i signs = load(block->signs[i] + 32 * side);
-                const __m256i p =
-                    _mm256_maddubs_epi16(load(block->codes[i] + 32 * side), bits == 8 ? _mm256_sign_epi8(a, signs) : a);
+                const __m256i codes = load(block->codes[i] + 32 * side), signs = load(block->signs[i] + 32 * side);
+                const __m256i signed_a = bits == 8 ? _mm256_sign_epi8(a, signs) : a;
+                const __m256i p = _mm256_maddubs_epi16(codes, signed_a);
                 pairs[r][side] = i == i0 ? p : _mm256_add_epi16(pairs[r][side], p);
+                keep(&pairs[r][side]);
             }
         }
         UNROLL for (int r = 0; r < R; r++) UNROLL for (int side = 0; side < 2; side++)
@@ -95,15 +106,15 @@ INLINE void dots(enum tensor_type type, const struct decoded *block, const int R
     }
 }
 
-/* R = 1 or 2 rows from row m of a tile of M rows. */
-INLINE void rows(enum tensor_type type, const struct decoded *block, const uint8_t *group, unsigned half,
-                 const uint8_t *act, const uint32_t M, const uint32_t m, const int R, float F[16][16])
+/* R = 1..4 rows from row m of a tile of M rows. */
+INLINE void rows(enum tensor_type type, const struct decoded *block, const uint8_t *act, const uint32_t M,
+                 const uint32_t m, const int R, float F[16][16])
 {
     const uint8_t *q = act + (size_t)m * 32, *init = act + (size_t)M * 32 + m * 4, *da = act + (size_t)M * 36 + m * 4;
     const uint8_t *last = act + (size_t)M * 40 + m * 4;
     const bool zero_point = panel_zero_point(type) && panel_code_bits(type) != 8;
-    __m256i S[2][2];
-    __m256 G[2][2];
+    __m256i S[4][2];
+    __m256 G[4][2];
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int side = 0; side < 2; side++)
     {
         S[r][side] = zero_point ? _mm256_set1_epi32(*(const aliasing_i32 *)(init + 4 * r)) : _mm256_setzero_si256();
@@ -112,28 +123,28 @@ INLINE void rows(enum tensor_type type, const struct decoded *block, const uint8
     if (panel_halves(type)) {
         UNROLL for (int r = 0; r < R; r++) UNROLL for (int side = 0; side < 2; side++)
         {
-            G[r][side] =
-                _mm256_mul_ps(_mm256_cvtepi32_ps(S[r][side]), load_scale(type, group, half, 0, (unsigned)side));
+            G[r][side] = _mm256_mul_ps(_mm256_cvtepi32_ps(S[r][side]), _mm256_load_ps(block->scale[0] + 8 * side));
             S[r][side] = _mm256_set1_epi32(*(const aliasing_i32 *)(last + 4 * r));
         }
         dots(type, block, R, q, 4, 8, S);
     }
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int side = 0; side < 2; side++)
     {
+        const __m256 d = _mm256_load_ps(block->scale[0] + 8 * side);
         const __m256 scale = _mm256_set1_ps(*(const aliasing_f32 *)(da + 4 * r));
-        const __m256 d = load_scale(type, group, half, 0, (unsigned)side);
         const __m256 value = _mm256_cvtepi32_ps(S[r][side]);
         float *sum = F[m + (uint32_t)r] + 8 * side;
         __m256 f = _mm256_load_ps(sum);
         if (panel_halves(type)) {
-            G[r][side] = _mm256_fmadd_ps(value, load_scale(type, group, half, 1, (unsigned)side), G[r][side]);
+            G[r][side] = _mm256_fmadd_ps(value, _mm256_load_ps(block->scale[1] + 8 * side), G[r][side]);
             f = _mm256_fmadd_ps(G[r][side], scale, f);
         } else {
             f = _mm256_fmadd_ps(value, _mm256_mul_ps(d, scale), f);
         }
-        if (panel_has_min(type))
-            f = _mm256_fmadd_ps(load_scale(type, group, half, 1, (unsigned)side),
-                                _mm256_set1_ps(*(const aliasing_f32 *)(last + 4 * r)), f);
+        if (panel_has_min(type)) {
+            const __m256 das = _mm256_set1_ps(*(const aliasing_f32 *)(last + 4 * r));
+            f = _mm256_fmadd_ps(_mm256_load_ps(block->scale[1] + 8 * side), das, f);
+        }
         _mm256_store_ps(sum, f);
     }
 }
@@ -146,8 +157,10 @@ INLINE void panel_q8(enum tensor_type type, const uint8_t *panel, uint32_t group
         const uint8_t *group = panel + (size_t)(b / 2) * panel_group_bytes(type);
         decode(type, group, b & 1, &block);
         uint32_t m = 0;
-        for (; m + 2 <= M; m += 2) rows(type, &block, group, b & 1, act, M, m, 2, F);
-        if (m < M) rows(type, &block, group, b & 1, act, M, m, 1, F);
+        for (; m + 4 <= M; m += 4) rows(type, &block, act, M, m, 4, F);
+        if (M - m == 3) rows(type, &block, act, M, m, 3, F);
+        if (M - m == 2) rows(type, &block, act, M, m, 2, F);
+        if (M - m == 1) rows(type, &block, act, M, m, 1, F);
     }
 }
 

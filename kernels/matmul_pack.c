@@ -267,10 +267,30 @@ static inline float scale_at(enum tensor_type type, const uint8_t *group, unsign
     return panel_scale_f32(type) ? load_f32(scale + r * 4) : f16_to_f32(load_u16(scale + r * 2));
 }
 
+/* All codes of a block, a dword of four inputs at a time. */
+static inline void block_codes(enum tensor_type type, const uint8_t *group, unsigned h, uint8_t codes[32][16])
+{
+    const unsigned bits = panel_code_bits(type);
+    const uint8_t *low = group + h * panel_code_bytes(type);
+    const uint8_t *high = group + panel_high_offset(type) + h * panel_high_bytes(type);
+    for (unsigned i = 0; i < 8; i++)
+        for (unsigned r = 0; r < 16; r++) {
+            uint32_t v = load_u32(low + (bits == 8 ? i : i & 3) * 64 + r * 4);
+            if (bits != 8) v = v >> (i & 4) & 0x0f0f0f0fu;
+            if (bits == 5) v |= (load_u32(high + r * 4) >> i & 0x01010101u) << 4;
+            if (bits == 6) v |= (load_u32(high + i / 4 * 64 + r * 4) >> 2 * (i & 3) & 0x03030303u) << 4;
+            for (unsigned b = 0; b < 4; b++) codes[4 * i + b][r] = (uint8_t)(v >> 8 * b);
+        }
+}
+
 void panel_codes(enum tensor_type type, const uint8_t *group, unsigned half, uint8_t codes[32][16])
 {
-    for (unsigned k = 0; k < 32; k++)
-        for (unsigned r = 0; r < 16; r++) codes[k][r] = code_at(type, group, half, k, r);
+    switch (panel_code_bits(type)) { /* types of the same width have their codes at the same places */
+    case 4: block_codes(TENSOR_Q4_0, group, half, codes); break;
+    case 5: block_codes(TENSOR_Q5_0, group, half, codes); break;
+    case 6: block_codes(TENSOR_Q6_K, group, half, codes); break;
+    default: block_codes(TENSOR_Q8_0, group, half, codes); break;
+    }
 }
 
 void panel_scale(enum tensor_type type, const uint8_t *group, unsigned half, unsigned s, float scale[16])

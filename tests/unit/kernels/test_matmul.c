@@ -101,7 +101,7 @@ static void fixture_make(struct fixture *f, enum tensor_type type, enum numerics
     assert_int_equal(f->matrix.panel_bytes % 64, 0);
     f->matrix.data = mem_alloc(f->matrix.panels, f->matrix.panel_bytes);
     assert_non_null(f->matrix.data);
-    memset(f->matrix.data, CANARY, f->matrix.panels * f->matrix.panel_bytes); /* packing must not count on zeros */
+    memset(f->matrix.data, 0xff, f->matrix.panels * f->matrix.panel_bytes); /* scales would be NaN */
     const uint32_t middle = f->matrix.panels / 2;
     matmul_pack(&f->matrix, f->file, middle, f->matrix.panels);
     matmul_pack(&f->matrix, f->file, 0, middle);
@@ -216,6 +216,22 @@ static void check_meaning(const struct fixture *f, const float *x, size_t stride
     mem_free(meaning);
 }
 
+/* Prepared activations are the same bytes on every path. */
+static void check_act(const struct fixture *f, const float *x, size_t stride_m, uint32_t M)
+{
+    const struct matrix *w = &f->matrix;
+    const size_t bytes = matmul_act_bytes(w->act, M, w->K);
+    uint8_t *want = mem_alloc(bytes + 1, 1), *got = mem_alloc(bytes + 1, 1);
+    assert_true(matmul_prepare(CPU_PATH_SCALAR, w->act, x, stride_m, M, w->K, 0, M, want));
+    for (enum cpu_path path = CPU_PATH_AVX2; path < CPU_PATH_COUNT; path++) {
+        if (!cpu_path_supported(path)) continue;
+        assert_true(matmul_prepare(path, w->act, x, stride_m, M, w->K, 0, M, got));
+        assert_memory_equal(got, want, bytes + 1);
+    }
+    mem_free(want);
+    mem_free(got);
+}
+
 static void check_case(const struct fixture *f, uint32_t M, enum input input)
 {
     const struct matrix *w = &f->matrix;
@@ -224,6 +240,7 @@ static void check_case(const struct fixture *f, uint32_t M, enum input input)
     input_make(x, M, w->K, stride_m, input);
     run(CPU_PATH_SCALAR, f, x, stride_m, M, scalar, stride_out);
     canaries_check(scalar, M, w->N, stride_out);
+    check_act(f, x, stride_m, M);
     check_meaning(f, x, stride_m, M, scalar, stride_out);
     for (enum cpu_path path = CPU_PATH_AVX2; path < CPU_PATH_COUNT; path++) {
         if (!cpu_path_supported(path)) continue;
@@ -317,6 +334,45 @@ static void test_matmul_row_does_not_depend_on_batch(void **state)
         }
 }
 
+/* Every range of panels writes its columns, the same bits as the whole, and nothing else. */
+static void test_matmul_range_writes_its_columns(void **state)
+{
+    (void)state;
+    static const uint32_t Ms[] = {1, 16, 21};
+    for (size_t t = 0; t < COUNT(types); t++)
+        for (enum cpu_path path = CPU_PATH_SCALAR; path < CPU_PATH_COUNT; path++) {
+            if (!cpu_path_supported(path)) continue;
+            uint32_t K;
+            const uint32_t N = shape_of(types[t], 0, &K), stride = N + 9;
+            struct fixture f;
+            fixture_make(&f, types[t], NUMERICS_FAST, N, K, FILL_RANDOM);
+            for (size_t i = 0; i < COUNT(Ms); i++) {
+                const uint32_t M = Ms[i];
+                float *x = mem_alloc((size_t)M * K, sizeof *x), *whole = out_make(M, stride);
+                uint8_t *act = mem_alloc(matmul_act_bytes(f.matrix.act, M, K), 1);
+                input_make(x, M, K, K, INPUT_RANDOM);
+                run(path, &f, x, K, M, whole, stride);
+                assert_true(matmul_prepare(path, f.matrix.act, x, K, M, K, 0, M, act));
+                for (uint32_t range = 0; range < 16; range++) {
+                    const uint32_t begin = range / 4, end = range % 4;
+                    if (begin > end) continue;
+                    float *got = out_make(M, stride), *want = out_make(M, stride);
+                    const uint32_t first = 16 * begin, last = 16 * end < N ? 16 * end : N;
+                    for (uint32_t m = 0; m < M && first < last; m++)
+                        memcpy(want + m * stride + first, whole + m * stride + first, (last - first) * sizeof *want);
+                    matmul(path, &f.matrix, begin, end, act, M, got, stride);
+                    assert_memory_equal(got, want, (M + 1) * stride * sizeof *want);
+                    mem_free(got);
+                    mem_free(want);
+                }
+                mem_free(x);
+                mem_free(whole);
+                mem_free(act);
+            }
+            fixture_free(&f);
+        }
+}
+
 static void test_matmul_bad_row_leaves_others(void **state)
 {
     (void)state;
@@ -380,6 +436,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_matmul_fast_paths_equal_scalar),
         cmocka_unit_test(test_matmul_exact_paths_equal_scalar),
         cmocka_unit_test(test_matmul_row_does_not_depend_on_batch),
+        cmocka_unit_test(test_matmul_range_writes_its_columns),
         cmocka_unit_test(test_matmul_bad_row_leaves_others),
         cmocka_unit_test(test_matmul_plan_refuses_bad_shapes),
     };
