@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 
-BINARY = os.environ["MILLRACE_BINARY"]
+BINARY = os.environ["MILLRACE_TEST_BINARY"]
 MODEL = os.environ["MILLRACE_TEST_MODEL"]
 NAME = "smol"
 

@@ -48,7 +48,7 @@ class CommandLine(unittest.TestCase):
             file.flush()
             done = run("inspect", file.name)
             self.assertEqual(done.returncode, 1)
-            self.assertEqual(len(done.stderr.strip().splitlines()), 1)
+            self.assertEqual(len(done.stderr.strip().splitlines()), 1, done.stderr)
 
     def test_inspect(self):
         done = run("inspect", MODEL)
