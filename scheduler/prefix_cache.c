@@ -19,6 +19,7 @@ enum status prefix_cache_init(struct prefix_cache *cache, uint32_t blocks)
         prefix_cache_free(cache);
         return ST_NOMEM;
     }
+    memset(cache->entries, 0, (size_t)blocks * sizeof *cache->entries); /* no page faults in the step loop */
     cache->mask = slots - 1;
     for (uint32_t i = 0; i < slots; i++) cache->slots[i] = BLOCK_NONE;
     return ST_OK;

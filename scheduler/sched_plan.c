@@ -320,8 +320,14 @@ static void write_batch(struct sched *s)
     batch->tokens_count = batch->seqs_count = batch->rows_count = 0;
     batch->q_start[0] = 0;
     s->step_kv_blocks = 0;
-    for (uint32_t i = 0; i < s->hot_count; i++)
+    for (uint32_t i = 0; i < s->hot_count; i++) {
+        if (i + 8 < s->hot_count) { /* as in sched_commit */
+            __builtin_prefetch(&s->seqs[s->hot[i + 8].slot]);
+            __builtin_prefetch((const char *)&s->seqs[s->hot[i + 8].slot] + 64);
+            __builtin_prefetch(s->hot[i + 8].tokens + s->hot[i + 8].computed);
+        }
         if (s->hot[i].planned) write_sequence(s, &s->hot[i]);
+    }
     s->touched += s->hot_count;
     CHECK(batch->tokens_count <= s->config.step_tokens_max && batch->rows_count <= s->config.rows_max); /* R4 */
 }
