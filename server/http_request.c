@@ -78,6 +78,8 @@ static int on_headers_complete(llhttp_t *llhttp)
 {
     struct http_request *request = parser_of(llhttp)->request;
     llhttp->upgrade = 0;
+    parser_of(llhttp)->head_flags = llhttp->flags;
+    parser_of(llhttp)->head_length = llhttp->content_length;
     request->method = llhttp_method_name((llhttp_method_t)llhttp->method);
     request->keep_alive = llhttp_should_keep_alive(llhttp) != 0;
     request->head_complete = true;
@@ -135,6 +137,8 @@ void http_parser_begin(struct http_parser *parser, struct http_request *request)
     parser->llhttp.data = parser;
     parser->request = request;
     parser->message_complete = false;
+    parser->head_flags = 0;
+    parser->head_length = 0;
     parser->header_open = false;
 }
 
@@ -156,11 +160,12 @@ static bool heads_agree(const struct http_parser *parser)
 {
     const struct http_check *check = &parser->check;
     const llhttp_t *llhttp = &parser->llhttp;
-    bool chunked = (llhttp->flags & F_CHUNKED) != 0, has_length = (llhttp->flags & F_CONTENT_LENGTH) != 0;
+    bool chunked = (parser->head_flags & F_CHUNKED) != 0, has_length = (parser->head_flags & F_CONTENT_LENGTH) != 0;
     if (chunked != check->chunked || has_length != check->has_length) return false;
     if (llhttp->http_major != 1 || (llhttp->http_minor == 0) != check->http10) return false;
+    if (parser->head_length != check->content_length) return false;
     bool ends = !chunked && check->content_length == 0;
-    return ends == parser->message_complete; /* llhttp counts content_length down: its start is covered by the end */
+    return ends == parser->message_complete;
 }
 
 static enum http_progress head_end(struct http_parser *parser)

@@ -50,6 +50,8 @@ struct http_parser {
     llhttp_t llhttp;
     struct http_request *request; /* the one being read, or NULL */
     bool message_complete;        /* llhttp's word */
+    uint16_t head_flags;          /* llhttp's, at the head's end: it clears them when a message ends there */
+    uint64_t head_length;         /* llhttp's Content-Length, at the head's end */
     bool header_open;             /* a name has been stored, its value not yet */
 };
 
