@@ -481,7 +481,7 @@ bool sched_has_work(const struct sched *s)
 void sched_stats_read(const struct sched *s, struct sched_stats *stats)
 {
     *stats = s->stats;
-    stats->running = s->hot_count;
+    stats->running = s->jobs_count ? s->hot_count : 0; /* the records of the last to end are swept by the next plan */
     stats->kv_blocks_used = s->pool.used_count;
     stats->kv_blocks_cached = s->pool.cached_count;
     stats->touched = s->touched + s->pool.touched + s->deadlines.touched + s->ageing.touched + fair_touched(&s->fair);
