@@ -649,6 +649,6 @@ int serve_run(const struct serve_setup *setup)
     int exit_code = server->exit_code;
     if (server->loader_running) return exit_code; /* stopped while loading: the process's end ends the loader too */
     server_free(server);
-    log_line(LOG_INFO, "serve", "stopped code=%d", exit_code);
+    if (exit_code != EXIT_START) log_line(LOG_INFO, "serve", "stopped code=%d", exit_code);
     return exit_code;
 }

@@ -1,0 +1,115 @@
+/* The real server over the null device and a vocabulary of single bytes: everything but the arithmetic and the model
+ * file. Takes the options of `millrace serve`; what only a test wants comes from the environment:
+ *
+ *   NULL_STEP_US        how long a step lasts            NULL_LOAD_MS         how long loading lasts
+ *   NULL_KV_BLOCKS      size of the KV cache              NULL_LOAD_FAILS      loading fails
+ *   NULL_FAIL_STEP      this step loses the device        NULL_HEAD_AFTER_MS, NULL_KEEP_ALIVE_MS   stream timing */
+#include "runtime/base/clock.h"
+#include "runtime/base/utf8.h"
+#include "server/config.h"
+#include "server/serve.h"
+#include "tests/support/null_device.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+extern char **environ;
+
+enum { BYTES = 256, START_ID = BYTES, END_ID, THINK_ID, THINK_END_ID, VOCAB };
+
+static uint64_t setting(const char *name, uint64_t fallback)
+{
+    const char *text = getenv(name);
+    return text ? strtoull(text, NULL, 10) : fallback;
+}
+
+/* Every byte as GPT-2's vocabularies write it: printable ones as themselves, the others from U+0100 on. */
+static void make_vocab(struct vocab *vocab)
+{
+    static char text[BYTES][4];
+    static struct vocab_string tokens[VOCAB];
+    static uint8_t kinds[VOCAB];
+    uint32_t moved = 0;
+    for (uint32_t byte = 0; byte < BYTES; byte++) {
+        bool plain = (byte >= '!' && byte <= '~') || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
+        size_t length = utf8_encode(plain ? byte : 256 + moved++, text[byte]);
+        tokens[byte] = (struct vocab_string){text[byte], (uint32_t)length};
+        kinds[byte] = VOCAB_NORMAL;
+    }
+    static const char *const special[] = {"<|im_start|>", "<|im_end|>", "<think>", "</think>"};
+    for (uint32_t i = 0; i < 4; i++) {
+        tokens[BYTES + i] = (struct vocab_string){special[i], (uint32_t)strlen(special[i])};
+        kinds[BYTES + i] = VOCAB_CONTROL;
+    }
+    *vocab = (struct vocab){.model = "gpt2",
+                            .pre = "smollm",
+                            .count = VOCAB,
+                            .tokens = tokens,
+                            .kinds = kinds,
+                            .bos_id = START_ID,
+                            .eos_id = END_ID,
+                            .unknown_id = VOCAB_NO_ID,
+                            .padding_id = VOCAB_NO_ID,
+                            .end_ids = {END_ID},
+                            .end_ids_count = 1};
+}
+
+static void null_unload(struct loaded *loaded)
+{
+    device_destroy(loaded->device);
+    chat_template_destroy(loaded->chat_template);
+    tokenizer_destroy(loaded->tokenizer);
+}
+
+static enum status null_load(const struct config *config, struct loaded *loaded, struct error *err)
+{
+    static const char chat[] =
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    struct timespec pause = {(time_t)(setting("NULL_LOAD_MS", 0) / 1000),
+                             (long)(setting("NULL_LOAD_MS", 0) % 1000 * NS_PER_MS)};
+    (void)nanosleep(&pause, NULL);
+    if (setting("NULL_LOAD_FAILS", 0)) return error_set(err, ST_INVAL, "this model does not load");
+    struct vocab vocab;
+    make_vocab(&vocab);
+    *loaded = (struct loaded){.context_max = config->max_model_len ? config->max_model_len : 8192};
+    enum status status = tokenizer_create(&vocab, &loaded->tokenizer, err);
+    if (status == ST_OK) status = chat_template_compile(chat, sizeof chat - 1, &loaded->chat_template, err);
+    uint32_t seqs = config->max_num_seqs ? config->max_num_seqs : 64;
+    uint32_t tokens = config->max_num_batched_tokens ? config->max_num_batched_tokens : 2048;
+    if (tokens < seqs) tokens = seqs;
+    struct null_device_config device = {
+        .vocab = VOCAB,
+        .kv_blocks = (uint32_t)setting("NULL_KV_BLOCKS", 65536),
+        .tokens_max = tokens,
+        .seqs_max = seqs,
+        .rows_max = tokens,
+        .step_ns = setting("NULL_STEP_US", 0) * 1000,
+        .fail_step = setting("NULL_FAIL_STEP", 0),
+    };
+    if (status == ST_OK) status = null_device_create(&device, &loaded->device);
+    if (status != ST_OK) null_unload(loaded);
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    struct config config;
+    struct error err = {""};
+    if (config_read(&config, COMMAND_SERVE, argc - 1, argv + 1, environ, &err) != ST_OK) {
+        fprintf(stderr, "null_server: %s\n", err.message);
+        return 2;
+    }
+    struct serve_setup setup = {
+        .config = &config,
+        .load = null_load,
+        .unload = null_unload,
+        .stream_head_after_ns = setting("NULL_HEAD_AFTER_MS", 0) * NS_PER_MS,
+        .stream_keep_alive_ns = setting("NULL_KEEP_ALIVE_MS", 0) * NS_PER_MS,
+    };
+    int code = serve_run(&setup);
+    config_free(&config);
+    return code;
+}
