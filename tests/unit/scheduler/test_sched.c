@@ -1,0 +1,583 @@
+/* The scheduler by hand: small scenes whose plans, events and counts can be worked out on paper, and the growth law by
+ * counting touched records. What random loads can show is left to tests/sim. */
+#include "tests/unit/unit.h"
+
+#include "runtime/base/mem.h"
+#include "runtime/model/vocab.h"
+#include "scheduler/sched_internal.h"
+
+enum { VOCAB = 32, END = 31, SPECIAL = 30, THINK = 29, THINK_END = 28, CONTEXT = 4096, SCRIPT = 64 };
+
+struct scene {
+    struct sched_config config;
+    struct sched_text texts[VOCAB];
+    struct sched *sched;
+    struct batch_result *result;
+    const struct batch *batch; /* the last plan */
+    uint64_t now_ns;
+    uint32_t script[SCRIPT], script_at; /* ids that rows get, in turn; the last one repeats */
+    uint32_t script_count;
+    struct event last[8]; /* by kind */
+    uint32_t counts[8];
+};
+
+struct one {
+    struct request request;
+    struct choice choices[4];
+    uint32_t tokens[4][CONTEXT];
+    uint32_t prompt[CONTEXT];
+    struct token_logprobs scores[CONTEXT];
+};
+
+static const uint32_t end_ids[] = {END};
+
+/* Id i is the letter 'a' + i; the last four are special. */
+static struct scene *scene_make(void)
+{
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyz01<>[]";
+    struct scene *s = mem_alloc(1, sizeof *s);
+    for (uint32_t i = 0; i < VOCAB; i++)
+        s->texts[i] = (struct sched_text){.bytes = &letters[i], .length = 1, .special = i >= THINK_END};
+    s->config = (struct sched_config){.context_max = CONTEXT,
+                                      .running_max = 8,
+                                      .step_tokens_max = 64,
+                                      .rows_max = 16,
+                                      .kv_blocks = 512,
+                                      .queue_requests_max = 16,
+                                      .queue_tokens_max = 10000,
+                                      .tenants_max = 4,
+                                      .tenant_share_percent = 50,
+                                      .prefix_cache = true,
+                                      .think_start_id = THINK,
+                                      .think_end_id = THINK_END,
+                                      .texts = s->texts,
+                                      .texts_count = VOCAB,
+                                      .end_ids = end_ids,
+                                      .end_ids_count = 1};
+    s->now_ns = 1000;
+    return s;
+}
+
+static void scene_start(struct scene *s)
+{
+    struct error err = {{0}};
+    if (sched_create(&s->config, &s->sched, &err) != ST_OK) fail_msg("%s", err.message);
+    assert_int_equal(batch_result_create(s->config.rows_max, &s->result), ST_OK);
+}
+
+static void scene_end(struct scene *s)
+{
+    batch_result_destroy(s->result);
+    sched_destroy(s->sched);
+    mem_free(s);
+}
+
+static void events(struct scene *s)
+{
+    uint32_t count;
+    const struct event *e = sched_events(s->sched, &count);
+    for (uint32_t i = 0; i < count; i++) {
+        s->last[e[i].kind] = e[i];
+        s->counts[e[i].kind]++;
+    }
+    sched_events_taken(s->sched);
+}
+
+static void commit(struct scene *s)
+{
+    for (uint32_t r = 0; r < s->batch->rows_count; r++) {
+        const struct batch_row *row = &s->batch->rows[r];
+        uint32_t id = row->target;
+        if (!row->score_only) {
+            id = s->script_count ? s->script[s->script_at] : 0;
+            if (s->script_at + 1 < s->script_count) s->script_at++;
+        }
+        s->result->rows[r] = (struct row_result){.id = id, .rank = 1, .logprob = -1, .top_count = 1, .top_ids = {id}};
+    }
+    s->now_ns += 1000;
+    sched_commit(s->sched, s->result, s->now_ns);
+    events(s);
+}
+
+static const struct batch *plan(struct scene *s)
+{
+    s->batch = sched_plan(s->sched, s->now_ns);
+    events(s);
+    return s->batch;
+}
+
+static void run(struct scene *s)
+{
+    for (uint32_t i = 0; i < 10000 && sched_has_work(s->sched); i++)
+        if (plan(s)->tokens_count) commit(s);
+    assert_false(sched_has_work(s->sched));
+}
+
+static void one_make(struct one *o, uint64_t id, uint32_t prompt_count, uint32_t max_tokens, uint32_t choices)
+{
+    memset(o, 0, sizeof *o);
+    for (uint32_t i = 0; i < prompt_count; i++) o->prompt[i] = (uint32_t)(id * 5 + i * i) % 26;
+    for (uint32_t c = 0; c < choices; c++) {
+        memcpy(o->tokens[c], o->prompt, prompt_count * sizeof *o->prompt);
+        o->choices[c] = (struct choice){.tokens = o->tokens[c], .seed = c};
+    }
+    o->request = (struct request){.id = id,
+                                  .service_class = CLASS_DEFAULT,
+                                  .prompt = o->prompt,
+                                  .prompt_count = prompt_count,
+                                  .choices = o->choices,
+                                  .choices_count = choices,
+                                  .params = {.logprobs = -1},
+                                  .max_tokens = max_tokens};
+}
+
+static void script(struct scene *s, uint32_t count, const uint32_t *ids)
+{
+    memcpy(s->script, ids, count * sizeof *ids);
+    s->script_count = count;
+    s->script_at = 0;
+}
+
+/* ---- refusals ---- */
+
+static void test_sched_refusals(void **state)
+{
+    (void)state;
+    struct scene *s = scene_make();
+    s->config.kv_blocks = 4; /* 64 positions */
+    s->config.queue_requests_max = 4;
+    scene_start(s);
+    struct one *o = mem_alloc(8, sizeof *o);
+    one_make(&o[0], 1, 40, 26, 1); /* 65 positions need KV */
+    assert_int_equal(sched_submit(s->sched, &o[0].request, 1), ST_INVAL);
+    one_make(&o[0], 1, 40, 25, 1); /* 64: the last id needs none */
+    o[0].prompt[3] = VOCAB;
+    assert_int_equal(sched_submit(s->sched, &o[0].request, 1), ST_INVAL);
+    o[0].prompt[3] = 1;
+    o[0].request.deadline_ns = 1;
+    assert_int_equal(sched_submit(s->sched, &o[0].request, 1), ST_TIMEOUT);
+    o[0].request.deadline_ns = 0;
+    assert_int_equal(sched_submit(s->sched, &o[0].request, 1), ST_OK);
+    assert_int_equal(sched_submit(s->sched, &o[0].request, 1), ST_INVAL); /* the id is in use */
+    for (uint32_t i = 1; i < 8; i++) one_make(&o[i], i + 1, 4, 4, 1);
+    assert_int_equal(sched_submit(s->sched, &o[1].request, 1), ST_OK); /* nobody else waits: over its half is fine */
+    assert_int_equal(sched_submit(s->sched, &o[2].request, 1), ST_OK);
+    o[3].request.tenant = 1;
+    assert_int_equal(sched_submit(s->sched, &o[3].request, 1), ST_OK);
+    o[4].request.tenant = 2;
+    assert_int_equal(sched_submit(s->sched, &o[4].request, 1), ST_LIMIT);
+    events(s);
+    assert_int_equal(s->counts[REQUEST_REFUSED], 5);
+    sched_end_all(s->sched, CAUSE_PLATFORM_CANCEL, ST_CANCELED, 2);
+    events(s);
+    assert_int_equal(sched_submit(s->sched, &o[1].request, 1), ST_OK);
+    assert_int_equal(sched_submit(s->sched, &o[2].request, 1), ST_OK);
+    assert_int_equal(sched_submit(s->sched, &o[3].request, 1), ST_OK);
+    assert_int_equal(sched_submit(s->sched, &o[5].request, 1), ST_QUOTA); /* half of four, while another waits */
+    scene_end(s);
+    mem_free(o);
+}
+
+/* ---- chunks ---- */
+
+static void test_sched_chunks(void **state)
+{
+    (void)state;
+    struct scene *s = scene_make();
+    scene_start(s);
+    struct one *o = mem_alloc(3, sizeof *o);
+    one_make(&o[0], 1, 100, 4, 1);
+    assert_int_equal(sched_submit(s->sched, &o[0].request, 1), ST_OK);
+    assert_int_equal(plan(s)->tokens_count, 64); /* alone: the whole budget */
+    commit(s);
+    one_make(&o[1], 2, 200, 4, 1);
+    one_make(&o[2], 3, 200, 4, 1);
+    for (uint32_t i = 1; i < 3; i++) assert_int_equal(sched_submit(s->sched, &o[i].request, 1), ST_OK);
+    const struct batch *b =
+        plan(s); /* 36 left, but half while others wait, in whole blocks: 32, then 32 for the next */
+    assert_int_equal(b->tokens_count, 64);
+    assert_int_equal(b->seqs_count, 2);
+    assert_int_equal(b->q_start[1], 32);
+    assert_int_equal(b->rows_count, 0);
+    commit(s);
+    b = plan(s); /* the tail of 4 ends the first prompt and brings its row */
+    assert_int_equal(b->q_start[1], 4);
+    assert_int_equal(b->rows_count, 1);
+    assert_int_equal(b->kv_len[0], 100);
+    for (uint32_t i = 1; i < b->seqs_count; i++) assert_int_equal(b->kv_len[i] % KV_BLOCK_TOKENS, 0);
+    commit(s);
+    run(s);
+    for (uint32_t i = 0; i < 3; i++) assert_int_equal(o[i].request.usage.out, 4);
+    scene_end(s);
+    mem_free(o);
+}
+
+/* A gap target that decode alone passes still leaves 16 tokens a step to prefill. */
+static void test_sched_gap_target(void **state)
+{
+    (void)state;
+    struct scene *s = scene_make();
+    s->config.itl_target_ns = 1000;
+    s->config.weights_bytes = 1000000000;
+    scene_start(s);
+    struct one *o = mem_alloc(2, sizeof *o);
+    one_make(&o[0], 1, 10, 100, 1);
+    assert_int_equal(sched_submit(s->sched, &o[0].request, 1), ST_OK);
+    assert_int_equal(plan(s)->tokens_count, 10);
+    commit(s);
+    one_make(&o[1], 2, 200, 4, 1);
+    assert_int_equal(sched_submit(s->sched, &o[1].request, 1), ST_OK);
+    assert_int_equal(plan(s)->tokens_count, 1 + 16);
+    commit(s);
+    run(s);
+    scene_end(s);
+    mem_free(o);
+}
+
+/* ---- choices ---- */
+
+static void choices_share(bool cache)
+{
+    struct scene *s = scene_make();
+    s->config.prefix_cache = cache;
+    scene_start(s);
+    struct one *o = mem_alloc(1, sizeof *o);
+    one_make(o, 1, 40, 5, 3);
+    assert_int_equal(sched_submit(s->sched, &o->request, 1), ST_OK);
+    assert_int_equal(plan(s)->seqs_count, 1); /* the leader alone */
+    assert_int_equal(s->batch->tokens_count, 40);
+    commit(s);
+    const struct batch *b = plan(s); /* its row, and two tails of 8 */
+    assert_int_equal(b->seqs_count, 3);
+    assert_int_equal(b->tokens_count, 1 + 8 + 8);
+    for (uint32_t i = 1; i < 3; i++) {
+        assert_int_equal(b->block_table[i][0], b->block_table[0][0]);
+        assert_int_equal(b->block_table[i][1], b->block_table[0][1]);
+        assert_int_not_equal(b->block_table[i][2], b->block_table[0][2]);
+    }
+    commit(s);
+    run(s);
+    assert_int_equal(o->request.usage.in_total, 40);
+    assert_int_equal(o->request.usage.in_hit, 0);
+    assert_int_equal(o->request.usage.out, 15);
+    assert_int_equal(o->request.usage.choices, 3);
+    assert_int_equal(o->request.usage.recomputed, 0);
+    assert_int_equal(o->request.usage.cause, CAUSE_LENGTH);
+    assert_int_equal(s->counts[REQUEST_DONE], 1);
+    struct sched_stats stats;
+    sched_stats_read(s->sched, &stats);
+    assert_int_equal(stats.kv_blocks_used, 0);
+    assert_int_equal(stats.kv_blocks_cached > 0, cache); /* nothing of it outlives the request without the cache */
+    one_make(o, 2, 40, 1, 1);
+    for (uint32_t i = 0; i < 40; i++) o->tokens[0][i] = o->prompt[i] = (5 + i * i) % 26; /* the first prompt again */
+    assert_int_equal(sched_submit(s->sched, &o->request, 1), ST_OK);
+    run(s);
+    assert_int_equal(o->request.usage.in_hit, cache ? 32 : 0);
+    scene_end(s);
+    mem_free(o);
+}
+
+static void test_sched_choices_share(void **state)
+{
+    (void)state;
+    choices_share(true);
+    choices_share(false);
+}
+
+/* ---- ends ---- */
+
+static void test_sched_min_tokens_bans(void **state)
+{
+    (void)state;
+    struct scene *s = scene_make();
+    scene_start(s);
+    struct one *o = mem_alloc(1, sizeof *o);
+    one_make(o, 1, 4, 10, 1);
+    const uint32_t stop_ids[] = {7};
+    o->request.stop_ids = stop_ids;
+    o->request.stop_ids_count = 1;
+    o->request.min_tokens = 2;
+    script(s, 3, (const uint32_t[]){1, 2, 7});
+    assert_int_equal(sched_submit(s->sched, &o->request, 1), ST_OK);
+    for (uint32_t i = 0; i < 3; i++) {
+        const struct batch_row *row = &plan(s)->rows[0];
+        assert_int_equal(row->banned_count, i < 2 ? 2 : 0);
+        if (i < 2) {
+            assert_int_equal(row->banned[0], END);
+            assert_int_equal(row->banned[1], 7);
+        }
+        assert_int_equal(row->position, 4 + i);
+        assert_int_equal(row->seen_count, 4 + i);
+        commit(s);
+    }
+    assert_int_equal(o->choices[0].finish, FINISH_STOP);
+    assert_int_equal(o->choices[0].stop_id, 7);
+    assert_int_equal(o->choices[0].output_count, 3);
+    assert_int_equal(o->choices[0].text_bytes, 2); /* the terminal id gives no text */
+    assert_int_equal(o->request.usage.cause, CAUSE_STOP);
+    scene_end(s);
+    mem_free(o);
+}
+
+static void test_sched_stop_string(void **state)
+{
+    (void)state;
+    struct scene *s = scene_make();
+    scene_start(s);
+    struct one *o = mem_alloc(1, sizeof *o);
+    const struct stop_string stops[] = {{.bytes = "cde", .length = 3}};
+    for (uint32_t include = 0; include < 2; include++) {
+        one_make(o, 1 + include, 4, 10, 1);
+        o->request.stops = stops;
+        o->request.stops_count = 1;
+        o->request.include_stop = include;
+        script(s, 6, (const uint32_t[]){0, SPECIAL, 2, 3, SPECIAL, 4}); /* a <special> c d <special> e */
+        assert_int_equal(sched_submit(s->sched, &o->request, 1), ST_OK);
+        static const uint32_t shown[] = {1, 1, 1, 1, 1};
+        for (uint32_t i = 0; i < 5; i++) {
+            plan(s);
+            commit(s);
+            assert_int_equal(s->last[CHOICE_TOKENS].text_bytes, shown[i]); /* c and d are held back */
+        }
+        plan(s);
+        commit(s);
+        assert_int_equal(s->last[CHOICE_TOKENS].finish, FINISH_STOP);
+        assert_int_equal(o->choices[0].stop_string, 0);
+        assert_int_equal(o->choices[0].text_bytes, include ? 4 : 1);
+        assert_int_equal(o->request.usage.out, 6);
+        assert_int_equal(o->request.usage.out_trimmed, include ? 0 : 3);
+    }
+    scene_end(s);
+    mem_free(o);
+}
+
+/* Text that was held back is given when the choice ends by length. */
+static void test_sched_held_text_is_released(void **state)
+{
+    (void)state;
+    struct scene *s = scene_make();
+    scene_start(s);
+    struct one *o = mem_alloc(1, sizeof *o);
+    const struct stop_string stops[] = {{.bytes = "cde", .length = 3}};
+    one_make(o, 1, 4, 3, 1);
+    o->request.stops = stops;
+    o->request.stops_count = 1;
+    o->request.keep_special = true;
+    script(s, 3, (const uint32_t[]){SPECIAL, 2, 3});
+    assert_int_equal(sched_submit(s->sched, &o->request, 1), ST_OK);
+    run(s);
+    assert_int_equal(o->choices[0].finish, FINISH_LENGTH);
+    assert_int_equal(o->choices[0].text_bytes, 3); /* with the special token, which is kept */
+    scene_end(s);
+    mem_free(o);
+}
+
+static void test_sched_reasoning(void **state)
+{
+    (void)state;
+    struct scene *s = scene_make();
+    scene_start(s);
+    struct one *o = mem_alloc(1, sizeof *o);
+    one_make(o, 1, 4, 6, 1);
+    o->tokens[0][3] = o->prompt[3] = THINK; /* it starts inside */
+    script(s, 6, (const uint32_t[]){1, THINK_END, 2, THINK, 3, END});
+    assert_int_equal(sched_submit(s->sched, &o->request, 1), ST_OK);
+    run(s);
+    assert_int_equal(o->request.usage.out, 6);
+    assert_int_equal(o->request.usage.out_reasoning, 5); /* all but the 2 outside */
+    scene_end(s);
+    mem_free(o);
+}
+
+static void test_sched_deadlines(void **state)
+{
+    (void)state;
+    struct scene *s = scene_make();
+    s->config.running_max = 1;
+    s->config.rows_max = 1;
+    scene_start(s);
+    struct one *o = mem_alloc(2, sizeof *o);
+    for (uint32_t i = 0; i < 2; i++) {
+        one_make(&o[i], i + 1, 4, 100, 1);
+        o[i].request.deadline_ns = 50000 + i;
+        assert_int_equal(sched_submit(s->sched, &o[i].request, 1), ST_OK);
+    }
+    plan(s);
+    commit(s);
+    s->now_ns = 50000;
+    assert_int_equal(plan(s)->seqs_count, 1); /* the first is late, the second takes its place */
+    assert_int_equal(s->last[REQUEST_DONE].status, ST_TIMEOUT);
+    assert_int_equal(o[0].choices[0].finish, FINISH_ERROR);
+    assert_int_equal(o[0].request.usage.cause, CAUSE_PLATFORM_CANCEL);
+    assert_int_equal(o[0].request.usage.out, 1);
+    sched_end_all(s->sched, CAUSE_PLATFORM_CANCEL, ST_CANCELED, s->now_ns);
+    scene_end(s);
+    mem_free(o);
+}
+
+/* ---- scoring ---- */
+
+static void test_sched_score_prompt(void **state)
+{
+    (void)state;
+    struct scene *s = scene_make();
+    s->config.running_max = 4;
+    s->config.rows_max = 7; /* fewer than a chunk has positions */
+    scene_start(s);
+    struct one *o = mem_alloc(1, sizeof *o);
+    for (uint32_t max_tokens = 0; max_tokens < 3; max_tokens++) {
+        one_make(o, 1, 50, max_tokens, 2);
+        o->request.score_prompt = true;
+        o->request.prompt_logprobs = o->scores;
+        o->request.params.logprobs = 1;
+        assert_int_equal(sched_submit(s->sched, &o->request, 1), ST_OK);
+        run(s);
+        assert_int_equal(o->request.usage.in_hit, 0); /* the cache is not read */
+        assert_int_equal(o->request.usage.out, 2 * max_tokens);
+        assert_int_equal(o->choices[1].finish, FINISH_LENGTH);
+        assert_int_equal(s->last[REQUEST_DONE].status, ST_OK);
+        for (uint32_t p = 1; p < 50; p++) assert_int_equal(o->scores[p].top_ids[0], o->prompt[p]);
+        assert_int_equal(o->scores[0].rank, 0);
+    }
+    scene_end(s);
+    mem_free(o);
+}
+
+/* ---- counting ---- */
+
+static void test_sched_mismatch_takes_the_lowest(void **state)
+{
+    (void)state;
+    struct scene *s = scene_make();
+    scene_start(s);
+    struct one *o = mem_alloc(1, sizeof *o);
+    one_make(o, 1, 4, 5, 1);
+    assert_int_equal(sched_submit(s->sched, &o->request, 1), ST_OK);
+    for (uint32_t i = 0; i < 3; i++) {
+        plan(s);
+        commit(s);
+    }
+    s->sched->jobs[s->sched->seqs[s->sched->hot[0].slot].job].out = 1; /* one of three counts goes wrong */
+    run(s);
+    assert_true(o->request.usage.mismatch);
+    assert_int_equal(o->request.usage.out, 3); /* 1 + 2, the others say 5 */
+    scene_end(s);
+    mem_free(o);
+}
+
+/* ---- the growth law (R15) ---- */
+
+/* Records touched a step with `running` sequences of prompt_count ids. */
+static double touched(uint32_t running, uint32_t waiting, uint32_t blocks, uint32_t prompt_count)
+{
+    struct scene *s = scene_make();
+    s->config.running_max = running;
+    s->config.rows_max = running;
+    s->config.step_tokens_max = 4096;
+    s->config.kv_blocks = blocks;
+    s->config.queue_requests_max = running + waiting;
+    s->config.queue_tokens_max = 100000000;
+    s->config.tenant_share_percent = 100;
+    scene_start(s);
+    uint32_t total = running + waiting;
+    struct one *o = mem_alloc(total, sizeof *o);
+    for (uint32_t i = 0; i < total; i++) {
+        one_make(&o[i], i + 1, prompt_count, 200, 1);
+        o[i].request.tenant = i % 4;
+        o[i].request.ignore_eos = true;
+        assert_int_equal(sched_submit(s->sched, &o[i].request, 1), ST_OK);
+        events(s);
+    }
+    struct sched_stats stats = {0};
+    for (uint32_t i = 0; i < 100 && stats.step_rows < running; i++) {
+        plan(s);
+        commit(s);
+        sched_stats_read(s->sched, &stats);
+    }
+    assert_int_equal(stats.step_rows, running);
+    uint64_t before = stats.touched;
+    for (uint32_t i = 0; i < 32; i++) { /* two page crossings each */
+        plan(s);
+        commit(s);
+    }
+    sched_stats_read(s->sched, &stats);
+    assert_int_equal(stats.running, running);
+    assert_int_equal(stats.waiting, waiting);
+    sched_end_all(s->sched, CAUSE_PLATFORM_CANCEL, ST_CANCELED, s->now_ns);
+    scene_end(s);
+    mem_free(o);
+    return (double)(stats.touched - before) / 32;
+}
+
+static void test_sched_growth_law(void **state)
+{
+    (void)state;
+    double base = touched(16, 0, 1024, 32);
+    double few = touched(16, 8, 1024, 32), waiting = touched(16, 800, 1024, 32), blocks = touched(16, 0, 65536, 32),
+           prompt = touched(16, 0, 4096, 1000);
+    double twice = touched(32, 0, 2048, 32), four = touched(64, 0, 4096, 32);
+    print_message("touched a step: %.1f; 8 and 800 waiting %.1f, %.1f; blocks %.1f; prompt %.1f; x2 %.1f; x4 %.1f\n",
+                  base, few, waiting, blocks, prompt, twice, four);
+    assert_true(base < 16 * 12);
+    assert_true(few <= base + 4 * 4);   /* a second heap of at most four tenants to keep */
+    assert_true(waiting <= few * 1.05); /* not O(waiting) */
+    assert_true(blocks <= base * 1.05); /* not O(blocks) */
+    assert_true(prompt <= base * 1.05); /* not O(prompt) */
+    assert_true(twice <= base * 2.1 && four <= base * 4.2);
+}
+
+/* ---- creation ---- */
+
+struct fail_at {
+    uint64_t left;
+};
+
+static bool fail_hook(void *state, size_t size_bytes)
+{
+    (void)size_bytes;
+    struct fail_at *fail = state;
+    return fail->left == 0 || --fail->left > 0;
+}
+
+static void test_sched_create_without_memory(void **state)
+{
+    (void)state;
+    struct scene *s = scene_make();
+    struct error err;
+    uint64_t before = mem_allocations();
+    assert_int_equal(sched_create(&s->config, &s->sched, &err), ST_OK);
+    uint64_t allocations = mem_allocations() - before;
+    sched_destroy(s->sched);
+    for (uint64_t k = 1; k <= allocations; k++) {
+        struct fail_at fail = {.left = k};
+        struct sched *sched = NULL;
+        mem_hook_set(fail_hook, &fail);
+        enum status status = sched_create(&s->config, &sched, &err);
+        mem_hook_set(NULL, NULL);
+        assert_int_equal(status, ST_NOMEM);
+        assert_null(sched);
+    }
+    s->config.step_tokens_max = 15;
+    assert_int_equal(sched_create(&s->config, &s->sched, &err), ST_INVAL);
+    mem_free(s);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_sched_refusals),
+        cmocka_unit_test(test_sched_chunks),
+        cmocka_unit_test(test_sched_gap_target),
+        cmocka_unit_test(test_sched_choices_share),
+        cmocka_unit_test(test_sched_min_tokens_bans),
+        cmocka_unit_test(test_sched_stop_string),
+        cmocka_unit_test(test_sched_held_text_is_released),
+        cmocka_unit_test(test_sched_reasoning),
+        cmocka_unit_test(test_sched_deadlines),
+        cmocka_unit_test(test_sched_score_prompt),
+        cmocka_unit_test(test_sched_mismatch_takes_the_lowest),
+        cmocka_unit_test(test_sched_growth_law),
+        cmocka_unit_test(test_sched_create_without_memory),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
