@@ -23,8 +23,10 @@ enum {
     OTHERS_NO_MARKS = BIT(UNICODE_OTHER) | BIT(UNICODE_NUMBER_NEW)             /* [^\s\p{L}\p{M}\p{N}] */
 };
 
-/* Only names whose published tokenizer.json has exactly the expression are listed. "default" and an absent name are
- * not: llama.cpp answers them with a chain of four expressions that no model was trained with, and warns. */
+/* smollm, gpt-2, llama-bpe, qwen2 and qwen35 are held against the `tokenizers` library by tests/text. The other names
+ * are those that llama.cpp's loader gives the same expression (src/llama-vocab.cpp) and whose model family is known to
+ * use it. "default" and an absent name are refused: llama.cpp answers them with a chain of expressions that no model
+ * was trained with, and warns. */
 static const struct {
     const char *name;
     enum pretokenize_pattern pattern;
