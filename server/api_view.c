@@ -143,6 +143,7 @@ static bool take_id(struct api_call *call, struct choice_view *view, bool *turne
 static void take_rest(struct api_call *call, struct choice_view *view, bool one_token)
 {
     struct segment *segment = &call->segment;
+    view->taken_bytes = view->text_bytes; /* what is left of them can only be the beginning of a marker */
     while (view->cursor < view->output_count && !(one_token && view->cursor > segment->first)) {
         if (!view->cursor_bytes) note_offset(call, view);
         view->cursor++;
