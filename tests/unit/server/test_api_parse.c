@@ -107,7 +107,7 @@ static const struct number numbers[] = {
     {"repetition_penalty", BOTH, false, 0.01, 100, true, ""},
     {"top_k", BOTH, true, -1, 2147483647.0, true, ""},
     {"n", BOTH, true, 1, 16, true, ""},
-    {"seed", BOTH, true, -9223372036854925808.0, 9223372036854924784.0, false, ""},
+    {"seed", BOTH, true, -9223372036854775808.0, 9223372036854774784.0, false, ""},
     {"priority", BOTH, true, -2147483648.0, 2147483647.0, true, ""},
     {"top_logprobs", CHAT, true, 0, 20, true, ",\"logprobs\":true"},
     {"logprobs", TEXT, true, 0, 20, true, ""},
@@ -139,7 +139,7 @@ static void test_parse_numbers(void **state)
             char value[64];
             if (!(number->where & (kind == API_CHAT ? CHAT : TEXT))) continue;
             static const char *const wrong[] = {
-                "\"1\"", "true",     "[1]", "{}", "1e400", "9223372036854925808", "-9223372036854925809",
+                "\"1\"", "true",     "[1]", "{}", "1e400", "9223372036854775808", "-9223372036854775809",
                 "NaN",   "Infinity", "1e"};
             for (size_t w = 0; w < sizeof wrong / sizeof *wrong; w++) number_case(number, kind, wrong[w], false);
             number_case(number, kind, "null", true);
@@ -568,7 +568,7 @@ static void test_parse_forms_of_prompt(void **state)
                {"[null]", "prompt[0]"},
                {"[\"\"]", "prompt"},
                {"[[1],[2.5]]", "prompt[1][0]"},
-               {"[9223372036854925807]", "prompt[0]"}};
+               {"[9223372036854775807]", "prompt[0]"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         char body[100];
         snprintf(body, sizeof body, "{\"prompt\":%s}", bad[i].prompt);
@@ -775,7 +775,7 @@ static void test_parse_context(void **state)
         buf_free(&body);
     }
     assert_refused(API_CHAT, "\"max_tokens\":512", 400, "messages", "context_length_exceeded");
-    assert_refused(API_CHAT, "\"max_tokens\":9223372036854925807", 400, "messages", "context_length_exceeded");
+    assert_refused(API_CHAT, "\"max_tokens\":9223372036854775807", 400, "messages", "context_length_exceeded");
     assert_refused(API_CHAT, "\"max_completion_tokens\":4294967297", 400, "messages", "context_length_exceeded");
     assert_refused(API_CHAT, "\"min_tokens\":500", 400, "min_tokens", NULL);
 }
