@@ -59,7 +59,6 @@ void refusal_error(enum refusal refusal, uint32_t retry_after_ms, struct api_err
         [REFUSE_NO_BODY] = {400, "invalid_request_error", NULL, "The request has no body; a JSON object is needed.",
                             false},
         [REFUSE_LOADING] = {503, "server_error", "model_loading", "The model is still loading.", true},
-        [REFUSE_LOAD_FAILED] = {503, "server_error", "resource_unavailable", "The model could not be loaded.", true},
         [REFUSE_DRAINING] = {503, "server_error", "draining", "This server is shutting down.", true},
         [REFUSE_OVERLOADED] = {503, "server_error", "overloaded", "The server's queue is full.", true},
         [REFUSE_ENGINE_LOST] = {503, "server_error", "resource_unavailable", "The engine has stopped.", true},

@@ -5,6 +5,7 @@
  *   NULL_KV_BLOCKS      size of the KV cache              NULL_LOAD_FAILS      loading fails
  *   NULL_FAIL_STEP      this step loses the device        NULL_HEAD_AFTER_MS, NULL_KEEP_ALIVE_MS   stream timing */
 #include "runtime/base/clock.h"
+#include "runtime/base/log.h"
 #include "runtime/base/utf8.h"
 #include "server/config.h"
 #include "server/serve.h"
@@ -102,6 +103,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "null_server: %s\n", err.message);
         return 2;
     }
+    if (strcmp(config.log_level, "debug") == 0) log_level_set(LOG_DEBUG);
     struct serve_setup setup = {
         .config = &config,
         .load = null_load,

@@ -1,10 +1,13 @@
 """Descriptors run out, the log blocks, the process is paused, and random bytes arrive."""
 import os
 import random
+import re
 import signal
+import socket
+import subprocess
 import time
 
-from harness import Reply, Server, completion, equal, main, message, wait_for
+from harness import BINARY, WAIT, Reply, Server, completion, equal, main, message, wait_for
 
 SEED = 977
 
@@ -55,6 +58,28 @@ def test_a_pause_of_the_process_ends_nothing():
             equal(Reply(half).read()[0], 200, "half a head")
             idle.sendall(message("GET", "/version"))
             equal(reply.read()[0], 200, "idle")
+
+
+def test_a_blocked_log_holds_up_nothing():
+    process = subprocess.Popen([BINARY, "null", "--port", "0", "--drain-delay", "0", "--log-level", "debug"], stderr=subprocess.PIPE)
+    try:
+        port = None
+        while port is None:
+            found = re.search(rb"serve ready url=http://127.0.0.1:(\d+)", process.stderr.readline())
+            port = int(found.group(1)) if found else None
+        with socket.create_connection(("127.0.0.1", port), WAIT) as s: # nobody reads the log from here on
+            reply = Reply(s)
+            for _ in range(3000):
+                s.sendall(message("GET", "/version", headers={"X-Request-Id": "x" * 100}))
+                equal(reply.read()[0], 200)
+            s.sendall(message("GET", "/metrics"))
+            dropped = re.search(rb"mr_log_lines_dropped_total{.*} (\d+)", reply.read()[2])
+            assert int(dropped.group(1)) > 1000, dropped
+        process.terminate()
+        equal(process.wait(WAIT), 0)
+    finally:
+        process.kill()
+        process.stderr.close()
 
 
 def test_random_bytes():
