@@ -190,6 +190,7 @@ static enum status filter_unique(struct tmpl_call *call)
     TRY(tmpl_list_new(call->heap, TMPL_FLAVOR_GENERATOR, 0, &list));
     for (uint32_t i = 0, kept = 0; i < items->count; i++) {
         bool seen = false;
+        if (!tmpl_hashable(&keys[i])) return tmpl_fail(call->heap, ST_INVAL, "unique: items cannot be hashed");
         for (uint32_t k = 0; k < kept && !seen; k++) TRY(tmpl_equal(call->heap, &keys[k], &keys[i], &seen));
         if (seen) continue;
         keys[kept++] = keys[i];
@@ -272,6 +273,14 @@ static enum status filter_dictsort(struct tmpl_call *call)
 
 /* ---- map, select and their kind: a filter or test by name ---- */
 
+/* What these walk over: nothing for what is false, so that None passes. */
+static enum status items_if_true(struct tmpl_call *call, const struct tmpl_list **items)
+{
+    static const struct tmpl_list none;
+    *items = &none;
+    return tmpl_truth(call->self) ? tmpl_items(call->heap, call->self, items) : ST_OK;
+}
+
 /* The arguments behind the first `skip` ones. */
 static struct tmpl_arguments rest(const struct tmpl_arguments *all, uint32_t skip)
 {
@@ -305,7 +314,7 @@ static enum status filter_map(struct tmpl_call *call)
     const struct tmpl_list *items;
     struct tmpl_list *list;
     const struct tmpl_arguments *all = call->all;
-    TRY(tmpl_items(call->heap, call->self, &items));
+    TRY(items_if_true(call, &items));
     TRY(tmpl_list_new(call->heap, TMPL_FLAVOR_GENERATOR, items->count, &list));
     TRY(tmpl_charge(call->heap, items->count));
     if (!all->count || (all->names && all->names[0])) {
@@ -335,7 +344,7 @@ static enum status select_items(struct tmpl_call *call, bool by_attribute, bool 
     const struct tmpl_arguments *all = call->all;
     const struct tmpl_builtin *test = NULL;
     uint32_t name_idx = by_attribute ? 1 : 0;
-    TRY(tmpl_items(call->heap, call->self, &items));
+    TRY(items_if_true(call, &items));
     TRY(tmpl_list_new(call->heap, TMPL_FLAVOR_GENERATOR, 0, &list));
     if (by_attribute && !all->count) return tmpl_fail(call->heap, ST_INVAL, "selectattr: lacks an attribute");
     if (all->count > name_idx) {

@@ -243,10 +243,9 @@ static enum status json_separators(struct tmpl_call *call, struct tmpl_json_styl
 static enum status filter_tojson(struct tmpl_call *call)
 {
     const struct tmpl_value *indent = &call->args[1];
-    struct tmpl_json_style style = {.sort_keys = tmpl_flag_argument(call, 3, false)};
+    struct tmpl_json_style style = {.sort_keys = tmpl_flag_argument(call, 3, false),
+                                    .ascii = tmpl_flag_argument(call, 0, false)};
     struct tmpl_text out = {0};
-    if (tmpl_flag_argument(call, 0, false))
-        return tmpl_fail(call->heap, ST_INVAL, "tojson: ensure_ascii is not supported");
     style.multiline = tmpl_given(indent) && indent->kind != TMPL_NONE;
     if (style.multiline && indent->kind == TMPL_TEXT) {
         style.indent = indent->text;

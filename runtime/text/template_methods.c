@@ -1,6 +1,7 @@
 /* Methods of strings, lists, dictionaries and the loop. Meaning: Python 3. What would change its object (append,
  * update, pop ...) is not here, because the oracle's sandbox refuses it too. */
 #include "runtime/text/template_builtin.h"
+#include "runtime/text/template_print.h"
 
 #include <string.h>
 
@@ -147,10 +148,8 @@ static enum status rsplit_spaces(struct tmpl_call *call, int64_t limit, struct t
 {
     struct tmpl_text text = tmpl_text_strip(self_text(call), NULL, TMPL_SIDE_RIGHT);
     while (text.length) {
-        if (limit >= 0 && list->count == (uint64_t)limit) {
-            text = tmpl_text_strip(text, NULL, TMPL_SIDE_LEFT);
-            return text.length ? tmpl_list_add(call->heap, list, tmpl_from_text(text)) : ST_OK;
-        }
+        if (limit >= 0 && list->count == (uint64_t)limit)
+            return tmpl_list_add(call->heap, list, tmpl_from_text(text)); /* what leads it stays, as in Python */
         size_t start = text.length;
         const char *data = tmpl_text_data(text);
         while (start) {
@@ -306,6 +305,56 @@ static enum status str_count(struct tmpl_call *call)
     return ST_OK;
 }
 
+static bool is_ascii_digit(uint32_t c)
+{
+    return c >= '0' && c <= '9';
+}
+
+/* The value of a replacement field: "" takes the next argument, "2" the third, "name" the one of that name. */
+static enum status format_field(struct tmpl_call *call, struct tmpl_text field, uint32_t *next, struct tmpl_text *text)
+{
+    const struct tmpl_arguments *all = call->all;
+    const char *data = tmpl_text_data(field);
+    uint32_t idx = field.length ? 0 : (*next)++, i = 0;
+    for (; i < field.length && i < 6 && is_ascii_digit((unsigned char)data[i]); i++)
+        idx = idx * 10 + (uint32_t)(data[i] - '0');
+    if (i < field.length) {
+        for (idx = 0; idx < all->count; idx++)
+            if (all->names && all->names[idx] && tmpl_text_is(field, all->names[idx])) break;
+    } else if (idx < all->count && all->names && all->names[idx]) {
+        idx = all->count;
+    }
+    if (idx >= all->count)
+        return tmpl_fail(call->heap, ST_INVAL, "format: no such argument, or a form that is not supported");
+    return tmpl_str(call->heap, &all->values[idx], text);
+}
+
+/* str.format with fields {}, {2} and {name}; conversions, formats and attributes are refused. */
+static enum status str_format(struct tmpl_call *call)
+{
+    struct tmpl_text format = self_text(call), out = {0}, piece;
+    const char *data = tmpl_text_data(format);
+    uint32_t next = 0;
+    for (size_t i = 0, end; i < format.length; i = end) {
+        TRY(tmpl_charge(call->heap, 1));
+        for (end = i; end < format.length && data[end] != '{' && data[end] != '}';) end++;
+        TRY(tmpl_text_append(call->heap, &out, tmpl_text_part(format, i, end - i)));
+        if (end == format.length) break;
+        if (end + 1 < format.length && data[end + 1] == data[end]) { /* a doubled bracket stands for itself */
+            TRY(tmpl_text_append(call->heap, &out, tmpl_text_part(format, end, 1)));
+            end += 2;
+            continue;
+        }
+        const char *close = data[end] == '{' ? memchr(data + end, '}', format.length - end) : NULL;
+        if (!close) return tmpl_fail(call->heap, ST_INVAL, "format: a single bracket");
+        size_t stop = (size_t)(close - data);
+        TRY(format_field(call, tmpl_text_part(format, end + 1, stop - end - 1), &next, &piece));
+        TRY(tmpl_text_append(call->heap, &out, piece));
+        end = stop + 1;
+    }
+    return give_text(call, out);
+}
+
 /* Whether the text is not empty and each of its characters is of a class. */
 static enum status all_are(struct tmpl_call *call, bool (*is)(uint32_t codepoint))
 {
@@ -317,10 +366,6 @@ static enum status all_are(struct tmpl_call *call, bool (*is)(uint32_t codepoint
     return ST_OK;
 }
 
-static bool is_ascii_digit(uint32_t c)
-{
-    return c >= '0' && c <= '9';
-}
 static enum status str_isdigit(struct tmpl_call *call)
 {
     return all_are(call, is_ascii_digit);
@@ -469,6 +514,7 @@ static const struct tmpl_builtin text_methods[] = {
     {"rfind", str_rfind, "sub", 1},
     {"index", str_index, "sub", 1},
     {"count", str_count, "sub", 1},
+    {"format", str_format, NULL, 0},
     {"isdigit", str_isdigit, "", 0},
     {"isspace", str_isspace, "", 0},
     {NULL, NULL, NULL, 0},
@@ -498,7 +544,7 @@ const struct tmpl_builtin *tmpl_find_method(const struct tmpl_value *object, str
 {
     const struct tmpl_builtin *table = NULL;
     if (object->kind == TMPL_TEXT) table = text_methods;
-    if (object->kind == TMPL_LIST && object->list->flavor <= TMPL_FLAVOR_TUPLE) table = list_methods;
+    if (object->kind == TMPL_LIST && object->list->flavor <= TMPL_FLAVOR_RANGE) table = list_methods;
     if (object->kind == TMPL_DICT) table = dict_methods;
     if (object->kind == TMPL_LOOP) table = loop_methods;
     return table && name.length ? tmpl_find_in(table, tmpl_text_data(name), name.length) : NULL;

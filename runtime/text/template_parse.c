@@ -390,8 +390,12 @@ enum status tmpl_parse_filters(struct tmpl_parser *parser, struct tmpl_node *val
         first = false;
         if (token->kind != TMPL_TOKEN_NAME) return unexpected(parser, "the name of a filter");
         const struct tmpl_builtin *builtin = tmpl_find_filter(token->text, token->length);
-        if (!builtin) TRY(unknown(parser, "filter", token));
         parser->token++;
+        while (tmpl_take_operator(parser, ".")) { /* a dotted name: part of the grammar, but no filter has one */
+            if (parser->token++->kind != TMPL_TOKEN_NAME) return unexpected(parser, "the name of a filter");
+            builtin = NULL;
+        }
+        if (!builtin) TRY(unknown(parser, "filter", token));
         TRY(tmpl_node_add(parser, &list, value, NULL));
         if (tmpl_at_operator(parser, "(")) TRY(parse_arguments(parser, &list));
         TRY(tmpl_node_new(parser, TMPL_NODE_FILTER, token->line, &list, &value));

@@ -170,24 +170,35 @@ enum status tmpl_str(struct tmpl_heap *heap, const struct tmpl_value *value, str
 
 /* ---- JSON ---- */
 
-static enum status json_text(struct tmpl_heap *heap, struct tmpl_text text, struct tmpl_text *out)
+/* The escape of a character; empty when it stands for itself. */
+static void json_escape(uint32_t c, bool ascii, char out[16])
 {
-    const char *data = tmpl_text_data(text);
-    size_t plain = 0;
+    const char *letter = c && c < 0x80 ? strchr("\"\"\\\\\nn\rr\tt\ff\bb", (int)c) : NULL;
+    out[0] = '\0';
+    if (letter)
+        snprintf(out, 16, "\\%c", letter[1]);
+    else if (c < 0x20 || (ascii && c > 0x7e && c < 0x10000))
+        snprintf(out, 16, "\\u%04x", c);
+    else if (ascii && c >= 0x10000)
+        snprintf(out, 16, "\\u%04x\\u%04x", 0xd7c0 + (c >> 10), 0xdc00 + (c & 0x3ff));
+}
+
+static enum status json_text(struct tmpl_heap *heap, struct tmpl_text text, bool ascii, struct tmpl_text *out)
+{
+    size_t plain = 0, n;
+    char escape[16];
     TRY(tmpl_charge_bytes(heap, text.length));
     TRY(put(heap, out, "\"", false));
-    for (size_t i = 0; i < text.length; i++) {
-        unsigned char c = (unsigned char)data[i];
-        if (c >= 0x20 && c != '"' && c != '\\') continue;
-        const char *letter = c ? strchr("\"\"\\\\\nn\rr\tt\ff\bb", c) : NULL;
-        char escape[8];
-        if (letter)
-            snprintf(escape, sizeof escape, "\\%c", letter[1]);
-        else
-            snprintf(escape, sizeof escape, "\\u%04x", c);
+    for (size_t i = 0; i < text.length; i += n) {
+        unsigned char c = (unsigned char)tmpl_text_data(text)[i];
+        n = 1;
+        if (c > 0x22 && c != '\\' && c < 0x7f) continue;
+        if (c >= 0x80 && !ascii) continue;
+        json_escape(tmpl_text_decode(text, i, &n), ascii, escape);
+        if (!*escape) continue;
         TRY(tmpl_text_append(heap, out, tmpl_text_part(text, plain, i - plain)));
         TRY(put(heap, out, escape, tmpl_text_trusted_at(text, i)));
-        plain = i + 1;
+        plain = i + n;
     }
     TRY(tmpl_text_append(heap, out, tmpl_text_part(text, plain, text.length - plain)));
     return put(heap, out, "\"", false);
@@ -239,9 +250,9 @@ static enum status json_list(struct tmpl_heap *heap, struct json_walk *walk, con
     return put(heap, walk->out, "]", false);
 }
 
-static enum status json_key(struct tmpl_heap *heap, const struct tmpl_value *key, struct tmpl_text *out)
+static enum status json_key(struct tmpl_heap *heap, const struct tmpl_value *key, bool ascii, struct tmpl_text *out)
 {
-    if (key->kind == TMPL_TEXT) return json_text(heap, key->text, out);
+    if (key->kind == TMPL_TEXT) return json_text(heap, key->text, ascii, out);
     if (key->kind < TMPL_NONE || key->kind > TMPL_FLOAT)
         return tmpl_fail(heap, ST_INVAL, "keys of JSON must be strings, not %s", tmpl_type_name(key));
     TRY(put(heap, out, "\"", false));
@@ -260,7 +271,7 @@ static enum status json_dict(struct tmpl_heap *heap, struct json_walk *walk, con
         const struct tmpl_entry *entry = &dict->entries[order ? order[i] : i];
         if (i) TRY(tmpl_text_append(heap, walk->out, walk->style->item_separator));
         TRY(json_break(heap, walk));
-        TRY(json_key(heap, &entry->key, walk->out));
+        TRY(json_key(heap, &entry->key, walk->style->ascii, walk->out));
         TRY(tmpl_text_append(heap, walk->out, walk->style->key_separator));
         TRY(json_value(heap, walk, &entry->value));
     }
@@ -272,7 +283,7 @@ static enum status json_dict(struct tmpl_heap *heap, struct json_walk *walk, con
 static enum status json_value(struct tmpl_heap *heap, struct json_walk *walk, const struct tmpl_value *value)
 {
     TRY(tmpl_charge(heap, 1));
-    if (value->kind == TMPL_TEXT) return json_text(heap, value->text, walk->out);
+    if (value->kind == TMPL_TEXT) return json_text(heap, value->text, walk->style->ascii, walk->out);
     bool list = value->kind == TMPL_LIST && value->list->flavor <= TMPL_FLAVOR_TUPLE;
     if (!list && value->kind != TMPL_DICT) return json_scalar(heap, value, walk->out);
     TRY(tmpl_enter(heap));

@@ -21,6 +21,7 @@ struct tmpl_json_style {
     struct tmpl_text indent; /* of one level */
     struct tmpl_text item_separator, key_separator;
     bool sort_keys;
+    bool ascii; /* what is not printable ASCII as \uXXXX */
 };
 
 /* Appends the JSON text of value. ST_INVAL: it has none (undefined, a generator, a method ...). */

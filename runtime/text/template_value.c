@@ -72,11 +72,17 @@ enum status tmpl_dict_new(struct tmpl_heap *heap, size_t capacity, struct tmpl_d
     return ST_OK;
 }
 
-static bool hashable(const struct tmpl_value *key)
+bool tmpl_hashable(const struct tmpl_value *key)
 {
     if (key->kind == TMPL_DICT) return false;
     if (key->kind != TMPL_LIST) return true;
-    return key->list->flavor == TMPL_FLAVOR_TUPLE || key->list->flavor == TMPL_FLAVOR_RANGE;
+    if (key->list->flavor != TMPL_FLAVOR_TUPLE) return key->list->flavor >= TMPL_FLAVOR_RANGE;
+    for (uint32_t i = 0; i < key->list->count; i++) {
+        const struct tmpl_value *item = &key->list->items[i]; /* one level: deeper ones are compared, not hashed */
+        if (item->kind == TMPL_DICT || (item->kind == TMPL_LIST && item->list->flavor == TMPL_FLAVOR_LIST))
+            return false;
+    }
+    return true;
 }
 
 static enum status find(struct tmpl_heap *heap, const struct tmpl_dict *dict, const struct tmpl_value *key,
@@ -102,7 +108,7 @@ enum status tmpl_dict_put(struct tmpl_heap *heap, struct tmpl_dict *dict, struct
                           struct tmpl_value value)
 {
     struct tmpl_entry *entry;
-    if (!hashable(&key)) return tmpl_fail(heap, ST_INVAL, "unhashable type: '%s'", tmpl_type_name(&key));
+    if (!tmpl_hashable(&key)) return tmpl_fail(heap, ST_INVAL, "unhashable type: '%s'", tmpl_type_name(&key));
     TRY(find(heap, dict, &key, &entry));
     if (entry) {
         entry->value = value;
@@ -124,7 +130,7 @@ enum status tmpl_dict_get(struct tmpl_heap *heap, const struct tmpl_dict *dict, 
                           const struct tmpl_value **found)
 {
     struct tmpl_entry *entry;
-    if (!hashable(key)) return tmpl_fail(heap, ST_INVAL, "unhashable type: '%s'", tmpl_type_name(key));
+    if (!tmpl_hashable(key)) return tmpl_fail(heap, ST_INVAL, "unhashable type: '%s'", tmpl_type_name(key));
     TRY(find(heap, dict, key, &entry));
     *found = entry ? &entry->value : NULL;
     return ST_OK;
@@ -325,6 +331,8 @@ enum status tmpl_contains(struct tmpl_heap *heap, const struct tmpl_value *conta
         *contains = found != NULL;
         return ST_OK;
     }
+    if (container->kind == TMPL_LIST && container->list->flavor == TMPL_FLAVOR_KEYS && !tmpl_hashable(item))
+        return tmpl_fail(heap, ST_INVAL, "unhashable type: '%s'", tmpl_type_name(item));
     TRY(tmpl_items(heap, container, &items));
     for (uint32_t i = 0; i < items->count && !*contains; i++) TRY(tmpl_equal(heap, &items->items[i], item, contains));
     return ST_OK;
@@ -394,7 +402,7 @@ enum status tmpl_item(struct tmpl_heap *heap, const struct tmpl_value *value, co
     *item = tmpl_undefined(NULL);
     if (value->kind == TMPL_DICT) {
         const struct tmpl_value *found;
-        if (!hashable(key)) return ST_OK;
+        if (!tmpl_hashable(key)) return ST_OK;
         TRY(tmpl_dict_get(heap, value->dict, key, &found));
         if (found) *item = *found;
         return ST_OK;
@@ -454,8 +462,7 @@ enum status tmpl_slice(struct tmpl_heap *heap, const struct tmpl_value *value, c
                        const struct tmpl_value *stop, const struct tmpl_value *step, struct tmpl_value *result)
 {
     int64_t length, by, from, to;
-    *result = tmpl_undefined(NULL);
-    if (!indexable(value)) return ST_OK;
+    if (!indexable(value)) return tmpl_fail(heap, ST_INVAL, "'%s' object has no slices", tmpl_type_name(value));
     TRY(tmpl_length(heap, value, &length));
     TRY(slice_bound(heap, step, 1, &by));
     if (!by) return tmpl_fail(heap, ST_INVAL, "slice step cannot be zero");

@@ -141,6 +141,8 @@ NODISCARD enum status tmpl_list_add(struct tmpl_heap *heap, struct tmpl_list *li
 NODISCARD enum status tmpl_tuple2(struct tmpl_heap *heap, struct tmpl_value a, struct tmpl_value b,
                                   struct tmpl_value *tuple);
 
+/* Whether Python accepts it as a key. */
+bool tmpl_hashable(const struct tmpl_value *key);
 NODISCARD enum status tmpl_dict_new(struct tmpl_heap *heap, size_t capacity, struct tmpl_dict **dict);
 /* Sets or replaces. ST_INVAL: a key that Python cannot hash. */
 NODISCARD enum status tmpl_dict_put(struct tmpl_heap *heap, struct tmpl_dict *dict, struct tmpl_value key,

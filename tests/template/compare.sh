@@ -1,0 +1,7 @@
+#!/bin/sh
+# compare.sh ARGS...: compare.py under the interpreter that tests/run.sh has set up.
+if [ -z "${MILLRACE_TEST_PYTHON:-}" ]; then
+    echo "skipped: MILLRACE_TEST_PYTHON is not set (an interpreter with the packages of tests/requirements.txt)"
+    exit 77
+fi
+exec "$MILLRACE_TEST_PYTHON" "$(dirname "$0")/compare.py" "$@"
