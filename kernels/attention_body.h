@@ -16,8 +16,10 @@
 
 #if defined(__AVX512F__) /* 32 registers of 16 lanes */
 enum { DOT_VECTORS = 8, DOT_CHAINS = 12, MIX_VECTORS = 6, MIX_LANES = 4 };
-#else /* AVX2: 16 registers of 8 */
+#elif defined(__AVX2__) /* 16 of 8 */
 enum { DOT_VECTORS = 4, DOT_CHAINS = 4, MIX_VECTORS = 6, MIX_LANES = 1 };
+#else
+enum { DOT_VECTORS = 1, DOT_CHAINS = 1, MIX_VECTORS = 1, MIX_LANES = 1 };
 #endif
 enum { CHUNK_BLOCKS = ATTENTION_CHUNK / KV_TOKENS };
 
@@ -109,14 +111,13 @@ LANES_INLINE void mix_groups(int half, const struct chunk *chunk, uint32_t v, ui
                              uint32_t end)
 {
     for (; v < v_end; v += MIX_VECTORS) {
-        switch (v_end - v) {
-        case 1: mix_columns(1, half, chunk, v, begin, end); break;
-        case 2: mix_columns(2, half, chunk, v, begin, end); break;
-        case 3: mix_columns(3, half, chunk, v, begin, end); break;
-        case 4: mix_columns(4, half, chunk, v, begin, end); break;
-        case 5: mix_columns(5, half, chunk, v, begin, end); break;
-        default: mix_columns(6, half, chunk, v, begin, end); break;
-        }
+        uint32_t n = v_end - v < MIX_VECTORS ? v_end - v : MIX_VECTORS;
+        if (n == 1) mix_columns(1, half, chunk, v, begin, end);
+        if (MIX_VECTORS >= 2 && n == 2) mix_columns(2, half, chunk, v, begin, end);
+        if (MIX_VECTORS >= 3 && n == 3) mix_columns(3, half, chunk, v, begin, end);
+        if (MIX_VECTORS >= 4 && n == 4) mix_columns(4, half, chunk, v, begin, end);
+        if (MIX_VECTORS >= 5 && n == 5) mix_columns(5, half, chunk, v, begin, end);
+        if (MIX_VECTORS >= 6 && n == 6) mix_columns(6, half, chunk, v, begin, end);
     }
 }
 

@@ -47,20 +47,14 @@ LANES_INLINE void dot_groups(int half, const struct chunk *chunk, uint32_t vecto
     for (uint32_t v = 0; v < vectors; v += DOT_VECTORS) {
         uint32_t n = vectors - v < DOT_VECTORS ? vectors - v : DOT_VECTORS;
         if (v + n <= chunk->vector_begin) continue;
-        switch (n) {
-        case 1: dot_blocks(1, half, chunk, v); break;
-        case 2: dot_blocks(2, half, chunk, v); break;
-        case 3: dot_blocks(3, half, chunk, v); break;
-        case 4: dot_blocks(4, half, chunk, v); break;
-#if defined(__AVX512F__)
-        case 5: dot_blocks(5, half, chunk, v); break;
-        case 6: dot_blocks(6, half, chunk, v); break;
-        case 7: dot_blocks(7, half, chunk, v); break;
-        default: dot_blocks(8, half, chunk, v); break;
-#else
-        default: break;
-#endif
-        }
+        if (n == 1) dot_blocks(1, half, chunk, v);
+        if (DOT_VECTORS >= 2 && n == 2) dot_blocks(2, half, chunk, v);
+        if (DOT_VECTORS >= 3 && n == 3) dot_blocks(3, half, chunk, v);
+        if (DOT_VECTORS >= 4 && n == 4) dot_blocks(4, half, chunk, v);
+        if (DOT_VECTORS >= 5 && n == 5) dot_blocks(5, half, chunk, v);
+        if (DOT_VECTORS >= 6 && n == 6) dot_blocks(6, half, chunk, v);
+        if (DOT_VECTORS >= 7 && n == 7) dot_blocks(7, half, chunk, v);
+        if (DOT_VECTORS >= 8 && n == 8) dot_blocks(8, half, chunk, v);
     }
 }
 

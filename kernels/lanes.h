@@ -15,13 +15,19 @@
 #include <stdint.h>
 #include <string.h>
 
+/* Debug and sanitizer builds do without inlining by force and unrolling: instrumented, the copies take minutes to
+ * compile. */
+#ifdef MILLRACE_DEBUG
+#define LANES_INLINE static inline __attribute__((unused))
+#define LANES_UNROLL
+#else
 #define LANES_INLINE static inline __attribute__((always_inline, unused))
-
 /* Full unrolling of loops with constant bounds: arrays of lanes become registers. */
 #ifdef __clang__
 #define LANES_UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define LANES_UNROLL _Pragma("GCC unroll 32")
+#endif
 #endif
 
 #define LANES_JOIN_(name, path) name##_##path
