@@ -89,7 +89,7 @@ def test_clients_that_leave_free_everything():
 def test_clients_that_leave_at_any_byte():
     print("seed", SEED)
     choose = random.Random(SEED)
-    data = message("POST", "/v1/completions", completion(50, stream=True, seed=1))
+    data = message("POST", "/v1/completions", completion(50, stream=True, seed=1), {"Connection": "close"})
     with Server(NULL_STEP_US=200) as server:
         whole = read_stream(server, completion(50, seed=1))[2]
         server.wait_log(" usage ")
@@ -103,7 +103,8 @@ def test_clients_that_leave_at_any_byte():
             want, got = choose.randrange(len(whole)), 0
             while got < want:
                 piece = s.recv(min(want - got, 4096))
-                assert piece
+                if not piece: # tokens that came together make fewer events: this answer is shorter
+                    break
                 got += len(piece)
             leave(s, choose.choice(["close", "reset"]))
         server.wait_idle()
