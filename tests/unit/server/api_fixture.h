@@ -16,6 +16,7 @@
 #include "runtime/base/utf8.h"
 #include "server/api.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
