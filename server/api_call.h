@@ -128,6 +128,12 @@ void api_logprobs_chat(struct api_call *call, const struct choice_view *view, ui
 void api_logprobs_text(struct api_call *call, const struct choice_view *view, bool prompt, uint32_t first,
                        uint32_t last, struct buf *out);
 
+/* A buffer's bytes, also of one that never had any: pointer arithmetic on NULL is undefined. */
+static inline const char *buf_bytes(const struct buf *buf)
+{
+    return buf->data ? buf->data : "";
+}
+
 /* Decimal digits, without the cost of printf. */
 void api_append_uint(struct buf *out, uint64_t value);
 void api_append_ids(struct buf *out, const uint32_t *ids, uint32_t count); /* [1,2,3] */

@@ -37,7 +37,7 @@ static void append_token(struct api_call *call, uint32_t id, struct buf *out)
         detokenizer_push_bytes(&whole, bytes, length, &call->token_text);
         detokenizer_finish(&whole, &call->token_text);
         if (!buf_ok(&call->token_text)) out->failed = true;
-        buf_append_json_string(out, call->token_text.data, call->token_text.length);
+        buf_append_json_string(out, buf_bytes(&call->token_text), call->token_text.length);
     }
 }
 

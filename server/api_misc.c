@@ -128,7 +128,7 @@ static bool detokenize(const struct api_model *model, const struct fields *field
     detokenizer_finish(&detokenizer, &text);
     if (good) {
         buf_append_text(out, "{\"prompt\":");
-        buf_append_json_string(out, text.data, text.length);
+        buf_append_json_string(out, buf_bytes(&text), text.length);
         buf_append_char(out, '}');
         if (!buf_ok(&text)) good = refuse_memory(fields->error);
     }

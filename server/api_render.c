@@ -143,7 +143,7 @@ static void append_finish(const struct api_call *call, const struct choice_view 
 static void append_text(const char *key, const struct buf *text, struct buf *out)
 {
     buf_append_text(out, key);
-    buf_append_json_string(out, text->data, text->length);
+    buf_append_json_string(out, buf_bytes(text), text->length);
     if (!buf_ok(text)) out->failed = true;
 }
 
@@ -335,8 +335,8 @@ static void body_text(struct api_call *call, struct choice_view *view, struct bu
     }
     api_view_step(call, view, false); /* completions have one kind of text: one step takes all */
     buf_append_text(out, ",\"text\":\"");
-    buf_append_json_escaped(out, echoed.data, echoed.length);
-    buf_append_json_escaped(out, segment->text.data, segment->text.length);
+    buf_append_json_escaped(out, buf_bytes(&echoed), echoed.length);
+    buf_append_json_escaped(out, buf_bytes(&segment->text), segment->text.length);
     buf_append_char(out, '"');
     if (offsets.length) { /* the prompt's stand before */
         if (segment->offsets.length) buf_append_char(&offsets, ',');

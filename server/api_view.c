@@ -72,7 +72,7 @@ static const char *shown_bytes(const struct api_call *call, const struct choice_
 static void count_shown(struct segment *segment, struct choice_view *view)
 {
     view->shown_chars +=
-        count_chars(segment->text.data + segment->counted_bytes, segment->text.length - segment->counted_bytes);
+        count_chars(buf_bytes(&segment->text) + segment->counted_bytes, segment->text.length - segment->counted_bytes);
     segment->counted_bytes = segment->text.length;
 }
 
