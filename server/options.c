@@ -53,8 +53,11 @@ const struct option option_table[] = {
      "A Jinja chat template to use instead of the model's own.", false},
     {"trust-request-chat-template", 0, OPTION_BOOL, SERVE, AT(trust_request_chat_template), "false", 0, 0, NULL,
      "Let requests bring their own chat_template.", false},
-    {"drain-delay", 0, OPTION_SECONDS, SERVE, AT(drain_delay_ms), "5", 0, 3600, "SECONDS",
-     "After SIGTERM: not ready at once, but connections are still accepted this long.", false},
+    {"drain-delay", 0, OPTION_SECONDS, SERVE, AT(drain_delay_ms), "0", 0, 3600, "SECONDS",
+     "After SIGTERM: /readyz fails at once, but new requests are still served this long; then they get 503. Set it to "
+     "the time "
+     "that balancers need to notice.",
+     false},
     {"shutdown-timeout", 0, OPTION_SECONDS, SERVE, AT(shutdown_timeout_ms), "120", 0, 86400, "SECONDS",
      "After SIGTERM: running requests may go on this long.", false},
     {"log-level", 0, OPTION_TEXT, SERVE | GENERATE, AT(log_level), "info", 0, 0, "LEVEL", "error, warn, info or debug.",

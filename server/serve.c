@@ -349,6 +349,24 @@ static void on_emptied(void *state)
     close_handles(server);
 }
 
+static void drain_tick(struct server *server)
+{
+    uint64_t passed_ms = (http_server_now_ns(server->http) - server->drain_ns) / NS_PER_MS;
+    if (server->phase == DRAINING && passed_ms >= server->config->drain_delay_ms) {
+        server->phase = REFUSING; /* still listening: a clear 503 beats a refused connection */
+        if (server->exchanges.count == 0) begin_closing(server);
+    }
+    if ((server->phase == DRAINING || server->phase == REFUSING) && passed_ms >= server->config->shutdown_timeout_ms &&
+        passed_ms >= server->config->drain_delay_ms) {
+        abort_calls(server);
+        begin_closing(server);
+    }
+    if (server->phase == CLOSING && http_server_now_ns(server->http) - server->closing_ns > CLOSE_WAIT_MS * NS_PER_MS) {
+        abort_calls(server);
+        http_server_close_now(server->http);
+    }
+}
+
 static void begin_drain(struct server *server, int signal_number)
 {
     server->drain_ns = http_server_now_ns(server->http);
@@ -359,6 +377,7 @@ static void begin_drain(struct server *server, int signal_number)
         return;
     }
     server->phase = DRAINING;
+    drain_tick(server); /* without a delay the next request is refused already */
 }
 
 static void on_signal(uv_signal_t *handle, int signal_number)
@@ -380,25 +399,6 @@ static void on_signal(uv_signal_t *handle, int signal_number)
     abort_calls(server);
     begin_closing(server);
     http_server_close_now(server->http);
-}
-
-static void drain_tick(struct server *server)
-{
-    uint64_t passed_ms = (http_server_now_ns(server->http) - server->drain_ns) / NS_PER_MS;
-    if (server->phase == DRAINING && passed_ms >= server->config->drain_delay_ms) {
-        server->phase = REFUSING;
-        http_server_stop_listening(server->http);
-        if (server->exchanges.count == 0) begin_closing(server);
-    }
-    if ((server->phase == DRAINING || server->phase == REFUSING) && passed_ms >= server->config->shutdown_timeout_ms &&
-        passed_ms >= server->config->drain_delay_ms) {
-        abort_calls(server);
-        begin_closing(server);
-    }
-    if (server->phase == CLOSING && http_server_now_ns(server->http) - server->closing_ns > CLOSE_WAIT_MS * NS_PER_MS) {
-        abort_calls(server);
-        http_server_close_now(server->http);
-    }
 }
 
 static void on_tick(uv_timer_t *timer)

@@ -82,6 +82,7 @@ void buf_append_json_escaped(struct buf *buf, const char *text, size_t length)
 {
     static const char hex[] = "0123456789abcdef";
     size_t plain = 0, i = 0;
+    if (!length) return; /* text may be NULL then */
     while (i < length) {
         unsigned char c = (unsigned char)text[i];
         size_t n = 1;

@@ -27,7 +27,7 @@ static void test_config_defaults(void **state)
     assert_string_equal(config.host, "127.0.0.1");
     assert_int_equal(config.port, 8000);
     assert_true(config.enable_prefix_caching);
-    assert_int_equal(config.drain_delay_ms, 5000);
+    assert_int_equal(config.shutdown_timeout_ms, 120000);
     config_free(&config);
 }
 
