@@ -13,6 +13,9 @@
 
 enum { RETRY_AFTER_MS_MIN = 1000, RETRY_AFTER_MS_MAX = 60000 };
 
+/* E6; values: serving design, section 11. */
+enum { COALESCE_WRITES_PER_S = 5000, COALESCE_TOKENS = 8, COALESCE_MS = 20, COALESCE_WINDOW_MS = 100 };
+
 struct exchange {
     struct exchanges *set;
     struct exchange *previous, *next;
@@ -21,7 +24,7 @@ struct exchange {
     enum exchange_kind kind;
     uint32_t tenant;
     const char *tenant_name;
-    struct buf body; /* until the pool has read it */
+    struct buf body; /* until the pool has read it; counted for C8 */
     uv_work_t work;
     bool in_pool, prepared, touched, streaming, head_sent, failed, bytes_sent, has_tokens;
     bool cancel_wanted; /* not all requests of it have been told */
@@ -31,6 +34,8 @@ struct exchange {
     uint32_t requests_count, submitted, alive, scheduled;
     uint64_t *last_token_ns; /* [choices over all requests], for the gap between tokens */
     uint64_t arrived_ns;
+    uint64_t sent_ns;       /* when tokens were last written */
+    uint32_t tokens_held;   /* events of tokens since then */
     uint64_t written_ns;    /* virtual: when the stream last got bytes, or was accepted */
     struct api_error error; /* failed: what the client gets */
     struct buf answer;      /* tokenize, detokenize */
@@ -66,6 +71,12 @@ static void write_usage(struct exchange *exchange)
     metrics_usage(exchange->set->metrics, &record);
 }
 
+static void drop_body(struct exchange *exchange)
+{
+    http_server_body_freed(exchange->set->http, exchange->body.length);
+    buf_free(&exchange->body);
+}
+
 static void destroy(struct exchange *exchange)
 {
     struct exchanges *set = exchange->set;
@@ -76,7 +87,7 @@ static void destroy(struct exchange *exchange)
     if (exchange->next) exchange->next->previous = exchange->previous;
     set->count--;
     if (exchange->call) api_call_destroy(exchange->call);
-    buf_free(&exchange->body);
+    drop_body(exchange);
     buf_free(&exchange->answer);
     mem_free(exchange->last_token_ns);
     mem_free(exchange);
@@ -237,7 +248,7 @@ static void work_done(uv_work_t *work, int status)
     struct exchanges *set = exchange->set;
     exchange->in_pool = false;
     set->preparing--;
-    buf_free(&exchange->body);
+    drop_body(exchange);
     if (status == UV_ECANCELED || !exchange->conn || exchange->failed) {
         /* nobody waits for it any more */
     } else if (exchange->kind == EXCHANGE_TOKENIZE || exchange->kind == EXCHANGE_DETOKENIZE) {
@@ -263,8 +274,7 @@ void exchange_start(struct exchanges *set, enum exchange_kind kind, struct http_
         exchange->tenant_name = tenant_name;
         exchange->arrived_ns = clock_ns();
         exchange->written_ns = UINT64_MAX; /* the next tick says when */
-        exchange->body = request->body;
-        buf_init(&request->body, 0);
+        http_conn_take_body(conn, &exchange->body);
         buf_init(&exchange->answer, (size_t)limits.api_request_memory_bytes);
         memcpy(exchange->request_id, request->id, sizeof exchange->request_id);
         exchange->work.data = exchange;
@@ -323,6 +333,24 @@ static void finish(struct exchange *exchange)
     buf_free(&body);
 }
 
+/* E6: counts a write, and decides anew in each window. */
+static void count_write(struct exchanges *set, uint64_t now_ns)
+{
+    uint64_t passed_ms = (now_ns - set->window_ns) / NS_PER_MS;
+    if (passed_ms >= COALESCE_WINDOW_MS) {
+        set->coalescing = (uint64_t)set->window_writes * 1000 / passed_ms > COALESCE_WRITES_PER_S;
+        set->window_ns = now_ns;
+        set->window_writes = 0;
+    }
+    set->window_writes++;
+}
+
+static bool hold_back(const struct exchange *exchange, uint64_t now_ns)
+{
+    return exchange->set->coalescing && exchange->head_sent && exchange->tokens_held < COALESCE_TOKENS &&
+           now_ns - exchange->sent_ns < COALESCE_MS * NS_PER_MS;
+}
+
 /* Everything that is known and not yet sent, if the connection can take it. */
 static void render(struct exchange *exchange)
 {
@@ -333,7 +361,12 @@ static void render(struct exchange *exchange)
     }
     if (!exchange->streaming || !http_conn_writable(exchange->conn)) return; /* C2: later, by exchange_writable */
     if (!exchange->head_sent && !exchange->has_tokens) return;               /* E3 */
+    uint64_t now_ns = clock_ns();
+    if (hold_back(exchange, now_ns)) return;
     if (!exchange->head_sent) begin_stream(exchange);
+    exchange->tokens_held = 0;
+    exchange->sent_ns = now_ns;
+    count_write(exchange->set, now_ns);
     struct buf *out = http_conn_out(exchange->conn);
     size_t before = out->length;
     api_call_render(exchange->call, out);
@@ -365,6 +398,7 @@ static void count_tokens(struct exchange *exchange, const struct event *event, u
     uint64_t *last_ns = token_clock(exchange, event);
     if (event->output_count == 0) return;
     exchange->has_tokens = true;
+    exchange->tokens_held++;
     if (*last_ns)
         metrics_observe(metrics, HISTOGRAM_INTER_TOKEN, (double)(now_ns - *last_ns) / 1e9);
     else if (event->choice == 0)
@@ -460,6 +494,7 @@ void exchanges_tick(struct exchanges *set, uint64_t now_ns)
         if (exchange->cancel_wanted) try_cancel(exchange);
         if (exchange->written_ns == UINT64_MAX) exchange->written_ns = now_ns;
         if (!exchange->conn || !exchange->streaming || exchange->alive == 0) continue;
+        if (exchange->head_sent && exchange->tokens_held > 0) render(exchange);
         uint64_t quiet_ns = now_ns - exchange->written_ns;
         if (!exchange->head_sent && quiet_ns > set->head_after_ns) {
             begin_stream(exchange);

@@ -10,7 +10,9 @@
  * E3  Headers of a stream go out with its first token, or after head_after_ns; before that a failure is an HTTP error.
  * E4  Every call of which a request was scheduled gives one usage record, whatever became of its client.
  * E5  A client that is gone cancels its requests in the same turn of the loop; while the engine's ring is full, again
- * at each tick.
+ *     at each tick.
+ * E6  Below COALESCE_WRITES_PER_S each step's tokens go out at once. Above it a stream is written at 8 tokens or 20 ms,
+ *     its first and last always at once: a send costs more than rendering a token.
  *
  * /tokenize and /detokenize are exchanges too that never meet the engine: a large text must not hold up the loop.
  * io thread only, but for the work in the pool. */
@@ -36,6 +38,7 @@ enum exchange_kind { EXCHANGE_CHAT, EXCHANGE_COMPLETIONS, EXCHANGE_TOKENIZE, EXC
 struct exchanges {
     uv_loop_t *loop;
     struct engine *engine;
+    struct http_server *http;
     const struct api_model *model;
     struct metrics *metrics;
     uint64_t head_after_ns;       /* E3: 10 s */
@@ -48,6 +51,9 @@ struct exchanges {
     uint32_t count, preparing;
     uint64_t next_request_id, steps_seen;
     bool aborting;
+    bool coalescing;    /* E6 */
+    uint64_t window_ns; /* start of the window that writes are counted in */
+    uint32_t window_writes;
 };
 
 /* Whether one more call may start; else the refusal's milliseconds until a retry makes sense, and false. Looked at
@@ -63,7 +69,7 @@ void exchange_gone(struct exchange *exchange); /* its connection is about to be 
 
 /* Takes all events of the engine, then renders each exchange they touched. After each wake of the engine. */
 void exchanges_poll(struct exchanges *set);
-/* Late headers, keep-alive comments, cancels that found the ring full. Every HTTP_TICK_MS. */
+/* Late headers, tokens held back, keep-alive comments, cancels that found the ring full. Every HTTP_TICK_MS. */
 void exchanges_tick(struct exchanges *set, uint64_t now_ns);
 
 /* The end of a drain: cancels everything that is left; its clients get 503 or an error event. */

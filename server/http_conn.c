@@ -1,12 +1,11 @@
-/* Connections over libuv; http_conn.h has the rules C1-C7 that are quoted here.
+/* Connections over libuv; http_conn.h has the rules C1-C8 that are quoted here.
  *
  * Every event of a connection (bytes read, bytes written, an answer made) ends in conn_advance, the only place where
  * requests are handed to the handler and where a finished one makes room for the next: a loop, not a recursion, however
  * many requests arrive in one packet.
  *
- *   reply:  NONE -> WHOLE | STREAM -> DONE (all bytes appended) -> (written, request read to its end) -> NONE, next
- * request phase:  OPEN -> LINGER (our side is shut down, the rest of the input is dropped) -> CLOSING (uv_close called)
- */
+ *   reply:  NONE -> [STREAM ->] DONE (all bytes appended) -> (written, and the request read to its end) -> NONE
+ *   phase:  OPEN -> LINGER (our side is shut, more input is dropped) -> CLOSING (uv_close is called) */
 #include "server/http_conn.h"
 
 #include "runtime/base/check.h"
@@ -29,7 +28,8 @@ enum {
     BACKLOG = 4096,
     LINGER_MS = 2000,      /* for the client to read an answer that ends the connection, before a reset could eat it */
     CHUNK_HEAD_BYTES = 10, /* "0000abcd" CR LF: fixed, so that it can be filled in after rendering */
-    TICK_GAP_MAX_MS = 1000
+    TICK_GAP_MAX_MS = 1000,
+    RETRY_AFTER_MS = 1000
 };
 
 enum reply { REPLY_NONE, REPLY_STREAM, REPLY_DONE };
@@ -68,6 +68,7 @@ struct http_server {
     bool listening, accept_waits, closing, close_after_reply, told_closed, listener_open;
     uint64_t now_ns, real_ns;
     uint64_t accept_errors;
+    uint64_t bodies_bytes; /* C8 */
     char read_buffer[READ_BYTES];
 };
 
@@ -89,6 +90,12 @@ static void tell_closed(struct http_server *server)
     if (server->handler.closed) server->handler.closed(server->handler.state);
 }
 
+static void request_free(struct http_server *server, struct http_request *request)
+{
+    server->bodies_bytes -= request->body.length;
+    http_request_destroy(request);
+}
+
 static void on_conn_closed(uv_handle_t *handle)
 {
     struct http_conn *conn = (struct http_conn *)handle;
@@ -97,7 +104,7 @@ static void on_conn_closed(uv_handle_t *handle)
     while (conn->requests) {
         struct http_request *request = conn->requests;
         conn->requests = request->next;
-        http_request_destroy(request);
+        request_free(server, request);
     }
     buf_free(&conn->out);
     buf_free(&conn->in_flight);
@@ -222,6 +229,7 @@ void http_conn_reply(struct http_conn *conn, const struct http_reply *reply)
      * for. */
     if (!request->complete && (request->expects_continue || request->refused_code)) conn->close_after = true;
     request->discard = true;
+    conn->server->bodies_bytes -= request->body.length;
     buf_free(&request->body);
     if (wants_close(conn, request)) conn->close_after = true;
     struct http_response response = {
@@ -314,6 +322,18 @@ void http_conn_stream_end(struct http_conn *conn, bool finished)
     conn_advance(conn);
 }
 
+void http_conn_take_body(struct http_conn *conn, struct buf *body)
+{
+    *body = conn->requests->body;
+    buf_init(&conn->requests->body, 0);
+}
+
+void http_server_body_freed(struct http_server *server, size_t length)
+{
+    CHECK(server->bodies_bytes >= length);
+    server->bodies_bytes -= length;
+}
+
 void http_conn_user_set(struct http_conn *conn, void *user)
 {
     conn->user = user;
@@ -336,13 +356,16 @@ static void reply_refused(struct http_conn *conn, struct http_request *request)
                   request->refused_code >= 500 ? "server_error" : "invalid_request_error",
                   request->refused_code == 408   ? "request_timeout"
                   : request->refused_code == 400 ? NULL
-                  : request->refused_code >= 500 ? "internal_error"
+                  : request->refused_code >= 500 ? "overloaded"
                                                  : "request_too_large",
                   "", "%s", request->refused_reason);
     struct buf body;
     buf_init(&body, 0);
     api_error_body(&error, &body);
-    http_conn_reply(conn, &(struct http_reply){.status = request->refused_code, .body = &body, .close = true});
+    http_conn_reply(conn, &(struct http_reply){.status = request->refused_code,
+                                               .body = &body,
+                                               .retry_after_ms = request->refused_code == 503 ? RETRY_AFTER_MS : 0,
+                                               .close = true});
     buf_free(&body);
 }
 
@@ -378,7 +401,7 @@ static bool advance_first(struct http_conn *conn)
     if (!conn->requests) conn->requests_tail = NULL;
     conn->requests_count--;
     conn->reply = REPLY_NONE;
-    http_request_destroy(request);
+    request_free(conn->server, request);
     if (!conn->requests) { /* an idle connection holds no buffers */
         buf_free(&conn->out);
         buf_free(&conn->in_flight);
@@ -455,10 +478,18 @@ static void conn_input(struct http_conn *conn, const char *data, size_t length)
             return;
         }
         struct http_request *request = conn->parser.request;
-        size_t used;
+        size_t used, held = request->body.length;
         enum http_progress progress = http_parser_feed(&conn->parser, data, length, &used);
         data += used;
         length -= used;
+        conn->server->bodies_bytes += request->body.length - held;
+        if (conn->server->bodies_bytes > limits.http_bodies_bytes && request->body.length > held) { /* C8 */
+            progress = HTTP_REFUSED;
+            request->refused_code = 503;
+            request->refused_reason = "too many request bodies are being read";
+            request->complete = false;
+            conn->parser.request = NULL;
+        }
         if (progress == HTTP_MORE) break;
         conn->head_ns = 0;
         conn->body_ns = progress == HTTP_HEAD_READ && request->has_body ? conn->server->now_ns : 0;

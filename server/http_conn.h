@@ -4,15 +4,18 @@
  *   accept -> [ read head -> handler.head -> read body -> handler.request -> reply -> written ]* -> linger -> close
  *
  * C1  Requests of a connection are handled one after another, in order; up to http_pipelined are read ahead, with at
- * most http_body_bytes of bodies. A connection that sends more is closed. C2  At most one buffer is in flight. A stream
- * is asked for more (handler.writable) only when all before has been accepted by the kernel: what a slow reader has not
- * read is not even rendered. C3  A reader that accepts nothing for stream_stall_ms is cut off with a reset. C4  End of
- * input counts as "client gone", also in the middle of an answer: handler.gone within the same turn of the loop. C5
- * handler.gone comes from the loop's closing phase, never from inside a call of this module; until then every
+ *     most http_body_bytes of bodies. A connection that sends more is closed.
+ * C2  At most one buffer is in flight. A stream is asked for more (handler.writable) only when all before has been
+ *     accepted by the kernel: what a slow reader has not read is not even rendered.
+ * C3  A reader that accepts nothing for stream_stall_ms is cut off with a reset.
+ * C4  End of input counts as "client gone", also in the middle of an answer: handler.gone in the same turn of the loop.
+ * C5  handler.gone comes from the loop's closing phase, never from inside a call of this module; until then every
  *     http_conn_* call on the dying connection is allowed and does nothing.
- * C6  Time is virtual: a pause of the whole process (suspend, debugger) counts as one tick, so that it ends no
- * connection. C7  Without a free place no connection is accepted; the kernel's queue holds them until one closes.
- * Descriptors are kept in reserve, so accept itself does not run out of them.
+ * C6  Time is virtual: a pause of the whole process (suspend, debugger) counts as one tick and ends no connection.
+ * C7  Without a free place no connection is accepted; the kernel's queue holds them until one closes. Descriptors are
+ *     kept in reserve, so accept itself does not run out of them.
+ * C8  The bodies of all connections and of the pool together pass http_bodies_bytes by one read at most: the request
+ *     that does so is refused with 503.
  *
  * Deadlines are looked at once a tick, over all connections: no timer a connection. io thread only. */
 #ifndef SERVER_HTTP_CONN_H
@@ -89,6 +92,11 @@ void http_conn_send(struct http_conn *conn);
 /* finished: the last chunk is sent and the connection may be used again. Otherwise it is closed without the last chunk,
  * so that a failed stream never looks whole. What has been appended is sent first. */
 void http_conn_stream_end(struct http_conn *conn, bool finished);
+
+/* Moves the current request's body into *body (an empty buffer). It counts for C8 until http_server_body_freed is told
+ * its length. */
+void http_conn_take_body(struct http_conn *conn, struct buf *body);
+void http_server_body_freed(struct http_server *server, size_t length);
 
 void http_conn_user_set(struct http_conn *conn, void *user); /* the answer in the making; NULL when there is none */
 void *http_conn_user(const struct http_conn *conn);

@@ -4,8 +4,8 @@
  *
  * H1  llhttp never sees a byte that http_check has not passed.
  * H2  At the head's end both name the same length or coding; at the message's end both stand on the same byte.
- * Otherwise the request is refused with 400 and the connection closed. H3  A request means the same wherever its bytes
- * are cut into reads.
+ *     Otherwise the request is refused with 400 and the connection closed.
+ * H3  A request means the same wherever its bytes are cut into reads.
  *
  * Pure: no sockets, no clock. Memory: the head at most http_headers_bytes + http_request_line_bytes, the body as it
  * arrives up to http_body_bytes. One thread at a time. */

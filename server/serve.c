@@ -601,6 +601,7 @@ static enum status open_server(struct server *server, struct error *err)
                                    .closed = on_http_closed};
     TRY(http_server_create(&server->loop, config->host, config->port, connections_allowed(), &handler, &server->http,
                            err));
+    server->exchanges.http = server->http;
     server->loader_running = uv_thread_create(&server->loader, load_on_thread, server) == 0;
     if (!server->loader_running) return error_set(err, ST_NOMEM, "cannot start the loader's thread");
     return ST_OK;

@@ -19,6 +19,7 @@
     LIMIT(http_headers_bytes, 32768, 256, 1048576, "bytes", ST_LIMIT, 431)                                             \
     LIMIT(http_headers, 100, 4, 1000, "headers", ST_LIMIT, 431)                                                        \
     LIMIT(http_body_bytes, 16777216, 1024, 268435456, "bytes", ST_LIMIT, 413)                                          \
+    LIMIT(http_bodies_bytes, 1073741824, 1024, 1099511627776, "bytes", ST_LIMIT, 503)                                  \
     LIMIT(http_chunk_extension_bytes, 256, 0, 4096, "bytes", ST_PROTO, 400)                                            \
     LIMIT(http_pipelined, 16, 1, 1024, "requests", ST_LIMIT, 0)                                                        \
     LIMIT(http_head_timeout_ms, 10000, 100, 600000, "ms", ST_TIMEOUT, 408)                                             \

@@ -56,6 +56,27 @@ def test_body_limit_at_its_edges():
                 equal(Reply(s).read()[0], expected, f"chunked {over}")
 
 
+def test_all_bodies_together():
+    limit = 300000
+    with Server("--limit-http-bodies-bytes", limit) as server:
+        size, waiting = 100000, []
+        for _ in range(2): # two bodies but for their last byte
+            s = server.connect()
+            s.sendall(message("POST", "/v1/completions", headers={"Content-Length": str(size), "Content-Type": "application/json"}))
+            s.sendall(json.dumps(completion(1)).encode().ljust(size - 1))
+            waiting.append(s)
+        server.ask("GET", "/version")
+        status, headers, body = server.ask("POST", "/v1/completions", json.dumps(completion(1)).encode().ljust(2 * size))
+        equal((status, error_of(body)["code"], headers["connection"]), (503, "overloaded", "close"))
+        assert "retry-after" in headers
+        for s in waiting: # those that came first are not disturbed, and afterwards there is room again
+            s.sendall(b" ")
+            equal(Reply(s).read()[0], 200)
+            s.close()
+        for _ in range(5):
+            equal(server.ask("POST", "/v1/completions", json.dumps(completion(1)).encode().ljust(2 * size))[0], 200)
+
+
 def test_slow_senders():
     with Server("--limit-http-head-timeout-ms", 300, "--limit-http-body-grace-ms", 300, "--limit-http-body-rate-min", 1000) as server:
         stuck = {"half a head": b"GET /version HTTP/1.1\r\nHo", "half a body": message("POST", "/v1/completions", b"", {"Content-Length": "10"}) + b"{",

@@ -48,6 +48,24 @@ def test_streams_equal_plain_answers():
         server.wait_log(" usage ", 128)
 
 
+def test_coalesced_streams_are_whole():
+    """Far above 5,000 writes a second tokens share events; the joined text stays the same, and there are fewer events."""
+    streams, tokens = 200, 400
+    with Server("--max-num-seqs", streams, "--limit-queue-tenant-share-percent", 100, NULL_STEP_US=2000, files=2048) as server:
+        wanted = json.loads(server.ask("POST", "/v1/completions", completion(tokens, seed=3))[2])["choices"][0]["text"]
+        connections = [server.connect() for _ in range(streams)]
+        for s in connections:
+            s.sendall(message("POST", "/v1/completions", completion(tokens, seed=3, stream=True)))
+        count = 0
+        for s in connections:
+            data = Reply(s).read()[2]
+            equal(text_of(data), wanted)
+            count += len(events(data))
+            s.close()
+        print(f"{count / streams:.0f} events for {tokens} tokens a stream")
+        assert count < streams * tokens, "nothing was joined"
+
+
 def test_headers_and_comments_while_nothing_comes():
     with Server("--max-num-seqs", 1, NULL_STEP_US=30000, NULL_HEAD_AFTER_MS=200, NULL_KEEP_ALIVE_MS=200) as server:
         with server.connect() as first, server.connect() as second:
