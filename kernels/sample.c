@@ -35,6 +35,11 @@ uint32_t sample_count_before(enum cpu_path path, const float *logits, uint32_t V
     return ops_of(path)->count_before(logits, V, value, id);
 }
 
+float sample_dot(enum cpu_path path, const float *a, const float *b, uint32_t count)
+{
+    return ops_of(path)->dot(a, b, count);
+}
+
 static uint64_t key_byte(uint64_t key, uint32_t pass)
 {
     return key >> (32 + 8 * pass) & 255;

@@ -37,6 +37,9 @@ void sample_weigh(enum cpu_path path, const uint64_t *keys, uint32_t count, cons
 /* How many logits stand before (value, id): higher, or equal with a lower id. */
 uint32_t sample_count_before(enum cpu_path path, const float *logits, uint32_t V, float value, uint32_t id);
 
+/* sum_k a[k] * b[k], k < count: lane k mod 16 over rising k by fma, then the tree of lanes.h. A logit again, in f32. */
+float sample_dot(enum cpu_path path, const float *a, const float *b, uint32_t count);
+
 static inline uint64_t sample_key(float logit, uint32_t id)
 {
     uint32_t bits;
@@ -67,6 +70,7 @@ struct sample_ops {
     uint32_t (*gather)(const float *logits, uint32_t V, float low, float high, uint64_t *keys);
     void (*weigh)(const uint64_t *keys, uint32_t count, const struct logit_weights *weights, float *out);
     uint32_t (*count_before)(const float *logits, uint32_t V, float value, uint32_t id);
+    float (*dot)(const float *a, const float *b, uint32_t count);
 };
 extern const struct sample_ops sample_ops_scalar, sample_ops_avx2, sample_ops_avx512;
 

@@ -98,6 +98,15 @@ static uint32_t count_before(const float *logits, uint32_t V, float value, uint3
     return count;
 }
 
-const struct sample_ops LANES_NAME(sample_ops) = {peak_of, weight_sum, gather, weigh, count_before};
+static float dot(const float *a, const float *b, uint32_t count)
+{
+    struct lanes sum = lanes_zero();
+    uint32_t whole = count & ~15u, tail = count & 15u;
+    for (uint32_t k = 0; k < whole; k += 16) sum = lanes_fma(lanes_load(a + k), lanes_load(b + k), sum);
+    if (tail) sum = lanes_fma(lanes_load_n(a + whole, tail), lanes_load_n(b + whole, tail), sum);
+    return lanes_sum(sum);
+}
+
+const struct sample_ops LANES_NAME(sample_ops) = {peak_of, weight_sum, gather, weigh, count_before, dot};
 
 #endif

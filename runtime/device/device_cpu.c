@@ -126,6 +126,7 @@ static size_t place_scratch(struct device_cpu *cpu, uint8_t *base)
         struct cpu_thread *own = &cpu->threads[t];
         uint8_t *sampler;
         TAKE(own->row, row * sizeof(float));
+        TAKE(own->head_row, s->width * sizeof(float));
         TAKE(own->tiles[0], N * TILE_COLUMNS * sizeof(float));
         TAKE(own->tiles[1], N * TILE_COLUMNS * sizeof(float));
         TAKE(own->attention, attention_scratch_floats(s->heads / s->kv_heads, s->head_size) * sizeof(float));

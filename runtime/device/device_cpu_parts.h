@@ -47,6 +47,7 @@ struct cpu_thread {
     struct span q_heads, kv_heads; /* of QKV */
     struct span o, ff, down, head; /* panels */
     float *row;                    /* a normed row: max(E, H D, F) */
+    float *head_row;               /* a row of the head: E */
     float *tiles[2];               /* [tokens_max][TILE_COLUMNS] */
     float *attention;              /* scratch of the kernel */
     uint8_t *acts;                 /* activations of up to PRIVATE_ROWS_MAX rows */

@@ -126,12 +126,32 @@ static void test_sample_count_before_is_the_place_in_order(void **state)
     }
 }
 
+static void test_sample_dot_agrees_and_matches_double(void **state)
+{
+    (void)state;
+    uint64_t seed = 20;
+    float other[600];
+    for (uint32_t count = 0; count <= 600; count += count < 40 ? 1 : 56) {
+        double wanted = 0;
+        fill(600, 0, &seed);
+        for (uint32_t i = 0; i < count; i++) {
+            other[i] = random_between(&seed, -1, 1);
+            wanted += (double)logits[i] * (double)other[i];
+        }
+        float scalar = sample_dot(CPU_PATH_SCALAR, logits, other, count);
+        if (!(fabs((double)scalar - wanted) <= 1e-3))
+            fail_msg("count %u: %g, wanted %g", count, (double)scalar, wanted);
+        PATHS_EACH(path) assert_true(sample_dot(path, logits, other, count) == scalar);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_sample_peak_is_the_lowest_id_of_the_highest),
                                        cmocka_unit_test(test_sample_peak_sees_every_nan_and_infinity),
                                        cmocka_unit_test(test_sample_weights_agree_and_match_exp),
                                        cmocka_unit_test(test_sample_gather_and_sort_equal_a_full_sort),
-                                       cmocka_unit_test(test_sample_count_before_is_the_place_in_order)};
+                                       cmocka_unit_test(test_sample_count_before_is_the_place_in_order),
+                                       cmocka_unit_test(test_sample_dot_agrees_and_matches_double)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
