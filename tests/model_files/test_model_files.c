@@ -74,10 +74,11 @@ static bool may_pass(const struct writer_field *field, uint64_t value)
 {
     if (field->bytes < 8) value &= (UINT64_C(1) << 8 * field->bytes) - 1;
     switch (field->kind) {
-    case FIELD_VALUE: return true;                                                         /* judged by hand below */
-    case FIELD_VERSION: return value == 2;                                                 /* the same layout */
-    case FIELD_TYPE: return value == GGUF_U32 || value == GGUF_I32 || value == GGUF_F32;   /* of equal size */
-    case FIELD_TENSOR_TYPE: return tensor_type_info((uint32_t)value) && value != TENSOR_F32; /* a matrix of fewer bytes */
+    case FIELD_VALUE: return true;                                                       /* judged by hand below */
+    case FIELD_VERSION: return value == 2;                                               /* the same layout */
+    case FIELD_TYPE: return value == GGUF_U32 || value == GGUF_I32 || value == GGUF_F32; /* of equal size */
+    case FIELD_TENSOR_TYPE:
+        return tensor_type_info((uint32_t)value) && value != TENSOR_F32; /* a matrix of fewer bytes */
     default: return false;
     }
 }
@@ -124,13 +125,17 @@ static void test_model_files_truncation(void **state)
     writer_finish(&writer);
     assert_int_equal(try_open(writer.data, writer.length, &err), ST_OK);
     for (size_t length = 0; length < writer.length; length++)
-        if (try_open(writer.data, length, &err) == ST_OK) fail_msg("a file cut to %zu of %zu bytes was taken", length, writer.length);
+        if (try_open(writer.data, length, &err) == ST_OK)
+            fail_msg("a file cut to %zu of %zu bytes was taken", length, writer.length);
     print_message("%zu truncations, %zu of them in the header\n", writer.length, writer.header_bytes);
 }
 
 /* --- by hand --- */
 
-static struct writer_tensor *q0(void) { return writer_tensor(&writer, "blk.0.attn_q.weight"); }
+static struct writer_tensor *q0(void)
+{
+    return writer_tensor(&writer, "blk.0.attn_q.weight");
+}
 
 static void edit_text_with_nul(const char *name)
 {
@@ -139,7 +144,10 @@ static void edit_text_with_nul(const char *name)
 }
 
 #define EDIT(name, body)                                                                                               \
-    static void edit_##name(void) { body; }
+    static void edit_##name(void)                                                                                      \
+    {                                                                                                                  \
+        body;                                                                                                          \
+    }
 
 EDIT(version_0, writer.version = 0)
 EDIT(version_1, writer.version = 1)
@@ -156,7 +164,8 @@ EDIT(tensors_limit, writer.tensors_claimed = limits.gguf_tensors + 1)
 EDIT(tensors_at_limit, writer.tensors_claimed = limits.gguf_tensors)
 EDIT(tensors_huge, writer.tensors_claimed = UINT64_MAX - 1)
 EDIT(tensors_none, writer.tensors_claimed = 0)
-EDIT(key_twice, writer_u32(&writer, "llama.x", 1); snprintf(writer_key(&writer, "llama.x")->name, 96, "llama.block_count"))
+EDIT(key_twice, writer_u32(&writer, "llama.x", 1);
+     snprintf(writer_key(&writer, "llama.x")->name, 96, "llama.block_count"))
 EDIT(key_empty, writer_u32(&writer, "x", 1); writer_key(&writer, "x")->name[0] = 0)
 EDIT(nested_array, writer_array(&writer, "test.nested", GGUF_ARRAY)->count = 1)
 EDIT(array_limit, writer_array(&writer, "test.long", GGUF_U8)->count = limits.gguf_array_items + 1)
@@ -166,7 +175,8 @@ EDIT(array_texts, writer_array(&writer, "test.long", GGUF_TEXT)->count = 4000000
 EDIT(array_type, writer_array(&writer, "test.odd", 13)->count = 0)
 EDIT(key_type_13, writer_reset(&writer, "test.odd", 13))
 EDIT(bool_2, writer_bool(&writer, "test.flag", 2))
-EDIT(bool_array, struct writer_key *k = writer_array(&writer, "test.flags", GGUF_BOOL); writer_put(k, "\1\0\3", 3); k->count = 3)
+EDIT(bool_array, struct writer_key *k = writer_array(&writer, "test.flags", GGUF_BOOL); writer_put(k, "\1\0\3", 3);
+     k->count = 3)
 EDIT(alignment_0, writer_u32(&writer, "general.alignment", 0))
 EDIT(alignment_4, writer_u32(&writer, "general.alignment", 4))
 EDIT(alignment_33, writer_u32(&writer, "general.alignment", 33))
@@ -226,7 +236,8 @@ EDIT(layers_negative, writer_i32(&writer, "llama.block_count", -1))
 EDIT(layers_u64, writer_u64(&writer, "llama.block_count", UINT64_C(1) << 32))
 EDIT(layers_float, writer_f32(&writer, "llama.block_count", 2.0f))
 EDIT(layers_text, writer_text(&writer, "llama.block_count", "2"))
-EDIT(layers_array, struct writer_key *k = writer_array(&writer, "llama.block_count", GGUF_U32); writer_put(k, "\2\0\0\0", 4); k->count = 1)
+EDIT(layers_array, struct writer_key *k = writer_array(&writer, "llama.block_count", GGUF_U32);
+     writer_put(k, "\2\0\0\0", 4); k->count = 1)
 EDIT(width_none, writer_drop(&writer, "llama.embedding_length"))
 EDIT(width_0, writer_u32(&writer, "llama.embedding_length", 0))
 EDIT(width_64, writer_u32(&writer, "llama.embedding_length", 64))
@@ -264,7 +275,8 @@ EDIT(rope_0, writer_u32(&writer, "llama.rope.dimension_count", 0))
 EDIT(rope_wide, writer_u32(&writer, "llama.rope.dimension_count", 18))
 EDIT(rope_yarn, writer_text(&writer, "llama.rope.scaling.type", "yarn"))
 EDIT(rope_longrope, writer_text(&writer, "llama.rope.scaling.type", "longrope"))
-EDIT(rope_factor_0, writer_text(&writer, "llama.rope.scaling.type", "linear"); writer_f32(&writer, "llama.rope.scaling.factor", 0))
+EDIT(rope_factor_0, writer_text(&writer, "llama.rope.scaling.type", "linear");
+     writer_f32(&writer, "llama.rope.scaling.factor", 0))
 EDIT(rope_factor_nan, writer_f32(&writer, "llama.rope.scaling.factor", NAN))
 EDIT(rope_attn_factor, writer_f32(&writer, "llama.rope.scaling.attn_factor", 1.2f))
 EDIT(rope_freqs_short, writer_add_tensor(&writer, "rope_freqs.weight", TENSOR_F32, 4, 0))
@@ -296,7 +308,8 @@ EDIT(tokens_numbers, struct writer_key *k = writer_array(&writer, "tokenizer.ggm
      writer_put(k, "\1\0\0\0", 4); k->count = 1)
 EDIT(tokenizer_none, writer_drop(&writer, "tokenizer.ggml.model"))
 EDIT(tokenizer_nul, edit_text_with_nul("tokenizer.ggml.model"))
-EDIT(tokenizer_long, writer_text(&writer, "tokenizer.ggml.model", "a name that is longer than any name of a tokeniser is"))
+EDIT(tokenizer_long,
+     writer_text(&writer, "tokenizer.ggml.model", "a name that is longer than any name of a tokeniser is"))
 EDIT(pre_number, writer_u32(&writer, "tokenizer.ggml.pre", 1))
 EDIT(kinds_short, writer_key(&writer, "tokenizer.ggml.token_type")->count--;
      writer_key(&writer, "tokenizer.ggml.token_type")->value_bytes -= 4)
@@ -304,19 +317,26 @@ EDIT(kinds_7, writer_key(&writer, "tokenizer.ggml.token_type")->value[4] = 7)
 EDIT(kinds_negative, memset(writer_key(&writer, "tokenizer.ggml.token_type")->value, 0xff, 4))
 EDIT(scores_short, struct writer_key *k = writer_array(&writer, "tokenizer.ggml.scores", GGUF_F32);
      writer_put(k, "\0\0\0\0", 4); k->count = 1)
-EDIT(merge_one_part, struct writer_key *k = writer_key(&writer, "tokenizer.ggml.merges"); writer_put_text(k, "abc"); k->count++)
-EDIT(merge_empty, struct writer_key *k = writer_key(&writer, "tokenizer.ggml.merges"); writer_put_text(k, ""); k->count++)
-EDIT(merge_edge, struct writer_key *k = writer_key(&writer, "tokenizer.ggml.merges"); writer_put_text(k, " ab"); k->count++)
+EDIT(merge_one_part, struct writer_key *k = writer_key(&writer, "tokenizer.ggml.merges"); writer_put_text(k, "abc");
+     k->count++)
+EDIT(merge_empty, struct writer_key *k = writer_key(&writer, "tokenizer.ggml.merges"); writer_put_text(k, "");
+     k->count++)
+EDIT(merge_edge, struct writer_key *k = writer_key(&writer, "tokenizer.ggml.merges"); writer_put_text(k, " ab");
+     k->count++)
 EDIT(bos_count, writer_u32(&writer, "tokenizer.ggml.bos_token_id", TINY_VOCAB))
 EDIT(eos_max, writer_u32(&writer, "tokenizer.ggml.eos_token_id", UINT32_MAX))
 EDIT(eot_negative, writer_i32(&writer, "tokenizer.ggml.eot_token_id", -1))
 EDIT(padding_big, writer_u64(&writer, "tokenizer.ggml.padding_token_id", UINT64_MAX))
-EDIT(add_bos_without, writer_bool(&writer, "tokenizer.ggml.add_bos_token", 1); writer_drop(&writer, "tokenizer.ggml.bos_token_id"))
+EDIT(add_bos_without, writer_bool(&writer, "tokenizer.ggml.add_bos_token", 1);
+     writer_drop(&writer, "tokenizer.ggml.bos_token_id"))
 EDIT(add_bos_number, writer_u32(&writer, "tokenizer.ggml.add_bos_token", 1))
 EDIT(template_nul, edit_text_with_nul("tokenizer.chat_template"))
 EDIT(template_utf8, writer_key(&writer, "tokenizer.chat_template")->value[9] = 0xff)
 
-#define ROW(name, status, word) {#name, edit_##name, status, word}
+#define ROW(name, status, word)                                                                                        \
+    {                                                                                                                  \
+#name, edit_##name, status, word                                                                               \
+    }
 static const struct {
     const char *name;
     void (*edit)(void);
@@ -593,12 +613,15 @@ static void test_model_files_real(void **state)
         uint8_t old = data[at];
         data[at] ^= (uint8_t)(1 + random_next(&seed) % 255);
         model = NULL;
-        if (model_open_memory(data, size, &model, &err) == ST_OK) model_close(model);
-        else assert_true(err.message[0]);
+        if (model_open_memory(data, size, &model, &err) == ST_OK)
+            model_close(model);
+        else
+            assert_true(err.message[0]);
         data[at] = old;
     }
     munmap(data, size);
-    print_message("real model: %zu files, slowest refusal of a cut one %.1f ms\n", tries, (double)slowest_real_ns / 1e6);
+    print_message("real model: %zu files, slowest refusal of a cut one %.1f ms\n", tries,
+                  (double)slowest_real_ns / 1e6);
 }
 
 static int print_totals(void **state)
