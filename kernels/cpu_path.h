@@ -15,8 +15,8 @@ enum cpu_path { CPU_PATH_SCALAR, CPU_PATH_AVX2, CPU_PATH_AVX512, CPU_PATH_COUNT 
 /* exact: f32 activations, KV and accumulation; the oracle, same bits on every path. fast: int8 activations per 32. */
 enum numerics { NUMERICS_FAST, NUMERICS_EXACT };
 
-const char *cpu_path_name(enum cpu_path path);  /* "scalar", "avx2", "avx512" */
-int cpu_path_supported(enum cpu_path path);     /* whether this CPU and operating system can run it */
+const char *cpu_path_name(enum cpu_path path); /* "scalar", "avx2", "avx512" */
+int cpu_path_supported(enum cpu_path path);    /* whether this CPU and operating system can run it */
 enum cpu_path cpu_path_best(void);
 
 /* A path by name, "auto" for the best. ST_INVAL: unknown name (err lists them); ST_DEVICE: this CPU lacks it. */

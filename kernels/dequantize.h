@@ -1,9 +1,9 @@
 /* Rows of any tensor_type to f32: the meaning of every format, and the value that all packed forms must keep.
  *
- * x[k] is computed in f32 with the roundings of the formats' public definition (gguf-py's quants.py): for Q4_1 the product
- * d * code is rounded, then the sum with m; K-quants round d * scale first, then times code, then minus the rounded
- * dmin * min. So the values equal those that the `gguf` Python package gives, bit for bit. Scalar, no fused operations.
- * src: K / block_items blocks. dst (K) f32. K a multiple of block_items. Pure, any thread. */
+ * x[k] is computed in f32 with the roundings of the formats' public definition (gguf-py's quants.py): for Q4_1 the
+ * product d * code is rounded, then the sum with m; K-quants round d * scale first, then times code, then minus the
+ * rounded dmin * min. So the values equal those that the `gguf` Python package gives, bit for bit. Scalar, no fused
+ * operations. src: K / block_items blocks. dst (K) f32. K a multiple of block_items. Pure, any thread. */
 #ifndef KERNELS_DEQUANTIZE_H
 #define KERNELS_DEQUANTIZE_H
 

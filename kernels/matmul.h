@@ -31,25 +31,25 @@ enum { MATMUL_PANEL_ROWS = 16, MATMUL_TILE_ROWS = 16 };
 
 /* The form in which activations enter. Matrices that share one share the prepared activations. */
 enum act_kind {
-    ACT_F32,     /* exact mode, and F32/F16 weights */
-    ACT_Q8_MIN,  /* int8 per 32, scale, scale * sum: codes without zero point (Q4_1, Q5_1, Q4_K, Q5_K) */
-    ACT_Q8_ZP8,  /* the same with -zp * sum as the accumulator's start: Q4_0 */
-    ACT_Q8_ZP16, /* Q5_0 */
-    ACT_Q8_ZP32, /* Q6_K */
+    ACT_F32,      /* exact mode, and F32/F16 weights */
+    ACT_Q8_MIN,   /* int8 per 32, scale, scale * sum: codes without zero point (Q4_1, Q5_1, Q4_K, Q5_K) */
+    ACT_Q8_ZP8,   /* the same with -zp * sum as the accumulator's start: Q4_0 */
+    ACT_Q8_ZP16,  /* Q5_0 */
+    ACT_Q8_ZP32,  /* Q6_K */
     ACT_Q8_ZP128, /* Q8_0 */
-    ACT_BF16,    /* BF16 weights where the CPU has a dot for it, else ACT_F32 is used */
+    ACT_BF16,     /* BF16 weights where the CPU has a dot for it, else ACT_F32 is used */
     ACT_KIND_COUNT
 };
 
 /* A packed matrix. Plan fills everything but data. */
 struct matrix {
-    enum tensor_type type;  /* of the file */
+    enum tensor_type type; /* of the file */
     enum numerics numerics;
     enum act_kind act;
     uint32_t N, K;
-    uint32_t panels;        /* ceil(N / 16) */
-    size_t panel_bytes;     /* a multiple of 64 */
-    uint8_t *data;          /* panels * panel_bytes, 64-byte aligned, owner: the device */
+    uint32_t panels;    /* ceil(N / 16) */
+    size_t panel_bytes; /* a multiple of 64 */
+    uint8_t *data;      /* panels * panel_bytes, 64-byte aligned, owner: the device */
 };
 
 /* What a matrix of this type and shape needs. ST_INVAL: K is not whole blocks of the type, or N or K is 0. */

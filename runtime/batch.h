@@ -1,5 +1,6 @@
 /* The contract between scheduler and device: one step is one flat list of tokens. Prefill chunks and decodes are not
- * different kinds of batch; a sequence brings 1..n consecutive tokens, and logits are made only for the rows that want them.
+ * different kinds of batch; a sequence brings 1..n consecutive tokens, and logits are made only for the rows that want
+ * them.
  *
  *   sequence s owns tokens[q_start[s] .. q_start[s+1])     at positions[..], consecutive
  *   its KV covers positions 0 .. kv_len[s]-1 after the step, in blocks block_table[s][0 .. ceil(kv_len[s] / 16))
@@ -25,47 +26,47 @@ struct logit_bias {
 };
 
 /* How a request wants its tokens chosen. Immutable while the request lives; shared by its choices apart from the seed.
- * Order of application: allowed ids, banned ids, bias, penalties (repetition, then frequency and presence), temperature,
- * min_p, top_k, top_p, draw. temperature 0 is greedy: the highest logit, the lowest id on a tie. Log-probabilities are of
- * the raw logits (vLLM's default), before all of this. */
+ * Order of application: allowed ids, banned ids, bias, penalties (repetition, then frequency and presence),
+ * temperature, min_p, top_k, top_p, draw. temperature 0 is greedy: the highest logit, the lowest id on a tie.
+ * Log-probabilities are of the raw logits (vLLM's default), before all of this. */
 struct sampling_params {
-    float temperature;        /* 0..2 */
-    float top_p;              /* (0, 1]; 1 = off */
-    float min_p;              /* [0, 1]; 0 = off */
-    uint32_t top_k;           /* 0 = off */
-    float repetition_penalty; /* > 0; 1 = off; over prompt and output (Keskar et al. 2019, as vLLM applies it) */
-    float frequency_penalty;  /* -2..2, times the count in the output */
-    float presence_penalty;   /* -2..2, once for ids in the output */
+    float temperature;             /* 0..2 */
+    float top_p;                   /* (0, 1]; 1 = off */
+    float min_p;                   /* [0, 1]; 0 = off */
+    uint32_t top_k;                /* 0 = off */
+    float repetition_penalty;      /* > 0; 1 = off; over prompt and output (Keskar et al. 2019, as vLLM applies it) */
+    float frequency_penalty;       /* -2..2, times the count in the output */
+    float presence_penalty;        /* -2..2, once for ids in the output */
     const struct logit_bias *bias; /* one entry an id, or NULL */
     uint32_t bias_count;
-    const uint32_t *allowed;  /* only these ids may be chosen, or NULL */
+    const uint32_t *allowed; /* only these ids may be chosen, or NULL */
     uint32_t allowed_count;
-    int32_t logprobs;         /* -1: none; k: the chosen token's and the k best */
+    int32_t logprobs; /* -1: none; k: the chosen token's and the k best */
 };
 
 /* One row that wants logits. */
 struct batch_row {
-    uint32_t token;           /* index into tokens[]: its logits are wanted */
+    uint32_t token; /* index into tokens[]: its logits are wanted */
     const struct sampling_params *params;
-    uint64_t seed;            /* the choice's; the draw depends on (seed, position) alone */
-    uint32_t position;        /* of the token to be chosen */
-    const uint32_t *seen;     /* the sequence's ids so far: prompt, then output; for penalties */
+    uint64_t seed;        /* the choice's; the draw depends on (seed, position) alone */
+    uint32_t position;    /* of the token to be chosen */
+    const uint32_t *seen; /* the sequence's ids so far: prompt, then output; for penalties */
     uint32_t seen_prompt, seen_count;
-    const uint32_t *banned;   /* ids that may not be chosen now (end ids while min_tokens is not reached), or NULL */
+    const uint32_t *banned; /* ids that may not be chosen now (end ids while min_tokens is not reached), or NULL */
     uint32_t banned_count;
-    bool score_only;          /* a prompt position (echo with logprobs): nothing is drawn, `target` is scored */
+    bool score_only; /* a prompt position (echo with logprobs): nothing is drawn, `target` is scored */
     uint32_t target;
 };
 
 struct batch {
     uint32_t tokens_count, seqs_count, rows_count;
-    uint32_t *tokens;                 /* [tokens_count] */
-    uint32_t *positions;              /* [tokens_count] */
-    uint32_t *seq_of_token;           /* [tokens_count] index of the sequence in this batch */
-    uint32_t *q_start;                /* [seqs_count + 1] */
-    uint32_t *kv_len;                 /* [seqs_count] including this step's tokens */
-    const block_id **block_table;     /* [seqs_count] */
-    struct batch_row *rows;           /* [rows_count] */
+    uint32_t *tokens;             /* [tokens_count] */
+    uint32_t *positions;          /* [tokens_count] */
+    uint32_t *seq_of_token;       /* [tokens_count] index of the sequence in this batch */
+    uint32_t *q_start;            /* [seqs_count + 1] */
+    uint32_t *kv_len;             /* [seqs_count] including this step's tokens */
+    const block_id **block_table; /* [seqs_count] */
+    struct batch_row *rows;       /* [rows_count] */
     uint32_t tokens_max, seqs_max, rows_max;
 };
 
@@ -75,12 +76,12 @@ enum row_flag {
 };
 
 struct row_result {
-    uint32_t id;             /* chosen, or the target */
-    uint32_t flags;          /* enum row_flag */
-    float logprob;           /* of id; only when logprobs >= 0 */
-    uint32_t rank;           /* of id among all logits, 1 = highest; only when logprobs >= 0 */
-    uint32_t top_count;      /* min(logprobs, V) */
-    uint32_t top_ids[LOGPROBS_MAX];      /* by falling logit, lower id first on a tie */
+    uint32_t id;                    /* chosen, or the target */
+    uint32_t flags;                 /* enum row_flag */
+    float logprob;                  /* of id; only when logprobs >= 0 */
+    uint32_t rank;                  /* of id among all logits, 1 = highest; only when logprobs >= 0 */
+    uint32_t top_count;             /* min(logprobs, V) */
+    uint32_t top_ids[LOGPROBS_MAX]; /* by falling logit, lower id first on a tie */
     float top_logprobs[LOGPROBS_MAX];
 };
 

@@ -2,9 +2,9 @@
  *
  *   io thread --submit/cancel--> ring -> [ sched_plan -> device_step -> sched_commit ] -> ring --events--> io thread
  *
- * It is the only thread that touches scheduler and device. It never does I/O; a step makes no allocation. With nothing to do
- * it sleeps. After each step that made events it calls `wake` once (not once a token or stream). A full event ring stops the
- * engine until the server has taken some: nothing is lost. */
+ * It is the only thread that touches scheduler and device. It never does I/O; a step makes no allocation. With nothing
+ * to do it sleeps. After each step that made events it calls `wake` once (not once a token or stream). A full event
+ * ring stops the engine until the server has taken some: nothing is lost. */
 #ifndef SCHEDULER_ENGINE_H
 #define SCHEDULER_ENGINE_H
 
@@ -20,18 +20,18 @@
 struct engine;
 
 struct engine_config {
-    uint32_t context_max;          /* max-model-len */
-    uint32_t running_max;          /* max-num-seqs: sequences in a step */
-    uint32_t step_tokens_max;      /* max-num-batched-tokens */
-    uint32_t queue_requests_max;   /* waiting requests of all tenants */
-    uint64_t queue_tokens_max;     /* their prompt tokens */
-    uint32_t tenants_max;          /* tenant indices are below this */
-    uint32_t tenant_share_percent; /* of both queues, while other tenants wait */
-    uint64_t itl_target_ns;        /* gap between tokens that prefill chunks must respect; 0 = no bound */
-    bool prefix_cache;             /* false: blocks are shared only between the choices of one request */
+    uint32_t context_max;                  /* max-model-len */
+    uint32_t running_max;                  /* max-num-seqs: sequences in a step */
+    uint32_t step_tokens_max;              /* max-num-batched-tokens */
+    uint32_t queue_requests_max;           /* waiting requests of all tenants */
+    uint64_t queue_tokens_max;             /* their prompt tokens */
+    uint32_t tenants_max;                  /* tenant indices are below this */
+    uint32_t tenant_share_percent;         /* of both queues, while other tenants wait */
+    uint64_t itl_target_ns;                /* gap between tokens that prefill chunks must respect; 0 = no bound */
+    bool prefix_cache;                     /* false: blocks are shared only between the choices of one request */
     uint32_t think_start_id, think_end_id; /* reasoning markers, VOCAB_NO_ID without */
     const struct clock *clock;
-    void (*wake)(void *state);     /* engine thread: events are waiting */
+    void (*wake)(void *state); /* engine thread: events are waiting */
     void *wake_state;
 };
 
@@ -41,30 +41,30 @@ struct engine_stats {
     uint64_t prompt_tokens, cached_tokens, computed_prompt_tokens, generation_tokens, recomputed_tokens;
     uint64_t preemptions, prefix_queries_tokens, prefix_hits_tokens;
     uint64_t requests_done, requests_refused;
-    uint32_t running, waiting;             /* sequences, requests */
+    uint32_t running, waiting; /* sequences, requests */
     uint64_t waiting_tokens;
     uint32_t kv_blocks_used, kv_blocks_cached, kv_blocks_total;
-    uint64_t queue_wait_estimate_ns;       /* queued work / measured rate: Retry-After */
+    uint64_t queue_wait_estimate_ns; /* queued work / measured rate: Retry-After */
     uint32_t last_step_tokens, last_step_rows;
-    bool device_lost;                      /* the engine has ended its requests and takes no more */
-    uint64_t beat_ns;                      /* when the loop last turned, for the watchdog */
+    bool device_lost; /* the engine has ended its requests and takes no more */
+    uint64_t beat_ns; /* when the loop last turned, for the watchdog */
 };
 
 /* Starts the engine thread. device and tokenizer are borrowed and must outlive it. ST_NOMEM, ST_INVAL (err). */
 NODISCARD enum status engine_create(const struct engine_config *config, struct device *device,
                                     const struct tokenizer *tokenizer, struct engine **engine, struct error *err);
 
-/* Stops after the current step, ends whatever still runs with CAUSE_PLATFORM_CANCEL (their events can still be polled until
- * destroy), joins the thread. io thread. */
+/* Stops after the current step, ends whatever still runs with CAUSE_PLATFORM_CANCEL (their events can still be polled
+ * until destroy), joins the thread. io thread. */
 void engine_stop(struct engine *engine);
 void engine_destroy(struct engine *engine);
 
 /* Hands a request over. ST_AGAIN: the ring is full (answer 503). io thread only. */
 NODISCARD enum status engine_submit(struct engine *engine, struct request *request);
 
-/* Asks for the request's end; takes effect in the next plan, its blocks are free within that step. Its REQUEST_DONE still
- * comes. Harmless for a request that has ended or was never known. cause: CLIENT_GONE or PLATFORM_CANCEL.
- * False: the ring is full, ask again. io thread only. */
+/* Asks for the request's end; takes effect in the next plan, its blocks are free within that step. Its REQUEST_DONE
+ * still comes. Harmless for a request that has ended or was never known. cause: CLIENT_GONE or PLATFORM_CANCEL. False:
+ * the ring is full, ask again. io thread only. */
 NODISCARD bool engine_cancel(struct engine *engine, uint64_t request_id, enum cause cause);
 
 /* The next event, false when there is none. io thread only. */

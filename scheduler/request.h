@@ -1,12 +1,13 @@
 /* One request as server, scheduler and engine share it: plain data, no methods.
  *
- * The server fills a `struct request` in its own arena and hands it over with engine_submit; from then until it has taken
- * the request's REQUEST_DONE (or REQUEST_REFUSED) event, the engine may read everything and writes only the members
- * marked "engine:". Generated ids are not copied through the event ring: the engine appends them to choice->tokens, and an
- * event says how many are there. The ring's release/acquire makes them visible; the server never reads past the count an
- * event has told it.
+ * The server fills a `struct request` in its own arena and hands it over with engine_submit; from then until it has
+ * taken the request's REQUEST_DONE (or REQUEST_REFUSED) event, the engine may read everything and writes only the
+ * members marked "engine:". Generated ids are not copied through the event ring: the engine appends them to
+ * choice->tokens, and an event says how many are there. The ring's release/acquire makes them visible; the server never
+ * reads past the count an event has told it.
  *
- *   submit -> waiting -> running <-> waiting (preempted) -> done       every request ends in exactly one DONE or REFUSED (R7)
+ *   submit -> waiting -> running <-> waiting (preempted) -> done       every request ends in exactly one DONE or
+ * REFUSED (R7)
  */
 #ifndef SCHEDULER_REQUEST_H
 #define SCHEDULER_REQUEST_H
@@ -21,11 +22,11 @@ enum service_class { CLASS_PRIORITY, CLASS_DEFAULT, CLASS_FLEX, CLASS_BATCH, CLA
 
 /* Why a choice ended. The first two are OpenAI's finish_reason "stop" and "length". */
 enum finish {
-    FINISH_NONE,      /* still running */
-    FINISH_STOP,      /* an end id, a stop id or a stop string: see stop_id, stop_string */
-    FINISH_LENGTH,    /* max_tokens or the context's end */
-    FINISH_CANCELED,  /* engine_cancel */
-    FINISH_ERROR      /* row not finite, nothing to choose from, device lost, deadline */
+    FINISH_NONE,     /* still running */
+    FINISH_STOP,     /* an end id, a stop id or a stop string: see stop_id, stop_string */
+    FINISH_LENGTH,   /* max_tokens or the context's end */
+    FINISH_CANCELED, /* engine_cancel */
+    FINISH_ERROR     /* row not finite, nothing to choose from, device lost, deadline */
 };
 
 /* Why a request ended, for its usage record (metering.md 2.2). */
@@ -46,8 +47,8 @@ struct stop_string {
 
 /* Log-probabilities of one position. */
 struct token_logprobs {
-    float logprob;   /* of the token itself */
-    uint32_t rank;   /* 1 = the most likely */
+    float logprob; /* of the token itself */
+    uint32_t rank; /* 1 = the most likely */
     uint32_t top_count;
     uint32_t top_ids[LOGPROBS_MAX];
     float top_logprobs[LOGPROBS_MAX];
@@ -58,58 +59,58 @@ struct choice {
     struct token_logprobs *logprobs; /* [max_tokens], or NULL; engine: written beside each token */
     uint64_t seed;
     /* engine: valid up to what the last event said */
-    uint32_t output_count;           /* ids after the prompt, with the terminal stop token or id */
-    uint32_t text_bytes;             /* bytes of output text (special tokens left out unless kept) that may be shown: what could
-                                        still become a stop string, and what a stop string cut off, is not in it */
+    uint32_t output_count; /* ids after the prompt, with the terminal stop token or id */
+    uint32_t text_bytes;   /* bytes of output text (special tokens left out unless kept) that may be shown: what could
+                              still become a stop string, and what a stop string cut off, is not in it */
     enum finish finish;
-    uint32_t stop_id;                /* FINISH_STOP by an id: which, else VOCAB_NO_ID */
-    uint32_t stop_string;            /* FINISH_STOP by a string: its index, else STOP_STRING_NONE */
-    uint32_t reasoning_count;        /* of output_count: ids between the model's reasoning markers, markers included */
-    uint32_t trimmed_count;          /* of output_count: ids whose text a stop string withheld completely */
+    uint32_t stop_id;         /* FINISH_STOP by an id: which, else VOCAB_NO_ID */
+    uint32_t stop_string;     /* FINISH_STOP by a string: its index, else STOP_STRING_NONE */
+    uint32_t reasoning_count; /* of output_count: ids between the model's reasoning markers, markers included */
+    uint32_t trimmed_count;   /* of output_count: ids whose text a stop string withheld completely */
 };
 
 /* Token counts of a finished request: metering.md 2.1, the only source of `usage` and of the bill. */
 struct usage {
     enum cause cause;
-    bool mismatch;         /* the counts of scheduler, choices and batch positions disagreed: the lowest was taken */
-    uint32_t in_total;     /* prompt ids, once, not per choice; fixed at first schedule */
-    uint32_t in_hit;       /* of these, from the prefix cache at first schedule; < in_total */
-    uint32_t out;          /* accepted output ids of all choices, terminal stop ids included */
+    bool mismatch;     /* the counts of scheduler, choices and batch positions disagreed: the lowest was taken */
+    uint32_t in_total; /* prompt ids, once, not per choice; fixed at first schedule */
+    uint32_t in_hit;   /* of these, from the prefix cache at first schedule; < in_total */
+    uint32_t out;      /* accepted output ids of all choices, terminal stop ids included */
     uint32_t out_reasoning, out_trimmed;
     uint32_t choices;
-    uint32_t recomputed;   /* ids prefilled again after preemption: never charged */
+    uint32_t recomputed; /* ids prefilled again after preemption: never charged */
     uint32_t preemptions;
 };
 
 struct request {
-    uint64_t id;                     /* unique while alive; never 0 */
-    void *owner;                     /* the server's, handed back in events */
-    uint32_t tenant;                 /* small index; fairness and queue shares are per tenant */
+    uint64_t id;     /* unique while alive; never 0 */
+    void *owner;     /* the server's, handed back in events */
+    uint32_t tenant; /* small index; fairness and queue shares are per tenant */
     enum service_class service_class;
-    int32_t priority;                /* within class and tenant: lower first (vLLM's `priority`) */
-    uint8_t cache_domain[32];        /* prefix cache sharing: secret of the tenant; equal domains share blocks */
-    uint64_t deadline_ns;            /* monotonic; 0: none */
+    int32_t priority;         /* within class and tenant: lower first (vLLM's `priority`) */
+    uint8_t cache_domain[32]; /* prefix cache sharing: secret of the tenant; equal domains share blocks */
+    uint64_t deadline_ns;     /* monotonic; 0: none */
 
-    const uint32_t *prompt;          /* [prompt_count], >= 1 */
+    const uint32_t *prompt; /* [prompt_count], >= 1 */
     uint32_t prompt_count;
-    struct choice *choices;          /* [choices_count], >= 1 */
+    struct choice *choices; /* [choices_count], >= 1 */
     uint32_t choices_count;
     struct sampling_params params;
-    uint32_t max_tokens;             /* per choice; 0 only with score_prompt. prompt_count + max_tokens <= context_max */
-    uint32_t min_tokens;             /* end ids, stop ids and stop strings do not count before this many */
-    bool ignore_eos;                 /* the model's end ids do not stop */
-    bool keep_special;               /* special tokens are part of the text (skip_special_tokens = false) */
-    bool include_stop;               /* text_bytes includes the stop string that ended the choice */
+    uint32_t max_tokens; /* per choice; 0 only with score_prompt. prompt_count + max_tokens <= context_max */
+    uint32_t min_tokens; /* end ids, stop ids and stop strings do not count before this many */
+    bool ignore_eos;     /* the model's end ids do not stop */
+    bool keep_special;   /* special tokens are part of the text (skip_special_tokens = false) */
+    bool include_stop;   /* text_bytes includes the stop string that ended the choice */
     const uint32_t *stop_ids;
     uint32_t stop_ids_count;
     const struct stop_string *stops;
     uint32_t stops_count;
-    bool score_prompt;               /* echo with logprobs: prompt_logprobs are wanted; the prefix cache is not read */
+    bool score_prompt; /* echo with logprobs: prompt_logprobs are wanted; the prefix cache is not read */
     struct token_logprobs *prompt_logprobs; /* [prompt_count] (entry 0 unused), or NULL; engine: written */
 
     /* engine: */
     uint64_t submitted_ns, scheduled_ns, first_token_ns, done_ns; /* monotonic; 0 = did not happen */
-    struct usage usage;              /* valid at REQUEST_DONE */
+    struct usage usage;                                           /* valid at REQUEST_DONE */
 };
 
 enum event_kind {
@@ -121,8 +122,9 @@ enum event_kind {
 
 struct event {
     enum event_kind kind;
-    enum status status;    /* REFUSED: ST_LIMIT (node queue full), ST_QUOTA (tenant's share full), ST_INVAL (can never fit),
-                              ST_TIMEOUT (deadline), ST_CANCELED; DONE: ST_OK, or why it failed (ST_DEVICE, ST_TIMEOUT, ...) */
+    enum status
+        status; /* REFUSED: ST_LIMIT (node queue full), ST_QUOTA (tenant's share full), ST_INVAL (can never fit),
+                   ST_TIMEOUT (deadline), ST_CANCELED; DONE: ST_OK, or why it failed (ST_DEVICE, ST_TIMEOUT, ...) */
     struct request *request;
     uint32_t choice;
     uint32_t output_count, text_bytes, reasoning_count;

@@ -46,8 +46,8 @@ void log_line(enum log_level level, const char *module, const char *format, ...)
     for (size_t i = 0; i < length; i++)
         if ((unsigned char)line[i] < 0x20) line[i] = '?';
     line[length++] = '\n';
-    /* A pipe that polls writable takes a line (at most PIPE_BUF bytes) without waiting. O_NONBLOCK is not ours to set: others
-     * share this file. */
+    /* A pipe that polls writable takes a line (at most PIPE_BUF bytes) without waiting. O_NONBLOCK is not ours to set:
+     * others share this file. */
     struct pollfd sink = {.fd = STDERR_FILENO, .events = POLLOUT};
     bool ready = poll(&sink, 1, 0) == 1 && (sink.revents & POLLOUT);
     if (!ready || write(STDERR_FILENO, line, length) < 0) atomic_fetch_add(&lines_dropped, 1);

@@ -1,6 +1,6 @@
-/* A device: holds the packed weights and the KV blocks, and turns a batch into tokens. device_cpu.c, later device_cuda.c;
- * tests bring a null device (ids from a hash) and faulty ones. One step at a time, on the engine's thread; a step allocates
- * nothing. */
+/* A device: holds the packed weights and the KV blocks, and turns a batch into tokens. device_cpu.c, later
+ * device_cuda.c; tests bring a null device (ids from a hash) and faulty ones. One step at a time, on the engine's
+ * thread; a step allocates nothing. */
 #ifndef RUNTIME_DEVICE_DEVICE_H
 #define RUNTIME_DEVICE_DEVICE_H
 
@@ -15,17 +15,18 @@
 struct device;
 
 struct device_info {
-    char name[64];               /* "cpu avx512, 2 threads" */
+    char name[64]; /* "cpu avx512, 2 threads" */
     uint32_t vocab;
-    uint32_t kv_blocks;          /* ids 0 .. kv_blocks-1 */
-    size_t kv_block_bytes;       /* over all layers */
-    size_t weights_bytes;        /* packed */
+    uint32_t kv_blocks;    /* ids 0 .. kv_blocks-1 */
+    size_t kv_block_bytes; /* over all layers */
+    size_t weights_bytes;  /* packed */
     uint32_t tokens_max, seqs_max, rows_max;
 };
 
 struct device_ops {
-    /* Runs one step: writes the KV of all its tokens and result->rows[0 .. rows_count). ST_DEVICE: the device is lost and
-     * the step must be discarded whole. ST_INVAL: the batch breaks the contract (our bug, found before anything ran). */
+    /* Runs one step: writes the KV of all its tokens and result->rows[0 .. rows_count). ST_DEVICE: the device is lost
+     * and the step must be discarded whole. ST_INVAL: the batch breaks the contract (our bug, found before anything
+     * ran). */
     enum status (*step)(struct device *device, const struct batch *batch, struct batch_result *result);
     void (*destroy)(struct device *device);
 };
@@ -38,12 +39,12 @@ struct device { /* the first member of every implementation */
 struct device_config {
     enum cpu_path path;
     enum numerics numerics;
-    uint32_t threads;            /* >= 1, the engine's own thread included */
-    size_t kv_bytes;             /* memory for KV blocks; kv_blocks = kv_bytes / block, at least one sequence's worth */
-    uint32_t tokens_max;         /* tokens a step */
-    uint32_t seqs_max;           /* sequences a step */
-    uint32_t rows_max;           /* rows with logits a step */
-    uint32_t context_max;        /* positions a sequence may reach */
+    uint32_t threads;     /* >= 1, the engine's own thread included */
+    size_t kv_bytes;      /* memory for KV blocks; kv_blocks = kv_bytes / block, at least one sequence's worth */
+    uint32_t tokens_max;  /* tokens a step */
+    uint32_t seqs_max;    /* sequences a step */
+    uint32_t rows_max;    /* rows with logits a step */
+    uint32_t context_max; /* positions a sequence may reach */
 };
 
 /* Called while weights are packed, with bytes done and in all. The caller's thread. */

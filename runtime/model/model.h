@@ -1,11 +1,11 @@
 /* A model file opened for use: its description, its vocabulary, and views of its weights.
  *
- * Weights are borrowed from the mapped file until model_release_file: a device packs them into its own memory first. After
- * that only spec, vocab and chat_template stay. Owner: the caller. Not thread-safe while opening; then read-only.
+ * Weights are borrowed from the mapped file until model_release_file: a device packs them into its own memory first.
+ * After that only spec, vocab and chat_template stay. Owner: the caller. Not thread-safe while opening; then read-only.
  *
- * Vectors (norms, biases, rope_factors) are always F32. The file is mapped: if another process cuts it while its weights are
- * read, the kernel sends SIGBUS. Whoever owns the process (server/main.c) may catch that to say so before it exits; a model
- * is replaced by renaming a new file over the old one, never by writing into it. */
+ * Vectors (norms, biases, rope_factors) are always F32. The file is mapped: if another process cuts it while its
+ * weights are read, the kernel sends SIGBUS. Whoever owns the process (server/main.c) may catch that to say so before
+ * it exits; a model is replaced by renaming a new file over the old one, never by writing into it. */
 #ifndef RUNTIME_MODEL_MODEL_H
 #define RUNTIME_MODEL_MODEL_H
 
@@ -16,7 +16,8 @@
 
 #include <stddef.h>
 
-/* A matrix (rows N outputs, cols K inputs, row-major, each row whole blocks) or a vector (rows 1). data NULL: absent. */
+/* A matrix (rows N outputs, cols K inputs, row-major, each row whole blocks) or a vector (rows 1). data NULL: absent.
+ */
 struct tensor_view {
     const void *data;
     enum tensor_type type;
@@ -30,11 +31,11 @@ struct layer_weights {
 };
 
 struct model_weights {
-    struct tensor_view embed;      /* (V, E) */
-    struct tensor_view final_norm; /* (E) */
-    struct tensor_view head;       /* (V, E); the same view as embed when tied */
+    struct tensor_view embed;        /* (V, E) */
+    struct tensor_view final_norm;   /* (E) */
+    struct tensor_view head;         /* (V, E); the same view as embed when tied */
     struct tensor_view rope_factors; /* (rope_size / 2) f32 divisors of the frequencies (Llama 3), or absent */
-    struct layer_weights *layers;  /* (L) */
+    struct layer_weights *layers;    /* (L) */
 };
 
 struct model {
@@ -47,10 +48,11 @@ struct model {
     struct gguf *file; /* NULL after model_release_file */
 };
 
-/* Opens a GGUF file. ST_NOTFOUND, ST_IO: path; ST_INVAL, ST_LIMIT: the file's content: err says what, where (offset, key,
- * tensor) and, for an unknown architecture, which are known. */
+/* Opens a GGUF file. ST_NOTFOUND, ST_IO: path; ST_INVAL, ST_LIMIT: the file's content: err says what, where (offset,
+ * key, tensor) and, for an unknown architecture, which are known. */
 NODISCARD enum status model_open(const char *path, struct model **model, struct error *err);
-/* The same from memory, which stays the caller's, is aligned to 64 bytes and outlives the model's use of its weights. */
+/* The same from memory, which stays the caller's, is aligned to 64 bytes and outlives the model's use of its weights.
+ */
 NODISCARD enum status model_open_memory(const void *data, size_t size_bytes, struct model **model, struct error *err);
 void model_release_file(struct model *model); /* weights become invalid; vocabulary and template stay */
 void model_close(struct model *model);

@@ -1,10 +1,11 @@
 /* Chat templates: the Jinja subset that models ship, compiled once, rendered per request under a budget.
  *
- * Templates come from model files and are as untrusted as requests: steps, output, nesting and memory are bounded by the
- * template_* limits, there is no file access, no attribute of the host, no recursion of ours on input depth.
+ * Templates come from model files and are as untrusted as requests: steps, output, nesting and memory are bounded by
+ * the template_* limits, there is no file access, no attribute of the host, no recursion of ours on input depth.
  *
- * Output carries its origin: text that came from messages, tools or keyword arguments is marked as content through every
- * filter and concatenation, so that the tokenizer recognises special tokens only in what the template itself wrote.
+ * Output carries its origin: text that came from messages, tools or keyword arguments is marked as content through
+ * every filter and concatenation, so that the tokenizer recognises special tokens only in what the template itself
+ * wrote.
  *
  * A compiled template is immutable and shared by all threads. The oracle is jinja2 set as in transformers (trim_blocks,
  * lstrip_blocks, loopcontrols, unescaped tojson, raise_exception, strftime_now, namespace, {% generation %}). */
@@ -33,7 +34,7 @@ struct chat_input {
     const struct json *arguments; /* object of chat_template_kwargs, or NULL: content; must not hide the names below */
     const char *bos_token, *eos_token; /* "" when the vocabulary has none: trusted */
     bool add_generation_prompt;
-    int64_t now_unix_s;           /* for strftime_now */
+    int64_t now_unix_s; /* for strftime_now */
 };
 
 struct span_list {
@@ -43,8 +44,8 @@ struct span_list {
 
 void span_list_free(struct span_list *list);
 
-/* Appends the rendered prompt to out and its origin to spans. ST_INVAL: the template raised an exception or used a value
- * wrongly (err has its message: the client's to read); ST_LIMIT: a template_* limit; ST_NOMEM. Any thread. */
+/* Appends the rendered prompt to out and its origin to spans. ST_INVAL: the template raised an exception or used a
+ * value wrongly (err has its message: the client's to read); ST_LIMIT: a template_* limit; ST_NOMEM. Any thread. */
 NODISCARD enum status chat_template_render(const struct chat_template *tmpl, const struct chat_input *input,
                                            struct buf *out, struct span_list *spans, struct error *err);
 

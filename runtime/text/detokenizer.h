@@ -1,8 +1,8 @@
 /* Ids to text as they come, never emitting a broken UTF-8 character.
  *
- * Bytes that may be the beginning of a character are held back (at most 3); bytes that can be no character become U+FFFD,
- * one for each maximal bad sequence, as Python's bytes.decode(errors="replace") does. So the joined output equals the
- * decoding of all ids at once. Plain data in the caller's memory; one thread at a time. */
+ * Bytes that may be the beginning of a character are held back (at most 3); bytes that can be no character become
+ * U+FFFD, one for each maximal bad sequence, as Python's bytes.decode(errors="replace") does. So the joined output
+ * equals the decoding of all ids at once. Plain data in the caller's memory; one thread at a time. */
 #ifndef RUNTIME_TEXT_DETOKENIZER_H
 #define RUNTIME_TEXT_DETOKENIZER_H
 

@@ -1,9 +1,9 @@
 /* Text to token ids and back, exactly as the model was trained.
  *
- * Special tokens are recognised only where the text came from us: encode takes spans, and only text inside `trusted` spans
- * (chat template, our own prompts) may become a control token. A user's "<|im_end|>" is tokenised as the ordinary characters
- * it is. Ordinary text is still merged across span borders, so that a template with harmless content gives the ids of the
- * rendered string.
+ * Special tokens are recognised only where the text came from us: encode takes spans, and only text inside `trusted`
+ * spans (chat template, our own prompts) may become a control token. A user's "<|im_end|>" is tokenised as the ordinary
+ * characters it is. Ordinary text is still merged across span borders, so that a template with harmless content gives
+ * the ids of the rendered string.
  *
  * A tokenizer is immutable after creation and shared by all threads. It copies what it needs from the vocabulary. */
 #ifndef RUNTIME_TEXT_TOKENIZER_H
@@ -37,15 +37,15 @@ struct token_list {
 
 void token_list_free(struct token_list *list);
 
-/* Appends the ids of text to list. text need not be valid UTF-8 (each bad byte is encoded as that byte). add_special: put the
- * vocabulary's BOS/EOS around it where the vocabulary asks for them. spans_count 0: nothing is trusted.
- * Work grows linearly (up to log factors) with length for any input. ST_LIMIT: list->limit; ST_NOMEM. Any thread. */
+/* Appends the ids of text to list. text need not be valid UTF-8 (each bad byte is encoded as that byte). add_special:
+ * put the vocabulary's BOS/EOS around it where the vocabulary asks for them. spans_count 0: nothing is trusted. Work
+ * grows linearly (up to log factors) with length for any input. ST_LIMIT: list->limit; ST_NOMEM. Any thread. */
 NODISCARD enum status tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t length,
                                        const struct text_span *spans, size_t spans_count, bool add_special,
                                        struct token_list *list);
 
-/* The bytes an id stands for: for a special token its name, for a byte-level token the raw bytes (which may be part of a
- * character). Valid as long as the tokenizer. Empty for an id outside the vocabulary. */
+/* The bytes an id stands for: for a special token its name, for a byte-level token the raw bytes (which may be part of
+ * a character). Valid as long as the tokenizer. Empty for an id outside the vocabulary. */
 const char *tokenizer_bytes(const struct tokenizer *tokenizer, uint32_t id, uint32_t *length);
 
 /* Control and unknown tokens, which skip_special_tokens leaves out of the text. */
