@@ -375,7 +375,7 @@ enum status tmpl_items(struct tmpl_heap *heap, const struct tmpl_value *value, c
         *items = value->list;
         if (value->list->flavor != TMPL_FLAVOR_GENERATOR) return ST_OK;
         TRY(tmpl_list_new(heap, TMPL_FLAVOR_LIST, 0, &list));
-        list->items = value->list->items + value->list->taken;
+        if (value->list->count) list->items = value->list->items + value->list->taken;
         list->count = list->capacity = value->list->count - value->list->taken;
         value->list->taken = value->list->count;
         *items = list;
@@ -458,6 +458,17 @@ static enum status slice_text(struct tmpl_heap *heap, struct tmpl_text text, int
     return ST_OK;
 }
 
+/* The bounds of a range's slice, for printing; false when they do not fit. */
+static bool slice_range(const struct tmpl_list *range, int64_t from, int64_t to, int64_t by, struct tmpl_list *slice)
+{
+    int64_t start, stop;
+    return !__builtin_mul_overflow(from, range->range_step, &start) &&
+           !__builtin_add_overflow(start, range->range_start, &slice->range_start) &&
+           !__builtin_mul_overflow(to, range->range_step, &stop) &&
+           !__builtin_add_overflow(stop, range->range_start, &slice->range_stop) &&
+           !__builtin_mul_overflow(range->range_step, by, &slice->range_step);
+}
+
 enum status tmpl_slice(struct tmpl_heap *heap, const struct tmpl_value *value, const struct tmpl_value *start,
                        const struct tmpl_value *stop, const struct tmpl_value *step, struct tmpl_value *result)
 {
@@ -481,11 +492,8 @@ enum status tmpl_slice(struct tmpl_heap *heap, const struct tmpl_value *value, c
         TRY(tmpl_charge(heap, 1));
         TRY(tmpl_list_add(heap, list, value->list->items[i]));
     }
-    if (flavor == TMPL_FLAVOR_RANGE) {
-        list->range_start = value->list->range_start + from * value->list->range_step;
-        list->range_stop = value->list->range_start + to * value->list->range_step;
-        list->range_step = value->list->range_step * by;
-    }
+    if (flavor == TMPL_FLAVOR_RANGE && !slice_range(value->list, from, to, by, list))
+        return tmpl_fail(heap, ST_INVAL, "an integer does not fit 64 bits");
     *result = tmpl_from_list(list);
     return ST_OK;
 }

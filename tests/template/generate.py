@@ -105,7 +105,9 @@ class Generator:
         if r < 0.68:
             return self.test()
         if r < 0.74:
-            return f"{self.number()} {self.pick('+', '-', '*', '/', '//', '%', '**')} {self.number()}"
+            if self.rng.random() < 0.1:
+                return f"{self.number()} ** {self.pick('0', '1', '2', '3')}"
+            return f"{self.number()} {self.pick('+', '-', '*', '/', '//', '%')} {self.number()}"
         if r < 0.80:
             return f"{e()} ~ {e()}"
         if r < 0.84:

@@ -81,6 +81,8 @@ static void test_chat_template_renders(void **state)
     expect("{% macro f(x, y=2) %}{{ x }}{{ y }}{% endmacro %}{{ f(1) }}{{ f(1, y=3) }}", "1213");
     expect("{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}", "3");
     expect("{{ strftime_now('%Y-%m-%d') }}", "2023-11-14");
+    expect("{{ []|map('upper')|list }}{{ nothing|select|join }}", "[]");
+    expect("{{ range(10)[2:9:3] }}{{ range(10)[::-1]|first }}", "range(2, 9, 3)9");
     expect("{{ undefined_thing }}{{ messages.nothing }}", "");
 }
 
@@ -142,6 +144,7 @@ static void test_chat_template_names_what_is_wrong(void **state)
     expect_failure("{{ raise_exception('roles must alternate') }}", ST_INVAL, "roles must alternate");
     expect_failure("{{ 9223372036854775807 + 1 }}", ST_INVAL, "64 bits");
     expect_failure("{{ 99999999999999999999 }}", ST_INVAL, "64 bits");
+    expect_failure("{{ range(0, 9, 9223372036854775807)[::9] }}", ST_INVAL, "64 bits");
     expect_failure("{{ 1 // 0 }}", ST_INVAL, "zero");
     expect_failure("{{ messages.append(1) }}", ST_INVAL, "immutable");
     expect_failure("\xff", ST_INVAL, "UTF-8");
@@ -177,8 +180,8 @@ static void test_chat_template_refuses_depth(void **state)
 {
     (void)state;
     static const char *const shapes[][3] = {
-        {"(", "1", ")"},  {"[", "", "]"},   {"{1:", "1", "}"},    {"-", "1", ""},      {"not ", "1", ""},
-        {"", "x", ".a"},  {"", "x", "[0]"}, {"", "x", "()"},      {"", "x", "|upper"}, {"1 if x else ", "1", ""},
+        {"(", "1", ")"},  {"[", "", "]"},   {"{1:", "1", "}"},      {"-", "1", ""},      {"not ", "1", ""},
+        {"", "x", ".a"},  {"", "x", "[0]"}, {"", "x", "()"},        {"", "x", "|upper"}, {"1 if x else ", "1", ""},
         {"x(", "1", ")"}, {"x[", "1", "]"}, {"", "x", " is odd()"}, {"", "1", " if 1"}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         char *inside = nested(shapes[i][0], shapes[i][1], shapes[i][2], *shapes[i][0] == '{' ? 20000 : 100000);
