@@ -63,6 +63,13 @@ static void add(float *restrict x, const float *restrict y, uint32_t count)
     for (uint32_t i = 0; i < count; i++) x[i] = x[i] + y[i];
 }
 
+/* The same with a constant count, which the compiler turns into vectors; not inlined, for there it forgets `restrict`.
+ */
+static __attribute__((noinline)) void add_tile(float *restrict x, const float *restrict y)
+{
+    for (uint32_t i = 0; i < TILE_COLUMNS; i++) x[i] = x[i] + y[i];
+}
+
 /* Bias, norm and rotation of heads [begin, end) of one token's Q or K. */
 static void finish_heads(const struct device_cpu *cpu, float *heads, struct span span, const float *bias,
                          const float *norm, const float *angles)
@@ -177,8 +184,8 @@ static void phase_residual(struct device_cpu *cpu, uint32_t thread_idx, const st
         uint32_t columns = multiply_tile(cpu, matrix, p, panels.end, act, tile);
         for (uint32_t n = 0; n < N; n++) {
             float *x = cpu->x + (size_t)n * E + (size_t)p * MATMUL_PANEL_ROWS;
-            if (columns == TILE_COLUMNS) { /* a constant count: the compiler's vectors */
-                add(x, tile + (size_t)n * TILE_COLUMNS, TILE_COLUMNS);
+            if (columns == TILE_COLUMNS) {
+                add_tile(x, tile + (size_t)n * TILE_COLUMNS);
             } else {
                 add(x, tile + (size_t)n * TILE_COLUMNS, columns);
             }
