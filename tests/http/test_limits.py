@@ -128,8 +128,11 @@ def test_too_many_from_one_address():
         for s in some:
             s.sendall(message("GET", "/version"))
             equal(Reply(s).read()[0], 200)
-        with server.connect() as extra:
-            assert Reply(extra).at_end()
+        try:
+            with server.connect() as extra:
+                assert Reply(extra).at_end()
+        except ConnectionResetError:
+            pass # cut off before connect() had returned
         for s in some:
             s.close()
         wait_for(lambda: _answers(server))
