@@ -133,6 +133,22 @@ static long usage_field(const char *tail, const char *name)
     return last ? strtol(last + strlen(key), NULL, 10) : -1;
 }
 
+/* A connection for one request: some servers close after each stream, so all are treated alike. */
+static int connect_client(struct run *run, struct client *client)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)run->options.port)};
+    inet_pton(AF_INET, run->options.host, &address.sin_addr);
+    client->fd = socket(AF_INET, SOCK_STREAM, 0);
+    if (client->fd < 0 || connect(client->fd, (struct sockaddr *)&address, sizeof address) != 0) return -1;
+    int on = 1;
+    setsockopt(client->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = client};
+    epoll_ctl(run->epoll, EPOLL_CTL_ADD, client->fd, &event);
+    make_request(run, client);
+    send_more(run, client);
+    return 0;
+}
+
 static void request_done(struct run *run, struct client *client)
 {
     long prompt = usage_field(client->tail, "prompt_tokens"), output = usage_field(client->tail, "completion_tokens");
@@ -141,11 +157,11 @@ static void request_done(struct run *run, struct client *client)
     if (output > 0) run->output_total += (uint64_t)output;
     series_add(&run->e2e_ms, (double)(client->last_ns - client->start_ns) / 1e6);
     client->waiting = false;
-    if (client->sent_requests < run->options.requests) {
-        make_request(run, client);
-        send_more(run, client);
-    } else {
-        close(client->fd);
+    close(client->fd);
+    if (client->sent_requests == run->options.requests) {
+        run->active--;
+    } else if (connect_client(run, client) != 0) {
+        run->failures++;
         run->active--;
     }
 }
@@ -208,22 +224,6 @@ static void receive(struct run *run, struct client *client)
     if (client->waiting && client->tail_length >= 5 &&
         !memcmp(client->tail + client->tail_length - 5, "0\r\n\r\n", 5) && strstr(client->tail, "[DONE]"))
         request_done(run, client);
-}
-
-static int connect_client(struct run *run, struct client *client)
-{
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)run->options.port)};
-    inet_pton(AF_INET, run->options.host, &address.sin_addr);
-    client->fd = socket(AF_INET, SOCK_STREAM, 0);
-    if (client->fd < 0 || connect(client->fd, (struct sockaddr *)&address, sizeof address) != 0) return -1;
-    int on = 1;
-    setsockopt(client->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    buf_init(&client->out, 0);
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = client};
-    epoll_ctl(run->epoll, EPOLL_CTL_ADD, client->fd, &event);
-    make_request(run, client);
-    send_more(run, client);
-    return 0;
 }
 
 static void report(struct run *run, double seconds, double cpu_seconds)
