@@ -314,6 +314,10 @@ static void close_handles(struct server *server)
     uv_close((uv_handle_t *)&server->engine_async, NULL);
     uv_close((uv_handle_t *)&server->tick, NULL);
     for (int i = 0; i < SIGNALS; i++) uv_close((uv_handle_t *)&server->signals[i], NULL);
+    /* A signal that comes now, after the last answer, must not turn a clean end into a killed process. */
+    struct sigaction ignore = {.sa_handler = SIG_IGN};
+    sigaction(SIGTERM, &ignore, NULL);
+    sigaction(SIGINT, &ignore, NULL);
 }
 
 static void on_http_closed(void *state)

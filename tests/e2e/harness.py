@@ -54,10 +54,14 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise AssertionError("the server did not end within 60 s of SIGTERM:\n" + self.log())
+        self.last_log = self.log()
+        self.log_file.close()
         if kind is None and code != self.expect_exit:
-            raise AssertionError(f"the server ended with {code}:\n{self.log()}")
+            raise AssertionError(f"the server ended with {code}:\n{self.last_log}")
 
     def log(self):
+        if self.log_file.closed:
+            return self.last_log
         self.log_file.seek(0)
         return self.log_file.read()
 
