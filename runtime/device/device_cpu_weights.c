@@ -186,6 +186,7 @@ static void divide(struct device_cpu *cpu)
 
 struct pack_job {
     struct device_cpu *cpu;
+    const struct model *model;
     const struct model_weights *from;
     device_progress_fn progress;
     void *progress_state;
@@ -195,7 +196,10 @@ struct pack_job {
 static void pack(struct pack_job *job, uint32_t thread_idx, const struct matrix *matrix, const struct tensor_view *view,
                  uint32_t panel_begin, uint32_t panel_end)
 {
-    if (panel_begin < panel_end) matmul_pack(matrix, view->data, panel_begin, panel_end);
+    if (panel_begin < panel_end) {
+        matmul_pack(matrix, view->data, panel_begin, panel_end);
+        model_forget_rows(job->model, view, panel_begin * MATMUL_PANEL_ROWS, panel_end * MATMUL_PANEL_ROWS);
+    }
     size_t bytes = (panel_end - panel_begin) * matrix->panel_bytes;
     size_t done_bytes = atomic_fetch_add(&job->done_bytes, bytes) + bytes;
     if (thread_idx == 0 && job->progress) job->progress(job->progress_state, done_bytes, job->cpu->weights_bytes);
@@ -271,7 +275,7 @@ enum status device_cpu_load(struct device_cpu *cpu, const struct model *model, d
     place(cpu, &space);
     divide(cpu);
     TRY(unpack_vectors(cpu, &model->weights));
-    struct pack_job job = {cpu, &model->weights, progress, progress_state, 0};
+    struct pack_job job = {cpu, model, &model->weights, progress, progress_state, 0};
     team_run(cpu->team, pack_thread, &job);
     if (progress) progress(progress_state, cpu->weights_bytes, cpu->weights_bytes);
     return ST_OK;

@@ -514,6 +514,14 @@ void gguf_close(struct gguf *file)
     mem_free(file);
 }
 
+void gguf_forget(const struct gguf *file, const void *data, size_t bytes)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    uintptr_t begin = ((uintptr_t)data + page - 1) & ~(uintptr_t)(page - 1);
+    uintptr_t end = ((uintptr_t)data + bytes) & ~(uintptr_t)(page - 1);
+    if (file->mapped && begin < end) madvise((void *)begin, end - begin, MADV_DONTNEED); /* only advice */
+}
+
 /* --- queries --- */
 
 uint32_t gguf_version(const struct gguf *file)

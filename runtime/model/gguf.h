@@ -74,6 +74,10 @@ NODISCARD enum status gguf_open(const char *path, struct gguf **file, struct err
 NODISCARD enum status gguf_open_memory(const void *data, size_t size_bytes, struct gguf **file, struct error *err);
 void gguf_close(struct gguf *file); /* NULL is fine */
 
+/* Says that [data, data + bytes) of the file has been used: the whole pages inside leave this process's memory (and
+ * come back from the page cache if they are read again). Nothing happens for a file in memory. Any thread. */
+void gguf_forget(const struct gguf *file, const void *data, size_t bytes);
+
 uint32_t gguf_version(const struct gguf *file);
 uint32_t gguf_alignment(const struct gguf *file);
 size_t gguf_bytes(const struct gguf *file);

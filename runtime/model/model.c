@@ -200,6 +200,15 @@ enum status model_open(const char *path, struct model **model, struct error *err
     return status == ST_OK ? ST_OK : error_set(err, status, "%.160s: %s", path, inner.message);
 }
 
+void model_forget_rows(const struct model *model, const struct tensor_view *view, uint32_t row_begin, uint32_t row_end)
+{
+    size_t row_bytes = tensor_row_bytes(tensor_type_info(view->type), view->cols);
+    if (row_end > view->rows) row_end = view->rows;
+    if (model->file && row_begin < row_end)
+        gguf_forget(model->file, (const uint8_t *)view->data + row_begin * row_bytes,
+                    (row_end - row_begin) * row_bytes);
+}
+
 void model_release_file(struct model *model)
 {
     mem_free(model->weights.layers);

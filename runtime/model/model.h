@@ -54,6 +54,10 @@ NODISCARD enum status model_open(const char *path, struct model **model, struct 
 /* The same from memory, which stays the caller's, is aligned to 64 bytes and outlives the model's use of its weights.
  */
 NODISCARD enum status model_open_memory(const void *data, size_t size_bytes, struct model **model, struct error *err);
+/* Rows [row_begin, row_end) of a matrix are packed: their pages of the file may leave memory. Any thread, while open.
+ */
+void model_forget_rows(const struct model *model, const struct tensor_view *view, uint32_t row_begin, uint32_t row_end);
+
 void model_release_file(struct model *model); /* weights become invalid; vocabulary and template stay */
 void model_close(struct model *model);
 
