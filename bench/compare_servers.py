@@ -120,7 +120,7 @@ def main():
         cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
         commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout.strip()
         document = {"date": datetime.date.today().isoformat(), "commit": commit, "machine": f"{cpu}, {os.cpu_count()} cores, "
-                    f"{platform.system()} {platform.release()}", "ours": options.ours, "peer": re.sub(r"\S*/", "", options.peer),
+                    platform.system(), "ours": options.ours, "peer": re.sub(r"\S*/", "", options.peer),
                     "prompt_tokens": options.prompt_tokens, "output_tokens": options.output_tokens, "results": results}
         pathlib.Path(options.out).write_text(json.dumps(document, indent=1) + "\n")
 
