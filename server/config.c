@@ -65,8 +65,8 @@ static enum status set_limit(const char *name, const char *origin, const char *t
 static enum status unknown(const char *origin, const char *name, enum config_command command, struct error *err)
 {
     const char *nearest = option_nearest(name, command);
-    return error_set(err, ST_INVAL, "%s: no such option%s%s%s; --help lists them", origin,
-                     nearest ? ", did you mean --" : "", nearest ? nearest : "", nearest ? "" : "");
+    return error_set(err, ST_INVAL, "%s: no such option%s%s; --help lists them", origin,
+                     nearest ? ", did you mean --" : "", nearest ? nearest : "");
 }
 
 static enum status set_named(struct source *source, const char *name, const char *origin, const char *text,

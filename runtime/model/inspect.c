@@ -110,7 +110,7 @@ static void text_head(const struct report *r, struct buf *out)
     struct error ignored;
     struct vocab_string arch = {"?", 1}, name = {"", 0};
     enum status status = gguf_get_text(r->file, "general.architecture", &arch, &ignored);
-    if (status == ST_OK) status = gguf_get_text(r->file, "general.name", &name, &ignored);
+    if (status == ST_OK && gguf_get_text(r->file, "general.name", &name, &ignored) != ST_OK) name.length = 0;
     append_clean(out, r->path, strlen(r->path), 4096);
     buf_append_format(out, "\n  format        GGUF version %" PRIu32 ", ", gguf_version(r->file));
     append_number(out, gguf_bytes(r->file));
