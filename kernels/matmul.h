@@ -37,7 +37,6 @@ enum act_kind {
     ACT_Q8_ZP16,  /* Q5_0 */
     ACT_Q8_ZP32,  /* Q6_K */
     ACT_Q8_ZP128, /* Q8_0 */
-    ACT_BF16,     /* BF16 weights where the CPU has a dot for it, else ACT_F32 is used */
     ACT_KIND_COUNT
 };
 

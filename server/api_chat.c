@@ -347,15 +347,6 @@ static bool refuse_template(enum status status, const struct error *err, const c
     return false;
 }
 
-static void copy_name(const struct tokenizer *tokenizer, uint32_t id, char *out, size_t size)
-{
-    uint32_t length = 0;
-    const char *name = id == VOCAB_NO_ID ? "" : tokenizer_bytes(tokenizer, id, &length);
-    if (length >= size) length = 0;
-    memcpy(out, name, length);
-    out[length] = '\0';
-}
-
 static bool ends_with(const char *text, size_t length, const char *tail, size_t tail_length)
 {
     return tail_length && length >= tail_length && memcmp(text + length - tail_length, tail, tail_length) == 0;
@@ -406,8 +397,8 @@ static bool render(const struct api_model *model, const struct chat_template *tm
     struct error err = {{0}};
     struct buf text;
     struct span_list spans = {0};
-    copy_name(model->tokenizer, tokenizer_bos(model->tokenizer), bos, sizeof bos);
-    copy_name(model->tokenizer, tokenizer_eos(model->tokenizer), eos, sizeof eos);
+    tokenizer_copy_name(model->tokenizer, tokenizer_bos(model->tokenizer), bos, sizeof bos);
+    tokenizer_copy_name(model->tokenizer, tokenizer_eos(model->tokenizer), eos, sizeof eos);
     const struct chat_input input = {.messages = messages,
                                      .tools = chat->tools,
                                      .documents = chat->documents,

@@ -41,12 +41,9 @@ static enum status encode_prompt(struct generation *g, struct error *err)
     buf_append_text(&json, "}]");
     enum status status = buf_ok(&json) ? json_read(json.data, json.length, &messages, err) : ST_NOMEM;
     if (status == ST_OK) {
-        uint32_t bos_length = 0, eos_length = 0;
-        char bos[64], eos[64];
-        const char *b = tokenizer_bytes(g->loaded.tokenizer, tokenizer_bos(g->loaded.tokenizer), &bos_length);
-        const char *e = tokenizer_bytes(g->loaded.tokenizer, tokenizer_eos(g->loaded.tokenizer), &eos_length);
-        snprintf(bos, sizeof bos, "%.*s", (int)bos_length, b ? b : "");
-        snprintf(eos, sizeof eos, "%.*s", (int)eos_length, e ? e : "");
+        char bos[128], eos[128];
+        tokenizer_copy_name(g->loaded.tokenizer, tokenizer_bos(g->loaded.tokenizer), bos, sizeof bos);
+        tokenizer_copy_name(g->loaded.tokenizer, tokenizer_eos(g->loaded.tokenizer), eos, sizeof eos);
         struct chat_input input = {.messages = messages,
                                    .bos_token = bos,
                                    .eos_token = eos,

@@ -76,7 +76,7 @@ static void refine(struct device_cpu *cpu, struct cpu_thread *own, float *logits
 {
     const struct model_spec *s = &cpu->spec;
     uint64_t *keys = own->sampler.keys;
-    bool rounded = cpu->head.act != ACT_F32 && cpu->head.act != ACT_BF16;
+    bool rounded = cpu->head.act != ACT_F32;
     if (!rounded) return;
     struct logit_peak peak = sample_peak(cpu->path, logits, s->vocab, false);
     if (!peak.finite) return;

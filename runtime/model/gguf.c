@@ -63,11 +63,6 @@ static const char *const other_tensor_types[] = {
     [34] = "TQ1_0",   [35] = "TQ2_0", [39] = "MXFP4",  [40] = "NVFP4",
 };
 
-const char *gguf_type_name(enum gguf_type type)
-{
-    return (unsigned)type < GGUF_TYPES ? type_names[type] : "?";
-}
-
 /* --- the cursor (G1) --- */
 
 static bool take(struct cursor *c, size_t bytes, const uint8_t **at)

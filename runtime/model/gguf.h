@@ -104,6 +104,4 @@ NODISCARD enum status gguf_get_array(const struct gguf *file, const char *name, 
 /* Views of the count texts of an array, into texts (count). */
 void gguf_array_texts(const struct gguf_key *array, struct vocab_string *texts);
 
-const char *gguf_type_name(enum gguf_type type); /* "u32", "text" ... */
-
 #endif

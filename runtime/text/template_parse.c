@@ -121,9 +121,8 @@ enum status tmpl_node_new(struct tmpl_parser *parser, enum tmpl_node_kind kind, 
     return ST_OK;
 }
 
-/* A node of up to four children. */
-static enum status node_of(struct tmpl_parser *parser, enum tmpl_node_kind kind, uint32_t line, uint32_t count,
-                           struct tmpl_node *const *children, struct tmpl_node **node)
+enum status tmpl_node_of(struct tmpl_parser *parser, enum tmpl_node_kind kind, uint32_t line, uint32_t count,
+                         struct tmpl_node *const *children, struct tmpl_node **node)
 {
     struct tmpl_node_list list = {0};
     for (uint32_t i = 0; i < count; i++) TRY(tmpl_node_add(parser, &list, children[i], NULL));
@@ -301,11 +300,11 @@ static enum status parse_attribute(struct tmpl_parser *parser, struct tmpl_node 
         struct tmpl_node *children[2] = {*node, NULL};
         TRY(constant(parser, tmpl_int(token->integer, true), &children[1]));
         parser->token++;
-        return node_of(parser, TMPL_NODE_ITEM, token->line, 2, children, node);
+        return tmpl_node_of(parser, TMPL_NODE_ITEM, token->line, 2, children, node);
     }
     if (token->kind != TMPL_TOKEN_NAME) return unexpected(parser, "a name or number");
     parser->token++;
-    TRY(node_of(parser, TMPL_NODE_ATTRIBUTE, token->line, 1, node, node));
+    TRY(tmpl_node_of(parser, TMPL_NODE_ATTRIBUTE, token->line, 1, node, node));
     (*node)->value.kind = TMPL_TEXT;
     return tmpl_text_borrow(parser->heap, token->text, token->length, true, &(*node)->value.text);
 }
@@ -330,7 +329,7 @@ static enum status parse_subscript(struct tmpl_parser *parser, struct tmpl_node 
     }
     if (part > 1) {
         TRY(tmpl_expect_operator(parser, "]"));
-        return node_of(parser, TMPL_NODE_SLICE, line, 4, parts, node);
+        return tmpl_node_of(parser, TMPL_NODE_SLICE, line, 4, parts, node);
     }
     if (tmpl_at_operator(parser, ",")) {
         TRY(tmpl_node_add(parser, &keys, parts[1], NULL));
@@ -341,7 +340,7 @@ static enum status parse_subscript(struct tmpl_parser *parser, struct tmpl_node 
         TRY(tmpl_node_new(parser, TMPL_NODE_TUPLE, line, &keys, &parts[1]));
     }
     TRY(tmpl_expect_operator(parser, "]"));
-    return node_of(parser, TMPL_NODE_ITEM, line, 2, parts, node);
+    return tmpl_node_of(parser, TMPL_NODE_ITEM, line, 2, parts, node);
 }
 
 static enum status parse_call(struct tmpl_parser *parser, struct tmpl_node **node)
@@ -438,7 +437,7 @@ static enum status parse_test(struct tmpl_parser *parser, struct tmpl_node **nod
     TRY(tmpl_node_new(parser, TMPL_NODE_TEST, token->line, &list, node));
     (*node)->builtin = builtin;
     TRY(name_value(parser, token, &(*node)->value));
-    return negated ? node_of(parser, TMPL_NODE_NOT, token->line, 1, node, node) : ST_OK;
+    return negated ? tmpl_node_of(parser, TMPL_NODE_NOT, token->line, 1, node, node) : ST_OK;
 }
 
 static enum status parse_unary(struct tmpl_parser *parser, bool with_filters, struct tmpl_node **node)
@@ -448,7 +447,7 @@ static enum status parse_unary(struct tmpl_parser *parser, bool with_filters, st
     bool negative = tmpl_take_operator(parser, "-");
     if (negative || tmpl_take_operator(parser, "+")) {
         TRY(parse_unary(parser, false, node));
-        TRY(node_of(parser, negative ? TMPL_NODE_NEGATIVE : TMPL_NODE_POSITIVE, line, 1, node, node));
+        TRY(tmpl_node_of(parser, negative ? TMPL_NODE_NEGATIVE : TMPL_NODE_POSITIVE, line, 1, node, node));
     } else {
         TRY(parse_primary(parser, node));
     }
@@ -602,7 +601,7 @@ static enum status parse_not(struct tmpl_parser *parser, struct tmpl_node **node
     TRY(tmpl_nest(parser));
     TRY(parse_not(parser, node));
     tmpl_unnest(parser);
-    return node_of(parser, TMPL_NODE_NOT, line, 1, node, node);
+    return tmpl_node_of(parser, TMPL_NODE_NOT, line, 1, node, node);
 }
 
 static enum status parse_logic(struct tmpl_parser *parser, const char *word, enum tmpl_node_kind kind,
@@ -639,7 +638,7 @@ enum status tmpl_parse_expression(struct tmpl_parser *parser, bool with_conditio
         struct tmpl_node *children[3] = {NULL, *node, NULL};
         TRY(parse_or(parser, &children[0]));
         if (tmpl_take_name(parser, "else")) TRY(tmpl_parse_expression(parser, true, &children[2]));
-        TRY(node_of(parser, TMPL_NODE_CONDITION, line, 3, children, node));
+        TRY(tmpl_node_of(parser, TMPL_NODE_CONDITION, line, 3, children, node));
     }
     tmpl_unnest(parser);
     return ST_OK;

@@ -41,6 +41,9 @@ NODISCARD enum status tmpl_node_add(struct tmpl_parser *parser, struct tmpl_node
 /* A node of the list's children. ST_LIMIT: deeper than template_depth. */
 NODISCARD enum status tmpl_node_new(struct tmpl_parser *parser, enum tmpl_node_kind kind, uint32_t line,
                                     const struct tmpl_node_list *children, struct tmpl_node **node);
+/* The same from an array of count children. */
+NODISCARD enum status tmpl_node_of(struct tmpl_parser *parser, enum tmpl_node_kind kind, uint32_t line, uint32_t count,
+                                   struct tmpl_node *const *children, struct tmpl_node **node);
 NODISCARD enum status tmpl_symbol(struct tmpl_parser *parser, const char *name, size_t length, uint32_t *symbol);
 
 NODISCARD enum status tmpl_parse_expression(struct tmpl_parser *parser, bool with_condition, struct tmpl_node **node);

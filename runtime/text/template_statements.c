@@ -31,14 +31,6 @@ static enum status parse_whole_body(struct tmpl_parser *parser, const char *end,
     return ST_OK;
 }
 
-static enum status statement(struct tmpl_parser *parser, enum tmpl_node_kind kind, uint32_t line, uint32_t count,
-                             struct tmpl_node *const *children, struct tmpl_node **node)
-{
-    struct tmpl_node_list list = {0};
-    for (uint32_t i = 0; i < count; i++) TRY(tmpl_node_add(parser, &list, children[i], NULL));
-    return tmpl_node_new(parser, kind, line, &list, node);
-}
-
 static enum status target_name(struct tmpl_parser *parser, bool with_namespace, struct tmpl_node **node)
 {
     const struct tmpl_token *token = parser->token;
@@ -93,7 +85,7 @@ static enum status parse_for(struct tmpl_parser *parser, uint32_t line, struct t
     bool with_else = tmpl_at_name(parser, "else");
     parser->token++;
     if (with_else) TRY(parse_whole_body(parser, "endfor", &children[4]));
-    return statement(parser, TMPL_NODE_FOR, line, 5, children, node);
+    return tmpl_node_of(parser, TMPL_NODE_FOR, line, 5, children, node);
 }
 
 static enum status parse_if(struct tmpl_parser *parser, uint32_t line, struct tmpl_node **node)
@@ -128,14 +120,14 @@ static enum status parse_set(struct tmpl_parser *parser, uint32_t line, struct t
     TRY(tmpl_parse_target(parser, true, &children[0]));
     if (tmpl_take_operator(parser, "=")) {
         TRY(tmpl_parse_tuple(parser, true, NULL, &children[1]));
-        return statement(parser, TMPL_NODE_SET, line, 2, children, node);
+        return tmpl_node_of(parser, TMPL_NODE_SET, line, 2, children, node);
     }
     TRY(tmpl_parse_filters(parser, NULL, false, &children[1]));
     uint32_t loops = parser->loops;
     parser->loops = 0;
     TRY(parse_whole_body(parser, "endset", &children[2]));
     parser->loops = loops;
-    return statement(parser, TMPL_NODE_SET_BLOCK, line, 3, children, node);
+    return tmpl_node_of(parser, TMPL_NODE_SET_BLOCK, line, 3, children, node);
 }
 
 /* (a, b=default) and a body: the rest of a macro or a call block. */
@@ -179,7 +171,7 @@ static enum status parse_macro_rest(struct tmpl_parser *parser, uint32_t line, b
     if (strcmp(end, "endcall") != 0) return ST_OK;
     macro->symbol = parser->tmpl->caller_symbol;
     struct tmpl_node *children[2] = {call, macro};
-    return statement(parser, TMPL_NODE_CALL_BLOCK, line, 2, children, node);
+    return tmpl_node_of(parser, TMPL_NODE_CALL_BLOCK, line, 2, children, node);
 }
 
 static enum status parse_macro(struct tmpl_parser *parser, uint32_t line, struct tmpl_node **node)
@@ -197,7 +189,7 @@ static enum status parse_filter_block(struct tmpl_parser *parser, uint32_t line,
     struct tmpl_node *children[2];
     TRY(tmpl_parse_filters(parser, NULL, true, &children[0]));
     TRY(parse_whole_body(parser, "endfilter", &children[1]));
-    return statement(parser, TMPL_NODE_FILTER_BLOCK, line, 2, children, node);
+    return tmpl_node_of(parser, TMPL_NODE_FILTER_BLOCK, line, 2, children, node);
 }
 
 static enum status parse_with(struct tmpl_parser *parser, uint32_t line, struct tmpl_node **node)
@@ -221,7 +213,7 @@ static enum status parse_generation(struct tmpl_parser *parser, uint32_t line, s
 {
     struct tmpl_node *body;
     TRY(parse_whole_body(parser, "endgeneration", &body));
-    return statement(parser, TMPL_NODE_SCOPE, line, 1, &body, node);
+    return tmpl_node_of(parser, TMPL_NODE_SCOPE, line, 1, &body, node);
 }
 
 static enum status parse_jump(struct tmpl_parser *parser, uint32_t line, enum tmpl_node_kind kind,
@@ -244,7 +236,7 @@ static enum status parse_print(struct tmpl_parser *parser, uint32_t line, struct
     while (parser->token->kind != TMPL_TOKEN_BLOCK_END) {
         if (list.count) TRY(tmpl_expect_operator(parser, ","));
         TRY(tmpl_parse_expression(parser, true, &part));
-        TRY(statement(parser, TMPL_NODE_OUTPUT, line, 1, &part, &part));
+        TRY(tmpl_node_of(parser, TMPL_NODE_OUTPUT, line, 1, &part, &part));
         TRY(tmpl_node_add(parser, &list, part, NULL));
     }
     return tmpl_node_new(parser, TMPL_NODE_BLOCK, line, &list, node);
@@ -295,7 +287,7 @@ static enum status parse_output(struct tmpl_parser *parser, struct tmpl_node **n
     TRY(tmpl_parse_tuple(parser, true, NULL, &expression));
     if (parser->token->kind != TMPL_TOKEN_VARIABLE_END) return tmpl_parse_fail(parser, "expected '}}'");
     parser->token++;
-    return statement(parser, TMPL_NODE_OUTPUT, line, 1, &expression, node);
+    return tmpl_node_of(parser, TMPL_NODE_OUTPUT, line, 1, &expression, node);
 }
 
 static enum status missing_end(struct tmpl_parser *parser, const char *const *ends, uint32_t line)

@@ -233,6 +233,15 @@ const char *tokenizer_bytes(const struct tokenizer *tokenizer, uint32_t id, uint
     return id < tokenizer->table.count ? token_table_get(&tokenizer->table, id, length) : "";
 }
 
+void tokenizer_copy_name(const struct tokenizer *tokenizer, uint32_t id, char *name, size_t size)
+{
+    uint32_t length;
+    const char *bytes = tokenizer_bytes(tokenizer, id, &length);
+    if (length >= size) length = 0;
+    memcpy(name, bytes, length);
+    name[length] = '\0';
+}
+
 bool tokenizer_is_special(const struct tokenizer *tokenizer, uint32_t id)
 {
     if (id >= tokenizer->table.count) return false;

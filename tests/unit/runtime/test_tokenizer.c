@@ -167,6 +167,15 @@ static void test_tokenizer_queries(void **state)
     assert_int_equal(tokenizer_eos(t), TINY_EOS);
     assert_int_equal(*tokenizer_end_ids(t, &count), TINY_EOS);
     assert_int_equal(count, 1);
+    char name[8];
+    tokenizer_copy_name(t, TINY_CONTROL, name, sizeof name);
+    assert_string_equal(name, "<|a|>");
+    tokenizer_copy_name(t, TINY_CONTROL, name, 6); /* just fits */
+    assert_string_equal(name, "<|a|>");
+    tokenizer_copy_name(t, TINY_CONTROL, name, 5);
+    assert_string_equal(name, "");
+    tokenizer_copy_name(t, VOCAB_NO_ID, name, sizeof name);
+    assert_string_equal(name, "");
     tokenizer_destroy(t);
 }
 
