@@ -2,30 +2,54 @@
  * operating system does not save on a switch counts as absent. */
 #include "kernels/cpu_path.h"
 
+#include <stdbool.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
-static const char *const names[CPU_PATH_COUNT] = {"scalar", "avx2", "avx512"};
+static const char *const names[CPU_PATH_COUNT] = {"scalar", "avx2", "avxvnni", "avx512", "avx512bf16"};
 
 const char *cpu_path_name(enum cpu_path path)
 {
     return names[path];
 }
 
+#if defined(__x86_64__)
+/* Bits that GCC 12 has no name for: F16C, and those of leaf 7.1. */
+static bool cpuid_bit(unsigned leaf, unsigned subleaf, bool in_eax, unsigned bit)
+{
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    if (!__get_cpuid_count(leaf, subleaf, &eax, &ebx, &ecx, &edx)) return false;
+    return (in_eax ? eax : ecx) >> bit & 1;
+}
+
+static bool has_avx2(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") &&
+           cpuid_bit(1, 0, false, 29);
+}
+
+static bool has_avx512(void)
+{
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512vnni");
+}
+#endif
+
 int cpu_path_supported(enum cpu_path path)
 {
 #if defined(__x86_64__)
-    if (path == CPU_PATH_AVX2 || path == CPU_PATH_AVX512) {
-        if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("bmi2"))
-            return 0;
-        unsigned f16c = 0;
-        __asm__("cpuid" : "=c"(f16c) : "a"(1), "c"(0) : "ebx", "edx"); /* no name for it in GCC 12 */
-        if (!(f16c >> 29 & 1)) return 0;
+    switch (path) {
+    case CPU_PATH_SCALAR: return 1;
+    case CPU_PATH_AVX2: return has_avx2();
+    case CPU_PATH_AVXVNNI: return has_avx2() && cpuid_bit(7, 1, true, 4);
+    case CPU_PATH_AVX512: return has_avx512();
+    case CPU_PATH_AVX512BF16: return has_avx512() && cpuid_bit(7, 1, true, 5);
+    case CPU_PATH_COUNT: break;
     }
-    if (path == CPU_PATH_AVX512)
-        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-               __builtin_cpu_supports("avx512vnni");
-    return path == CPU_PATH_SCALAR || path == CPU_PATH_AVX2;
+    return 0;
 #else
     return path == CPU_PATH_SCALAR;
 #endif
@@ -33,7 +57,7 @@ int cpu_path_supported(enum cpu_path path)
 
 enum cpu_path cpu_path_best(void)
 {
-    for (enum cpu_path path = CPU_PATH_AVX512; path > CPU_PATH_SCALAR; path--)
+    for (enum cpu_path path = CPU_PATH_COUNT - 1; path > CPU_PATH_SCALAR; path--)
         if (cpu_path_supported(path)) return path;
     return CPU_PATH_SCALAR;
 }
@@ -50,5 +74,6 @@ enum status cpu_path_parse(const char *name, enum cpu_path *path, struct error *
         *path = p;
         return ST_OK;
     }
-    return error_set(err, ST_INVAL, "cpu path \"%s\" is unknown: auto, scalar, avx2 or avx512", name);
+    return error_set(err, ST_INVAL, "cpu path \"%s\" is unknown: auto, scalar, avx2, avxvnni, avx512 or avx512bf16",
+                     name);
 }

@@ -1,8 +1,10 @@
 /* Which instruction set the CPU kernels use: chosen once at start, the same for every kernel of a device.
  *
- *   avx512   AVX-512 F/BW/DQ/VL + VNNI (vpdpbusd, 16 rows a register)
- *   avx2     AVX2 + FMA + F16C (vpmaddubsw)
- *   scalar   plain C, any CPU; also the definition that the others equal bit for bit (cpu-engine C13, C14)
+ *   avx512bf16  what avx512 has, and vdpbf16ps
+ *   avx512      AVX-512 F/BW/DQ/VL + VNNI (vpdpbusd, 16 rows a register)
+ *   avxvnni     AVX2 and vpdpbusd on half registers
+ *   avx2        AVX2 + FMA + F16C (vpmaddubsw)
+ *   scalar      plain C, any CPU; also the definition that the others equal bit for bit (cpu-engine C13, C14)
  *
  * Pure apart from CPUID; any thread. */
 #ifndef KERNELS_CPU_PATH_H
@@ -10,12 +12,19 @@
 
 #include "runtime/base/status.h"
 
-enum cpu_path { CPU_PATH_SCALAR, CPU_PATH_AVX2, CPU_PATH_AVX512, CPU_PATH_COUNT };
+enum cpu_path {
+    CPU_PATH_SCALAR,
+    CPU_PATH_AVX2,
+    CPU_PATH_AVXVNNI,
+    CPU_PATH_AVX512,
+    CPU_PATH_AVX512BF16,
+    CPU_PATH_COUNT
+};
 
 /* exact: f32 activations, KV and accumulation; the oracle, same bits on every path. fast: int8 activations per 32. */
 enum numerics { NUMERICS_FAST, NUMERICS_EXACT };
 
-const char *cpu_path_name(enum cpu_path path); /* "scalar", "avx2", "avx512" */
+const char *cpu_path_name(enum cpu_path path); /* "scalar", "avx2", ... as above */
 int cpu_path_supported(enum cpu_path path);    /* whether this CPU and operating system can run it */
 enum cpu_path cpu_path_best(void);
 

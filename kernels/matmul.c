@@ -11,9 +11,10 @@
 
 enum { ROWS_AT_ONCE = 256 };
 
-static const matmul_tile_fn tile_fns[CPU_PATH_COUNT] = {matmul_tile_scalar, matmul_tile_avx2, matmul_tile_avx512};
-static const matmul_quantise_fn quantise_fns[CPU_PATH_COUNT] = {matmul_quantise_scalar, matmul_quantise_avx2,
-                                                                matmul_quantise_avx512};
+static const matmul_tile_fn tile_fns[CPU_PATH_COUNT] = {matmul_tile_scalar, matmul_tile_avx2, matmul_tile_avx2,
+                                                        matmul_tile_avx512, matmul_tile_avx512};
+static const matmul_quantise_fn quantise_fns[CPU_PATH_COUNT] = {
+    matmul_quantise_scalar, matmul_quantise_avx2, matmul_quantise_avx2, matmul_quantise_avx512, matmul_quantise_avx512};
 
 size_t matmul_act_bytes(enum act_kind kind, uint32_t M, uint32_t K)
 {

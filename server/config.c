@@ -207,10 +207,12 @@ static const char *find_config_file(int argc, char **argv, char **environment)
 static enum status check_words(const struct config *config, struct error *err)
 {
     static const struct {
-        const char *option, *words[6];
+        const char *option, *words[8];
         size_t offset;
     } rules[] = {
-        {"cpu-path", {"auto", "scalar", "avx2", "avx512", NULL}, offsetof(struct config, cpu_path)},
+        {"cpu-path",
+         {"auto", "scalar", "avx2", "avxvnni", "avx512", "avx512bf16", NULL},
+         offsetof(struct config, cpu_path)},
         {"numerics", {"fast", "exact", NULL}, offsetof(struct config, numerics)},
         {"log-level", {"error", "warn", "info", "debug", NULL}, offsetof(struct config, log_level)},
     };

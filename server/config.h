@@ -34,7 +34,7 @@ struct config {
     uint64_t kv_cache_memory_bytes; /* --kv-cache-memory-bytes (suffixes K M G, Ki Mi Gi); 0: chosen from free memory */
     uint32_t itl_target_ms;         /* --itl-target-ms */
     uint32_t threads;               /* --threads; 0: physical cores */
-    char *cpu_path;                 /* --cpu-path auto|scalar|avx2|avx512 */
+    char *cpu_path;                 /* --cpu-path auto|NAME of cpu_path.h */
     char *numerics;                 /* --numerics fast|exact */
     char *chat_template;            /* --chat-template FILE */
     bool trust_request_chat_template; /* --trust-request-chat-template */

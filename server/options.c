@@ -46,7 +46,7 @@ const struct option option_table[] = {
     {"threads", 0, OPTION_U32, SERVE | GENERATE, AT(threads), "0", 0, 1024, "N",
      "Threads of the CPU device; 0: one a physical core that this process may use.", false},
     {"cpu-path", 0, OPTION_TEXT, SERVE | GENERATE, AT(cpu_path), "auto", 0, 0, "PATH",
-     "Instruction set of the kernels: auto, scalar, avx2 or avx512.", false},
+     "Instruction set of the kernels: auto, scalar, avx2, avxvnni, avx512 or avx512bf16.", false},
     {"numerics", 0, OPTION_TEXT, SERVE | GENERATE, AT(numerics), "fast", 0, 0, "MODE",
      "fast: 8-bit activations. exact: f32 throughout, the same bits on every CPU; slower.", false},
     {"chat-template", 0, OPTION_TEXT, SERVE | GENERATE, AT(chat_template), NULL, 0, 0, "FILE",
