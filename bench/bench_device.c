@@ -1,7 +1,9 @@
-/* Speed of the CPU device alone, without scheduler or server: prefill of 512 tokens, and decode at 1, 8, 16, 32 and 64
- * streams with about 160 tokens of context each. Prints a table, then one line of JSON.
+/* Speed of the CPU device alone, without scheduler or server: prefill of 512 tokens, decode at 1 to 64 streams with 160
+ * tokens of context each, and 8 streams with 4,096. Prints a table, with --phases where each workload's time goes, then
+ * one line of JSON.
  *
- *   bench_device MODEL.gguf [--threads N] [--path auto|scalar|avx2|avx512] [--numerics fast|exact] [--seconds S]
+ *   bench_device MODEL.gguf [--threads N] [--path P] [--numerics fast|exact] [--seconds S] [--only WORKLOAD] [--phases
+ * 1]
  *
  * CPU ms is what a step takes from all processors together. Each figure is the best and the median of the runs that fit
  * into S seconds (at least three): on a machine that others use as well, the best is nearest to what the code can do.
@@ -17,7 +19,24 @@
 #include <string.h>
 #include <sys/resource.h>
 
-enum { PREFILL = 512, CONTEXT = 160, STREAMS_MAX = 64, RUNS_MAX = 1000, BLOCKS_PER_STREAM = 40 };
+enum { TOKENS_MAX = 512, STREAMS_MAX = 64, CONTEXT_MAX = 4096, KV_BLOCKS = 8 * CONTEXT_MAX / 16, RUNS_MAX = 1000 };
+
+static const struct workload {
+    const char *name, *json;
+    uint32_t streams, tokens_each, context; /* context: positions after the step */
+} workloads[] = {
+    {"prefill 512", "prefill_512", 1, 512, 512},
+    {"decode 1 stream", "decode_1", 1, 1, 160},
+    {"decode 8 streams", "decode_8", 8, 1, 160},
+    {"decode 16 streams", "decode_16", 16, 1, 160},
+    {"decode 32 streams", "decode_32", 32, 1, 160},
+    {"decode 64 streams", "decode_64", 64, 1, 160},
+    {"decode 8 x 4096", "decode_8_context_4096", 8, 1, 4096},
+};
+enum { WORKLOADS = sizeof workloads / sizeof workloads[0] };
+
+static const char *const phase_names[PHASE_COUNT] = {"embed", "prepare", "qkv",  "attention", "o",
+                                                     "gated", "down",    "head", "sample",    "wait"};
 
 struct bench {
     struct model *model;
@@ -25,21 +44,29 @@ struct bench {
     struct batch *batch;
     struct batch_result *result;
     double seconds;
-    block_id tables[STREAMS_MAX][BLOCKS_PER_STREAM];
+    const char *only;
+    bool phases;
+    block_id blocks[KV_BLOCKS]; /* 0, 1, 2, ...: a stream's table is a piece of it */
+};
+
+struct figures {
+    double best_s, median_s, cpu_s;
 };
 
 static const struct sampling_params greedy = {.top_p = 1, .repetition_penalty = 1, .logprobs = -1};
 
-static void fill(struct bench *b, uint32_t seqs, uint32_t tokens_each, uint32_t position)
+/* A batch of `streams` sequences, the first of which holds the blocks of stream `first`. */
+static void fill(struct bench *b, const struct workload *work, uint32_t first, uint32_t streams, uint32_t position,
+                 uint32_t tokens_each)
 {
     struct batch *batch = b->batch;
     uint64_t state = 7;
-    batch->seqs_count = batch->rows_count = seqs;
-    batch->tokens_count = seqs * tokens_each;
-    for (uint32_t s = 0; s < seqs; s++) {
+    batch->seqs_count = batch->rows_count = streams;
+    batch->tokens_count = streams * tokens_each;
+    for (uint32_t s = 0; s < streams; s++) {
         batch->q_start[s] = s * tokens_each;
         batch->kv_len[s] = position + tokens_each;
-        batch->block_table[s] = b->tables[s];
+        batch->block_table[s] = b->blocks + (first + s) * (work->context / 16);
         for (uint32_t i = 0; i < tokens_each; i++) {
             uint32_t n = s * tokens_each + i;
             batch->tokens[n] = (uint32_t)(random_next(&state) % b->model->spec.vocab);
@@ -49,7 +76,22 @@ static void fill(struct bench *b, uint32_t seqs, uint32_t tokens_each, uint32_t 
         batch->rows[s] = (struct batch_row){
             .token = (s + 1) * tokens_each - 1, .params = &greedy, .position = position + tokens_each};
     }
-    batch->q_start[seqs] = batch->tokens_count;
+    batch->q_start[streams] = batch->tokens_count;
+}
+
+/* Writes the context of all streams, so that attention reads what a conversation would have left. */
+static bool write_context(struct bench *b, const struct workload *work)
+{
+    for (uint32_t s = 0; s < work->streams; s++) {
+        for (uint32_t position = 0; position < work->context - work->tokens_each;) {
+            uint32_t left = work->context - work->tokens_each - position;
+            uint32_t count = left < TOKENS_MAX ? left : TOKENS_MAX;
+            fill(b, work, s, 1, position, count);
+            if (device_step(b->device, b->batch, b->result) != ST_OK) return false;
+            position += count;
+        }
+    }
+    return true;
 }
 
 static int by_value(const void *a, const void *b)
@@ -67,8 +109,7 @@ static double cpu_seconds(void)
            (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
 }
 
-/* Best and median seconds of a step, and the mean of its CPU seconds. */
-static bool time_steps(struct bench *b, double *best, double *median, double *cpu)
+static bool time_steps(struct bench *b, struct figures *figures)
 {
     static double runs[RUNS_MAX];
     const struct clock *clock = clock_system();
@@ -82,44 +123,47 @@ static bool time_steps(struct bench *b, double *best, double *median, double *cp
         runs[count++] = (double)(clock_now_ns(clock) - start_ns) / 1e9;
     }
     qsort(runs, count, sizeof runs[0], by_value);
-    *best = runs[0];
-    *median = runs[count / 2];
-    *cpu = (cpu_seconds() - cpu_begin) / count;
+    *figures = (struct figures){runs[0], runs[count / 2], (cpu_seconds() - cpu_begin) / count};
     return true;
+}
+
+/* Shares of a workload's thread time by phase. */
+static void print_phases(const struct bench *b, const uint64_t before[PHASE_COUNT])
+{
+    double all = 0;
+    for (uint32_t i = 0; i < PHASE_COUNT; i++) all += (double)(b->device->phase_ticks[i] - before[i]);
+    for (uint32_t i = 0; i < PHASE_COUNT; i++) {
+        printf("  %s %.1f%%", phase_names[i], 100 * (double)(b->device->phase_ticks[i] - before[i]) / all);
+    }
+    printf("\n");
 }
 
 static bool measure(struct bench *b)
 {
-    static const uint32_t streams[] = {1, 8, 16, 32, 64};
-    char json[1024];
-    double best, median, cpu;
+    char json[2048];
+    uint64_t before[PHASE_COUNT];
+    int used = snprintf(json, sizeof json, "{\"device\":\"%s\"", b->device->info.name);
     printf("%-22s %12s %12s %10s %10s\n", "workload", "best tok/s", "median tok/s", "median ms", "CPU ms");
-    fill(b, 1, PREFILL, 0);
-    if (!time_steps(b, &best, &median, &cpu)) return false;
-    printf("%-22s %12.0f %12.0f %10.2f %10.2f\n", "prefill 512", PREFILL / best, PREFILL / median, median * 1e3,
-           cpu * 1e3);
-    int used =
-        snprintf(json, sizeof json, "{\"device\":\"%s\",\"prefill_512\":%.1f", b->device->info.name, PREFILL / median);
-    for (size_t i = 0; i < sizeof streams / sizeof streams[0]; i++) {
-        for (uint32_t s = 0; s < streams[i]; s++) { /* contexts one by one: tokens_max need not hold them all */
-            fill(b, 1, CONTEXT - 1, 0);
-            b->batch->block_table[0] = b->tables[s];
-            if (device_step(b->device, b->batch, b->result) != ST_OK) return false;
-        }
-        fill(b, streams[i], 1, CONTEXT - 1);
-        if (!time_steps(b, &best, &median, &cpu)) return false;
-        char name[32];
-        snprintf(name, sizeof name, "decode %u stream%s", streams[i], streams[i] == 1 ? "" : "s");
-        printf("%-22s %12.0f %12.0f %10.2f %10.2f\n", name, streams[i] / best, streams[i] / median, median * 1e3,
-               cpu * 1e3);
-        used +=
-            snprintf(json + used, sizeof json - (size_t)used, ",\"decode_%u\":%.1f", streams[i], streams[i] / median);
+    for (size_t i = 0; i < WORKLOADS; i++) {
+        const struct workload *work = &workloads[i];
+        const double tokens = work->streams * work->tokens_each;
+        struct figures figures;
+        if (b->only && strcmp(b->only, work->json) != 0) continue;
+        if (!write_context(b, work)) return false;
+        memcpy(before, b->device->phase_ticks, sizeof before);
+        fill(b, work, 0, work->streams, work->context - work->tokens_each, work->tokens_each);
+        if (!time_steps(b, &figures)) return false;
+        printf("%-22s %12.0f %12.0f %10.2f %10.2f\n", work->name, tokens / figures.best_s, tokens / figures.median_s,
+               figures.median_s * 1e3, figures.cpu_s * 1e3);
+        if (b->phases) print_phases(b, before);
+        used += snprintf(json + used, sizeof json - (size_t)used, ",\"%s\":%.1f,\"%s_best\":%.1f", work->json,
+                         tokens / figures.median_s, work->json, tokens / figures.best_s);
     }
     printf("%s}\n", json);
     return true;
 }
 
-static bool parse(int argc, char **argv, struct device_config *config, double *seconds, struct error *err)
+static bool parse(int argc, char **argv, struct device_config *config, struct bench *b, struct error *err)
 {
     for (int i = 2; i + 1 < argc; i += 2) {
         if (strcmp(argv[i], "--threads") == 0) {
@@ -129,7 +173,11 @@ static bool parse(int argc, char **argv, struct device_config *config, double *s
         } else if (strcmp(argv[i], "--numerics") == 0) {
             config->numerics = strcmp(argv[i + 1], "exact") == 0 ? NUMERICS_EXACT : NUMERICS_FAST;
         } else if (strcmp(argv[i], "--seconds") == 0) {
-            *seconds = strtod(argv[i + 1], NULL);
+            b->seconds = strtod(argv[i + 1], NULL);
+        } else if (strcmp(argv[i], "--only") == 0) {
+            b->only = argv[i + 1];
+        } else if (strcmp(argv[i], "--phases") == 0) {
+            b->phases = strcmp(argv[i + 1], "0") != 0;
         } else {
             error_set(err, ST_INVAL, "unknown option %s", argv[i]);
             return false;
@@ -140,33 +188,31 @@ static bool parse(int argc, char **argv, struct device_config *config, double *s
 
 int main(int argc, char **argv)
 {
+    static struct bench b = {.seconds = 1.5};
     struct error err = {""};
-    struct bench b = {.seconds = 1.5};
     struct device_config config = {.path = cpu_path_best(),
                                    .threads = 2,
-                                   .tokens_max = PREFILL,
+                                   .tokens_max = TOKENS_MAX,
                                    .seqs_max = STREAMS_MAX,
                                    .rows_max = STREAMS_MAX,
-                                   .context_max = BLOCKS_PER_STREAM * KV_BLOCK_TOKENS};
+                                   .context_max = CONTEXT_MAX};
     int code = 1;
     if (argc < 2) {
-        fprintf(stderr,
-                "usage: bench_device MODEL.gguf [--threads N] [--path P] [--numerics fast|exact] [--seconds S]\n");
+        fprintf(stderr, "usage: bench_device MODEL.gguf [--threads N] [--path P] [--numerics fast|exact] [--seconds S] "
+                        "[--only WORKLOAD] [--phases 1]\n");
         return 1;
     }
-    if (!parse(argc, argv, &config, &b.seconds, &err)) goto done;
+    if (!parse(argc, argv, &config, &b, &err)) goto done;
     if (model_open(argv[1], &b.model, &err) != ST_OK) goto done;
-    config.kv_bytes = STREAMS_MAX * BLOCKS_PER_STREAM * device_cpu_kv_block_bytes(&b.model->spec, config.numerics);
+    config.kv_bytes = KV_BLOCKS * device_cpu_kv_block_bytes(&b.model->spec, config.numerics);
     uint64_t start_ns = clock_now_ns(clock_system());
     if (device_cpu_create(b.model, &config, NULL, NULL, &b.device, &err) != ST_OK) goto done;
     printf("%s, packed %.1f MB in %.0f ms\n", b.device->info.name, (double)b.device->info.weights_bytes / 1e6,
            (double)(clock_now_ns(clock_system()) - start_ns) / 1e6);
     model_release_file(b.model);
-    if (batch_create(PREFILL, STREAMS_MAX, STREAMS_MAX, &b.batch) != ST_OK) goto done;
+    if (batch_create(TOKENS_MAX, STREAMS_MAX, STREAMS_MAX, &b.batch) != ST_OK) goto done;
     if (batch_result_create(STREAMS_MAX, &b.result) != ST_OK) goto done;
-    for (uint32_t s = 0; s < STREAMS_MAX; s++) {
-        for (uint32_t i = 0; i < BLOCKS_PER_STREAM; i++) b.tables[s][i] = s * BLOCKS_PER_STREAM + i;
-    }
+    for (uint32_t i = 0; i < KV_BLOCKS; i++) b.blocks[i] = i;
     if (!measure(&b)) {
         error_set(&err, ST_DEVICE, "a step failed");
         goto done;

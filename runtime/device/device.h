@@ -23,6 +23,22 @@ struct device_info {
     uint32_t tokens_max, seqs_max, rows_max;
 };
 
+/* Where the time of steps goes: ticks of the processor's time-stamp counter (nanoseconds where there is none), summed
+ * over threads and steps. Shares are what they are for. */
+enum device_phase {
+    PHASE_EMBED,     /* embedding and RoPE's angles */
+    PHASE_PREPARE,   /* norms, activations to int8 */
+    PHASE_QKV,       /* Q, K, V, RoPE, KV write */
+    PHASE_ATTENTION, /* over the paged KV */
+    PHASE_O,         /* output projection, residual */
+    PHASE_GATED,     /* gate, up, GLU */
+    PHASE_DOWN,      /* down projection, residual */
+    PHASE_HEAD,      /* lm_head */
+    PHASE_SAMPLE,    /* refinement and sampling of rows */
+    PHASE_WAIT,      /* at barriers */
+    PHASE_COUNT
+};
+
 struct device_ops {
     /* Runs one step: writes the KV of all its tokens and result->rows[0 .. rows_count). ST_DEVICE: the device is lost
      * and the step must be discarded whole. ST_INVAL: the batch breaks the contract (our bug, found before anything
@@ -34,6 +50,7 @@ struct device_ops {
 struct device { /* the first member of every implementation */
     const struct device_ops *ops;
     struct device_info info;
+    uint64_t phase_ticks[PHASE_COUNT]; /* so far; written at the end of a step */
 };
 
 struct device_config {

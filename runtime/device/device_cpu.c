@@ -23,6 +23,8 @@ size_t device_cpu_kv_block_bytes(const struct model_spec *spec, enum numerics nu
 
 static void step_thread(void *state, uint32_t thread_idx)
 {
+    struct device_cpu *cpu = state;
+    cpu->threads[thread_idx].lap_ticks = tick_count();
     device_cpu_run_layers(state, thread_idx);
     device_cpu_run_rows(state, thread_idx);
 }
@@ -45,6 +47,11 @@ static enum status step(struct device *device, const struct batch *batch, struct
     uint32_t counters = cpu->spec.layers + (batch->rows_count + LOGIT_ROWS - 1) / LOGIT_ROWS;
     for (uint32_t i = 0; i < counters; i++) atomic_store_explicit(&cpu->next_item[i], 0, memory_order_relaxed);
     team_run(cpu->team, step_thread, cpu);
+    for (uint32_t phase = 0; phase < PHASE_COUNT; phase++) {
+        uint64_t ticks = 0;
+        for (uint32_t t = 0; t < cpu->threads_count; t++) ticks += cpu->threads[t].phase_ticks[phase];
+        device->phase_ticks[phase] = ticks;
+    }
     return ST_OK;
 }
 

@@ -12,6 +12,7 @@
 #include "kernels/attention.h"
 #include "kernels/matmul.h"
 #include "kernels/rope.h"
+#include "runtime/base/clock.h"
 #include "runtime/device/device.h"
 #include "runtime/device/thread_team.h"
 #include "runtime/sampler.h"
@@ -52,6 +53,8 @@ struct cpu_thread {
     float *attention;              /* scratch of the kernel */
     uint8_t *acts;                 /* activations of up to PRIVATE_ROWS_MAX rows */
     struct sampler sampler;
+    uint64_t lap_ticks; /* when the phase in hand began */
+    uint64_t phase_ticks[PHASE_COUNT];
 };
 
 /* Rows of one sequence that attend together. */
@@ -105,6 +108,32 @@ static inline struct span span_of(uint32_t count, uint32_t thread_idx, uint32_t 
 {
     return (struct span){(uint32_t)((uint64_t)count * thread_idx / threads),
                          (uint32_t)((uint64_t)count * (thread_idx + 1) / threads)};
+}
+
+static inline uint64_t tick_count(void)
+{
+#if defined(__x86_64__)
+    return __builtin_ia32_rdtsc();
+#else
+    return clock_now_ns(clock_system());
+#endif
+}
+
+/* Books the time since the last call of this thread to a phase. */
+static inline void phase_end(struct device_cpu *cpu, uint32_t thread_idx, enum device_phase phase)
+{
+    struct cpu_thread *own = &cpu->threads[thread_idx];
+    uint64_t now_ticks = tick_count();
+    own->phase_ticks[phase] += now_ticks - own->lap_ticks;
+    own->lap_ticks = now_ticks;
+}
+
+/* Ends a phase and waits for the other threads. */
+static inline void phase_meet(struct device_cpu *cpu, uint32_t thread_idx, enum device_phase phase)
+{
+    phase_end(cpu, thread_idx, phase);
+    team_barrier(cpu->team);
+    phase_end(cpu, thread_idx, PHASE_WAIT);
 }
 
 /* Plans all matrices, takes the memory, divides the panels and packs; team must stand. */

@@ -130,13 +130,13 @@ void device_cpu_run_rows(struct device_cpu *cpu, uint32_t thread_idx)
             matmul(cpu->path, &cpu->head, own->head.begin, own->head.end,
                    act_of(cpu, acts, &cpu->head_acts, cpu->head.act, count), count, cpu->logits, stride);
         }
-        team_barrier(cpu->team);
+        phase_meet(cpu, thread_idx, PHASE_HEAD);
         if (first == 0) {
             if (thread_idx == 0) spread_bad(cpu);
-            team_barrier(cpu->team);
+            phase_meet(cpu, thread_idx, PHASE_HEAD);
         }
         sample_group(cpu, thread_idx, first, count);
-        team_barrier(cpu->team);
+        phase_meet(cpu, thread_idx, PHASE_SAMPLE);
     }
     if (batch->rows_count == 0 && thread_idx == 0) spread_bad(cpu);
 }

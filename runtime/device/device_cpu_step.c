@@ -33,7 +33,11 @@ const uint8_t *device_cpu_prepare(struct device_cpu *cpu, uint32_t thread_idx, c
             if (!finite && (!alone || thread_idx == 0)) cpu->bad[token] = 1;
         }
     }
-    if (!alone) team_barrier(cpu->team);
+    if (alone) {
+        phase_end(cpu, thread_idx, PHASE_PREPARE);
+    } else {
+        phase_meet(cpu, thread_idx, PHASE_PREPARE);
+    }
     return base;
 }
 
@@ -49,7 +53,7 @@ static void embed(struct device_cpu *cpu, uint32_t thread_idx)
         rope_angles(angles, angles + s->rope_size, pairs, s->rope_size, cpu->frequencies, batch->positions[n]);
         cpu->bad[n] = 0;
     }
-    team_barrier(cpu->team);
+    phase_meet(cpu, thread_idx, PHASE_EMBED);
 }
 
 static uint8_t *kv_head_of(const struct device_cpu *cpu, uint32_t layer, uint32_t kv_head, block_id block)
@@ -121,7 +125,7 @@ static void phase_qkv(struct device_cpu *cpu, uint32_t thread_idx, uint32_t l)
                      v_n + (size_t)h * D);
         }
     }
-    team_barrier(cpu->team);
+    phase_meet(cpu, thread_idx, PHASE_QKV);
 }
 
 /* Items from the last: a prompt's last rows have most to read, and long items should not come at the end. */
@@ -154,7 +158,7 @@ static void phase_attention(struct device_cpu *cpu, uint32_t thread_idx, uint32_
         };
         attention(cpu->path, &args);
     }
-    team_barrier(cpu->team);
+    phase_meet(cpu, thread_idx, PHASE_ATTENTION);
 }
 
 /* Panels [begin, begin + TILE_COLUMNS / 16) of a matrix, as far as `end`, against all tokens: tile (N, TILE_COLUMNS).
@@ -174,7 +178,7 @@ static uint32_t multiply_tile(const struct device_cpu *cpu, const struct matrix 
 
 /* x += matrix * source, for the panels of the thread. */
 static void phase_residual(struct device_cpu *cpu, uint32_t thread_idx, const struct matrix *matrix, struct span panels,
-                           const struct act_set *set, const float *source)
+                           const struct act_set *set, const float *source, enum device_phase phase)
 {
     uint32_t N = cpu->batch->tokens_count, E = cpu->spec.width;
     const uint8_t *acts = device_cpu_prepare(cpu, thread_idx, set, N, matrix->K, source, NULL, NULL);
@@ -191,7 +195,7 @@ static void phase_residual(struct device_cpu *cpu, uint32_t thread_idx, const st
             }
         }
     }
-    team_barrier(cpu->team);
+    phase_meet(cpu, thread_idx, phase);
 }
 
 static void phase_gated(struct device_cpu *cpu, uint32_t thread_idx, const struct cpu_layer *layer)
@@ -212,7 +216,7 @@ static void phase_gated(struct device_cpu *cpu, uint32_t thread_idx, const struc
                 own->tiles[0] + (size_t)n * TILE_COLUMNS, own->tiles[1] + (size_t)n * TILE_COLUMNS, columns);
         }
     }
-    team_barrier(cpu->team);
+    phase_meet(cpu, thread_idx, PHASE_GATED);
 }
 
 void device_cpu_run_layers(struct device_cpu *cpu, uint32_t thread_idx)
@@ -223,8 +227,8 @@ void device_cpu_run_layers(struct device_cpu *cpu, uint32_t thread_idx)
         const struct cpu_layer *layer = &cpu->layers[l];
         phase_qkv(cpu, thread_idx, l);
         phase_attention(cpu, thread_idx, l);
-        phase_residual(cpu, thread_idx, &layer->o, own->o, &layer->o_acts, cpu->attended);
+        phase_residual(cpu, thread_idx, &layer->o, own->o, &layer->o_acts, cpu->attended, PHASE_O);
         phase_gated(cpu, thread_idx, layer);
-        phase_residual(cpu, thread_idx, &layer->down, own->down, &layer->down_acts, cpu->gated);
+        phase_residual(cpu, thread_idx, &layer->down, own->down, &layer->down_acts, cpu->gated, PHASE_DOWN);
     }
 }
