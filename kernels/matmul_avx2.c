@@ -35,11 +35,16 @@ INLINE __m256i load(const void *p)
     return _mm256_load_si256((const __m256i *)p);
 }
 
-INLINE __m256 load_scale(enum tensor_type type, const uint8_t *group, unsigned half, unsigned s, unsigned side)
+INLINE __m256 load_scale(enum tensor_type type, const uint8_t *group, const uint8_t *head, unsigned half, unsigned s,
+                         unsigned side)
 {
     const uint8_t *p = group + panel_scale_offset(type) + (2 * s + half) * panel_scale_bytes(type);
-    if (panel_scale_f32(type)) return _mm256_load_ps((const float *)(const void *)(p + 32 * side));
-    return _mm256_cvtph_ps(_mm_load_si128((const __m128i *)(const void *)(p + 16 * side)));
+    if (!panel_has_head(type)) return _mm256_cvtph_ps(_mm_load_si128((const __m128i *)(const void *)(p + 16 * side)));
+    const __m128i bytes = _mm_loadl_epi64((const __m128i *)(const void *)(p + 8 * side));
+    const __m256i scale = panel_halves(type) ? _mm256_cvtepi8_epi32(bytes) : _mm256_cvtepu8_epi32(bytes);
+    const uint8_t *factor = head + panel_factor_offset(type, s) + 16 * side;
+    return _mm256_mul_ps(_mm256_cvtph_ps(_mm_load_si128((const __m128i *)(const void *)factor)),
+                         _mm256_cvtepi32_ps(scale));
 }
 
 /* Quad i, rows 8 * side .. 8 * side + 7. */
@@ -60,7 +65,7 @@ INLINE __m256i quad(enum tensor_type type, const uint8_t *group, unsigned half, 
     return v;
 }
 
-INLINE void decode(enum tensor_type type, const uint8_t *group, unsigned half, struct decoded *out)
+INLINE void decode(enum tensor_type type, const uint8_t *group, const uint8_t *head, unsigned half, struct decoded *out)
 {
     UNROLL for (unsigned i = 0; i < 8; i++) UNROLL for (unsigned side = 0; side < 2; side++)
     {
@@ -74,7 +79,7 @@ INLINE void decode(enum tensor_type type, const uint8_t *group, unsigned half, s
     }
     UNROLL for (unsigned n = 0; n < panel_scales(type); n++) UNROLL for (unsigned side = 0; side < 2; side++)
     {
-        _mm256_store_ps(out->scale[n] + 8 * side, load_scale(type, group, half, n, side));
+        _mm256_store_ps(out->scale[n] + 8 * side, load_scale(type, group, head, half, n, side));
     }
 }
 
@@ -154,8 +159,8 @@ INLINE void panel_q8(enum tensor_type type, const uint8_t *panel, uint32_t group
 {
     struct decoded block;
     for (uint32_t b = 0; b < 2 * groups; b++, act += (size_t)M * ACT_BLOCK_BYTES) {
-        const uint8_t *group = panel + (size_t)(b / 2) * panel_group_bytes(type);
-        decode(type, group, b & 1, &block);
+        const uint8_t *group = panel + panel_group_offset(type, b / 2), *head = panel + panel_head_offset(type, b / 2);
+        decode(type, group, head, b & 1, &block);
         uint32_t m = 0;
         for (; m + 4 <= M; m += 4) rows(type, &block, act, M, m, 4, F);
         if (M - m == 3) rows(type, &block, act, M, m, 3, F);
@@ -180,10 +185,10 @@ static void (*const panel_fns[])(const uint8_t *panel, uint32_t groups, const ui
 
 INLINE void widen_block(enum tensor_type type, const uint8_t *panel, uint32_t b, float weights[32][16])
 {
-    const uint8_t *group = panel + (size_t)(b / 2) * panel_group_bytes(type);
+    const uint8_t *group = panel + panel_group_offset(type, b / 2), *head = panel + panel_head_offset(type, b / 2);
     for (unsigned side = 0; side < 2; side++) {
-        const __m256 first = load_scale(type, group, b & 1, 0, side);
-        const __m256 second = panel_scales(type) == 2 ? load_scale(type, group, b & 1, 1, side) : first;
+        const __m256 first = load_scale(type, group, head, b & 1, 0, side);
+        const __m256 second = panel_scales(type) == 2 ? load_scale(type, group, head, b & 1, 1, side) : first;
         for (unsigned i = 0; i < 8; i++) {
             const __m256 d = panel_halves(type) && i >= 4 ? second : first;
             __m256i v = quad(type, group, b & 1, i, side);

@@ -16,7 +16,7 @@
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 32")
 
-enum { CHAINS = 4, PREFETCH_AHEAD_BYTES = 16384 };
+enum { CHAINS = 4, PREFETCH_AHEAD_BYTES = 16384, SUPER_GROUPS = PANEL_SUPER / PANEL_GROUP };
 
 typedef int32_t __attribute__((may_alias)) aliasing_i32;
 typedef float __attribute__((may_alias)) aliasing_f32;
@@ -30,6 +30,12 @@ INLINE __m512i load_once(const uint8_t *p)
 {
     __m512i v;
     __asm__ volatile("vmovdqa64 %1, %0" : "=v"(v) : "m"(*(const __m512i *)p));
+    return v;
+}
+INLINE __m512 load_f16_once(const uint8_t *p)
+{
+    __m512 v;
+    __asm__ volatile("vcvtph2ps %1, %0" : "=v"(v) : "m"(*(const __m256i *)p));
     return v;
 }
 INLINE __m512i zero(void) /* no register kept for a constant 0 */
@@ -53,11 +59,13 @@ INLINE unsigned prefetch_from(enum tensor_type type)
     return type == TENSOR_Q8_0 ? 5 : 3;
 }
 
-INLINE __m512 load_scale(enum tensor_type type, const uint8_t *group, unsigned half, unsigned s)
+INLINE __m512 load_scale(enum tensor_type type, const uint8_t *group, const uint8_t *head, unsigned half, unsigned s)
 {
     const uint8_t *p = group + panel_scale_offset(type) + (2 * s + half) * panel_scale_bytes(type);
-    if (panel_scale_f32(type)) return _mm512_load_ps(p);
-    return _mm512_cvtph_ps(_mm256_load_si256((const __m256i *)p));
+    if (!panel_has_head(type)) return _mm512_cvtph_ps(_mm256_load_si256((const __m256i *)p));
+    const __m128i bytes = _mm_load_si128((const __m128i *)p);
+    const __m512i scale = panel_halves(type) ? _mm512_cvtepi8_epi32(bytes) : _mm512_cvtepu8_epi32(bytes);
+    return _mm512_mul_ps(load_f16_once(head + panel_factor_offset(type, s)), _mm512_cvtepi32_ps(scale));
 }
 
 /* Fields of `bits` bits at bit `from` of each byte of v, moved to bit 4 of the byte. */
@@ -109,13 +117,13 @@ INLINE void dots(const __m512i codes[8], const uint8_t *q, const int begin, cons
 }
 
 /* One block against M rows: act points at the block's activations (44 M bytes). */
-INLINE void block(const enum tensor_type type, const int M, const uint8_t *group, const unsigned half,
-                  const uint8_t *act, __m512 F[16])
+INLINE void block(const enum tensor_type type, const int M, const uint8_t *group, const uint8_t *head,
+                  const unsigned half, const uint8_t *act, __m512 F[16])
 {
     __m512i codes[8];
     decode(type, group, half, codes);
-    const __m512 d = load_scale(type, group, half, 0);
-    const __m512 second = panel_scales(type) == 2 ? load_scale(type, group, half, 1) : d;
+    const __m512 d = load_scale(type, group, head, half, 0);
+    const __m512 second = panel_scales(type) == 2 ? load_scale(type, group, head, half, 1) : d;
     const uint8_t *init = act + M * 32, *da = act + M * 36, *last = act + M * 40;
     UNROLL for (int m0 = 0; m0 < M; m0 += CHAINS)
     {
@@ -147,22 +155,34 @@ INLINE void block(const enum tensor_type type, const int M, const uint8_t *group
     }
 }
 
+/* Groups that follow each other; head: of their 256 inputs, where the type has one. */
+INLINE void groups_loop(const enum tensor_type type, const int M, const uint8_t **w, const uint8_t *head,
+                        uint32_t groups, const uint8_t **a, __m512 F[16])
+{
+    const unsigned group_bytes = panel_group_bytes(type);
+    for (uint32_t g = 0; g < groups; g++, *w += group_bytes, *a += M * 2 * ACT_BLOCK_BYTES) {
+        if ((unsigned)M >= prefetch_from(type))
+            UNROLL for (unsigned i = 0; i < group_bytes; i += 64)
+                _mm_prefetch((const char *)*w + PREFETCH_AHEAD_BYTES + i, _MM_HINT_T1);
+        block(type, M, *w, head, 0, *a, F);
+        block(type, M, *w, head, 1, *a + M * ACT_BLOCK_BYTES, F);
+    }
+}
+
 /* Whole panels, one after the other: one stream through memory. */
 INLINE void panels_loop(const enum tensor_type type, const int M, const uint8_t *w, uint32_t panels, uint32_t groups,
                         const uint8_t *act, float *out, size_t stride_m)
 {
-    const unsigned group_bytes = panel_group_bytes(type);
     for (; panels > 0; panels--, out += 16) {
         const uint8_t *a = act;
         __m512 F[16];
         UNROLL for (int m = 0; m < M; m++) F[m] = _mm512_setzero_ps();
-        for (uint32_t g = 0; g < groups; g++, w += group_bytes, a += M * 2 * ACT_BLOCK_BYTES) {
-            if ((unsigned)M >= prefetch_from(type))
-                UNROLL for (unsigned i = 0; i < group_bytes; i += 64)
-                    _mm_prefetch((const char *)w + PREFETCH_AHEAD_BYTES + i, _MM_HINT_T1);
-            block(type, M, w, 0, a, F);
-            block(type, M, w, 1, a + M * ACT_BLOCK_BYTES, F);
+        for (uint32_t g = 0; panel_has_head(type) && g < groups; g += SUPER_GROUPS) {
+            const uint8_t *head = w;
+            w += PANEL_HEAD_BYTES;
+            groups_loop(type, M, &w, head, SUPER_GROUPS, &a, F);
         }
+        if (!panel_has_head(type)) groups_loop(type, M, &w, NULL, groups, &a, F);
         UNROLL for (int m = 0; m < M; m++) _mm512_storeu_ps(out + m * stride_m, F[m]);
     }
 }

@@ -11,11 +11,14 @@
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 32")
 
-INLINE __m512 load_scale(enum tensor_type type, const uint8_t *group, unsigned half, unsigned s)
+INLINE __m512 load_scale(enum tensor_type type, const uint8_t *group, const uint8_t *head, unsigned half, unsigned s)
 {
     const uint8_t *p = group + panel_scale_offset(type) + (2 * s + half) * panel_scale_bytes(type);
-    if (panel_scale_f32(type)) return _mm512_load_ps(p);
-    return _mm512_cvtph_ps(_mm256_load_si256((const __m256i *)p));
+    if (!panel_has_head(type)) return _mm512_cvtph_ps(_mm256_load_si256((const __m256i *)p));
+    const __m128i bytes = _mm_load_si128((const __m128i *)p);
+    const __m512i scale = panel_halves(type) ? _mm512_cvtepi8_epi32(bytes) : _mm512_cvtepu8_epi32(bytes);
+    const __m256i factor = _mm256_load_si256((const __m256i *)(head + panel_factor_offset(type, s)));
+    return _mm512_mul_ps(_mm512_cvtph_ps(factor), _mm512_cvtepi32_ps(scale));
 }
 
 /* Quad i of a block: dword r holds the four codes of row r. */
@@ -40,9 +43,9 @@ INLINE __m512i quad(enum tensor_type type, const uint8_t *group, unsigned half, 
 
 INLINE void widen_block(enum tensor_type type, const uint8_t *panel, uint32_t b, float weights[32][16])
 {
-    const uint8_t *group = panel + (size_t)(b / 2) * panel_group_bytes(type);
-    const __m512 first = load_scale(type, group, b & 1, 0);
-    const __m512 second = panel_scales(type) == 2 ? load_scale(type, group, b & 1, 1) : first;
+    const uint8_t *group = panel + panel_group_offset(type, b / 2), *head = panel + panel_head_offset(type, b / 2);
+    const __m512 first = load_scale(type, group, head, b & 1, 0);
+    const __m512 second = panel_scales(type) == 2 ? load_scale(type, group, head, b & 1, 1) : first;
     for (unsigned i = 0; i < 8; i++) {
         const __m512 d = panel_halves(type) && i >= 4 ? second : first;
         __m512i v = quad(type, group, b & 1, i);

@@ -4,15 +4,19 @@
  * so that the hardware prefetcher sees a single reader. K is padded to 64, N to 16, with zeros. Quantised types have
  * inputs in blocks of 32, two blocks a group, so that no load of codes crosses a cache line:
  *
- *   | codes of block 0 | codes of block 1 | high bits 0 | high bits 1 | d 0 | d 1 | second scale 0 | second scale 1 |
+ *   | codes of block 0 | codes of block 1 | high bits 0 | high bits 1 | scale 0 | scale 1 | second scale 0, 1 |
  *
- *   codes   4 to 6 bits: 4 registers; dword r of register i holds, in bytes b = 0..3, the low four bits of inputs 4i+b
- * (low nibble) and 16+4i+b (high nibble). 8 bits: 8 registers, dword r of register i is inputs 4i..4i+3. So "quad i",
- * inputs 4i..4i+3 of all rows, is register i, or a nibble of register i mod 4. high    5 bits: one register, bit i of
- * byte (r, b) is the fifth bit of input 4i+b. 6 bits: two registers, bits 2t and 2t+1 of byte (r, b) of register j are
- * the upper two bits of input 16j+4t+b. scales  16 f16, as in the file; f32 where the file multiplies two numbers
- * (Q4_K, Q5_K: d * scale and -(dmin * min); Q6_K: d * scale of inputs 0..15 and of 16..31), rounded as dequantize_row
- * rounds them.
+ *   codes  4 to 6 bits: 4 registers; dword r of register i holds, in bytes b = 0..3, the low four bits of inputs 4i+b
+ *          (low nibble) and 16+4i+b (high nibble). 8 bits: 8 registers, dword r of register i is inputs 4i..4i+3. So
+ *          "quad i", inputs 4i..4i+3 of all rows, is register i, or a nibble of register i mod 4.
+ *   high   5 bits: one register, bit i of byte (r, b) is the fifth bit of input 4i+b. 6 bits: two registers, bits 2t
+ *          and 2t+1 of byte (r, b) of register j are the upper two bits of input 16j+4t+b.
+ *   scale  16 f16, as in the file: d, and m where the type has one.
+ *
+ * K-quants (K a multiple of 256) scale their scales. There a scale is 16 bytes, one a row: Q4_K, Q5_K: scale and min,
+ * unsigned; Q6_K: scales of inputs 0..15 and 16..31, signed. What they are multiplied with stands in a head of 64 bytes
+ * before each four groups: 16 f16 d, then 16 f16 -dmin, or 32 bytes of zeros. A path makes the f32 products once a
+ * block, rounded as dequantize_row rounds them: 4.6, 5.6, 6.6 bits a weight; f32 products in the panel were 6, 7, 8.
  *
  * Codes are unsigned (Q8_0: byte xor 0x80), since vpdpbusd takes unsigned weights and signed activations. For Q4_0,
  * Q4_1, Q5_0, Q5_1 and Q8_0 a register is dwords of the file, so packing moves whole dwords. F32 is [K][16], F16 too,
@@ -49,7 +53,7 @@ static size_t panel_bytes_for(enum tensor_type type, uint32_t K)
     case TENSOR_F32: return (size_t)K * 64;
     case TENSOR_F16:
     case TENSOR_BF16: return ((size_t)K + 1) / 2 * 64;
-    default: return (size_t)panel_groups(K) * panel_group_bytes(type);
+    default: return panel_group_offset(type, panel_groups(K)) - (panel_has_head(type) ? PANEL_HEAD_BYTES : 0);
     }
 }
 
@@ -83,6 +87,7 @@ static uint32_t load_u32(const uint8_t *p)
     memcpy(&v, p, sizeof v);
     return v;
 }
+
 static float load_f32(const uint8_t *p)
 {
     float v;
@@ -145,25 +150,21 @@ static void scale_min(const uint8_t *scales, unsigned j, uint8_t *scale, uint8_t
     }
 }
 
-/* Block j = 0..7 of a super-block of 256: code dword i is inputs 4i..4i+3, a byte each; and the two scales as f32. */
+/* Block j = 0..7 of a super-block of 256: code dword i is inputs 4i..4i+3, a byte each; and the two scales. */
 static inline void k_block_read(enum tensor_type type, const uint8_t *file, unsigned j, uint32_t codes[8],
-                                float scale[2])
+                                uint8_t scale[2])
 {
     if (type == TENSOR_Q6_K) { /* 128 low nibbles, 64 high bits, 16 s8 scales, d */
         const uint8_t *low = file + 64 * (j / 4) + 32 * (j & 1), *high = file + 128 + 32 * (j / 4);
-        const float d = f16_to_f32(load_u16(file + 208));
         for (unsigned i = 0; i < 8; i++)
             codes[i] = (load_u32(low + 4 * i) >> (j & 2 ? 4 : 0) & 0x0f0f0f0fu) |
                        (load_u32(high + 4 * i) >> 2 * (j & 3) & 0x03030303u) << 4;
-        for (unsigned s = 0; s < 2; s++) scale[s] = d * (float)(int8_t)file[192 + 2 * j + s];
+        memcpy(scale, file + 192 + 2 * j, 2);
         return;
     }
     /* d, dmin, 12 bytes of scales, for Q5_K 32 bytes of high bits, 128 low nibbles */
     const uint8_t *high = file + 16, *low = file + (type == TENSOR_Q5_K ? 48 : 16) + 32 * (j / 2);
-    uint8_t s, m;
-    scale_min(file + 4, j, &s, &m);
-    scale[0] = f16_to_f32(load_u16(file)) * (float)s;
-    scale[1] = -(f16_to_f32(load_u16(file + 2)) * (float)m);
+    scale_min(file + 4, j, &scale[0], &scale[1]);
     for (unsigned i = 0; i < 8; i++) {
         codes[i] = load_u32(low + 4 * i) >> (j & 1 ? 4 : 0) & 0x0f0f0f0fu;
         if (type == TENSOR_Q5_K) codes[i] |= (load_u32(high + 4 * i) >> j & 0x01010101u) << 4;
@@ -171,7 +172,7 @@ static inline void k_block_read(enum tensor_type type, const uint8_t *file, unsi
 }
 
 static inline void k_block_pack(enum tensor_type type, uint8_t *group, unsigned h, unsigned r, const uint32_t codes[8],
-                                const float scale[2])
+                                const uint8_t scale[2])
 {
     const uint32_t nibble = 0x0f0f0f0fu;
     uint32_t planes[2] = {0, 0};
@@ -185,17 +186,26 @@ static inline void k_block_pack(enum tensor_type type, uint8_t *group, unsigned 
     }
     uint8_t *high = group + panel_high_offset(type) + h * panel_high_bytes(type);
     for (unsigned j = 0; j < panel_high_bytes(type) / 64; j++) memcpy(high + j * 64 + r * 4, &planes[j], 4);
-    for (unsigned s = 0; s < 2; s++) memcpy(group + panel_scale_offset(type) + (2 * s + h) * 64 + r * 4, &scale[s], 4);
+    for (unsigned s = 0; s < 2; s++) group[panel_scale_offset(type) + (2 * s + h) * 16 + r] = scale[s];
+}
+
+static inline void k_head_pack(enum tensor_type type, uint8_t *head, unsigned r, const uint8_t *file)
+{
+    const uint16_t d = load_u16(type == TENSOR_Q6_K ? file + 208 : file);
+    const uint16_t minus_dmin = type == TENSOR_Q6_K ? 0 : load_u16(file + 2) ^ 0x8000;
+    memcpy(head + 2 * r, &d, 2);
+    memcpy(head + 32 + 2 * r, &minus_dmin, 2);
 }
 
 static inline void k_row_pack(enum tensor_type type, uint8_t *panel, unsigned r, const uint8_t *file, uint32_t blocks)
 {
     const size_t super_bytes = type == TENSOR_Q4_K ? 144 : type == TENSOR_Q5_K ? 176 : 210;
     uint32_t codes[8];
-    float scale[2];
+    uint8_t scale[2];
     for (uint32_t b = 0; b < blocks; b++) {
+        if (b % 8 == 0) k_head_pack(type, panel + panel_head_offset(type, b / 2), r, file + b / 8 * super_bytes);
         k_block_read(type, file + b / 8 * super_bytes, b & 7, codes, scale);
-        k_block_pack(type, panel + (size_t)(b / 2) * panel_group_bytes(type), b & 1, r, codes, scale);
+        k_block_pack(type, panel + panel_group_offset(type, b / 2), b & 1, r, codes, scale);
     }
 }
 
@@ -261,10 +271,14 @@ static inline uint8_t code_at(enum tensor_type type, const uint8_t *group, unsig
     return (uint8_t)code;
 }
 
-static inline float scale_at(enum tensor_type type, const uint8_t *group, unsigned h, unsigned s, unsigned r)
+/* Scale array s of block b, row r. */
+static inline float scale_at(enum tensor_type type, const uint8_t *panel, uint32_t b, unsigned s, unsigned r)
 {
-    const uint8_t *scale = group + panel_scale_offset(type) + (2 * s + h) * panel_scale_bytes(type);
-    return panel_scale_f32(type) ? load_f32(scale + r * 4) : f16_to_f32(load_u16(scale + r * 2));
+    const uint8_t *group = panel + panel_group_offset(type, b / 2), *head = panel + panel_head_offset(type, b / 2);
+    const uint8_t *scale = group + panel_scale_offset(type) + (2 * s + (b & 1)) * panel_scale_bytes(type);
+    if (!panel_has_head(type)) return f16_to_f32(load_u16(scale + r * 2));
+    const float factor = f16_to_f32(load_u16(head + panel_factor_offset(type, s) + r * 2));
+    return factor * (float)(panel_halves(type) ? (int8_t)scale[r] : scale[r]);
 }
 
 /* All codes of a block, a dword of four inputs at a time. */
@@ -283,8 +297,10 @@ static inline void block_codes(enum tensor_type type, const uint8_t *group, unsi
         }
 }
 
-void panel_codes(enum tensor_type type, const uint8_t *group, unsigned half, uint8_t codes[32][16])
+void panel_codes(enum tensor_type type, const uint8_t *panel, uint32_t b, uint8_t codes[32][16])
 {
+    const uint8_t *group = panel + panel_group_offset(type, b / 2);
+    const unsigned half = b & 1;
     switch (panel_code_bits(type)) { /* types of the same width have their codes at the same places */
     case 4: block_codes(TENSOR_Q4_0, group, half, codes); break;
     case 5: block_codes(TENSOR_Q5_0, group, half, codes); break;
@@ -293,9 +309,9 @@ void panel_codes(enum tensor_type type, const uint8_t *group, unsigned half, uin
     }
 }
 
-void panel_scale(enum tensor_type type, const uint8_t *group, unsigned half, unsigned s, float scale[16])
+void panel_scale(enum tensor_type type, const uint8_t *panel, uint32_t b, unsigned s, float scale[16])
 {
-    for (unsigned r = 0; r < 16; r++) scale[r] = scale_at(type, group, half, s, r);
+    for (unsigned r = 0; r < 16; r++) scale[r] = scale_at(type, panel, b, s, r);
 }
 
 /* One weight, with the roundings of dequantize_row: the product, then the sum with the minimum. */
@@ -320,12 +336,11 @@ void panel_weights(enum tensor_type type, const uint8_t *panel, uint32_t k_begin
             for (unsigned r = 0; r < 16; r++) weights[k][r] = float_at(type, panel, k_begin + k, r);
         return;
     }
-    const unsigned half = k_begin / PANEL_BLOCK & 1;
-    const uint8_t *group = panel + (size_t)(k_begin / PANEL_GROUP) * panel_group_bytes(type);
+    const uint32_t b = k_begin / PANEL_BLOCK;
     uint8_t codes[32][16];
     float scale[2][16] = {{0}};
-    panel_codes(type, group, half, codes);
-    for (unsigned s = 0; s < panel_scales(type); s++) panel_scale(type, group, half, s, scale[s]);
+    panel_codes(type, panel, b, codes);
+    for (unsigned s = 0; s < panel_scales(type); s++) panel_scale(type, panel, b, s, scale[s]);
     for (uint32_t k = 0; k < k_count; k++) {
         const float *d = scale[panel_halves(type) && k >= 16];
         for (unsigned r = 0; r < 16; r++) weights[k][r] = weight_of(type, codes[k][r], d[r], scale[1][r]);
@@ -343,9 +358,9 @@ void matmul_unpack_row(const struct matrix *matrix, uint32_t n, float *row)
         return;
     }
     for (uint32_t b = 0; b < matrix->K / PANEL_BLOCK; b++) {
-        const uint8_t *group = panel + (size_t)(b / 2) * panel_group_bytes(type);
-        const float first = scale_at(type, group, b & 1, 0, r);
-        const float second = panel_scales(type) == 2 ? scale_at(type, group, b & 1, 1, r) : first;
+        const uint8_t *group = panel + panel_group_offset(type, b / 2);
+        const float first = scale_at(type, panel, b, 0, r);
+        const float second = panel_scales(type) == 2 ? scale_at(type, panel, b, 1, r) : first;
         for (unsigned k = 0; k < 32; k++) {
             const float d = panel_halves(type) && k >= 16 ? second : first;
             row[b * PANEL_BLOCK + k] = weight_of(type, code_at(type, group, b & 1, k, r), d, second);

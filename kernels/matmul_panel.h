@@ -5,7 +5,7 @@
 
 #include "kernels/matmul.h"
 
-enum { PANEL_BLOCK = 32, PANEL_GROUP = 64, ACT_BLOCK_BYTES = 44 };
+enum { PANEL_BLOCK = 32, PANEL_GROUP = 64, PANEL_SUPER = 256, PANEL_HEAD_BYTES = 64, ACT_BLOCK_BYTES = 44 };
 
 /* A block whose largest magnitude is below this is taken as zeros: 127 / amax would overflow. */
 #define ACT_AMAX_MIN 0x1p-120f
@@ -40,8 +40,8 @@ static inline bool panel_has_min(enum tensor_type type)
     return type == TENSOR_Q4_1 || type == TENSOR_Q5_1 || type == TENSOR_Q4_K || type == TENSOR_Q5_K;
 }
 
-/* Scales are f32 products where the file scales its scales, else the file's f16. */
-static inline bool panel_scale_f32(enum tensor_type type)
+/* The file scales its scales, for 256 inputs: a block's scale is d times an integer, not the file's f16. */
+static inline bool panel_has_head(enum tensor_type type)
 {
     return type == TENSOR_Q4_K || type == TENSOR_Q5_K || type == TENSOR_Q6_K;
 }
@@ -67,7 +67,7 @@ static inline unsigned panel_high_bytes(enum tensor_type type)
 }
 static inline unsigned panel_scale_bytes(enum tensor_type type)
 {
-    return panel_scale_f32(type) ? 64 : 32;
+    return panel_has_head(type) ? 16 : 32;
 }
 static inline unsigned panel_high_offset(enum tensor_type type)
 {
@@ -87,6 +87,22 @@ static inline uint32_t panel_groups(uint32_t K)
     return K / PANEL_GROUP + (K % PANEL_GROUP != 0);
 }
 
+/* Where in a panel group g begins; the head of its 256 inputs; where scale array s has its f16 factors in a head. */
+static inline size_t panel_group_offset(enum tensor_type type, uint32_t g)
+{
+    const size_t heads = panel_has_head(type) ? g / (PANEL_SUPER / PANEL_GROUP) + 1 : 0;
+    return g * (size_t)panel_group_bytes(type) + heads * PANEL_HEAD_BYTES;
+}
+static inline size_t panel_head_offset(enum tensor_type type, uint32_t g)
+{
+    const uint32_t first = g - g % (PANEL_SUPER / PANEL_GROUP);
+    return panel_has_head(type) ? panel_group_offset(type, first) - PANEL_HEAD_BYTES : 0;
+}
+static inline unsigned panel_factor_offset(enum tensor_type type, unsigned s)
+{
+    return panel_has_min(type) ? 32 * s : 0;
+}
+
 static inline int act_zero_point(enum act_kind kind)
 {
     switch (kind) {
@@ -104,9 +120,9 @@ static inline size_t act_row_bytes(enum act_kind kind, uint32_t K)
     return kind == ACT_F32 ? (size_t)K * 4 : (size_t)panel_groups(K) * 2 * ACT_BLOCK_BYTES;
 }
 
-/* matmul_pack.c. One block of 32 of a panel: the codes as [k][row]; scale array s as f32; all weights of row r. */
-void panel_codes(enum tensor_type type, const uint8_t *group, unsigned half, uint8_t codes[32][16]);
-void panel_scale(enum tensor_type type, const uint8_t *group, unsigned half, unsigned s, float scale[16]);
+/* matmul_pack.c. Block b of 32 inputs of a panel: the codes as [k][row]; scale array s as f32. */
+void panel_codes(enum tensor_type type, const uint8_t *panel, uint32_t b, uint8_t codes[32][16]);
+void panel_scale(enum tensor_type type, const uint8_t *panel, uint32_t b, unsigned s, float scale[16]);
 /* Weights of inputs [k_begin, k_begin + k_count) of a panel as [k][row]; k_begin a multiple of 32, k_count at most 32.
  */
 void panel_weights(enum tensor_type type, const uint8_t *panel, uint32_t k_begin, uint32_t k_count,

@@ -62,13 +62,13 @@ static void dot(const uint8_t codes[32][16], const int8_t *q, unsigned k_begin, 
 }
 
 /* One block against the tile's rows: the definition of the fast order. */
-static void block(enum tensor_type type, const uint8_t *group, unsigned half, const uint8_t *act, uint32_t R,
+static void block(enum tensor_type type, const uint8_t *panel, uint32_t b, const uint8_t *act, uint32_t R,
                   float F[16][16])
 {
     uint8_t codes[32][16];
     float scale[2][16];
-    panel_codes(type, group, half, codes);
-    for (unsigned s = 0; s < panel_scales(type); s++) panel_scale(type, group, half, s, scale[s]);
+    panel_codes(type, panel, b, codes);
+    for (unsigned s = 0; s < panel_scales(type); s++) panel_scale(type, panel, b, s, scale[s]);
     for (uint32_t m = 0; m < R; m++) {
         int8_t q[32];
         int32_t init[2], S[16], S1[16];
@@ -121,8 +121,7 @@ void matmul_tile_scalar(const struct matrix *matrix, const uint8_t *panel, uint3
             panel_f32(matrix, panel, act, R, F);
         else
             for (uint32_t b = 0; b < 2 * panel_groups(matrix->K); b++)
-                block(matrix->type, panel + (size_t)(b / 2) * panel_group_bytes(matrix->type), b & 1,
-                      act + (size_t)b * R * ACT_BLOCK_BYTES, R, F);
+                block(matrix->type, panel, b, act + (size_t)b * R * ACT_BLOCK_BYTES, R, F);
         for (uint32_t m = 0; m < R; m++) memcpy(out + m * stride_m, F[m], sizeof F[m]);
     }
 }
