@@ -1,7 +1,8 @@
 /* Preparing and multiplying: splits the work into tiles of 16 rows and hands them to the path.
  *
  * Up to 16 rows go through all panels in one call, so that the weights are one long stream. Above, each panel meets all
- * tiles of at most 256 rows while it is in L1, and the 256 rows' activations stay in L2. */
+ * tiles of at most 256 rows while it is in L1, and the 256 rows' activations stay in L2. The lines of the results, far
+ * from one another, are asked for before a tile is multiplied. */
 #include "kernels/matmul.h"
 
 #include "kernels/matmul_panel.h"
@@ -9,7 +10,7 @@
 
 #include <string.h>
 
-enum { ROWS_AT_ONCE = 256 };
+enum { ROWS_AT_ONCE = 256, ADD_PANELS = 4, ADD_COLUMNS = ADD_PANELS * MATMUL_PANEL_ROWS };
 
 static const matmul_tile_fn tile_fns[CPU_PATH_COUNT] = {matmul_tile_scalar, matmul_tile_avx2, matmul_tile_avx2,
                                                         matmul_tile_avx512, matmul_tile_avx512};
@@ -21,7 +22,7 @@ size_t matmul_act_bytes(enum act_kind kind, uint32_t M, uint32_t K)
     return (M * act_row_bytes(kind, K) + 63) / 64 * 64;
 }
 
-/* Row r of a tile in f32; false, with part of the row written, at a NaN or an infinity. */
+/* Values of row r of a tile in f32; false, with part of them written, at a NaN or an infinity. */
 static bool copy_row(const float *x, uint32_t K, uint8_t *tile, uint32_t R, uint32_t r)
 {
     uint32_t bits_max = 0;
@@ -35,63 +36,95 @@ static bool copy_row(const float *x, uint32_t K, uint8_t *tile, uint32_t R, uint
     return bits_max < 0x7f800000u;
 }
 
-static void zero_row(enum act_kind kind, uint32_t K, uint8_t *tile, uint32_t R, uint32_t r)
+static void zero_blocks(uint32_t blocks, uint8_t *tile, uint32_t R, uint32_t r)
 {
-    if (kind == ACT_F32) {
-        for (uint32_t k = 0; k < K; k++) memset(tile + ((size_t)k * R + r) * 4, 0, 4);
-        return;
-    }
-    for (uint32_t b = 0; b < 2 * panel_groups(K); b++, tile += (size_t)R * ACT_BLOCK_BYTES) {
+    for (uint32_t b = 0; b < blocks; b++, tile += (size_t)R * ACT_BLOCK_BYTES) {
         memset(tile + (size_t)r * 32, 0, 32);
         for (unsigned i = 32; i < ACT_BLOCK_BYTES; i += 4) memset(tile + (size_t)R * i + r * 4, 0, 4);
     }
 }
 
-bool matmul_prepare(enum cpu_path path, enum act_kind kind, const float *x, size_t stride_m, uint32_t M, uint32_t K,
-                    uint32_t row_begin, uint32_t row_end, void *act)
+bool matmul_prepare_columns(enum cpu_path path, enum act_kind kind, const float *x, size_t stride_m, uint32_t M,
+                            uint32_t K, uint32_t row_begin, uint32_t row_end, uint32_t k_begin, uint32_t k_end,
+                            void *act)
 {
     bool finite = true;
     CHECK(row_begin <= row_end && row_end <= M);
+    CHECK(k_begin % PANEL_BLOCK == 0 && k_begin <= k_end && k_end <= K && (k_end == K || k_end % PANEL_BLOCK == 0));
     CHECK(kind < ACT_KIND_COUNT);
-    for (uint32_t m = row_begin; m < row_end; m++) {
+    const uint32_t block = k_begin / PANEL_BLOCK, count = k_end - k_begin;
+    const uint32_t blocks = (k_end == K ? 2 * panel_groups(K) : k_end / PANEL_BLOCK) - block;
+    for (uint32_t m = row_begin; m < row_end; m++, x += stride_m) {
         const uint32_t first = m / MATMUL_TILE_ROWS * MATMUL_TILE_ROWS, r = m - first;
         const uint32_t R = M - first < MATMUL_TILE_ROWS ? M - first : MATMUL_TILE_ROWS;
         uint8_t *tile = (uint8_t *)act + first * act_row_bytes(kind, K);
-        const float *row = x + m * stride_m;
-        if (kind == ACT_F32 ? copy_row(row, K, tile, R, r) : quantise_fns[path](kind, row, K, tile, R, r)) continue;
-        zero_row(kind, K, tile, R, r);
+        if (kind == ACT_F32) {
+            tile += (size_t)k_begin * R * 4;
+            if (copy_row(x, count, tile, R, r)) continue;
+            for (uint32_t k = 0; k < count; k++) memset(tile + ((size_t)k * R + r) * 4, 0, 4);
+        } else {
+            tile += (size_t)block * R * ACT_BLOCK_BYTES;
+            if (quantise_fns[path](kind, x, count, blocks, tile, R, r)) continue;
+            zero_blocks(blocks, tile, R, r);
+        }
         finite = false;
     }
     return finite;
 }
 
-/* One tile against some panels. The last panel of a matrix may be part full: it goes through a buffer. */
+bool matmul_prepare(enum cpu_path path, enum act_kind kind, const float *x, size_t stride_m, uint32_t M, uint32_t K,
+                    uint32_t row_begin, uint32_t row_end, void *act)
+{
+    return matmul_prepare_columns(path, kind, x + row_begin * stride_m, stride_m, M, K, row_begin, row_end, 0, K, act);
+}
+
+/* One tile against some panels; out is that of the first panel. The last panel of a matrix may be part full: it goes
+ * through a buffer. */
 static void tile(enum cpu_path path, const struct matrix *matrix, uint32_t panel_begin, uint32_t panel_end,
                  const uint8_t *act, uint32_t R, float *out, size_t stride_m)
 {
     const uint32_t whole = matrix->N / MATMUL_PANEL_ROWS;
     const uint32_t end = panel_end < whole ? panel_end : whole;
     if (panel_begin < end)
-        tile_fns[path](matrix, matrix->data + panel_begin * matrix->panel_bytes, end - panel_begin, act, R,
-                       out + (size_t)panel_begin * MATMUL_PANEL_ROWS, stride_m);
+        tile_fns[path](matrix, matrix->data + panel_begin * matrix->panel_bytes, end - panel_begin, act, R, out,
+                       stride_m);
     if (panel_end <= whole) return;
     float part[MATMUL_TILE_ROWS * MATMUL_PANEL_ROWS];
     tile_fns[path](matrix, matrix->data + whole * matrix->panel_bytes, 1, act, R, part, MATMUL_PANEL_ROWS);
     const size_t left = matrix->N % MATMUL_PANEL_ROWS;
     for (uint32_t m = 0; m < R; m++)
-        memcpy(out + m * stride_m + (size_t)whole * MATMUL_PANEL_ROWS, part + m * MATMUL_PANEL_ROWS,
+        memcpy(out + m * stride_m + (size_t)(whole - panel_begin) * MATMUL_PANEL_ROWS, part + m * MATMUL_PANEL_ROWS,
                left * sizeof *part);
 }
 
-void matmul(enum cpu_path path, const struct matrix *matrix, uint32_t panel_begin, uint32_t panel_end, const void *act,
-            uint32_t M, float *out, size_t stride_m)
+/* One tile against some panels, added to out: ADD_PANELS at a time through a buffer. */
+static void tile_add(enum cpu_path path, const struct matrix *matrix, uint32_t panel_begin, uint32_t panel_end,
+                     const uint8_t *act, uint32_t R, float *out, size_t stride_m)
 {
-    const uint8_t *rows = act;
+    float sums[MATMUL_TILE_ROWS * ADD_COLUMNS];
+    for (uint32_t p = panel_begin; p < panel_end; p += ADD_PANELS, out += ADD_COLUMNS) {
+        const uint32_t end = panel_end - p < ADD_PANELS ? panel_end : p + ADD_PANELS;
+        const uint32_t n_end = end * MATMUL_PANEL_ROWS < matrix->N ? end * MATMUL_PANEL_ROWS : matrix->N;
+        const uint32_t columns = n_end - p * MATMUL_PANEL_ROWS;
+        tile(path, matrix, p, end, act, R, sums, ADD_COLUMNS);
+        for (uint32_t m = 0; m < R; m++) {
+            float *restrict row = out + m * stride_m;
+            for (uint32_t n = 0; n < columns; n++) row[n] = row[n] + sums[m * ADD_COLUMNS + n];
+        }
+    }
+}
+
+typedef void range_fn(enum cpu_path path, const struct matrix *matrix, uint32_t panel_begin, uint32_t panel_end,
+                      const uint8_t *act, uint32_t R, float *out, size_t stride_m);
+
+static void multiply(range_fn *range, enum cpu_path path, const struct matrix *matrix, uint32_t panel_begin,
+                     uint32_t panel_end, const uint8_t *act, uint32_t M, float *out, size_t stride_m)
+{
     const size_t row_bytes = act_row_bytes(matrix->act, matrix->K);
     CHECK(panel_begin <= panel_end && panel_end <= matrix->panels);
     if (!M || panel_begin == panel_end) return;
     if (M <= MATMUL_TILE_ROWS) {
-        tile(path, matrix, panel_begin, panel_end, rows, M, out, stride_m);
+        range(path, matrix, panel_begin, panel_end, act, M, out + (size_t)panel_begin * MATMUL_PANEL_ROWS, stride_m);
         return;
     }
     for (uint32_t m0 = 0; m0 < M; m0 += ROWS_AT_ONCE) {
@@ -99,7 +132,31 @@ void matmul(enum cpu_path path, const struct matrix *matrix, uint32_t panel_begi
         for (uint32_t p = panel_begin; p < panel_end; p++)
             for (uint32_t m = m0; m < m1; m += MATMUL_TILE_ROWS) {
                 const uint32_t R = m1 - m < MATMUL_TILE_ROWS ? m1 - m : MATMUL_TILE_ROWS;
-                tile(path, matrix, p, p + 1, rows + m * row_bytes, R, out + m * stride_m, stride_m);
+                float *target = out + m * stride_m + p * MATMUL_PANEL_ROWS;
+                for (uint32_t r = 0; r < R; r++) __builtin_prefetch(target + r * stride_m, 1);
+                range(path, matrix, p, p + 1, act + m * row_bytes, R, target, stride_m);
             }
     }
+}
+
+void matmul(enum cpu_path path, const struct matrix *matrix, uint32_t panel_begin, uint32_t panel_end, const void *act,
+            uint32_t M, float *out, size_t stride_m)
+{
+    multiply(tile, path, matrix, panel_begin, panel_end, act, M, out, stride_m);
+}
+
+void matmul_add(enum cpu_path path, const struct matrix *matrix, uint32_t panel_begin, uint32_t panel_end,
+                const void *act, uint32_t M, float *out, size_t stride_m)
+{
+    multiply(tile_add, path, matrix, panel_begin, panel_end, act, M, out, stride_m);
+}
+
+void matmul_tile(enum cpu_path path, const struct matrix *matrix, uint32_t panel_begin, uint32_t panel_end,
+                 const void *act, uint32_t M, uint32_t row_begin, float *out, size_t stride_m)
+{
+    CHECK(panel_begin <= panel_end && panel_end <= matrix->panels);
+    CHECK(row_begin % MATMUL_TILE_ROWS == 0 && row_begin < M);
+    const uint32_t R = M - row_begin < MATMUL_TILE_ROWS ? M - row_begin : MATMUL_TILE_ROWS;
+    tile(path, matrix, panel_begin, panel_end, (const uint8_t *)act + row_begin * act_row_bytes(matrix->act, matrix->K),
+         R, out, stride_m);
 }

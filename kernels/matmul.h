@@ -70,9 +70,26 @@ size_t matmul_act_bytes(enum act_kind kind, uint32_t M, uint32_t K);
 bool matmul_prepare(enum cpu_path path, enum act_kind kind, const float *x, size_t stride_m, uint32_t M, uint32_t K,
                     uint32_t row_begin, uint32_t row_end, void *act);
 
+/* The same for inputs [k_begin, k_end) of rows [row_begin, row_end): x (row_end - row_begin, k_end - k_begin). k_begin
+ * is a multiple of 32, k_end too unless it is K. Different ranges may be prepared by different threads; once all of a
+ * row's are, it is as matmul_prepare makes it. Returns false when one of them holds a NaN or an infinity: that row's
+ * inputs of the range are prepared as zeros. */
+bool matmul_prepare_columns(enum cpu_path path, enum act_kind kind, const float *x, size_t stride_m, uint32_t M,
+                            uint32_t K, uint32_t row_begin, uint32_t row_end, uint32_t k_begin, uint32_t k_end,
+                            void *act);
+
 /* Multiplies panels [panel_begin, panel_end): out[m * stride_m + n] for m < M and n in 16 * panel_begin .. min(16 *
  * panel_end, N). Reads and writes no other n. act: prepared for matrix->act with the same M and K. */
 void matmul(enum cpu_path path, const struct matrix *matrix, uint32_t panel_begin, uint32_t panel_end, const void *act,
             uint32_t M, float *out, size_t stride_m);
+
+/* The same with out[..] = out[..] + product. */
+void matmul_add(enum cpu_path path, const struct matrix *matrix, uint32_t panel_begin, uint32_t panel_end,
+                const void *act, uint32_t M, float *out, size_t stride_m);
+
+/* One tile of the M rows: rows [row_begin, min(row_begin + 16, M)), row_begin a multiple of 16, against the panels. out
+ * is that of row row_begin and output 16 * panel_begin. */
+void matmul_tile(enum cpu_path path, const struct matrix *matrix, uint32_t panel_begin, uint32_t panel_end,
+                 const void *act, uint32_t M, uint32_t row_begin, float *out, size_t stride_m);
 
 #endif

@@ -297,11 +297,12 @@ INLINE uint32_t max_lanes(__m256i v)
     return (uint32_t)_mm_cvtsi128_si32(_mm_max_epu32(s, _mm_shuffle_epi32(s, 0xb1)));
 }
 
-bool matmul_quantise_avx2(enum act_kind kind, const float *x, uint32_t K, uint8_t *tile, uint32_t R, uint32_t r)
+bool matmul_quantise_avx2(enum act_kind kind, const float *x, uint32_t K, uint32_t blocks, uint8_t *tile, uint32_t R,
+                          uint32_t r)
 {
     const int zero_point = act_zero_point(kind);
     const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
-    for (uint32_t b = 0; b < 2 * panel_groups(K); b++, tile += (size_t)R * ACT_BLOCK_BYTES) {
+    for (uint32_t b = 0; b < blocks; b++, tile += (size_t)R * ACT_BLOCK_BYTES) {
         const uint32_t k0 = b * PANEL_BLOCK, n = K <= k0 ? 0 : K - k0 < PANEL_BLOCK ? K - k0 : PANEL_BLOCK;
         _Alignas(32) float edge[32] = {0};
         const float *p = x + k0;

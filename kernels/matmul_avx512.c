@@ -218,11 +218,12 @@ void matmul_tile_avx512(const struct matrix *matrix, const uint8_t *panel, uint3
         instances[matrix->type][R](panel, panels, panel_groups(matrix->K), act, out, stride_m);
 }
 
-bool matmul_quantise_avx512(enum act_kind kind, const float *x, uint32_t K, uint8_t *tile, uint32_t R, uint32_t r)
+bool matmul_quantise_avx512(enum act_kind kind, const float *x, uint32_t K, uint32_t blocks, uint8_t *tile, uint32_t R,
+                            uint32_t r)
 {
     const int zero_point = act_zero_point(kind);
     const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
-    for (uint32_t b = 0; b < 2 * panel_groups(K); b++, tile += (size_t)R * ACT_BLOCK_BYTES) {
+    for (uint32_t b = 0; b < blocks; b++, tile += (size_t)R * ACT_BLOCK_BYTES) {
         const uint32_t k0 = b * PANEL_BLOCK, n = K <= k0 ? 0 : K - k0;
         const uint32_t live_lanes = n >= 32 ? ~UINT32_C(0) : (UINT32_C(1) << n) - 1;
         const float *p = n ? x + k0 : x;

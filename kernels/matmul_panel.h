@@ -132,11 +132,12 @@ void panel_weights(enum tensor_type type, const uint8_t *panel, uint32_t k_begin
 void matmul_meaning(const struct matrix *matrix, const float *x, size_t stride_m, uint32_t M, double *out);
 
 /* A path. tile: `panels` whole panels from `panel` on against one tile of R = 1..16 rows; writes 16 * panels columns.
- * quantise: row r of a tile of R rows to int8; false, with some of the row written, at a NaN or an infinity. */
+ * quantise: `blocks` blocks of row r of a tile of R rows to int8, from K values of x, with zeros after them; false,
+ * with some of them written, at a NaN or an infinity. `tile` is the first of these blocks. */
 typedef void (*matmul_tile_fn)(const struct matrix *matrix, const uint8_t *panel, uint32_t panels, const uint8_t *act,
                                uint32_t R, float *out, size_t stride_m);
-typedef bool (*matmul_quantise_fn)(enum act_kind kind, const float *x, uint32_t K, uint8_t *tile, uint32_t R,
-                                   uint32_t r);
+typedef bool (*matmul_quantise_fn)(enum act_kind kind, const float *x, uint32_t K, uint32_t blocks, uint8_t *tile,
+                                   uint32_t R, uint32_t r);
 
 void matmul_tile_scalar(const struct matrix *matrix, const uint8_t *panel, uint32_t panels, const uint8_t *act,
                         uint32_t R, float *out, size_t stride_m);
@@ -148,8 +149,11 @@ void matmul_tile_avx512(const struct matrix *matrix, const uint8_t *panel, uint3
 void matmul_tile_f32_avx512(const struct matrix *matrix, const uint8_t *panel, uint32_t panels, const uint8_t *act,
                             uint32_t R, float *out, size_t stride_m);
 
-bool matmul_quantise_scalar(enum act_kind kind, const float *x, uint32_t K, uint8_t *tile, uint32_t R, uint32_t r);
-bool matmul_quantise_avx2(enum act_kind kind, const float *x, uint32_t K, uint8_t *tile, uint32_t R, uint32_t r);
-bool matmul_quantise_avx512(enum act_kind kind, const float *x, uint32_t K, uint8_t *tile, uint32_t R, uint32_t r);
+bool matmul_quantise_scalar(enum act_kind kind, const float *x, uint32_t K, uint32_t blocks, uint8_t *tile, uint32_t R,
+                            uint32_t r);
+bool matmul_quantise_avx2(enum act_kind kind, const float *x, uint32_t K, uint32_t blocks, uint8_t *tile, uint32_t R,
+                          uint32_t r);
+bool matmul_quantise_avx512(enum act_kind kind, const float *x, uint32_t K, uint32_t blocks, uint8_t *tile, uint32_t R,
+                            uint32_t r);
 
 #endif

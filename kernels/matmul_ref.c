@@ -21,10 +21,11 @@ void matmul_meaning(const struct matrix *matrix, const float *x, size_t stride_m
     }
 }
 
-bool matmul_quantise_scalar(enum act_kind kind, const float *x, uint32_t K, uint8_t *tile, uint32_t R, uint32_t r)
+bool matmul_quantise_scalar(enum act_kind kind, const float *x, uint32_t K, uint32_t blocks, uint8_t *tile, uint32_t R,
+                            uint32_t r)
 {
     const int zero_point = act_zero_point(kind);
-    for (uint32_t b = 0; b < 2 * panel_groups(K); b++, tile += (size_t)R * ACT_BLOCK_BYTES) {
+    for (uint32_t b = 0; b < blocks; b++, tile += (size_t)R * ACT_BLOCK_BYTES) {
         const uint32_t k0 = b * PANEL_BLOCK, n = K <= k0 ? 0 : K - k0 < PANEL_BLOCK ? K - k0 : PANEL_BLOCK;
         uint32_t bits_max = 0;
         for (uint32_t k = 0; k < n; k++) {

@@ -84,16 +84,25 @@ static enum status check_config(const struct model_spec *s, const struct device_
     return ST_OK;
 }
 
-/* The largest activations of the model for M rows, a slot each kind. */
+static size_t down_acts_bytes(const struct device_cpu *cpu, uint32_t M)
+{
+    size_t most = 0;
+    for (uint32_t l = 0; l < cpu->spec.layers; l++) {
+        size_t bytes = matmul_act_bytes(cpu->layers[l].down.act, M, cpu->spec.ff_width);
+        if (bytes > most) most = bytes;
+    }
+    return aligned(most);
+}
+
+/* The largest of the other activations of the model for M rows, a slot each kind. */
 static size_t act_bytes_max(const struct device_cpu *cpu, uint32_t M)
 {
     size_t most = 0;
     for (uint32_t l = 0; l < cpu->spec.layers; l++) {
         const struct cpu_layer *layer = &cpu->layers[l];
-        const struct act_set *sets[] = {&layer->qkv_acts, &layer->o_acts, &layer->ff_acts, &layer->down_acts,
-                                        &cpu->head_acts};
-        const uint32_t widths[] = {layer->q.K, layer->o.K, layer->gate.K, layer->down.K, cpu->head.K};
-        for (uint32_t i = 0; i < 5; i++) {
+        const struct act_set *sets[] = {&layer->qkv_acts, &layer->o_acts, &layer->ff_acts, &cpu->head_acts};
+        const uint32_t widths[] = {layer->q.K, layer->o.K, layer->gate.K, cpu->head.K};
+        for (uint32_t i = 0; i < 4; i++) {
             for (uint32_t k = 0; k < sets[i]->count; k++) {
                 size_t bytes = matmul_act_bytes(sets[i]->kinds[k], M, widths[i]);
                 if (bytes > most) most = bytes;
@@ -122,7 +131,7 @@ static size_t place_scratch(struct device_cpu *cpu, uint8_t *base)
     TAKE(cpu->x, N * s->width * sizeof(float));
     TAKE(cpu->qkv, N * (s->heads + 2 * s->kv_heads) * s->head_size * sizeof(float));
     TAKE(cpu->attended, N * s->heads * s->head_size * sizeof(float));
-    TAKE(cpu->gated, N * s->ff_width * sizeof(float));
+    TAKE(cpu->down_acts, down_acts_bytes(cpu, info->tokens_max));
     TAKE(cpu->angles, N * 2 * s->rope_size * sizeof(float));
     TAKE(cpu->logits, (size_t)LOGIT_ROWS * cpu->head.panels * MATMUL_PANEL_ROWS * sizeof(float));
     TAKE(cpu->acts, ACT_KINDS_MAX * cpu->act_slot_bytes);
@@ -134,8 +143,6 @@ static size_t place_scratch(struct device_cpu *cpu, uint8_t *base)
         uint8_t *sampler;
         TAKE(own->row, row * sizeof(float));
         TAKE(own->head_row, s->width * sizeof(float));
-        TAKE(own->tiles[0], N * TILE_COLUMNS * sizeof(float));
-        TAKE(own->tiles[1], N * TILE_COLUMNS * sizeof(float));
         TAKE(own->attention, attention_scratch_floats(s->heads / s->kv_heads, s->head_size) * sizeof(float));
         TAKE(own->acts, ACT_KINDS_MAX * cpu->act_private_slot_bytes);
         TAKE(sampler, sampler_bytes(s->vocab));

@@ -21,7 +21,8 @@
 
 enum {
     PRIVATE_ROWS_MAX = 4, /* up to so many rows each thread prepares all activations itself and spares a barrier */
-    TILE_COLUMNS = 32,    /* outputs of O, gate, up and down that are made and used at once */
+    UNIT_PANELS = 2,      /* panels of gate and up that make one block of down's activations */
+    ROWS_IN_CACHE = 256,  /* tokens whose activations stay in the cache while gate and up pass by */
     LOGIT_ROWS = 16,      /* rows of logits held at a time */
     ACT_KINDS_MAX = 3     /* Q, K and V of three types */
 };
@@ -38,7 +39,7 @@ struct act_set {
 
 struct cpu_layer {
     struct matrix q, k, v, o, gate, up, down;
-    struct act_set qkv_acts, o_acts, ff_acts, down_acts;
+    struct act_set qkv_acts, o_acts, ff_acts;
     float *attn_norm, *ffn_norm;     /* (E) */
     float *q_bias, *k_bias, *v_bias; /* (H D), (KH D), (KH D) or NULL */
     float *q_norm, *k_norm;          /* (D) or NULL */
@@ -49,7 +50,6 @@ struct cpu_thread {
     struct span o, ff, down, head; /* panels */
     float *row;                    /* a normed row: max(E, H D, F) */
     float *head_row;               /* a row of the head: E */
-    float *tiles[2];               /* [tokens_max][TILE_COLUMNS] */
     float *attention;              /* scratch of the kernel */
     uint8_t *acts;                 /* activations of up to PRIVATE_ROWS_MAX rows */
     struct sampler sampler;
@@ -88,11 +88,11 @@ struct device_cpu {
     float *x;        /* (N, E) residual stream */
     float *qkv;      /* (N, (H + 2 KH) D) */
     float *attended; /* (N, H D) */
-    float *gated;    /* (N, F) */
     float *angles;   /* (N, 2, rope_size): c, then s */
     float *logits;   /* (LOGIT_ROWS, V rounded up to 16) */
     uint8_t *acts;   /* ACT_KINDS_MAX slots of act_slot_bytes */
     size_t act_slot_bytes, act_private_slot_bytes;
+    uint8_t *down_acts;           /* activations of down, (N, F) */
     uint8_t *bad;                 /* (N) tokens that met a NaN or an infinity */
     struct attention_tile *tiles; /* (N) */
     _Atomic uint32_t *next_item;  /* (L + groups of logit rows) counters, zero at the start of a step */

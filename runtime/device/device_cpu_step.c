@@ -1,17 +1,21 @@
 /* The layers of a step, as each thread runs them.
  *
- *   embed, angles | per layer:  (norm, acts |) Q K V, bias, norm, RoPE, KV | attention (| acts) | O, residual
- *                               (norm, acts |) gate, up, GLU (| acts) | down, residual |
+ *   embed, angles | per layer:  (norm, acts |) Q K V, bias, norm, RoPE, KV | attention (| acts) | O, residual |
+ *                               (norm, acts |) gate, up, GLU, acts | down, residual |
  *
  * A bar is a barrier; those in brackets fall away at PRIVATE_ROWS_MAX tokens and fewer, where every thread prepares all
- * activations for itself. Outputs of O, gate, up and down are made TILE_COLUMNS at a time and used while they are in
- * the cache. A token that met a NaN or an infinity is marked in bad[] by the thread that prepared its row. */
+ * activations for itself. Gate and up are made for 16 tokens and UNIT_PANELS panels at a time, and become activations
+ * of down while they are in the cache. A token that met a NaN or an infinity is marked in bad[] by whoever meets it. */
 #include "runtime/device/device_cpu_parts.h"
 
 #include "kernels/glu.h"
 #include "kernels/rmsnorm.h"
 
-#include <string.h>
+/* Several threads may meet a token's NaN. */
+static void mark_bad(struct device_cpu *cpu, uint32_t token)
+{
+    __atomic_store_n(&cpu->bad[token], 1, __ATOMIC_RELAXED);
+}
 
 const uint8_t *device_cpu_prepare(struct device_cpu *cpu, uint32_t thread_idx, const struct act_set *set, uint32_t M,
                                   uint32_t K, const float *source, const float *norm, const uint32_t *tokens)
@@ -30,7 +34,7 @@ const uint8_t *device_cpu_prepare(struct device_cpu *cpu, uint32_t thread_idx, c
         }
         for (uint32_t i = 0; i < set->count; i++) { /* stride 0: the row stands for every m */
             bool finite = matmul_prepare(cpu->path, set->kinds[i], row, 0, M, K, m, m + 1, base + i * slot_bytes);
-            if (!finite && (!alone || thread_idx == 0)) cpu->bad[token] = 1;
+            if (!finite) mark_bad(cpu, token);
         }
     }
     if (alone) {
@@ -65,13 +69,6 @@ static uint8_t *kv_head_of(const struct device_cpu *cpu, uint32_t layer, uint32_
 static void add(float *restrict x, const float *restrict y, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++) x[i] = x[i] + y[i];
-}
-
-/* The same with a constant count, which the compiler turns into vectors; not inlined, for there it forgets `restrict`.
- */
-static __attribute__((noinline)) void add_tile(float *restrict x, const float *restrict y)
-{
-    for (uint32_t i = 0; i < TILE_COLUMNS; i++) x[i] = x[i] + y[i];
 }
 
 /* Bias, norm and rotation of heads [begin, end) of one token's Q or K. */
@@ -161,74 +158,77 @@ static void phase_attention(struct device_cpu *cpu, uint32_t thread_idx, uint32_
     phase_meet(cpu, thread_idx, PHASE_ATTENTION);
 }
 
-/* Panels [begin, begin + TILE_COLUMNS / 16) of a matrix, as far as `end`, against all tokens: tile (N, TILE_COLUMNS).
- * Gives the number of columns. */
-static uint32_t multiply_tile(const struct device_cpu *cpu, const struct matrix *matrix, uint32_t begin, uint32_t end,
-                              const uint8_t *act, float *tile)
+static void phase_o(struct device_cpu *cpu, uint32_t thread_idx, const struct cpu_layer *layer)
 {
-    struct matrix part = *matrix;
-    uint32_t panels = end - begin < TILE_COLUMNS / MATMUL_PANEL_ROWS ? end - begin : TILE_COLUMNS / MATMUL_PANEL_ROWS;
-    uint32_t rest = matrix->N - begin * MATMUL_PANEL_ROWS;
-    part.data = matrix->data + begin * matrix->panel_bytes;
-    part.panels = panels;
-    part.N = rest < panels * MATMUL_PANEL_ROWS ? rest : panels * MATMUL_PANEL_ROWS;
-    matmul(cpu->path, &part, 0, panels, act, cpu->batch->tokens_count, tile, TILE_COLUMNS);
-    return part.N;
+    const struct cpu_thread *own = &cpu->threads[thread_idx];
+    uint32_t N = cpu->batch->tokens_count;
+    const uint8_t *acts = device_cpu_prepare(cpu, thread_idx, &layer->o_acts, N, layer->o.K, cpu->attended, NULL, NULL);
+    matmul_add(cpu->path, &layer->o, own->o.begin, own->o.end, act_of(cpu, acts, &layer->o_acts, layer->o.act, N), N,
+               cpu->x, cpu->spec.width);
+    phase_meet(cpu, thread_idx, PHASE_O);
 }
 
-/* x += matrix * source, for the panels of the thread. */
-static void phase_residual(struct device_cpu *cpu, uint32_t thread_idx, const struct matrix *matrix, struct span panels,
-                           const struct act_set *set, const float *source, enum device_phase phase)
+/* Gate, up and GLU of a tile of tokens for the columns of panels [p, p_end), at most UNIT_PANELS, into the activations
+ * of down. A tile's results never leave the cache. */
+static void gated_tile(struct device_cpu *cpu, const struct cpu_layer *layer, const uint8_t *gate_act,
+                       const uint8_t *up_act, uint32_t p, uint32_t p_end, uint32_t token)
 {
-    uint32_t N = cpu->batch->tokens_count, E = cpu->spec.width;
-    const uint8_t *acts = device_cpu_prepare(cpu, thread_idx, set, N, matrix->K, source, NULL, NULL);
-    const uint8_t *act = act_of(cpu, acts, set, matrix->act, N);
-    float *tile = cpu->threads[thread_idx].tiles[0];
-    for (uint32_t p = panels.begin; p < panels.end; p += TILE_COLUMNS / MATMUL_PANEL_ROWS) {
-        uint32_t columns = multiply_tile(cpu, matrix, p, panels.end, act, tile);
-        for (uint32_t n = 0; n < N; n++) {
-            float *x = cpu->x + (size_t)n * E + (size_t)p * MATMUL_PANEL_ROWS;
-            if (columns == TILE_COLUMNS) {
-                add_tile(x, tile + (size_t)n * TILE_COLUMNS);
-            } else {
-                add(x, tile + (size_t)n * TILE_COLUMNS, columns);
-            }
+    enum { COLUMNS = UNIT_PANELS * MATMUL_PANEL_ROWS };
+    _Alignas(64) float gate[MATMUL_TILE_ROWS * COLUMNS], up[MATMUL_TILE_ROWS * COLUMNS];
+    const struct model_spec *s = &cpu->spec;
+    uint32_t N = cpu->batch->tokens_count, rows = N - token < MATMUL_TILE_ROWS ? N - token : MATMUL_TILE_ROWS;
+    uint32_t k_begin = p * MATMUL_PANEL_ROWS, k_end = p_end * MATMUL_PANEL_ROWS;
+    if (k_end > s->ff_width) k_end = s->ff_width;
+    enum glu_kind kind = s->activation == ACTIVATION_SILU ? GLU_SILU : GLU_GELU_TANH;
+    matmul_tile(cpu->path, &layer->gate, p, p_end, gate_act, N, token, gate, COLUMNS);
+    matmul_tile(cpu->path, &layer->up, p, p_end, up_act, N, token, up, COLUMNS);
+    for (uint32_t m = 0; m < rows; m++) {
+        float *row = gate + (size_t)m * COLUMNS;
+        glu(cpu->path, kind, row, row, up + (size_t)m * COLUMNS, k_end - k_begin);
+        if (!matmul_prepare_columns(cpu->path, layer->down.act, row, COLUMNS, N, s->ff_width, token + m, token + m + 1,
+                                    k_begin, k_end, cpu->down_acts)) {
+            mark_bad(cpu, token + m);
         }
     }
-    phase_meet(cpu, thread_idx, phase);
 }
 
 static void phase_gated(struct device_cpu *cpu, uint32_t thread_idx, const struct cpu_layer *layer)
 {
-    const struct model_spec *s = &cpu->spec;
-    struct cpu_thread *own = &cpu->threads[thread_idx];
+    struct span own = cpu->threads[thread_idx].ff;
     uint32_t N = cpu->batch->tokens_count;
     const uint8_t *acts =
-        device_cpu_prepare(cpu, thread_idx, &layer->ff_acts, N, s->width, cpu->x, layer->ffn_norm, NULL);
+        device_cpu_prepare(cpu, thread_idx, &layer->ff_acts, N, cpu->spec.width, cpu->x, layer->ffn_norm, NULL);
     const uint8_t *gate_act = act_of(cpu, acts, &layer->ff_acts, layer->gate.act, N);
     const uint8_t *up_act = act_of(cpu, acts, &layer->ff_acts, layer->up.act, N);
-    enum glu_kind kind = s->activation == ACTIVATION_SILU ? GLU_SILU : GLU_GELU_TANH;
-    for (uint32_t p = own->ff.begin; p < own->ff.end; p += TILE_COLUMNS / MATMUL_PANEL_ROWS) {
-        uint32_t columns = multiply_tile(cpu, &layer->gate, p, own->ff.end, gate_act, own->tiles[0]);
-        multiply_tile(cpu, &layer->up, p, own->ff.end, up_act, own->tiles[1]);
-        for (uint32_t n = 0; n < N; n++) {
-            glu(cpu->path, kind, cpu->gated + (size_t)n * s->ff_width + (size_t)p * MATMUL_PANEL_ROWS,
-                own->tiles[0] + (size_t)n * TILE_COLUMNS, own->tiles[1] + (size_t)n * TILE_COLUMNS, columns);
+    for (uint32_t first = 0; first < N; first += ROWS_IN_CACHE) {
+        uint32_t end = N - first < ROWS_IN_CACHE ? N : first + ROWS_IN_CACHE;
+        for (uint32_t p = own.begin; p < own.end; p += UNIT_PANELS) {
+            uint32_t p_end = own.end - p < UNIT_PANELS ? own.end : p + UNIT_PANELS;
+            for (uint32_t token = first; token < end; token += MATMUL_TILE_ROWS) {
+                gated_tile(cpu, layer, gate_act, up_act, p, p_end, token);
+            }
         }
     }
     phase_meet(cpu, thread_idx, PHASE_GATED);
 }
 
-void device_cpu_run_layers(struct device_cpu *cpu, uint32_t thread_idx)
+static void phase_down(struct device_cpu *cpu, uint32_t thread_idx, const struct cpu_layer *layer)
 {
     const struct cpu_thread *own = &cpu->threads[thread_idx];
+    matmul_add(cpu->path, &layer->down, own->down.begin, own->down.end, cpu->down_acts, cpu->batch->tokens_count,
+               cpu->x, cpu->spec.width);
+    phase_meet(cpu, thread_idx, PHASE_DOWN);
+}
+
+void device_cpu_run_layers(struct device_cpu *cpu, uint32_t thread_idx)
+{
     embed(cpu, thread_idx);
     for (uint32_t l = 0; l < cpu->spec.layers; l++) {
         const struct cpu_layer *layer = &cpu->layers[l];
         phase_qkv(cpu, thread_idx, l);
         phase_attention(cpu, thread_idx, l);
-        phase_residual(cpu, thread_idx, &layer->o, own->o, &layer->o_acts, cpu->attended, PHASE_O);
+        phase_o(cpu, thread_idx, layer);
         phase_gated(cpu, thread_idx, layer);
-        phase_residual(cpu, thread_idx, &layer->down, own->down, &layer->down_acts, cpu->gated, PHASE_DOWN);
+        phase_down(cpu, thread_idx, layer);
     }
 }

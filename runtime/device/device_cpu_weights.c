@@ -87,7 +87,6 @@ static enum status plan_layer(const struct device_cpu *cpu, const struct layer_w
     act_set_add(&layer->o_acts, layer->o.act);
     act_set_add(&layer->ff_acts, layer->gate.act);
     act_set_add(&layer->ff_acts, layer->up.act);
-    act_set_add(&layer->down_acts, layer->down.act);
     return ST_OK;
 }
 
@@ -172,13 +171,22 @@ static void divide_heads(struct device_cpu *cpu)
     CHECK_EQ(unit, units);
 }
 
+/* The share of thread i in panels that come in units. */
+static struct span units_of(uint32_t panels, uint32_t thread_idx, uint32_t threads)
+{
+    struct span span = span_of((panels + UNIT_PANELS - 1) / UNIT_PANELS, thread_idx, threads);
+    span.begin = span.begin * UNIT_PANELS;
+    span.end = span.end * UNIT_PANELS;
+    return (struct span){span.begin < panels ? span.begin : panels, span.end < panels ? span.end : panels};
+}
+
 static void divide(struct device_cpu *cpu)
 {
     divide_heads(cpu);
     for (uint32_t t = 0; t < cpu->threads_count; t++) {
         struct cpu_thread *thread = &cpu->threads[t];
         thread->o = span_of(cpu->layers[0].o.panels, t, cpu->threads_count);
-        thread->ff = span_of(cpu->layers[0].gate.panels, t, cpu->threads_count);
+        thread->ff = units_of(cpu->layers[0].gate.panels, t, cpu->threads_count);
         thread->down = span_of(cpu->layers[0].down.panels, t, cpu->threads_count);
         thread->head = span_of(cpu->head.panels, t, cpu->threads_count);
     }
