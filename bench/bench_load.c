@@ -3,11 +3,16 @@
  * answers are greedy, streamed, of a fixed length (ignore_eos). One epoll thread; its own CPU time is printed, because
  * it shares the machine with the server.
  *
- *   bench_load --port 8000 --clients 32 --requests 3 --prompt-tokens 128 --output-tokens 64 [--json]
+ *   bench_load --port 8000 --clients 32 --requests 3 --prompt-tokens 128 --output-tokens 64 [--json] [--metrics]
  *
  * Tokens are counted from the `usage` that the server sends; times are the client's: TTFT from the send to the first
  * event, gaps between events with data (a server that joins tokens in one event shows larger gaps, so tokens per event
- * is printed too). */
+ * is printed too).
+ *
+ * --metrics reads Millrace's /metrics before and after: tokens and time of a step; how the engine's thread divided its
+ * time into device, own work and sleep; CPU time of the io thread. "server" is what is neither device nor sleep: own
+ * work of the engine and CPU time of the io thread, as a share of the time in which there was work. It is an upper
+ * bound: where cores are free, the io thread's part costs nothing. */
 #include "runtime/base/buf.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/random.h"
@@ -32,8 +37,18 @@ struct options {
     int port, clients, requests, prompt_tokens, output_tokens;
     unsigned id_low, id_high;
     uint64_t seed;
-    bool json;
+    bool json, metrics;
 };
+
+enum { SERIES_COUNT = 9 };
+static const char *const series_names[SERIES_COUNT] = {
+    "mr_engine_steps_total",        "mr_engine_device_seconds_total",
+    "mr_engine_own_seconds_total",  "mr_engine_idle_seconds_total",
+    "mr_io_cpu_seconds_total",      "process_cpu_seconds_total",
+    "vllm:generation_tokens_total", "vllm:prompt_tokens_by_source_total", /* the first of them: computed */
+    "mr_io_switches_total"                                                /* the first of them: asleep */
+};
+enum { STEPS, DEVICE_S, OWN_S, IDLE_S, IO_CPU_S, PROCESS_CPU_S, GENERATED, COMPUTED, SWITCHES };
 
 struct client {
     int fd, sent_requests;
@@ -59,6 +74,7 @@ struct run {
     uint64_t random;
     uint64_t prompt_total, output_total, events_total, failures;
     struct series ttft_ms, gap_ms, e2e_ms;
+    double scraped[SERIES_COUNT]; /* what /metrics grew by */
 };
 
 static void series_add(struct series *series, double value)
@@ -226,6 +242,64 @@ static void receive(struct run *run, struct client *client)
         request_done(run, client);
 }
 
+/* ---- /metrics ---- */
+
+/* The first sample of a name: 0 when it is not there. */
+static double sample_of(const char *page, const char *name)
+{
+    size_t length = strlen(name);
+    for (const char *at = page; (at = strstr(at, name)); at += length)
+        if (at > page && at[-1] == '\n' && at[length] == '{') {
+            const char *value = strstr(at, "} ");
+            return value ? strtod(value + 2, NULL) : 0;
+        }
+    return 0;
+}
+
+/* Adds sign * each series to run->scraped. False: no such page. */
+static bool scrape(struct run *run, double sign)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)run->options.port)};
+    inet_pton(AF_INET, run->options.host, &address.sin_addr);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    static const char request[] = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) != 0 ||
+        send(fd, request, sizeof request - 1, MSG_NOSIGNAL) < 0)
+        return false;
+    struct buf page;
+    char piece[65536];
+    buf_init(&page, 0);
+    for (ssize_t n; (n = recv(fd, piece, sizeof piece, 0)) > 0;) buf_append(&page, piece, (size_t)n);
+    close(fd);
+    buf_append_char(&page, '\0');
+    bool found = buf_ok(&page) && strstr(page.data, series_names[IO_CPU_S]);
+    for (int i = 0; found && i < SERIES_COUNT; i++) run->scraped[i] += sign * sample_of(page.data, series_names[i]);
+    buf_free(&page);
+    return found;
+}
+
+static void report_metrics(const struct run *run, double seconds, double client_cpu_s)
+{
+    const double *m = run->scraped;
+    double steps = m[STEPS] > 0 ? m[STEPS] : 1, tokens = m[GENERATED] > 0 ? m[GENERATED] : 1;
+    double engine = m[DEVICE_S] + m[OWN_S] + m[IDLE_S], busy = m[DEVICE_S] + m[OWN_S];
+    double server = (m[OWN_S] + m[IO_CPU_S]) / busy;
+    printf(run->options.json
+               ? "{\"clients\":%d,\"steps\":%.0f,\"tokens_per_step\":%.2f,\"step_ms\":%.3f,\"device_share\":%.5f,"
+                 "\"own_share\":%.5f,\"idle_share\":%.5f,\"own_us_per_step\":%.2f,\"io_cpu_us_per_token\":%.3f,"
+                 "\"io_cpu_share\":%.5f,\"io_sleeps_per_step\":%.2f,\"client_cpu_us_per_token\":%.3f,"
+                 "\"process_cores\":%.4f,\"server_share\":%.5f}\n"
+               : "  engine with %d clients: %.0f steps of %.1f tokens and %.2f ms; device %.4f, own %.4f, asleep %.4f "
+                 "of its "
+                 "time; own %.1f us a step\n  io thread %.2f us of CPU a token (%.4f of a core), asleep %.2f times a "
+                 "step; "
+                 "client %.2f us a token; process %.3f cores\n  server's share of a step %.4f\n",
+           run->options.clients, m[STEPS], (m[COMPUTED] + m[GENERATED]) / steps, busy / steps * 1e3,
+           m[DEVICE_S] / engine, m[OWN_S] / engine, m[IDLE_S] / engine, m[OWN_S] / steps * 1e6,
+           m[IO_CPU_S] / tokens * 1e6, m[IO_CPU_S] / seconds, m[SWITCHES] / steps, client_cpu_s / tokens * 1e6,
+           m[PROCESS_CPU_S] / seconds, server);
+}
+
 static void report(struct run *run, double seconds, double cpu_seconds)
 {
     const struct options *o = &run->options;
@@ -263,6 +337,10 @@ static bool read_options(struct options *o, int argc, char **argv)
             o->json = true;
             continue;
         }
+        if (!strcmp(name, "--metrics")) {
+            o->metrics = true;
+            continue;
+        }
         if (i + 1 >= argc) return false;
         const char *value = argv[++i];
         int number = (int)strtol(value, NULL, 10);
@@ -294,12 +372,13 @@ int main(int argc, char **argv)
     static struct run run;
     if (!read_options(&run.options, argc, argv)) {
         fprintf(stderr, "usage: bench_load [--host H] [--port P] [--model NAME] [--clients N] [--requests EACH]\n"
-                        "                  [--prompt-tokens N] [--output-tokens N] [--seed N] [--json]\n");
+                        "                  [--prompt-tokens N] [--output-tokens N] [--seed N] [--json] [--metrics]\n");
         return 2;
     }
     run.random = run.options.seed;
     run.clients = calloc((size_t)run.options.clients, sizeof *run.clients);
     run.epoll = epoll_create1(0);
+    if (run.options.metrics) run.options.metrics = scrape(&run, -1);
     uint64_t start_ns = clock_now_ns(clock_system());
     for (int i = 0; i < run.options.clients; i++) {
         if (connect_client(&run, &run.clients[i]) != 0) {
@@ -327,5 +406,6 @@ int main(int argc, char **argv)
     double cpu_seconds = (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
                          (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
     report(&run, seconds, cpu_seconds);
+    if (run.options.metrics && scrape(&run, 1)) report_metrics(&run, seconds, cpu_seconds);
     return run.failures ? 1 : 0;
 }

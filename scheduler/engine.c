@@ -45,6 +45,7 @@ struct engine {
     uint32_t events_given; /* of the scheduler's list, already in the ring */
     bool wake_due, device_lost;
     struct engine_stats stats; /* engine thread's own */
+    uint64_t accounted_ns;     /* up to here the thread's time is in own, device or idle */
 
     _Atomic uint64_t stats_sequence; /* odd while the words change */
     _Atomic uint64_t stats_words[STATS_WORDS];
@@ -58,6 +59,13 @@ struct engine {
 };
 
 /* ---- statistics: a seqlock over words; the release stores order the words behind the odd sequence ---- */
+
+/* The time since the last call goes to one of own, device and idle. */
+static void account(struct engine *e, uint64_t *bucket_ns, uint64_t now_ns)
+{
+    *bucket_ns += now_ns - e->accounted_ns;
+    e->accounted_ns = now_ns;
+}
 
 static void stats_publish(struct engine *e, uint64_t now_ns)
 {
@@ -85,6 +93,7 @@ static void stats_publish(struct engine *e, uint64_t now_ns)
     stats->last_step_rows = from.step_rows;
     stats->device_lost = e->device_lost;
     stats->beat_ns = now_ns;
+    account(e, &stats->own_ns_total, now_ns);
 
     uint64_t words[STATS_WORDS];
     memcpy(words, stats, sizeof words);
@@ -122,6 +131,7 @@ static void ring_doorbell(struct engine *e)
 static void sleep_until_rung(struct engine *e, uint32_t heard, uint32_t timeout_ms)
 {
     uint64_t until_ns = clock_now_ns(clock_system()) + timeout_ms * NS_PER_MS;
+    account(e, &e->stats.own_ns_total, clock_now_ns(e->config.clock));
     struct timespec until = {.tv_sec = (time_t)(until_ns / NS_PER_S), .tv_nsec = (long)(until_ns % NS_PER_S)};
     pthread_mutex_lock(&e->mutex);
     atomic_store(&e->sleeping, true);
@@ -129,6 +139,7 @@ static void sleep_until_rung(struct engine *e, uint32_t heard, uint32_t timeout_
         if (pthread_cond_timedwait(&e->condition, &e->mutex, &until) != 0) break;
     atomic_store(&e->sleeping, false);
     pthread_mutex_unlock(&e->mutex);
+    account(e, &e->stats.idle_ns_total, clock_now_ns(e->config.clock));
 }
 
 /* ---- one turn ---- */
@@ -175,8 +186,10 @@ static bool step(struct engine *e)
     const struct batch *batch = sched_plan(e->sched, start_ns);
     if (!batch->tokens_count) return false;
     uint64_t device_start_ns = clock_now_ns(clock);
+    account(e, &e->stats.own_ns_total, device_start_ns);
     enum status status = device_step(e->device, batch, e->result);
     uint64_t device_end_ns = clock_now_ns(clock);
+    account(e, &e->stats.device_ns_total, device_end_ns);
     if (status != ST_OK) {
         e->device_lost = true;
         sched_end_all(e->sched, CAUSE_PLATFORM_ERROR, ST_DEVICE, device_end_ns);
@@ -185,7 +198,6 @@ static bool step(struct engine *e)
         sched_observe(e->sched, device_end_ns - device_start_ns);
     }
     e->stats.steps++;
-    e->stats.device_ns_total += device_end_ns - device_start_ns;
     e->stats.step_ns_total += clock_now_ns(clock) - start_ns;
     return true;
 }
@@ -311,7 +323,8 @@ enum status engine_create(const struct engine_config *config, struct device *dev
     pthread_mutex_init(&e->mutex, NULL);
     enum status status = make_scheduler(e, tokenizer, err);
     if (status == ST_OK) {
-        stats_publish(e, clock_now_ns(config->clock));
+        e->accounted_ns = clock_now_ns(config->clock);
+        stats_publish(e, e->accounted_ns);
         if (pthread_create(&e->thread, NULL, engine_thread, e) != 0)
             status = error_set(err, ST_NOMEM, "engine: the system gives no thread");
     }

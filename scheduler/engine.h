@@ -2,7 +2,8 @@
  *
  *   io thread --submit/cancel--> ring -> [ sched_plan -> device_step -> sched_commit ] -> ring --events--> io thread
  *
- * It is the only thread that touches scheduler and device. It never does I/O; a step makes no allocation. With nothing
+ * It is the only thread that touches scheduler and device. It never does I/O; while there is work it allocates nothing,
+ * takes no lock and makes no system call but wake-ups (tests/unit/scheduler/test_engine_quiet.c). With nothing
  * to do it sleeps. After each step that made events it calls `wake` once (not once a token or stream). A full event
  * ring stops the engine until the server has taken some: nothing is lost. */
 #ifndef SCHEDULER_ENGINE_H
@@ -38,6 +39,7 @@ struct engine_config {
 /* What metrics, health and admission read: a consistent copy, made at the end of each step. */
 struct engine_stats {
     uint64_t steps, step_ns_total, device_ns_total;
+    uint64_t own_ns_total, idle_ns_total; /* with device_ns_total all of the engine thread's life: neither; asleep */
     uint64_t prompt_tokens, cached_tokens, computed_prompt_tokens, generation_tokens, recomputed_tokens;
     uint64_t preemptions, prefix_queries_tokens, prefix_hits_tokens;
     uint64_t requests_done, requests_refused;

@@ -242,6 +242,10 @@ static void print_counters(const struct printer *p, const struct metrics *metric
     single(p, "mr_engine_steps_total", "counter", "Steps", (double)stats->steps);
     single(p, "mr_engine_step_seconds_total", "counter", "Time in steps", (double)stats->step_ns_total / 1e9);
     single(p, "mr_engine_device_seconds_total", "counter", "Of it on the device", (double)stats->device_ns_total / 1e9);
+    single(p, "mr_engine_own_seconds_total", "counter", "Time of the engine's thread neither on the device nor asleep",
+           (double)stats->own_ns_total / 1e9);
+    single(p, "mr_engine_idle_seconds_total", "counter", "Time of the engine's thread asleep",
+           (double)stats->idle_ns_total / 1e9);
 }
 
 static void print_own(const struct printer *p, const struct metrics *metrics, const struct metrics_now *now)
@@ -251,6 +255,12 @@ static void print_own(const struct printer *p, const struct metrics *metrics, co
     single(p, "mr_ready", "gauge", "1 while new requests are taken", now->ready);
     single(p, "mr_http_connections", "gauge", "Open connections", now->connections);
     single(p, "mr_answers_in_progress", "gauge", "Calls that are being answered", now->answers);
+    single(p, "process_cpu_seconds_total", "counter", "CPU time of the process", (double)now->process_cpu_ns / 1e9);
+    single(p, "mr_io_cpu_seconds_total", "counter", "CPU time of the thread that serves sockets",
+           (double)now->io_cpu_ns / 1e9);
+    head(p, "mr_io_switches_total", "counter", "Times that thread gave up its core, by why");
+    sample(p, "mr_io_switches_total", ",why=\"asleep\"", (double)now->io_switches_own);
+    sample(p, "mr_io_switches_total", ",why=\"preempted\"", (double)now->io_switches_forced);
     single(p, "mr_log_lines_dropped_total", "counter", "Log lines that could not be written",
            (double)now->log_lines_dropped);
     head(p, "mr_http_replies_total", "counter", "Answers, by class of status");

@@ -59,6 +59,8 @@ struct metrics_now {
     uint32_t connections, preparing, answers; /* open connections, requests in the pool, answers in the making */
     uint64_t log_lines_dropped;
     bool prefix_cache;
+    uint64_t io_cpu_ns, process_cpu_ns;           /* CPU time of the io thread, of the whole process */
+    uint64_t io_switches_own, io_switches_forced; /* times the io thread gave its core up: by sleeping, for another */
 };
 
 void metrics_init(struct metrics *metrics, const char *model_name, uint32_t context_max);

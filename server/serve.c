@@ -131,10 +131,19 @@ static void reply_health(struct server *server, struct http_conn *conn, enum rou
         reply_text(conn, 200, NULL, ok, sizeof ok - 1);
 }
 
+static uint64_t cpu_ns(const struct rusage *usage)
+{
+    uint64_t seconds = (uint64_t)(usage->ru_utime.tv_sec + usage->ru_stime.tv_sec);
+    return seconds * NS_PER_S + (uint64_t)(usage->ru_utime.tv_usec + usage->ru_stime.tv_usec) * 1000;
+}
+
 static void reply_metrics(struct server *server, struct http_conn *conn)
 {
     struct engine_stats stats;
+    struct rusage io = {0}, process = {0};
     if (server->engine) engine_stats_read(server->engine, &stats);
+    (void)getrusage(RUSAGE_THREAD, &io);
+    (void)getrusage(RUSAGE_SELF, &process);
     struct metrics_now now = {
         .engine = server->engine ? &stats : NULL,
         .ready = server->phase == READY,
@@ -143,6 +152,10 @@ static void reply_metrics(struct server *server, struct http_conn *conn)
         .answers = server->exchanges.count,
         .log_lines_dropped = log_lines_dropped(),
         .prefix_cache = server->config->enable_prefix_caching,
+        .io_cpu_ns = cpu_ns(&io),
+        .process_cpu_ns = cpu_ns(&process),
+        .io_switches_own = (uint64_t)io.ru_nvcsw,
+        .io_switches_forced = (uint64_t)io.ru_nivcsw,
     };
     struct buf body;
     buf_init(&body, 0);

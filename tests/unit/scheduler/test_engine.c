@@ -49,6 +49,7 @@ struct rig {
     struct device *device;
     struct tokenizer *tokenizer;
     struct engine *engine;
+    struct engine_config config;
     pthread_mutex_t mutex;
     pthread_cond_t condition;
     uint64_t wakes; /* guarded by mutex */
@@ -80,21 +81,22 @@ static void rig_start(struct rig *rig, const struct null_device_config *device, 
     pthread_cond_init(&rig->condition, NULL);
     rig->tokenizer = tokenizer_make();
     assert_int_equal(null_device_create(device, &rig->device), ST_OK);
-    struct engine_config config = {.context_max = CONTEXT,
-                                   .running_max = running_max,
-                                   .step_tokens_max = 256,
-                                   .queue_requests_max = 64,
-                                   .queue_tokens_max = 100000,
-                                   .tenants_max = 4,
-                                   .tenant_share_percent = 50,
-                                   .prefix_cache = cache,
-                                   .think_start_id = VOCAB_NO_ID,
-                                   .think_end_id = VOCAB_NO_ID,
-                                   .clock = clock_system(),
-                                   .wake = on_wake,
-                                   .wake_state = rig};
+    rig->config = (struct engine_config){.context_max = CONTEXT,
+                                         .running_max = running_max,
+                                         .step_tokens_max = 256,
+                                         .queue_requests_max = 64,
+                                         .queue_tokens_max = 100000,
+                                         .tenants_max = 4,
+                                         .tenant_share_percent = 50,
+                                         .prefix_cache = cache,
+                                         .think_start_id = VOCAB_NO_ID,
+                                         .think_end_id = VOCAB_NO_ID,
+                                         .clock = clock_system(),
+                                         .wake = on_wake,
+                                         .wake_state = rig};
     struct error err = {{0}};
-    if (engine_create(&config, rig->device, rig->tokenizer, &rig->engine, &err) != ST_OK) fail_msg("%s", err.message);
+    if (engine_create(&rig->config, rig->device, rig->tokenizer, &rig->engine, &err) != ST_OK)
+        fail_msg("%s", err.message);
 }
 
 static const struct null_device_config device_default = {
@@ -363,6 +365,39 @@ static void test_engine_device_lost(void **state)
     mem_free(jobs);
 }
 
+/* Goes on by 1 ns each time it is read. */
+static uint64_t ticking_now_ns(void *state)
+{
+    return atomic_fetch_add((_Atomic uint64_t *)state, 1);
+}
+
+/* Every nanosecond of the thread's life is in exactly one of device, own and idle. */
+static void test_engine_accounts_its_time(void **state)
+{
+    (void)state;
+    static _Atomic uint64_t ticks = 100;
+    struct rig rig;
+    rig_start(&rig, &device_default, 8, true);
+    engine_destroy(rig.engine);
+    rig.config.clock = &(struct clock){.now_ns = ticking_now_ns, .state = &ticks};
+    struct error err = {{0}};
+    assert_int_equal(engine_create(&rig.config, rig.device, rig.tokenizer, &rig.engine, &err), ST_OK);
+    struct job *job = mem_alloc(1, sizeof *job);
+    job_make(job, 1, 300, 50, 1);
+    job->request.ignore_eos = true;
+    assert_int_equal(engine_submit(rig.engine, &job->request), ST_OK);
+    wait_for(&rig, &job->done, 1);
+    engine_stop(rig.engine);
+    struct engine_stats stats;
+    engine_stats_read(rig.engine, &stats);
+    assert_true(stats.steps >= 51);
+    assert_int_equal(stats.device_ns_total, stats.steps); /* one reading of the clock to the next */
+    assert_true(stats.idle_ns_total > 0 && stats.own_ns_total >= stats.steps);
+    assert_int_equal(stats.device_ns_total + stats.own_ns_total + stats.idle_ns_total, stats.beat_ns - 100);
+    rig_stop(&rig);
+    mem_free(job);
+}
+
 static void test_engine_not_finite(void **state)
 {
     (void)state;
@@ -388,6 +423,7 @@ int main(void)
         cmocka_unit_test(test_engine_end_to_end),           cmocka_unit_test(test_engine_cancel),
         cmocka_unit_test(test_engine_stop_ends_everything), cmocka_unit_test(test_engine_event_ring_full),
         cmocka_unit_test(test_engine_device_lost),          cmocka_unit_test(test_engine_not_finite),
+        cmocka_unit_test(test_engine_accounts_its_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
