@@ -180,6 +180,8 @@ INLINE void panels_loop(const enum tensor_type type, const int M, const uint8_t 
         for (uint32_t g = 0; panel_has_head(type) && g < groups; g += SUPER_GROUPS) {
             const uint8_t *head = w;
             w += PANEL_HEAD_BYTES;
+            if ((unsigned)M >= prefetch_from(type))
+                _mm_prefetch((const char *)head + PREFETCH_AHEAD_BYTES, _MM_HINT_T1);
             groups_loop(type, M, &w, head, SUPER_GROUPS, &a, F);
         }
         if (!panel_has_head(type)) groups_loop(type, M, &w, NULL, groups, &a, F);
