@@ -12,7 +12,12 @@
  * --metrics reads Millrace's /metrics before and after: tokens and time of a step; how the engine's thread divided its
  * time into device, own work and sleep; CPU time of the io thread. "server" is what is neither device nor sleep: own
  * work of the engine and CPU time of the io thread, as a share of the time in which there was work. It is an upper
- * bound: where cores are free, the io thread's part costs nothing. */
+ * bound: where cores are free, the io thread's part costs nothing.
+ *
+ * With --long-prompts K one more client sends K prompts of --long-tokens, each --long-pause-ms after the answer (8
+ * tokens) to the one before; it starts when all others stream, and the run ends with its last. Gaps are then those of
+ * the streaming clients that overlap a time from the send of a long prompt to its first token: what a prefill costs the
+ * others. Give the streaming clients outputs that last. */
 #include "runtime/base/buf.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/random.h"
@@ -30,11 +35,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { CLIENTS_MAX = 4096, TAIL_BYTES = 1024 };
+enum { CLIENTS_MAX = 4096, TAIL_BYTES = 1024, LONG_OUTPUT_TOKENS = 8 };
 
 struct options {
     const char *host, *model;
     int port, clients, requests, prompt_tokens, output_tokens;
+    int long_prompts, long_tokens, long_pause_ms;
     unsigned id_low, id_high;
     uint64_t seed;
     bool json, metrics;
@@ -70,11 +76,14 @@ struct series {
 struct run {
     struct options options;
     struct client *clients;
-    int epoll, active;
+    int epoll, active, streaming;
     uint64_t random;
     uint64_t prompt_total, output_total, events_total, failures;
-    struct series ttft_ms, gap_ms, e2e_ms;
-    double scraped[SERIES_COUNT]; /* what /metrics grew by */
+    struct series ttft_ms, gap_ms, e2e_ms, long_ttft_ms;
+    struct client *prefiller;                    /* the client of the long prompts, or NULL */
+    uint64_t prefill_next_ns;                    /* 0: not yet known */
+    uint64_t prefill_since_ns, prefill_until_ns; /* the last prefill; until 0: it runs */
+    double scraped[SERIES_COUNT];                /* what /metrics grew by */
 };
 
 static void series_add(struct series *series, double value)
@@ -103,16 +112,18 @@ static double percentile(struct series *series, double p)
 static void make_request(struct run *run, struct client *client)
 {
     const struct options *o = &run->options;
+    bool prefiller = client == run->prefiller;
+    int prompt_tokens = prefiller ? o->long_tokens : o->prompt_tokens;
     struct buf body;
     buf_init(&body, 0);
     buf_append_format(&body, "{\"model\":\"%s\",\"prompt\":[", o->model);
-    for (int i = 0; i < o->prompt_tokens; i++)
+    for (int i = 0; i < prompt_tokens; i++)
         buf_append_format(&body, "%s%u", i ? "," : "",
                           (unsigned)(o->id_low + random_next(&run->random) % (o->id_high - o->id_low)));
     buf_append_format(&body,
                       "],\"max_tokens\":%d,\"temperature\":0,\"ignore_eos\":true,\"stream\":true,"
                       "\"cache_prompt\":false,\"stream_options\":{\"include_usage\":true}}",
-                      o->output_tokens);
+                      prefiller ? LONG_OUTPUT_TOKENS : o->output_tokens);
     buf_clear(&client->out);
     buf_append_format(&client->out,
                       "POST /v1/completions HTTP/1.1\r\nHost: %s:%d\r\nContent-Type: application/json\r\n"
@@ -125,6 +136,10 @@ static void make_request(struct run *run, struct client *client)
     client->waiting = true;
     client->sent_requests++;
     client->start_ns = clock_now_ns(clock_system());
+    if (prefiller) {
+        run->prefill_since_ns = client->start_ns;
+        run->prefill_until_ns = 0;
+    }
 }
 
 static void send_more(struct run *run, struct client *client)
@@ -168,18 +183,47 @@ static int connect_client(struct run *run, struct client *client)
 static void request_done(struct run *run, struct client *client)
 {
     long prompt = usage_field(client->tail, "prompt_tokens"), output = usage_field(client->tail, "completion_tokens");
-    if (output != run->options.output_tokens || prompt < run->options.prompt_tokens) run->failures++;
+    const struct options *o = &run->options;
+    bool prefiller = client == run->prefiller;
+    if (output != (prefiller ? LONG_OUTPUT_TOKENS : o->output_tokens) ||
+        prompt < (prefiller ? o->long_tokens : o->prompt_tokens))
+        run->failures++;
     if (prompt > 0) run->prompt_total += (uint64_t)prompt;
     if (output > 0) run->output_total += (uint64_t)output;
-    series_add(&run->e2e_ms, (double)(client->last_ns - client->start_ns) / 1e6);
     client->waiting = false;
     close(client->fd);
-    if (client->sent_requests == run->options.requests) {
+    if (prefiller) {
+        run->prefill_next_ns = client->last_ns + (uint64_t)o->long_pause_ms * NS_PER_MS;
+        return;
+    }
+    series_add(&run->e2e_ms, (double)(client->last_ns - client->start_ns) / 1e6);
+    if (!run->prefiller && client->sent_requests == o->requests) {
         run->active--;
     } else if (connect_client(run, client) != 0) {
         run->failures++;
         run->active--;
     }
+}
+
+/* The times of an event with data. */
+static void note_event(struct run *run, struct client *client, uint64_t now_ns)
+{
+    bool first = !client->first_seen;
+    double wait_ms = (double)(now_ns - (first ? client->start_ns : client->last_ns)) / 1e6;
+    if (client == run->prefiller) {
+        if (first) {
+            series_add(&run->long_ttft_ms, wait_ms);
+            run->prefill_until_ns = now_ns;
+        }
+    } else if (first) {
+        series_add(&run->ttft_ms, wait_ms);
+        if (client->sent_requests == 1) run->streaming++;
+    } else if (!run->prefiller || (run->prefill_since_ns && now_ns >= run->prefill_since_ns &&
+                                   (!run->prefill_until_ns || client->last_ns <= run->prefill_until_ns))) {
+        series_add(&run->gap_ms, wait_ms);
+    }
+    client->first_seen = true;
+    client->last_ns = now_ns;
 }
 
 /* Counts "data: {" events in a piece of the stream and keeps its end. */
@@ -214,13 +258,7 @@ static void take(struct run *run, struct client *client, const char *data, size_
     memcpy(client->tail + client->tail_length, data, length);
     client->tail_length += length;
     client->tail[client->tail_length] = 0;
-    if (!any) return;
-    if (!client->first_seen)
-        series_add(&run->ttft_ms, (double)(now_ns - client->start_ns) / 1e6);
-    else
-        series_add(&run->gap_ms, (double)(now_ns - client->last_ns) / 1e6);
-    client->first_seen = true;
-    client->last_ns = now_ns;
+    if (any) note_event(run, client, now_ns);
 }
 
 static void receive(struct run *run, struct client *client)
@@ -300,6 +338,21 @@ static void report_metrics(const struct run *run, double seconds, double client_
            m[PROCESS_CPU_S] / seconds, server);
 }
 
+static void report_prefills(struct run *run, double seconds)
+{
+    const struct options *o = &run->options;
+    struct series *gaps = &run->gap_ms, *ttft = &run->long_ttft_ms;
+    printf(o->json ? "{\"clients\":%d,\"prompt_tokens\":%d,\"long_prompts\":%d,\"long_tokens\":%d,\"failures\":%" PRIu64
+                     ",\"seconds\":%.3f,\"gaps\":%zu,\"gap_ms_p50\":%.2f,\"gap_ms_p99\":%.2f,\"gap_ms_max\":%.2f,"
+                     "\"long_ttft_ms_p50\":%.2f,\"long_ttft_ms_max\":%.2f}\n"
+                   : "%d clients stream (%d in) beside %d prompts of %d  failures %" PRIu64
+                     "\n  %.3f s   %zu gaps beside a prefill: p50 %.2f ms, p99 %.2f ms, longest %.2f ms\n"
+                     "  TTFT of the long prompts p50 %.1f ms, longest %.1f ms\n",
+           o->clients, o->prompt_tokens, o->long_prompts, o->long_tokens, run->failures, seconds, gaps->count,
+           percentile(gaps, 0.5), percentile(gaps, 0.99), percentile(gaps, 1), percentile(ttft, 0.5),
+           percentile(ttft, 1));
+}
+
 static void report(struct run *run, double seconds, double cpu_seconds)
 {
     const struct options *o = &run->options;
@@ -328,9 +381,22 @@ static bool read_options(struct options *o, int argc, char **argv)
                           .requests = 3,
                           .prompt_tokens = 128,
                           .output_tokens = 64,
+                          .long_tokens = 2000,
+                          .long_pause_ms = 500,
                           .id_low = 100,
                           .id_high = 40000,
                           .seed = 1};
+    const struct {
+        const char *name;
+        int *value;
+    } numbers[] = {{"--port", &o->port},
+                   {"--clients", &o->clients},
+                   {"--requests", &o->requests},
+                   {"--prompt-tokens", &o->prompt_tokens},
+                   {"--output-tokens", &o->output_tokens},
+                   {"--long-prompts", &o->long_prompts},
+                   {"--long-tokens", &o->long_tokens},
+                   {"--long-pause-ms", &o->long_pause_ms}};
     for (int i = 1; i < argc; i++) {
         const char *name = argv[i];
         if (!strcmp(name, "--json")) {
@@ -341,30 +407,43 @@ static bool read_options(struct options *o, int argc, char **argv)
             o->metrics = true;
             continue;
         }
-        if (i + 1 >= argc) return false;
-        const char *value = argv[++i];
-        int number = (int)strtol(value, NULL, 10);
+        if (++i >= argc) return false;
+        bool known = true;
         if (!strcmp(name, "--host"))
-            o->host = value;
+            o->host = argv[i];
         else if (!strcmp(name, "--model"))
-            o->model = value;
-        else if (!strcmp(name, "--port"))
-            o->port = number;
-        else if (!strcmp(name, "--clients"))
-            o->clients = number;
-        else if (!strcmp(name, "--requests"))
-            o->requests = number;
-        else if (!strcmp(name, "--prompt-tokens"))
-            o->prompt_tokens = number;
-        else if (!strcmp(name, "--output-tokens"))
-            o->output_tokens = number;
+            o->model = argv[i];
         else if (!strcmp(name, "--seed"))
-            o->seed = (uint64_t)number;
+            o->seed = strtoull(argv[i], NULL, 10);
         else
-            return false;
+            known = false;
+        for (size_t k = 0; !known && k < sizeof numbers / sizeof numbers[0]; k++) {
+            known = !strcmp(name, numbers[k].name);
+            if (known) *numbers[k].value = (int)strtol(argv[i], NULL, 10);
+        }
+        if (!known) return false;
     }
     return o->clients > 0 && o->clients <= CLIENTS_MAX && o->requests > 0 && o->prompt_tokens > 0 &&
-           o->output_tokens > 0;
+           o->output_tokens > 0 && o->long_prompts >= 0 && o->long_tokens > 0 && o->long_pause_ms >= 0;
+}
+
+/* Sends the next long prompt when its time has come. Milliseconds until there is something to do, -1 when all have been
+ * answered. */
+static int prefiller_turn(struct run *run)
+{
+    enum { IDLE_MS = 120000 };
+    struct client *client = run->prefiller;
+    if (!client || client->waiting) return IDLE_MS;
+    if (client->sent_requests == run->options.long_prompts) return -1;
+    if (!run->prefill_next_ns && run->streaming < run->options.clients) return IDLE_MS;
+    uint64_t now_ns = clock_now_ns(clock_system());
+    if (!run->prefill_next_ns) run->prefill_next_ns = now_ns + (uint64_t)run->options.long_pause_ms * NS_PER_MS;
+    if (now_ns < run->prefill_next_ns) return (int)((run->prefill_next_ns - now_ns) / NS_PER_MS) + 1;
+    if (connect_client(run, client) != 0) {
+        run->failures++;
+        return -1;
+    }
+    return IDLE_MS;
 }
 
 int main(int argc, char **argv)
@@ -372,11 +451,14 @@ int main(int argc, char **argv)
     static struct run run;
     if (!read_options(&run.options, argc, argv)) {
         fprintf(stderr, "usage: bench_load [--host H] [--port P] [--model NAME] [--clients N] [--requests EACH]\n"
-                        "                  [--prompt-tokens N] [--output-tokens N] [--seed N] [--json] [--metrics]\n");
+                        "                  [--prompt-tokens N] [--output-tokens N] [--seed N] [--json] [--metrics]\n"
+
+                        "                  [--long-prompts K] [--long-tokens N] [--long-pause-ms MS]\n");
         return 2;
     }
     run.random = run.options.seed;
-    run.clients = calloc((size_t)run.options.clients, sizeof *run.clients);
+    run.clients = calloc((size_t)run.options.clients + 1, sizeof *run.clients);
+    if (run.options.long_prompts) run.prefiller = &run.clients[run.options.clients];
     run.epoll = epoll_create1(0);
     if (run.options.metrics) run.options.metrics = scrape(&run, -1);
     uint64_t start_ns = clock_now_ns(clock_system());
@@ -390,7 +472,10 @@ int main(int argc, char **argv)
     }
     while (run.active > 0) {
         struct epoll_event events[64];
-        int n = epoll_wait(run.epoll, events, 64, 120000);
+        int wait_ms = prefiller_turn(&run);
+        if (wait_ms < 0) break;
+        int n = epoll_wait(run.epoll, events, 64, wait_ms);
+        if (n == 0 && run.prefiller && !run.prefiller->waiting) continue;
         if (n <= 0) {
             fprintf(stderr, "bench_load: nothing came for 120 s\n");
             return 1;
@@ -405,7 +490,10 @@ int main(int argc, char **argv)
     getrusage(RUSAGE_SELF, &usage);
     double cpu_seconds = (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
                          (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
-    report(&run, seconds, cpu_seconds);
+    if (run.prefiller)
+        report_prefills(&run, seconds);
+    else
+        report(&run, seconds, cpu_seconds);
     if (run.options.metrics && scrape(&run, 1)) report_metrics(&run, seconds, cpu_seconds);
     return run.failures ? 1 : 0;
 }
