@@ -3,8 +3,8 @@
 
 size_t attention_scratch_floats(uint32_t G, uint32_t D)
 {
-    size_t vectors = (size_t)attention_rows(G) * G, P = (D + 15) & ~(size_t)15;
-    return vectors * (ATTENTION_CHUNK + 3 * P + 4);
+    uint32_t vectors = attention_rows(G) * G, P = (D + 15) & ~15u;
+    return (size_t)vectors * (P + ATTENTION_CHUNK) + 2 * attention_partial_floats(vectors, D);
 }
 
 void attention(enum cpu_path path, const struct attention_args *args)
@@ -14,6 +14,17 @@ void attention(enum cpu_path path, const struct attention_args *args)
                                                                                  [CPU_PATH_AVXVNNI] = attention_avx2,
                                                                                  [CPU_PATH_AVX512] = attention_avx512,
                                                                                  [CPU_PATH_AVX512BF16] =
-                                                                                     attention_avx512};
+                                                                                     attention_avx512bf16};
+    twins[path](args);
+}
+
+void attention_merge(enum cpu_path path, const struct attention_args *args)
+{
+    static void (*const twins[CPU_PATH_COUNT])(const struct attention_args *) = {
+        [CPU_PATH_SCALAR] = attention_merge_scalar,
+        [CPU_PATH_AVX2] = attention_merge_avx2,
+        [CPU_PATH_AVXVNNI] = attention_merge_avx2,
+        [CPU_PATH_AVX512] = attention_merge_avx512,
+        [CPU_PATH_AVX512BF16] = attention_merge_avx512};
     twins[path](args);
 }

@@ -12,14 +12,15 @@ static const uint8_t *head_of(const struct attention_args *args, uint32_t t)
 static double item(const struct kv_layout *layout, const uint8_t *base, size_t idx)
 {
     if (layout->type == KV_F32) return (double)((const float *)(const void *)base)[idx];
-    return (double)f16_to_f32(((const uint16_t *)(const void *)base)[idx]);
+    return (double)bf16_to_f32(((const uint16_t *)(const void *)base)[idx]);
 }
 
 static double score(const struct attention_args *args, const float *q, uint32_t t)
 {
+    const struct kv_layout *layout = &args->layout;
     double sum = 0;
-    for (uint32_t d = 0; d < args->layout.D; d++) {
-        sum += (double)q[d] * item(&args->layout, head_of(args, t), d * KV_TOKENS + t % KV_TOKENS);
+    for (uint32_t d = 0; d < layout->D; d++) {
+        sum += (double)q[d] * item(layout, head_of(args, t), kv_k_index(layout, t % KV_TOKENS, d));
     }
     return sum * (double)args->scale;
 }
@@ -33,7 +34,7 @@ static void attend(const struct attention_args *args, const float *q, float *out
         double sum = 0;
         for (uint32_t t = 0; t <= position; t++) {
             const uint8_t *v = head_of(args, t) + args->layout.v_offset_bytes;
-            sum += exp(score(args, q, t) - peak) * item(&args->layout, v, t % KV_TOKENS * args->layout.P + d);
+            sum += exp(score(args, q, t) - peak) * item(&args->layout, v, kv_v_index(&args->layout, t % KV_TOKENS, d));
         }
         out[d] = (float)(sum / total);
     }

@@ -37,16 +37,6 @@ LANES_INLINE void lanes_store_n(float *p, struct lanes x, uint32_t n)
     _mm256_maskstore_ps(p, lanes_mask_(n, 0), x.a);
     _mm256_maskstore_ps(p + 8, lanes_mask_(n, 8), x.b);
 }
-LANES_INLINE struct lanes lanes_load_half(const uint16_t *p)
-{
-    return (struct lanes){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p)),
-                          _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(p + 8)))};
-}
-LANES_INLINE void lanes_store_half(uint16_t *p, struct lanes x)
-{
-    _mm_storeu_si128((__m128i *)(void *)p, _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-    _mm_storeu_si128((__m128i *)(void *)(p + 8), _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-}
 #define LANES_TWICE_(name, op)                                                                                         \
     LANES_INLINE struct lanes name(struct lanes x, struct lanes y)                                                     \
     {                                                                                                                  \

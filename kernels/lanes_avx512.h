@@ -32,14 +32,6 @@ LANES_INLINE void lanes_store_n(float *p, struct lanes x, uint32_t n)
 {
     _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), x.v);
 }
-LANES_INLINE struct lanes lanes_load_half(const uint16_t *p)
-{
-    return (struct lanes){_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p))};
-}
-LANES_INLINE void lanes_store_half(uint16_t *p, struct lanes x)
-{
-    _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-}
 LANES_INLINE struct lanes lanes_add(struct lanes a, struct lanes b)
 {
     return (struct lanes){_mm512_add_ps(a.v, b.v)};

@@ -35,16 +35,6 @@ LANES_INLINE void lanes_store(float *p, struct lanes x)
 {
     lanes_store_n(p, x, 16);
 }
-LANES_INLINE struct lanes lanes_load_half(const uint16_t *p)
-{
-    struct lanes y;
-    LANES_EACH_ y.v[j] = f16_to_f32(p[j]);
-    return y;
-}
-LANES_INLINE void lanes_store_half(uint16_t *p, struct lanes x)
-{
-    LANES_EACH_ p[j] = f32_to_f16(x.v[j]);
-}
 #define LANES_EACH_LANE_(name, expression)                                                                             \
     LANES_INLINE struct lanes name(struct lanes x, struct lanes y)                                                     \
     {                                                                                                                  \

@@ -28,7 +28,7 @@ void rope_angles(float *c, float *s, enum rope_pairs pairs, uint32_t rope_size, 
 /* Turns one head of at least rope_size values in place. */
 void rope(enum cpu_path path, float *x, const float *c, const float *s, enum rope_pairs pairs, uint32_t rope_size);
 /* Writes k and v (D) of one head into slot (0..15) of the head at `head` (layout of kv.h).
- * What binary16 cannot hold is written as NaN, which attention carries to the row. */
+ * In BF16: rounded to nearest even, 0 below 2^-40; an infinity becomes NaN, which attention carries to the row. */
 void kv_write(enum cpu_path path, const struct kv_layout *layout, uint8_t *head, uint32_t slot, const float *k,
               const float *v);
 

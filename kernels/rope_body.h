@@ -3,7 +3,7 @@
 #ifndef KERNELS_ROPE_BODY_H
 #define KERNELS_ROPE_BODY_H
 
-#include "kernels/lanes.h"
+#include "kernels/lanes_bf16.h"
 #include "kernels/rope.h"
 
 LANES_INLINE struct lanes rope_turn(struct lanes x, struct lanes partner, struct lanes c, struct lanes s)
@@ -31,10 +31,10 @@ void LANES_NAME(rope)(float *x, const float *c, const float *s, enum rope_pairs 
     }
 }
 
-/* An infinity, which a value beyond 65504 has become, as NaN: a score of -infinity would go unnoticed. */
-LANES_INLINE uint16_t half_or_nan(uint16_t half)
+/* An infinity, which would make a score of -infinity and go unnoticed, as NaN. */
+LANES_INLINE uint16_t bf16_or_nan(uint16_t x)
 {
-    return (uint16_t)(half | ((half & 0x7fffu) == 0x7c00u) << 9);
+    return (uint16_t)(x | ((x & 0x7fffu) == 0x7f80u) << 6);
 }
 
 void LANES_NAME(kv_write)(const struct kv_layout *layout, uint8_t *head, uint32_t slot, const float *k, const float *v)
@@ -46,15 +46,18 @@ void LANES_NAME(kv_write)(const struct kv_layout *layout, uint8_t *head, uint32_
         memcpy((float *)(void *)(head + layout->v_offset_bytes) + slot * layout->P, v, D * sizeof *v);
         return;
     }
-    uint16_t *K = (uint16_t *)(void *)head + slot;
-    uint16_t *V = (uint16_t *)(void *)(head + layout->v_offset_bytes) + slot * layout->P;
-    for (uint32_t d = 0; d < D; d += 16) {
-        uint16_t halves[16];
+    uint16_t *K = (uint16_t *)(void *)head + kv_k_index(layout, slot, 0);
+    uint16_t *V = (uint16_t *)(void *)(head + layout->v_offset_bytes) + kv_v_index(layout, slot, 0);
+    for (uint32_t d = 0; d < D; d += 16, K += 16 * KV_TOKENS, V += 32) {
+        uint16_t items[16];
         uint32_t n = D - d < 16 ? D - d : 16;
-        lanes_store_half(halves, lanes_load_n(k + d, n));
-        for (uint32_t i = 0; i < n; i++) K[(d + i) * KV_TOKENS] = half_or_nan(halves[i]);
-        lanes_store_half(halves, lanes_load_n(v + d, n));
-        for (uint32_t i = 0; i < 16; i++) V[d + i] = half_or_nan(halves[i]);
+        lanes_store_bf16(items, lanes_load_n(k + d, n));
+        for (uint32_t i = 0; i < (n + 1) / 2; i++) {
+            K[i * 2 * KV_TOKENS] = bf16_or_nan(items[2 * i]);
+            K[i * 2 * KV_TOKENS + 1] = bf16_or_nan(items[2 * i + 1]);
+        }
+        lanes_store_bf16(items, lanes_load_n(v + d, n));
+        for (uint32_t i = 0; i < 16; i++) V[2 * i] = bf16_or_nan(items[i]);
     }
 }
 

@@ -13,7 +13,7 @@ static size_t aligned(size_t bytes)
 
 static struct kv_layout layout_of(const struct model_spec *spec, enum numerics numerics)
 {
-    return kv_layout_of(numerics == NUMERICS_EXACT ? KV_F32 : KV_F16, spec->head_size);
+    return kv_layout_of(numerics == NUMERICS_EXACT ? KV_F32 : KV_BF16, spec->head_size);
 }
 
 size_t device_cpu_kv_block_bytes(const struct model_spec *spec, enum numerics numerics)

@@ -5,6 +5,7 @@
 #include "kernels/rope.h"
 #include "tests/unit/kernels/paths.h"
 
+#include <float.h>
 #include <math.h>
 
 enum { D_MAX = 160 };
@@ -54,7 +55,7 @@ static void test_rope_paths_agree_and_match_reference(void **state)
 static float kv_item(const struct kv_layout *layout, const uint8_t *base, size_t idx)
 {
     if (layout->type == KV_F32) return ((const float *)(const void *)base)[idx];
-    return f16_to_f32(((const uint16_t *)(const void *)base)[idx]);
+    return bf16_to_f32(((const uint16_t *)(const void *)base)[idx]);
 }
 
 static void test_rope_kv_write_fills_its_slot_alone(void **state)
@@ -64,7 +65,7 @@ static void test_rope_kv_write_fills_its_slot_alone(void **state)
     static _Alignas(64) uint8_t head[2 * 16 * 4 * (D_MAX + 16) + 128], before[sizeof head], first[sizeof head];
     float k[D_MAX], v[D_MAX];
     for (uint32_t D = 1; D <= 80; D += D < 20 ? 1 : 12) {
-        for (int type = KV_F32; type <= KV_F16; type++) {
+        for (int type = KV_F32; type <= KV_BF16; type++) {
             struct kv_layout layout = kv_layout_of((enum kv_type)type, D);
             uint32_t slot = (uint32_t)(random_next(&seed) % KV_TOKENS);
             bool first_path = true;
@@ -79,35 +80,43 @@ static void test_rope_kv_write_fills_its_slot_alone(void **state)
                 memset(before, 0x5a, sizeof before);
                 kv_write(path, &layout, head, slot, k, v);
                 for (uint32_t d = 0; d < D; d++) {
-                    float wanted_k = type == KV_F32 ? k[d] : f16_to_f32(f32_to_f16(k[d]));
-                    float wanted_v = type == KV_F32 ? v[d] : f16_to_f32(f32_to_f16(v[d]));
-                    assert_true(kv_item(&layout, head, d * KV_TOKENS + slot) == wanted_k);
-                    assert_true(kv_item(&layout, head + layout.v_offset_bytes, slot * layout.P + d) == wanted_v);
+                    float wanted_k = type == KV_F32 ? k[d] : bf16_to_f32(f32_to_bf16(k[d]));
+                    float wanted_v = type == KV_F32 ? v[d] : bf16_to_f32(f32_to_bf16(v[d]));
+                    assert_true(kv_item(&layout, head, kv_k_index(&layout, slot, d)) == wanted_k);
+                    assert_true(kv_item(&layout, head + layout.v_offset_bytes, kv_v_index(&layout, slot, d)) ==
+                                wanted_v);
                 }
                 if (first_path) memcpy(first, head, sizeof head);
                 assert_memory_equal(head, first, D % 16 ? layout.v_offset_bytes : sizeof head);
                 first_path = false;
                 uint32_t changed = 0;
                 for (size_t i = 0; i < sizeof head; i++) changed += head[i] != before[i];
-                assert_true(changed <= (D + layout.P) * (type == KV_F32 ? 4 : 2));
+                assert_true(changed <= (D + D % 2 + layout.P) * (type == KV_F32 ? 4 : 2));
             }
         }
     }
 }
 
-static void test_rope_kv_write_turns_overflow_into_nan(void **state)
+static void test_rope_kv_write_rounds_to_bf16(void **state)
 {
     (void)state;
-    struct kv_layout layout = kv_layout_of(KV_F16, 16);
+    struct kv_layout layout = kv_layout_of(KV_BF16, 16);
     _Alignas(64) uint8_t head[1024];
-    float k[16] = {65519, 65520, -70000, 0, INFINITY, NAN}, v[16] = {0, 1e9f};
+    float k[16] = {FLT_MAX,   -FLT_MAX,  INFINITY,  NAN,           0x1.fep-41f,
+                   -0x1p-40f, 0x1.01p0f, 0x1.03p0f, 0x1.010002p0f, 1e-42f};
+    float v[16] = {0, -INFINITY, -NAN, -0x1.7fp100f};
+    static const float wanted[16] = {NAN, NAN, NAN, NAN, 0, -0x1p-40f, 1, 0x1.04p0f, 0x1.02p0f};
     assert_true(layout.head_bytes <= sizeof head);
     PATHS_EACH(path)
     {
         kv_write(path, &layout, head, 3, k, v);
-        assert_true(kv_item(&layout, head, 3) == 65504);
-        for (size_t d = 1; d < 6; d++) assert_true(d == 3 || isnan(kv_item(&layout, head, d * KV_TOKENS + 3)));
-        assert_true(isnan(kv_item(&layout, head + layout.v_offset_bytes, 3 * 16 + 1)));
+        for (uint32_t d = 0; d < 16; d++) {
+            float got = kv_item(&layout, head, kv_k_index(&layout, 3, d));
+            assert_true(isnan(wanted[d]) ? isnan(got) : got == wanted[d]);
+        }
+        assert_true(isnan(kv_item(&layout, head + layout.v_offset_bytes, kv_v_index(&layout, 3, 1))));
+        assert_true(isnan(kv_item(&layout, head + layout.v_offset_bytes, kv_v_index(&layout, 3, 2))));
+        assert_true(kv_item(&layout, head + layout.v_offset_bytes, kv_v_index(&layout, 3, 3)) == -0x1.8p100f);
     }
 }
 
@@ -115,6 +124,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_rope_paths_agree_and_match_reference),
                                        cmocka_unit_test(test_rope_kv_write_fills_its_slot_alone),
-                                       cmocka_unit_test(test_rope_kv_write_turns_overflow_into_nan)};
+                                       cmocka_unit_test(test_rope_kv_write_rounds_to_bf16)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
