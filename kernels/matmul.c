@@ -22,18 +22,25 @@ size_t matmul_act_bytes(enum act_kind kind, uint32_t M, uint32_t K)
     return (M * act_row_bytes(kind, K) + 63) / 64 * 64;
 }
 
-/* Values of row r of a tile in f32; false, with part of them written, at a NaN or an infinity. */
-static bool copy_row(const float *x, uint32_t K, uint8_t *tile, uint32_t R, uint32_t r)
+/* Values of rows [r_begin, r_end) of a tile in f32; false when one holds a NaN or an infinity, and is zeros. */
+static bool copy_rows(const float *x, size_t stride_m, uint32_t K, uint8_t *tile, uint32_t R, uint32_t r_begin,
+                      uint32_t r_end)
 {
-    uint32_t bits_max = 0;
-    for (uint32_t k = 0; k < K; k++) {
-        uint32_t bits;
-        memcpy(&bits, x + k, 4);
-        memcpy(tile + ((size_t)k * R + r) * 4, &bits, 4);
-        bits &= 0x7fffffffu;
-        bits_max = bits > bits_max ? bits : bits_max;
+    bool finite = true;
+    for (uint32_t r = r_begin; r < r_end; r++, x += stride_m) {
+        uint32_t bits_max = 0;
+        for (uint32_t k = 0; k < K; k++) {
+            uint32_t bits;
+            memcpy(&bits, x + k, 4);
+            memcpy(tile + ((size_t)k * R + r) * 4, &bits, 4);
+            bits &= 0x7fffffffu;
+            bits_max = bits > bits_max ? bits : bits_max;
+        }
+        if (bits_max < 0x7f800000u) continue;
+        for (uint32_t k = 0; k < K; k++) memset(tile + ((size_t)k * R + r) * 4, 0, 4);
+        finite = false;
     }
-    return bits_max < 0x7f800000u;
+    return finite;
 }
 
 static void zero_blocks(uint32_t blocks, uint8_t *tile, uint32_t R, uint32_t r)
@@ -54,19 +61,22 @@ bool matmul_prepare_columns(enum cpu_path path, enum act_kind kind, const float 
     CHECK(kind < ACT_KIND_COUNT);
     const uint32_t block = k_begin / PANEL_BLOCK, count = k_end - k_begin;
     const uint32_t blocks = (k_end == K ? 2 * panel_groups(K) : k_end / PANEL_BLOCK) - block;
-    for (uint32_t m = row_begin; m < row_end; m++, x += stride_m) {
-        const uint32_t first = m / MATMUL_TILE_ROWS * MATMUL_TILE_ROWS, r = m - first;
+    for (uint32_t m = row_begin, m_end; m < row_end; x += (m_end - m) * stride_m, m = m_end) {
+        const uint32_t first = m / MATMUL_TILE_ROWS * MATMUL_TILE_ROWS;
         const uint32_t R = M - first < MATMUL_TILE_ROWS ? M - first : MATMUL_TILE_ROWS;
         uint8_t *tile = (uint8_t *)act + first * act_row_bytes(kind, K);
+        m_end = row_end < first + R ? row_end : first + R;
         if (kind == ACT_F32) {
             tile += (size_t)k_begin * R * 4;
-            if (copy_row(x, count, tile, R, r)) continue;
-            for (uint32_t k = 0; k < count; k++) memset(tile + ((size_t)k * R + r) * 4, 0, 4);
-        } else {
-            tile += (size_t)block * R * ACT_BLOCK_BYTES;
-            if (quantise_fns[path](kind, x, count, blocks, tile, R, r)) continue;
-            zero_blocks(blocks, tile, R, r);
+            if (!copy_rows(x, stride_m, count, tile, R, m - first, m_end - first)) finite = false;
+            continue;
         }
+        tile += (size_t)block * R * ACT_BLOCK_BYTES;
+        const uint32_t bad_rows =
+            quantise_fns[path](kind, x, stride_m, count, blocks, tile, R, m - first, m_end - first);
+        if (!bad_rows) continue;
+        for (uint32_t r = m - first; r < m_end - first; r++)
+            if (bad_rows >> r & 1) zero_blocks(blocks, tile, R, r);
         finite = false;
     }
     return finite;

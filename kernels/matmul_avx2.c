@@ -297,8 +297,9 @@ INLINE uint32_t max_lanes(__m256i v)
     return (uint32_t)_mm_cvtsi128_si32(_mm_max_epu32(s, _mm_shuffle_epi32(s, 0xb1)));
 }
 
-bool matmul_quantise_avx2(enum act_kind kind, const float *x, uint32_t K, uint32_t blocks, uint8_t *tile, uint32_t R,
-                          uint32_t r)
+/* False, with some of the row written, at a NaN or an infinity. */
+static bool quantise_row(enum act_kind kind, const float *x, uint32_t K, uint32_t blocks, uint8_t *tile, uint32_t R,
+                         uint32_t r)
 {
     const int zero_point = act_zero_point(kind);
     const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
@@ -336,4 +337,13 @@ bool matmul_quantise_avx2(enum act_kind kind, const float *x, uint32_t K, uint32
         memcpy(tile + (size_t)R * 40 + r * 4, kind == ACT_Q8_ZP32 ? (const void *)&init1 : (const void *)&das, 4);
     }
     return true;
+}
+
+uint32_t matmul_quantise_avx2(enum act_kind kind, const float *x, size_t stride_m, uint32_t K, uint32_t blocks,
+                              uint8_t *tile, uint32_t R, uint32_t r_begin, uint32_t r_end)
+{
+    uint32_t bad_rows = 0;
+    for (uint32_t r = r_begin; r < r_end; r++, x += stride_m)
+        if (!quantise_row(kind, x, K, blocks, tile, R, r)) bad_rows |= UINT32_C(1) << r;
+    return bad_rows;
 }

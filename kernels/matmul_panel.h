@@ -132,12 +132,13 @@ void panel_weights(enum tensor_type type, const uint8_t *panel, uint32_t k_begin
 void matmul_meaning(const struct matrix *matrix, const float *x, size_t stride_m, uint32_t M, double *out);
 
 /* A path. tile: `panels` whole panels from `panel` on against one tile of R = 1..16 rows; writes 16 * panels columns.
- * quantise: `blocks` blocks of row r of a tile of R rows to int8, from K values of x, with zeros after them; false,
- * with some of them written, at a NaN or an infinity. `tile` is the first of these blocks. */
+ * quantise: `blocks` blocks of rows [r_begin, r_end) of a tile of R rows to int8, each from K values at x + row *
+ * stride_m with zeros after them; `tile` is the first of these blocks. Gives bit r for a row that holds a NaN or an
+ * infinity, of which anything may have been written. */
 typedef void (*matmul_tile_fn)(const struct matrix *matrix, const uint8_t *panel, uint32_t panels, const uint8_t *act,
                                uint32_t R, float *out, size_t stride_m);
-typedef bool (*matmul_quantise_fn)(enum act_kind kind, const float *x, uint32_t K, uint32_t blocks, uint8_t *tile,
-                                   uint32_t R, uint32_t r);
+typedef uint32_t (*matmul_quantise_fn)(enum act_kind kind, const float *x, size_t stride_m, uint32_t K, uint32_t blocks,
+                                       uint8_t *tile, uint32_t R, uint32_t r_begin, uint32_t r_end);
 
 void matmul_tile_scalar(const struct matrix *matrix, const uint8_t *panel, uint32_t panels, const uint8_t *act,
                         uint32_t R, float *out, size_t stride_m);
@@ -149,11 +150,12 @@ void matmul_tile_avx512(const struct matrix *matrix, const uint8_t *panel, uint3
 void matmul_tile_f32_avx512(const struct matrix *matrix, const uint8_t *panel, uint32_t panels, const uint8_t *act,
                             uint32_t R, float *out, size_t stride_m);
 
-bool matmul_quantise_scalar(enum act_kind kind, const float *x, uint32_t K, uint32_t blocks, uint8_t *tile, uint32_t R,
-                            uint32_t r);
-bool matmul_quantise_avx2(enum act_kind kind, const float *x, uint32_t K, uint32_t blocks, uint8_t *tile, uint32_t R,
-                          uint32_t r);
-bool matmul_quantise_avx512(enum act_kind kind, const float *x, uint32_t K, uint32_t blocks, uint8_t *tile, uint32_t R,
-                            uint32_t r);
+uint32_t matmul_quantise_scalar(enum act_kind kind, const float *x, size_t stride_m, uint32_t K, uint32_t blocks,
+                                uint8_t *tile, uint32_t R, uint32_t r_begin, uint32_t r_end);
+uint32_t matmul_quantise_avx2(enum act_kind kind, const float *x, size_t stride_m, uint32_t K, uint32_t blocks,
+                              uint8_t *tile, uint32_t R, uint32_t r_begin, uint32_t r_end);
+/* matmul_quantise_avx512.c */
+uint32_t matmul_quantise_avx512(enum act_kind kind, const float *x, size_t stride_m, uint32_t K, uint32_t blocks,
+                                uint8_t *tile, uint32_t R, uint32_t r_begin, uint32_t r_end);
 
 #endif

@@ -21,8 +21,9 @@ void matmul_meaning(const struct matrix *matrix, const float *x, size_t stride_m
     }
 }
 
-bool matmul_quantise_scalar(enum act_kind kind, const float *x, uint32_t K, uint32_t blocks, uint8_t *tile, uint32_t R,
-                            uint32_t r)
+/* False, with some of the row written, at a NaN or an infinity. */
+static bool quantise_row(enum act_kind kind, const float *x, uint32_t K, uint32_t blocks, uint8_t *tile, uint32_t R,
+                         uint32_t r)
 {
     const int zero_point = act_zero_point(kind);
     for (uint32_t b = 0; b < blocks; b++, tile += (size_t)R * ACT_BLOCK_BYTES) {
@@ -53,6 +54,15 @@ bool matmul_quantise_scalar(enum act_kind kind, const float *x, uint32_t K, uint
         memcpy(tile + (size_t)R * 40 + r * 4, kind == ACT_Q8_ZP32 ? (const void *)&init[1] : (const void *)&das, 4);
     }
     return true;
+}
+
+uint32_t matmul_quantise_scalar(enum act_kind kind, const float *x, size_t stride_m, uint32_t K, uint32_t blocks,
+                                uint8_t *tile, uint32_t R, uint32_t r_begin, uint32_t r_end)
+{
+    uint32_t bad_rows = 0;
+    for (uint32_t r = r_begin; r < r_end; r++, x += stride_m)
+        if (!quantise_row(kind, x, K, blocks, tile, R, r)) bad_rows |= UINT32_C(1) << r;
+    return bad_rows;
 }
 
 /* Sums of code * activation over inputs [k_begin, k_end) of a block, for the 16 rows of the panel. */

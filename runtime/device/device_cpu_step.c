@@ -11,6 +11,8 @@
 #include "kernels/glu.h"
 #include "kernels/rmsnorm.h"
 
+#include <math.h>
+
 /* Several threads may meet a token's NaN. */
 static void mark_bad(struct device_cpu *cpu, uint32_t token)
 {
@@ -182,12 +184,20 @@ static void gated_tile(struct device_cpu *cpu, const struct cpu_layer *layer, co
     enum glu_kind kind = s->activation == ACTIVATION_SILU ? GLU_SILU : GLU_GELU_TANH;
     matmul_tile(cpu->path, &layer->gate, p, p_end, gate_act, N, token, gate, COLUMNS);
     matmul_tile(cpu->path, &layer->up, p, p_end, up_act, N, token, up, COLUMNS);
+    if (k_end - k_begin == COLUMNS) {
+        glu(cpu->path, kind, gate, gate, up, rows * COLUMNS);
+    } else {
+        for (uint32_t m = 0; m < rows; m++) {
+            glu(cpu->path, kind, gate + m * COLUMNS, gate + m * COLUMNS, up + m * COLUMNS, k_end - k_begin);
+        }
+    }
+    if (matmul_prepare_columns(cpu->path, layer->down.act, gate, COLUMNS, N, s->ff_width, token, token + rows, k_begin,
+                               k_end, cpu->down_acts)) {
+        return;
+    }
     for (uint32_t m = 0; m < rows; m++) {
-        float *row = gate + (size_t)m * COLUMNS;
-        glu(cpu->path, kind, row, row, up + (size_t)m * COLUMNS, k_end - k_begin);
-        if (!matmul_prepare_columns(cpu->path, layer->down.act, row, COLUMNS, N, s->ff_width, token + m, token + m + 1,
-                                    k_begin, k_end, cpu->down_acts)) {
-            mark_bad(cpu, token + m);
+        for (uint32_t k = k_begin; k < k_end; k++) {
+            if (!isfinite(gate[m * COLUMNS + k - k_begin])) mark_bad(cpu, token + m);
         }
     }
 }
