@@ -2,184 +2,78 @@
  *
  * vpmaddubsw adds two products of unsigned code and signed activation in 16 bits, and saturates. With codes up to 63
  * and activations within +-127 a pair is at most 2 * 63 * 127 = 16002, so sums of 8 quads of 4-bit codes, 4 of 5-bit
- * and 2 of 6-bit codes are exact in 16 bits (30480, 31496, 32004). Q8_0 takes |code| as the unsigned side and gives the
- * activation the code's sign: 2 * 128 * 127 = 32512 is exact too, so its sums need no zero point.
- *
- * A block is decoded once a tile into a buffer in L1; two rows and two halves are in flight. Sums of the tile stay in
- * memory between blocks (1 KB). Bits equal the scalar path's: same sums, same order, same roundings. */
-#include "kernels/matmul_panel.h"
+ * and 2 of 6-bit codes are exact in 16 bits (30480, 31496, 32004), and are widened only then. Q8_0 is taken as two
+ * codes of four bits, each summed like Q4_0, the high one times 16 at the end. */
+#include "kernels/matmul_half.h"
 
-#include <immintrin.h>
-#include <string.h>
-
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
-
-typedef int32_t __attribute__((may_alias)) aliasing_i32;
-typedef float __attribute__((may_alias)) aliasing_f32;
-
-/* A decoded block: codes (for Q8_0 their magnitude), for Q8_0 the signed codes, and the scales. */
-struct decoded {
-    _Alignas(32) uint8_t codes[8][64];
-    _Alignas(32) int8_t signs[8][64];
-    _Alignas(32) float scale[2][16];
-};
-
-/* Without this GCC 12 takes the sums apart, makes all products first, and spills them. */
-INLINE void keep(__m256i *v)
+INLINE uint32_t pass_rows(enum tensor_type type)
 {
-    __asm__ volatile("" : "+x"(*v));
+    return panel_code_bits(type) == 8 ? 2 : 4;
 }
-INLINE __m256i load(const void *p)
+INLINE int code_planes(enum tensor_type type)
 {
-    return _mm256_load_si256((const __m256i *)p);
+    return panel_code_bits(type) == 8 ? 2 : 1;
 }
 
-INLINE __m256 load_scale(enum tensor_type type, const uint8_t *group, const uint8_t *head, unsigned half, unsigned s,
-                         unsigned side)
+INLINE __m256i pair_products(__m256i codes, __m256i q)
 {
-    const uint8_t *p = group + panel_scale_offset(type) + (2 * s + half) * panel_scale_bytes(type);
-    if (!panel_has_head(type)) return _mm256_cvtph_ps(_mm_load_si128((const __m128i *)(const void *)(p + 16 * side)));
-    const __m128i bytes = _mm_loadl_epi64((const __m128i *)(const void *)(p + 8 * side));
-    const __m256i scale = panel_halves(type) ? _mm256_cvtepi8_epi32(bytes) : _mm256_cvtepu8_epi32(bytes);
-    const uint8_t *factor = head + panel_factor_offset(type, s) + 16 * side;
-    return _mm256_mul_ps(_mm256_cvtph_ps(_mm_load_si128((const __m128i *)(const void *)factor)),
-                         _mm256_cvtepi32_ps(scale));
-}
-
-/* Quad i, rows 8 * side .. 8 * side + 7. */
-INLINE __m256i quad(enum tensor_type type, const uint8_t *group, unsigned half, unsigned i, unsigned side)
-{
-    const uint8_t *low = group + half * panel_code_bytes(type) + 32 * side;
-    const uint8_t *high = group + panel_high_offset(type) + half * panel_high_bytes(type) + 32 * side;
-    if (panel_code_bits(type) == 8) return load(low + 64 * i);
-    __m256i v = _mm256_and_si256(_mm256_srli_epi16(load(low + 64 * (i & 3)), (int)(i & 4)), _mm256_set1_epi8(15));
-    if (panel_code_bits(type) == 5) {
-        const __m256i bit = _mm256_slli_epi16(_mm256_srli_epi16(load(high), (int)i), 4);
-        v = _mm256_or_si256(v, _mm256_and_si256(bit, _mm256_set1_epi8(0x10)));
-    }
-    if (panel_code_bits(type) == 6) {
-        const __m256i bits = _mm256_slli_epi16(_mm256_srli_epi16(load(high + 64 * (i / 4)), (int)(2 * (i & 3))), 4);
-        v = _mm256_or_si256(v, _mm256_and_si256(bits, _mm256_set1_epi8(0x30)));
-    }
+    __m256i v;
+    __asm__ volatile("vpmaddubsw %2, %1, %0" : "=x"(v) : "x"(codes), "x"(q));
     return v;
 }
-
-INLINE void decode(enum tensor_type type, const uint8_t *group, const uint8_t *head, unsigned half, struct decoded *out)
+INLINE __m256i pairs_add(__m256i sum, __m256i v)
 {
-    UNROLL for (unsigned i = 0; i < 8; i++) UNROLL for (unsigned side = 0; side < 2; side++)
-    {
-        __m256i v = quad(type, group, half, i, side);
-        if (panel_code_bits(type) == 8) {
-            v = _mm256_xor_si256(v, _mm256_set1_epi8((char)0x80));
-            _mm256_store_si256((__m256i *)(void *)(out->signs[i] + 32 * side), v);
-            v = _mm256_abs_epi8(v);
-        }
-        _mm256_store_si256((__m256i *)(void *)(out->codes[i] + 32 * side), v);
-    }
-    UNROLL for (unsigned n = 0; n < panel_scales(type); n++) UNROLL for (unsigned side = 0; side < 2; side++)
-    {
-        _mm256_store_ps(out->scale[n] + 8 * side, load_scale(type, group, head, half, n, side));
-    }
+    __asm__ volatile("vpaddw %1, %0, %0" : "+x"(sum) : "x"(v));
+    return sum;
 }
 
-/* Quads [i_begin, i_end) of R rows against both sides: exact sums added to S[row][side]. */
-INLINE void dots(enum tensor_type type, const struct decoded *block, const int R, const uint8_t *q, unsigned i_begin,
-                 unsigned i_end, __m256i S[4][2])
+/* run: how many quads' pairs fit in 16 bits together. */
+INLINE void dots(enum tensor_type type, const int R, const struct block *block, const uint8_t *q, const uint8_t *init,
+                 const uint8_t *last, pass_sums S)
 {
-    const unsigned bits = panel_code_bits(type), run = bits == 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
-    const __m256i ones = _mm256_set1_epi16(1);
-    UNROLL for (unsigned i0 = i_begin; i0 < i_end; i0 += run)
+    const unsigned bits = panel_code_bits(type), run = bits == 5 ? 4 : bits == 6 ? 2 : 8;
+    UNROLL for (unsigned i0 = 0; i0 < 8; i0 += run)
     {
-        __m256i pairs[4][2];
-        UNROLL for (unsigned i = i0; i < i0 + run; i++) UNROLL for (int r = 0; r < R; r++)
+        const unsigned h = panel_halves(type) ? i0 / 4 : 0;
+        const bool begins = i0 == 4 * h, started = begins && panel_zero_point(type);
+        __m256i pairs[2][PASS_ROWS][2];
+        UNROLL for (unsigned i = i0; i < i0 + run; i++)
         {
-            const __m256i a = _mm256_set1_epi32(*(const aliasing_i32 *)(q + r * 32 + 4 * i));
-            UNROLL for (int side = 0; side < 2; side++)
+            __m256i codes[2][2];
+            UNROLL for (int plane = 0; plane < code_planes(type); plane++)
+                UNROLL for (unsigned side = 0; side < 2; side++)
             {
-                const __m256i codes = load(block->codes[i] + 32 * side), signs = load(block->signs[i] + 32 * side);
-                const __m256i signed_a = bits == 8 ? _mm256_sign_epi8(a, signs) : a;
-                const __m256i p = _mm256_maddubs_epi16(codes, signed_a);
-                pairs[r][side] = i == i0 ? p : _mm256_add_epi16(pairs[r][side], p);
-                keep(&pairs[r][side]);
+                codes[plane][side] = block_codes(type, block, plane, i, side);
+            }
+            UNROLL for (int r = 0; r < R; r++)
+            {
+                const __m256i a = broadcast_once(q + r * 32 + 4 * i);
+                UNROLL for (int plane = 0; plane < code_planes(type); plane++)
+                    UNROLL for (int side = 0; side < 2; side++)
+                {
+                    const __m256i p = pair_products(codes[plane][side], a);
+                    pairs[plane][r][side] = i == i0 ? p : pairs_add(pairs[plane][r][side], p);
+                }
             }
         }
-        UNROLL for (int r = 0; r < R; r++) UNROLL for (int side = 0; side < 2; side++)
+        UNROLL for (int r = 0; r < R; r++)
         {
-            S[r][side] = _mm256_add_epi32(S[r][side], _mm256_madd_epi16(pairs[r][side], ones));
+            const __m256i start = started ? broadcast_once((h ? last : init) + 4 * r) : _mm256_setzero_si256();
+            UNROLL for (int side = 0; side < 2; side++)
+            {
+                __m256i sum = _mm256_madd_epi16(pairs[0][r][side], _mm256_set1_epi16(1));
+                if (code_planes(type) == 2)
+                    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs[1][r][side], _mm256_set1_epi16(16)));
+                if (!begins)
+                    sum = _mm256_add_epi32(sum, S[h][r][side]);
+                else if (started)
+                    sum = _mm256_add_epi32(sum, start);
+                settle(&sum);
+                S[h][r][side] = sum;
+            }
         }
     }
 }
-
-/* R = 1..4 rows from row m of a tile of M rows. */
-INLINE void rows(enum tensor_type type, const struct decoded *block, const uint8_t *act, const uint32_t M,
-                 const uint32_t m, const int R, float F[16][16])
-{
-    const uint8_t *q = act + (size_t)m * 32, *init = act + (size_t)M * 32 + m * 4, *da = act + (size_t)M * 36 + m * 4;
-    const uint8_t *last = act + (size_t)M * 40 + m * 4;
-    const bool zero_point = panel_zero_point(type) && panel_code_bits(type) != 8;
-    __m256i S[4][2];
-    __m256 G[4][2];
-    UNROLL for (int r = 0; r < R; r++) UNROLL for (int side = 0; side < 2; side++)
-    {
-        S[r][side] = zero_point ? _mm256_set1_epi32(*(const aliasing_i32 *)(init + 4 * r)) : _mm256_setzero_si256();
-    }
-    dots(type, block, R, q, 0, panel_halves(type) ? 4 : 8, S);
-    if (panel_halves(type)) {
-        UNROLL for (int r = 0; r < R; r++) UNROLL for (int side = 0; side < 2; side++)
-        {
-            G[r][side] = _mm256_mul_ps(_mm256_cvtepi32_ps(S[r][side]), _mm256_load_ps(block->scale[0] + 8 * side));
-            S[r][side] = _mm256_set1_epi32(*(const aliasing_i32 *)(last + 4 * r));
-        }
-        dots(type, block, R, q, 4, 8, S);
-    }
-    UNROLL for (int r = 0; r < R; r++) UNROLL for (int side = 0; side < 2; side++)
-    {
-        const __m256 d = _mm256_load_ps(block->scale[0] + 8 * side);
-        const __m256 scale = _mm256_set1_ps(*(const aliasing_f32 *)(da + 4 * r));
-        const __m256 value = _mm256_cvtepi32_ps(S[r][side]);
-        float *sum = F[m + (uint32_t)r] + 8 * side;
-        __m256 f = _mm256_load_ps(sum);
-        if (panel_halves(type)) {
-            G[r][side] = _mm256_fmadd_ps(value, _mm256_load_ps(block->scale[1] + 8 * side), G[r][side]);
-            f = _mm256_fmadd_ps(G[r][side], scale, f);
-        } else {
-            f = _mm256_fmadd_ps(value, _mm256_mul_ps(d, scale), f);
-        }
-        if (panel_has_min(type)) {
-            const __m256 das = _mm256_set1_ps(*(const aliasing_f32 *)(last + 4 * r));
-            f = _mm256_fmadd_ps(_mm256_load_ps(block->scale[1] + 8 * side), das, f);
-        }
-        _mm256_store_ps(sum, f);
-    }
-}
-
-INLINE void panel_q8(enum tensor_type type, const uint8_t *panel, uint32_t groups, const uint8_t *act, uint32_t M,
-                     float F[16][16])
-{
-    struct decoded block;
-    for (uint32_t b = 0; b < 2 * groups; b++, act += (size_t)M * ACT_BLOCK_BYTES) {
-        const uint8_t *group = panel + panel_group_offset(type, b / 2), *head = panel + panel_head_offset(type, b / 2);
-        decode(type, group, head, b & 1, &block);
-        uint32_t m = 0;
-        for (; m + 4 <= M; m += 4) rows(type, &block, act, M, m, 4, F);
-        if (M - m == 3) rows(type, &block, act, M, m, 3, F);
-        if (M - m == 2) rows(type, &block, act, M, m, 2, F);
-        if (M - m == 1) rows(type, &block, act, M, m, 1, F);
-    }
-}
-
-#define ALL_TYPES(X) X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q8_0) X(Q4_K) X(Q5_K) X(Q6_K)
-#define DEFINE(type)                                                                                                   \
-    static void panel_##type(const uint8_t *panel, uint32_t groups, const uint8_t *act, uint32_t M, float F[16][16])   \
-    {                                                                                                                  \
-        panel_q8(TENSOR_##type, panel, groups, act, M, F);                                                             \
-    }
-#define ENTRY(type) [TENSOR_##type] = panel_##type,
-
-ALL_TYPES(DEFINE)
-static void (*const panel_fns[])(const uint8_t *panel, uint32_t groups, const uint8_t *act, uint32_t M,
-                                 float F[16][16]) = {ALL_TYPES(ENTRY)};
 
 /* ---- f32 activations ---- */
 
@@ -272,12 +166,13 @@ static void panel_f32(const struct matrix *matrix, const uint8_t *panel, const f
 void matmul_tile_avx2(const struct matrix *matrix, const uint8_t *panel, uint32_t panels, const uint8_t *act,
                       uint32_t R, float *out, size_t stride_m)
 {
+    if (matrix->act != ACT_F32) {
+        panels_multiply(matrix, panel, panels, act, R, out, stride_m);
+        return;
+    }
     for (uint32_t p = 0; p < panels; p++, panel += matrix->panel_bytes, out += 16) {
         _Alignas(32) float F[16][16] = {{0}};
-        if (matrix->act == ACT_F32)
-            panel_f32(matrix, panel, (const float *)(const void *)act, R, F);
-        else
-            panel_fns[matrix->type](panel, panel_groups(matrix->K), act, R, F);
+        panel_f32(matrix, panel, (const float *)(const void *)act, R, F);
         for (uint32_t m = 0; m < R; m++) memcpy(out + m * stride_m, F[m], sizeof F[m]);
     }
 }
