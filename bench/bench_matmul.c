@@ -7,14 +7,17 @@
  * that each is read from memory; then GB/s stands beside a plain read of the same bytes by the same threads. --pack:
  * the speed of packing. Threads are pinned, split the panels evenly and spin between runs. The best of many runs
  * counts, each shorter than a time slice, since other work on the machine only ever takes away. Figures: MAC per cycle
- * and core, by the clock found before (dependent adds), and the share of the vpdpbusd peak (64 MAC a cycle on Zen 4;
- * f32 FMA gives a quarter of it). Best of a day's runs are in kernels/README.md. */
+ * and core, by the clock found before (dependent adds), and the share of the peak: of vpdpbusd (64 MAC a cycle on Zen
+ * 4; f32 FMA gives a quarter of it), on avx2 of vpmaddubsw with the vpmaddwd and vpaddd that make 32 bits of its sums.
+ * The path avxvnni-evex is the AVX-VNNI source in the encoding of AVX-512 VNNI, for CPUs that have only that. Best of a
+ * day's runs are in kernels/README.md. */
 #include "kernels/cpu_path.h"
 #include "kernels/dequantize.h"
 #include "kernels/matmul.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/mem.h"
 #include "runtime/base/random.h"
+#include "tests/support/matmul_avxvnni_evex.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -38,6 +41,7 @@ struct work {
     size_t count, matrix_bytes,
         first; /* first: where the next run begins, so that no run finds its copies in a cache */
     enum cpu_path path;
+    bool evex; /* AVX-VNNI in the other encoding */
     const void *act;
     uint32_t M;
     float *out;
@@ -150,7 +154,26 @@ __attribute__((target("avx512f"))) static void run_dots(struct work *work, unsig
                        "zmm12", "zmm13", "zmm14", "zmm15", "zmm16", "zmm17");
 #undef DOT
 }
+
+/* Products of 8 outputs and 4 inputs, and what adds them up in 32 bits. */
+__attribute__((target("avx2"))) static void run_pairs(struct work *work, unsigned thread)
+{
+    uint64_t n = work->iterations * 100;
+    (void)thread;
+#define PAIRS(i)                                                                                                       \
+    "vpmaddubsw %%ymm12, %%ymm13, %%ymm8\n vpmaddwd %%ymm14, %%ymm8, %%ymm8\n vpaddd %%ymm8, %%ymm" #i ", %%ymm" #i "\n"
+    __asm__ volatile("1: " PAIRS(0) PAIRS(1) PAIRS(2) PAIRS(3) PAIRS(4) PAIRS(5) PAIRS(6) PAIRS(7) " sub $1,%0\n jnz 1b"
+                     : "+r"(n)
+                     :
+                     : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm12", "xmm13",
+                       "xmm14");
+#undef PAIRS
+}
 #else
+static void run_pairs(struct work *work, unsigned thread)
+{
+    (void)work, (void)thread;
+}
 static void run_dots(struct work *work, unsigned thread)
 {
     (void)work, (void)thread;
@@ -188,6 +211,24 @@ static void run_matmul(struct work *work, unsigned thread)
     }
 }
 
+/* The AVX-VNNI tile in the other encoding, as matmul() would go through the panels. N is whole panels. */
+static void run_evex(struct work *work, unsigned thread)
+{
+    const struct matrix *w = &work->matrix;
+    const size_t row_bytes = act_row_bytes(w->act, w->K);
+    uint32_t begin, end;
+    panel_range(work, thread, &begin, &end);
+    for (uint64_t i = 0; i < work->iterations; i++) {
+        const uint8_t *data = work->copies + (work->first + i) % work->count * work->matrix_bytes;
+        const uint32_t step = work->M <= MATMUL_TILE_ROWS ? end - begin : 1;
+        for (uint32_t p = begin; p < end; p += step)
+            for (uint32_t m = 0; m < work->M; m += MATMUL_TILE_ROWS)
+                matmul_tile_avxvnni_evex(w, data + p * w->panel_bytes, step, (const uint8_t *)work->act + m * row_bytes,
+                                         work->M - m < MATMUL_TILE_ROWS ? work->M - m : MATMUL_TILE_ROWS,
+                                         work->out + (size_t)m * w->N + 16 * p, w->N);
+    }
+}
+
 /* ---- one matrix ---- */
 
 struct settings {
@@ -195,7 +236,7 @@ struct settings {
     unsigned runs;
     bool cold, pack;
     FILE *json;
-    double clock_ghz, dots_per_ns; /* one core; 0 where there is no vpdpbusd */
+    double clock_ghz, dots_peak, pairs_peak; /* of one core, MAC a nanosecond; 0 where there is no such instruction */
 };
 
 static bool listed(const char *list, const char *name)
@@ -231,11 +272,17 @@ static void *file_make(enum tensor_type type, uint32_t N, uint32_t K)
     return file;
 }
 
+static const char *path_label(enum cpu_path path, bool evex)
+{
+    return evex ? "avxvnni-evex" : cpu_path_name(path);
+}
+
 static void report(const struct settings *set, const struct work *work, double ns, double read_ns)
 {
     const double macs = (double)work->M * work->matrix.N * work->matrix.K;
     const double per_cycle = macs / ns / set->clock_ghz / threads;
-    const double share = set->dots_per_ns > 0 ? macs / ns / threads / (set->dots_per_ns * 64) : 0;
+    const double peak = work->path == CPU_PATH_AVX2 ? set->pairs_peak : set->dots_peak;
+    const double share = peak > 0 ? macs / ns / threads / peak : 0;
     const double gb_per_s = (double)work->matrix_bytes / ns;
     if (read_ns > 0)
         printf(" %5.1f/%3.0f%%", gb_per_s, 100 * read_ns / ns);
@@ -247,7 +294,7 @@ static void report(const struct settings *set, const struct work *work, double n
             "{\"type\":\"%s\",\"path\":\"%s\",\"numerics\":\"%s\",\"n\":%u,\"k\":%u,\"rows\":%u,\"threads\":%u,"
             "\"cold\":%s,\"ns\":%.1f,\"gmac_per_s\":%.2f,\"mac_per_cycle_core\":%.2f,\"share_of_int8_peak\":%.4f,"
             "\"gb_per_s\":%.2f,\"share_of_read\":%.4f}\n",
-            tensor_type_info(work->matrix.type)->name, cpu_path_name(work->path),
+            tensor_type_info(work->matrix.type)->name, path_label(work->path, work->evex),
             work->matrix.numerics == NUMERICS_EXACT ? "exact" : "fast", work->matrix.N, work->matrix.K, work->M,
             threads, set->cold ? "true" : "false", ns, macs / ns, per_cycle, share, gb_per_s,
             read_ns > 0 ? read_ns / ns : 0);
@@ -263,20 +310,21 @@ static void bench_rows(const struct settings *set, struct work *work)
     uint64_t state = 7;
     for (size_t i = 0; i < (size_t)rows_max * K; i++)
         x[i] = (float)(int32_t)(random_next(&state) >> 40) * 0x1p-23f - 1.0f;
-    printf("%-5s %-6s %-5s %5ux%-4u %u |", tensor_type_info(work->matrix.type)->name, cpu_path_name(work->path),
-           work->matrix.numerics == NUMERICS_EXACT ? "exact" : "fast", N, K, threads);
+    printf("%-5s %-12s %-5s %5ux%-4u %u |", tensor_type_info(work->matrix.type)->name,
+           path_label(work->path, work->evex), work->matrix.numerics == NUMERICS_EXACT ? "exact" : "fast", N, K,
+           threads);
     for (size_t i = 0; i < COUNT(row_counts); i++) {
         work->M = row_counts[i];
         if ((set->cold && work->M > 4) || (work->path == CPU_PATH_SCALAR && work->M > 16)) break;
         if (!matmul_prepare(work->path, work->matrix.act, x, K, work->M, K, 0, work->M, act)) abort();
         work->act = act;
-        work->run = run_matmul;
+        work->run = work->evex ? run_evex : run_matmul;
         double ns = time_best(work, set->runs), read_ns = 0;
         for (unsigned run = 0; set->cold && run < 3; run++) { /* interleaved: memory speed changes with the hour */
             work->run = run_read;
             const double r = time_best(work, set->runs);
             if (!run || r < read_ns) read_ns = r;
-            work->run = run_matmul;
+            work->run = work->evex ? run_evex : run_matmul;
             const double t = time_best(work, set->runs);
             if (t < ns) ns = t;
         }
@@ -289,9 +337,10 @@ static void bench_rows(const struct settings *set, struct work *work)
 }
 
 static void bench_matrix(const struct settings *set, enum tensor_type type, enum numerics numerics, enum cpu_path path,
-                         uint32_t N, uint32_t K)
+                         bool evex, uint32_t N, uint32_t K)
 {
-    struct work work = {.path = path};
+    struct work work = {.path = path, .evex = evex};
+    if (evex && N % MATMUL_PANEL_ROWS) return;
     if (matmul_plan(type, numerics, path, N, K, &work.matrix) != ST_OK) return; /* K-quants need K % 256 == 0 */
     void *file = file_make(type, N, K);
     work.matrix_bytes = work.matrix.panels * work.matrix.panel_bytes;
@@ -320,12 +369,13 @@ static void bench_matrix(const struct settings *set, enum tensor_type type, enum
     mem_unmap(work.copies, work.matrix_bytes * work.count);
 }
 
-static void bench_shapes(const struct settings *set, enum tensor_type type, enum numerics numerics, enum cpu_path path)
+static void bench_shapes(const struct settings *set, enum tensor_type type, enum numerics numerics, enum cpu_path path,
+                         bool evex)
 {
     for (const char *p = set->shapes; p; p = strchr(p, ','), p = p ? p + 1 : NULL) {
         char *end;
         const unsigned long N = strtoul(p, &end, 10), K = *end == 'x' ? strtoul(end + 1, NULL, 10) : 0;
-        bench_matrix(set, type, numerics, path, (uint32_t)N, (uint32_t)K);
+        bench_matrix(set, type, numerics, path, evex, (uint32_t)N, (uint32_t)K);
     }
 }
 
@@ -392,20 +442,30 @@ int main(int argc, char **argv)
     set.clock_ghz = 1000.0 / time_best(&work, 300);
     if (cpu_path_supported(CPU_PATH_AVX512)) {
         work.run = run_dots;
-        set.dots_per_ns = 1600.0 / time_best(&work, 300);
+        set.dots_peak = 1600.0 * 64 / time_best(&work, 300);
     }
-    printf("clock %.2f GHz; vpdpbusd peak %.1f MAC/cycle/core (%.0f GMAC/s)\n", set.clock_ghz,
-           set.dots_per_ns * 64 / set.clock_ghz, set.dots_per_ns * 64);
-    printf("%s\ntype  path   mode     N x K   threads |",
+    if (cpu_path_supported(CPU_PATH_AVX2)) {
+        work.run = run_pairs;
+        set.pairs_peak = 800.0 * 32 / time_best(&work, 300);
+    }
+    printf("clock %.2f GHz; peaks, MAC/cycle/core: vpdpbusd %.1f, vpmaddubsw + vpmaddwd + vpaddd %.1f\n", set.clock_ghz,
+           set.dots_peak / set.clock_ghz, set.pairs_peak / set.clock_ghz);
+    printf("%s\ntype  path         mode     N x K   threads |",
            set.cold ? "GB/s of packed weights / share of plain read, M =" : "MAC/cycle/core / share of peak, M =");
     for (size_t i = 0; i < COUNT(row_counts); i++) printf(" %9u", row_counts[i]);
     printf("\n");
     for (size_t t = 0; t < COUNT(types); t++)
         for (enum cpu_path path = CPU_PATH_COUNT; path-- > CPU_PATH_SCALAR;)
-            for (enum numerics numerics = NUMERICS_FAST; numerics <= NUMERICS_EXACT; numerics++)
-                if (listed(set.types, tensor_type_info(types[t])->name) && listed(set.paths, cpu_path_name(path)) &&
-                    cpu_path_supported(path) && listed(set.numerics, numerics == NUMERICS_EXACT ? "exact" : "fast"))
-                    bench_shapes(&set, types[t], numerics, path);
+            for (enum numerics numerics = NUMERICS_FAST; numerics <= NUMERICS_EXACT; numerics++) {
+                if (!listed(set.types, tensor_type_info(types[t])->name) ||
+                    !listed(set.numerics, numerics == NUMERICS_EXACT ? "exact" : "fast"))
+                    continue;
+                if (listed(set.paths, cpu_path_name(path)) && cpu_path_supported(path))
+                    bench_shapes(&set, types[t], numerics, path, false);
+                if (path == CPU_PATH_AVXVNNI && listed(set.paths, path_label(path, true)) &&
+                    cpu_path_supported(CPU_PATH_AVX512))
+                    bench_shapes(&set, types[t], numerics, path, true);
+            }
     if (set.json) fclose(set.json);
     return 0;
 }

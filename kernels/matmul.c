@@ -12,7 +12,7 @@
 
 enum { ROWS_AT_ONCE = 256, ADD_PANELS = 4, ADD_COLUMNS = ADD_PANELS * MATMUL_PANEL_ROWS };
 
-static const matmul_tile_fn tile_fns[CPU_PATH_COUNT] = {matmul_tile_scalar, matmul_tile_avx2, matmul_tile_avx2,
+static const matmul_tile_fn tile_fns[CPU_PATH_COUNT] = {matmul_tile_scalar, matmul_tile_avx2, matmul_tile_avxvnni,
                                                         matmul_tile_avx512, matmul_tile_avx512};
 static const matmul_quantise_fn quantise_fns[CPU_PATH_COUNT] = {
     matmul_quantise_scalar, matmul_quantise_avx2, matmul_quantise_avx2, matmul_quantise_avx512, matmul_quantise_avx512};

@@ -144,6 +144,8 @@ void matmul_tile_scalar(const struct matrix *matrix, const uint8_t *panel, uint3
                         uint32_t R, float *out, size_t stride_m);
 void matmul_tile_avx2(const struct matrix *matrix, const uint8_t *panel, uint32_t panels, const uint8_t *act,
                       uint32_t R, float *out, size_t stride_m);
+void matmul_tile_avxvnni(const struct matrix *matrix, const uint8_t *panel, uint32_t panels, const uint8_t *act,
+                         uint32_t R, float *out, size_t stride_m);
 void matmul_tile_avx512(const struct matrix *matrix, const uint8_t *panel, uint32_t panels, const uint8_t *act,
                         uint32_t R, float *out, size_t stride_m);
 /* matmul_f32_avx512.c: the same for activations in f32. */

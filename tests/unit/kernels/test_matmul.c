@@ -11,6 +11,7 @@
 #include "kernels/matmul_panel.h"
 #include "runtime/base/mem.h"
 #include "runtime/base/random.h"
+#include "tests/support/matmul_avxvnni_evex.h"
 
 #include <math.h>
 #include <sys/mman.h>
@@ -232,6 +233,28 @@ static void check_act(const struct fixture *f, const float *x, size_t stride_m, 
     mem_free(got);
 }
 
+/* The AVX-VNNI tile in its other encoding, against the scalar results: whole panels at once, then a part-full one. */
+static void check_avxvnni_evex(const struct fixture *f, const float *x, size_t stride_m, uint32_t M,
+                               const float *scalar, size_t stride_scalar)
+{
+    const struct matrix *w = &f->matrix;
+    const uint32_t whole = w->N / 16, left = w->N % 16;
+    if (!M || M > MATMUL_TILE_ROWS || !cpu_path_supported(CPU_PATH_AVX512)) return;
+    float *out = out_make(M, 16 * w->panels);
+    uint8_t *act = mem_alloc(matmul_act_bytes(w->act, M, w->K), 1);
+    assert_true(matmul_prepare(CPU_PATH_AVXVNNI, w->act, x, stride_m, M, w->K, 0, M, act));
+    if (whole) matmul_tile_avxvnni_evex(w, w->data, whole, act, M, out, 16 * w->panels);
+    if (left)
+        matmul_tile_avxvnni_evex(w, w->data + whole * w->panel_bytes, 1, act, M, out + 16 * whole, 16 * w->panels);
+    for (uint32_t m = 0; m < M; m++)
+        if (memcmp(out + (size_t)m * 16 * w->panels, scalar + m * stride_scalar, w->N * sizeof *out) != 0)
+            fail_msg("type %s act %d N %u K %u M %u row %u: differs from scalar", tensor_type_info(w->type)->name,
+                     w->act, w->N, w->K, M, m);
+    canaries_check(out, M, 16 * w->panels, 16 * w->panels);
+    mem_free(out);
+    mem_free(act);
+}
+
 static void check_case(const struct fixture *f, uint32_t M, enum input input)
 {
     const struct matrix *w = &f->matrix;
@@ -253,6 +276,7 @@ static void check_case(const struct fixture *f, uint32_t M, enum input input)
         }
         mem_free(out);
     }
+    check_avxvnni_evex(f, x, stride_m, M, scalar, stride_out);
     mem_free(scalar);
     mem_free(x);
 }
