@@ -29,19 +29,40 @@ static void step_thread(void *state, uint32_t thread_idx)
     device_cpu_run_rows(state, thread_idx);
 }
 
+/* The tokens that the last layer needs, and where each row finds its own. */
+static void plan_rows(struct device_cpu *cpu, const struct batch *batch)
+{
+    uint32_t count = 0;
+    for (uint32_t r = 0; r < batch->rows_count; r++) { /* their tokens rise */
+        uint32_t token = batch->rows[r].token;
+        if (count == 0 || cpu->last_tokens[count - 1] != token) cpu->last_tokens[count++] = token;
+        cpu->last_of_row[r] = count - 1;
+    }
+    cpu->all = (struct live_rows){batch->tokens_count, cpu->x, NULL};
+    cpu->last = count < batch->tokens_count ? (struct live_rows){count, cpu->last_x, cpu->last_tokens} : cpu->all;
+}
+
+static void plan_tiles(struct device_cpu *cpu, const struct batch *batch)
+{
+    uint32_t rows = attention_rows(cpu->spec.heads / cpu->spec.kv_heads), tiles = 0, row = 0;
+    for (uint32_t seq = 0; seq < batch->seqs_count; seq++) {
+        for (uint32_t token = batch->q_start[seq]; token < batch->q_start[seq + 1]; token += rows) {
+            uint32_t left = batch->q_start[seq + 1] - token, count = left < rows ? left : rows;
+            while (row < batch->rows_count && batch->rows[row].token < token) row++;
+            bool wanted = row < batch->rows_count && batch->rows[row].token < token + count;
+            cpu->tiles[tiles++] = (struct attention_tile){seq, token, count, wanted};
+        }
+    }
+    cpu->tiles_count = tiles;
+}
+
 static enum status step(struct device *device, const struct batch *batch, struct batch_result *result)
 {
     struct device_cpu *cpu = (struct device_cpu *)(void *)device;
     TRY(device_cpu_check(cpu, batch));
     if (batch->tokens_count == 0) return ST_OK;
-    uint32_t rows = attention_rows(cpu->spec.heads / cpu->spec.kv_heads), tiles = 0;
-    for (uint32_t seq = 0; seq < batch->seqs_count; seq++) {
-        for (uint32_t token = batch->q_start[seq]; token < batch->q_start[seq + 1]; token += rows) {
-            uint32_t left = batch->q_start[seq + 1] - token;
-            cpu->tiles[tiles++] = (struct attention_tile){seq, token, left < rows ? left : rows};
-        }
-    }
-    cpu->tiles_count = tiles;
+    plan_rows(cpu, batch);
+    plan_tiles(cpu, batch);
     cpu->batch = batch;
     cpu->result = result;
     uint32_t counters = cpu->spec.layers + (batch->rows_count + LOGIT_ROWS - 1) / LOGIT_ROWS;
@@ -137,6 +158,9 @@ static size_t place_scratch(struct device_cpu *cpu, uint8_t *base)
     TAKE(cpu->acts, ACT_KINDS_MAX * cpu->act_slot_bytes);
     TAKE(cpu->bad, N);
     TAKE(cpu->tiles, N * sizeof *cpu->tiles);
+    TAKE(cpu->last_x, (size_t)info->rows_max * s->width * sizeof(float));
+    TAKE(cpu->last_tokens, info->rows_max * sizeof *cpu->last_tokens);
+    TAKE(cpu->last_of_row, info->rows_max * sizeof *cpu->last_of_row);
     TAKE(cpu->next_item, (s->layers + info->rows_max / LOGIT_ROWS + 1) * sizeof *cpu->next_item);
     for (uint32_t t = 0; t < cpu->threads_count; t++) {
         struct cpu_thread *own = &cpu->threads[t];

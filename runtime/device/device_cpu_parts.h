@@ -60,6 +60,15 @@ struct cpu_thread {
 /* Rows of one sequence that attend together. */
 struct attention_tile {
     uint32_t seq, token, rows;
+    bool wanted; /* one of them at least has logits */
+};
+
+/* The tokens that a phase works on: all of the step, or in the last layer, once K and V are written, those with logits
+ * alone. */
+struct live_rows {
+    uint32_t count;
+    float *x;               /* (count, E) their residual stream */
+    const uint32_t *tokens; /* (count) which they are; NULL: all, in order */
 };
 
 struct device_cpu {
@@ -95,12 +104,16 @@ struct device_cpu {
     uint8_t *down_acts;           /* activations of down, (N, F) */
     uint8_t *bad;                 /* (N) tokens that met a NaN or an infinity */
     struct attention_tile *tiles; /* (N) */
+    float *last_x;                /* (R, E) residual stream of the last layer's live rows */
+    uint32_t *last_tokens;        /* (R) which tokens they are, rising */
+    uint32_t *last_of_row;        /* (R) index among them of each row of the batch */
     _Atomic uint32_t *next_item;  /* (L + groups of logit rows) counters, zero at the start of a step */
 
     /* the step in hand */
     const struct batch *batch;
     struct batch_result *result;
     uint32_t tiles_count;
+    struct live_rows all, last; /* of all layers but the last; of the last, and of the rows after it */
 };
 
 /* The share of thread i of n in `count` things. */
@@ -140,10 +153,17 @@ static inline void phase_meet(struct device_cpu *cpu, uint32_t thread_idx, enum 
 NODISCARD enum status device_cpu_load(struct device_cpu *cpu, const struct model *model, device_progress_fn progress,
                                       void *progress_state, struct error *err);
 
-/* Activations of M rows of source (row stride K) for the kinds of a set, RMS-normed with norm unless NULL. Ends with a
- * barrier when the rows were shared out. Gives the base for act_of. tokens: index of row m's token, NULL: m itself. */
+/* Where rows of activations come from: row m is row indices[m] of x (row stride K) and belongs to token tokens[m];
+ * NULL: m itself. */
+struct act_source {
+    const float *x;
+    const uint32_t *indices, *tokens;
+};
+
+/* Activations of M rows for the kinds of a set, RMS-normed with norm unless NULL. Marks the tokens of rows that are not
+ * finite. Ends with a barrier when the rows were shared out. Gives the base for act_of. */
 const uint8_t *device_cpu_prepare(struct device_cpu *cpu, uint32_t thread_idx, const struct act_set *set, uint32_t M,
-                                  uint32_t K, const float *source, const float *norm, const uint32_t *tokens);
+                                  uint32_t K, struct act_source source, const float *norm);
 static inline const uint8_t *act_of(const struct device_cpu *cpu, const uint8_t *base, const struct act_set *set,
                                     enum act_kind kind, uint32_t M)
 {

@@ -72,7 +72,7 @@ static void spread_bad(struct device_cpu *cpu)
 }
 
 /* The logits within REFINE_MARGIN of the highest, at most REFINE_MAX of them, again in f32. */
-static void refine(struct device_cpu *cpu, struct cpu_thread *own, float *logits, uint32_t token)
+static void refine(struct device_cpu *cpu, struct cpu_thread *own, float *logits, uint32_t row_idx)
 {
     const struct model_spec *s = &cpu->spec;
     uint64_t *keys = own->sampler.keys;
@@ -85,7 +85,8 @@ static void refine(struct device_cpu *cpu, struct cpu_thread *own, float *logits
         sample_sort(keys, own->sampler.spare, count);
         count = REFINE_MAX;
     }
-    rmsnorm(cpu->path, own->row, cpu->x + (size_t)token * s->width, cpu->final_norm, s->width, s->norm_eps);
+    const float *x = cpu->last.x + (size_t)cpu->last_of_row[row_idx] * s->width;
+    rmsnorm(cpu->path, own->row, x, cpu->final_norm, s->width, s->norm_eps);
     for (uint32_t i = 0; i < count; i++) {
         uint32_t id = sample_key_id(keys[i]);
         matmul_unpack_row(&cpu->head, id, own->head_row);
@@ -109,7 +110,7 @@ static void sample_group(struct device_cpu *cpu, uint32_t thread_idx, uint32_t f
             result->id = result->rank = result->top_count = 0;
             result->logprob = 0;
         } else {
-            refine(cpu, own, cpu->logits + i * stride, row->token);
+            refine(cpu, own, cpu->logits + i * stride, first + i);
             sampler_row(&own->sampler, cpu->logits + i * stride, row, result);
         }
     }
@@ -124,8 +125,9 @@ void device_cpu_run_rows(struct device_cpu *cpu, uint32_t thread_idx)
         uint32_t count = batch->rows_count - first < LOGIT_ROWS ? batch->rows_count - first : LOGIT_ROWS;
         uint32_t tokens[LOGIT_ROWS];
         for (uint32_t i = 0; i < count; i++) tokens[i] = batch->rows[first + i].token;
-        const uint8_t *acts = device_cpu_prepare(cpu, thread_idx, &cpu->head_acts, count, cpu->spec.width, cpu->x,
-                                                 cpu->final_norm, tokens);
+        const uint8_t *acts =
+            device_cpu_prepare(cpu, thread_idx, &cpu->head_acts, count, cpu->spec.width,
+                               (struct act_source){cpu->last.x, cpu->last_of_row + first, tokens}, cpu->final_norm);
         if (own->head.begin < own->head.end) {
             matmul(cpu->path, &cpu->head, own->head.begin, own->head.end,
                    act_of(cpu, acts, &cpu->head_acts, cpu->head.act, count), count, cpu->logits, stride);

@@ -4,14 +4,16 @@
  *                               (norm, acts |) gate, up, GLU, acts | down, residual |
  *
  * A bar is a barrier; those in brackets fall away at PRIVATE_ROWS_MAX tokens and fewer, where every thread prepares all
- * activations for itself. Gate and up are made for 16 tokens and UNIT_PANELS panels at a time, and become activations
- * of down while they are in the cache. A token that met a NaN or an infinity is marked in bad[] by whoever meets it. */
+ * activations for itself. The last layer goes on after K and V with the tokens alone that have logits. Gate and up are
+ * made for 16 tokens and UNIT_PANELS panels at a time, and become activations of down while they are in the cache. A
+ * token that met a NaN or an infinity is marked in bad[] by whoever meets it. */
 #include "runtime/device/device_cpu_parts.h"
 
 #include "kernels/glu.h"
 #include "kernels/rmsnorm.h"
 
 #include <math.h>
+#include <string.h>
 
 /* Several threads may meet a token's NaN. */
 static void mark_bad(struct device_cpu *cpu, uint32_t token)
@@ -20,7 +22,7 @@ static void mark_bad(struct device_cpu *cpu, uint32_t token)
 }
 
 const uint8_t *device_cpu_prepare(struct device_cpu *cpu, uint32_t thread_idx, const struct act_set *set, uint32_t M,
-                                  uint32_t K, const float *source, const float *norm, const uint32_t *tokens)
+                                  uint32_t K, struct act_source source, const float *norm)
 {
     struct cpu_thread *own = &cpu->threads[thread_idx];
     bool alone = M <= PRIVATE_ROWS_MAX;
@@ -28,15 +30,14 @@ const uint8_t *device_cpu_prepare(struct device_cpu *cpu, uint32_t thread_idx, c
     uint8_t *base = alone ? own->acts : cpu->acts;
     size_t slot_bytes = alone ? cpu->act_private_slot_bytes : cpu->act_slot_bytes;
     for (uint32_t m = rows.begin; m < rows.end; m++) {
-        uint32_t token = tokens ? tokens[m] : m;
-        const float *row = source + (size_t)token * K;
+        const float *row = source.x + (size_t)(source.indices ? source.indices[m] : m) * K;
         if (norm) {
             rmsnorm(cpu->path, own->row, row, norm, K, cpu->spec.norm_eps);
             row = own->row;
         }
         for (uint32_t i = 0; i < set->count; i++) { /* stride 0: the row stands for every m */
             bool finite = matmul_prepare(cpu->path, set->kinds[i], row, 0, M, K, m, m + 1, base + i * slot_bytes);
-            if (!finite) mark_bad(cpu, token);
+            if (!finite) mark_bad(cpu, source.tokens ? source.tokens[m] : m);
         }
     }
     if (alone) {
@@ -106,8 +107,8 @@ static void phase_qkv(struct device_cpu *cpu, uint32_t thread_idx, uint32_t l)
     const struct batch *batch = cpu->batch;
     uint32_t D = s->head_size, stride = (s->heads + 2 * s->kv_heads) * D, N = batch->tokens_count;
     float *q = cpu->qkv, *k = q + s->heads * D, *v = k + s->kv_heads * D;
-    const uint8_t *acts =
-        device_cpu_prepare(cpu, thread_idx, &layer->qkv_acts, N, s->width, cpu->x, layer->attn_norm, NULL);
+    const uint8_t *acts = device_cpu_prepare(cpu, thread_idx, &layer->qkv_acts, N, s->width,
+                                             (struct act_source){cpu->x, NULL, NULL}, layer->attn_norm);
     multiply_heads(cpu, &layer->q, own->q_heads, &layer->qkv_acts, acts, q);
     multiply_heads(cpu, &layer->k, own->kv_heads, &layer->qkv_acts, acts, k);
     multiply_heads(cpu, &layer->v, own->kv_heads, &layer->qkv_acts, acts, v);
@@ -134,11 +135,13 @@ static void phase_attention(struct device_cpu *cpu, uint32_t thread_idx, uint32_
     const struct batch *batch = cpu->batch;
     uint32_t items = cpu->tiles_count * s->kv_heads, G = s->heads / s->kv_heads, D = s->head_size;
     size_t stride = (size_t)(s->heads + 2 * s->kv_heads) * D;
+    bool last = l + 1 == s->layers;
     for (;;) {
         uint32_t item = atomic_fetch_add_explicit(&cpu->next_item[l], 1, memory_order_relaxed);
         if (item >= items) break;
         item = items - 1 - item;
         const struct attention_tile *tile = &cpu->tiles[item / s->kv_heads];
+        if (last && !tile->wanted) continue;
         uint32_t kv_head = item % s->kv_heads;
         struct attention_args args = {
             .layout = cpu->kv_layout,
@@ -160,30 +163,39 @@ static void phase_attention(struct device_cpu *cpu, uint32_t thread_idx, uint32_
     phase_meet(cpu, thread_idx, PHASE_ATTENTION);
 }
 
-static void phase_o(struct device_cpu *cpu, uint32_t thread_idx, const struct cpu_layer *layer)
+/* O, added to the residual stream; in the last layer that of the live rows, gathered first. */
+static void phase_o(struct device_cpu *cpu, uint32_t thread_idx, const struct cpu_layer *layer,
+                    const struct live_rows *live)
 {
     const struct cpu_thread *own = &cpu->threads[thread_idx];
-    uint32_t N = cpu->batch->tokens_count;
-    const uint8_t *acts = device_cpu_prepare(cpu, thread_idx, &layer->o_acts, N, layer->o.K, cpu->attended, NULL, NULL);
-    matmul_add(cpu->path, &layer->o, own->o.begin, own->o.end, act_of(cpu, acts, &layer->o_acts, layer->o.act, N), N,
-               cpu->x, cpu->spec.width);
+    uint32_t E = cpu->spec.width, M = live->count;
+    const uint8_t *acts = device_cpu_prepare(cpu, thread_idx, &layer->o_acts, M, layer->o.K,
+                                             (struct act_source){cpu->attended, live->tokens, live->tokens}, NULL);
+    uint32_t begin = own->o.begin * MATMUL_PANEL_ROWS, end = own->o.end * MATMUL_PANEL_ROWS;
+    if (end > E) end = E;
+    for (uint32_t m = 0; live->tokens && m < M && begin < end; m++) {
+        memcpy(live->x + (size_t)m * E + begin, cpu->x + (size_t)live->tokens[m] * E + begin,
+               (end - begin) * sizeof(float));
+    }
+    matmul_add(cpu->path, &layer->o, own->o.begin, own->o.end, act_of(cpu, acts, &layer->o_acts, layer->o.act, M), M,
+               live->x, E);
     phase_meet(cpu, thread_idx, PHASE_O);
 }
 
 /* Gate, up and GLU of a tile of tokens for the columns of panels [p, p_end), at most UNIT_PANELS, into the activations
  * of down. A tile's results never leave the cache. */
-static void gated_tile(struct device_cpu *cpu, const struct cpu_layer *layer, const uint8_t *gate_act,
-                       const uint8_t *up_act, uint32_t p, uint32_t p_end, uint32_t token)
+static void gated_tile(struct device_cpu *cpu, const struct cpu_layer *layer, const struct live_rows *live,
+                       const uint8_t *gate_act, const uint8_t *up_act, uint32_t p, uint32_t p_end, uint32_t first)
 {
     enum { COLUMNS = UNIT_PANELS * MATMUL_PANEL_ROWS };
     _Alignas(64) float gate[MATMUL_TILE_ROWS * COLUMNS], up[MATMUL_TILE_ROWS * COLUMNS];
     const struct model_spec *s = &cpu->spec;
-    uint32_t N = cpu->batch->tokens_count, rows = N - token < MATMUL_TILE_ROWS ? N - token : MATMUL_TILE_ROWS;
+    uint32_t M = live->count, rows = M - first < MATMUL_TILE_ROWS ? M - first : MATMUL_TILE_ROWS;
     uint32_t k_begin = p * MATMUL_PANEL_ROWS, k_end = p_end * MATMUL_PANEL_ROWS;
     if (k_end > s->ff_width) k_end = s->ff_width;
     enum glu_kind kind = s->activation == ACTIVATION_SILU ? GLU_SILU : GLU_GELU_TANH;
-    matmul_tile(cpu->path, &layer->gate, p, p_end, gate_act, N, token, gate, COLUMNS);
-    matmul_tile(cpu->path, &layer->up, p, p_end, up_act, N, token, up, COLUMNS);
+    matmul_tile(cpu->path, &layer->gate, p, p_end, gate_act, M, first, gate, COLUMNS);
+    matmul_tile(cpu->path, &layer->up, p, p_end, up_act, M, first, up, COLUMNS);
     if (k_end - k_begin == COLUMNS) {
         glu(cpu->path, kind, gate, gate, up, rows * COLUMNS);
     } else {
@@ -191,42 +203,45 @@ static void gated_tile(struct device_cpu *cpu, const struct cpu_layer *layer, co
             glu(cpu->path, kind, gate + m * COLUMNS, gate + m * COLUMNS, up + m * COLUMNS, k_end - k_begin);
         }
     }
-    if (matmul_prepare_columns(cpu->path, layer->down.act, gate, COLUMNS, N, s->ff_width, token, token + rows, k_begin,
+    if (matmul_prepare_columns(cpu->path, layer->down.act, gate, COLUMNS, M, s->ff_width, first, first + rows, k_begin,
                                k_end, cpu->down_acts)) {
         return;
     }
     for (uint32_t m = 0; m < rows; m++) {
         for (uint32_t k = k_begin; k < k_end; k++) {
-            if (!isfinite(gate[m * COLUMNS + k - k_begin])) mark_bad(cpu, token + m);
+            if (!isfinite(gate[m * COLUMNS + k - k_begin]))
+                mark_bad(cpu, live->tokens ? live->tokens[first + m] : first + m);
         }
     }
 }
 
-static void phase_gated(struct device_cpu *cpu, uint32_t thread_idx, const struct cpu_layer *layer)
+static void phase_gated(struct device_cpu *cpu, uint32_t thread_idx, const struct cpu_layer *layer,
+                        const struct live_rows *live)
 {
     struct span own = cpu->threads[thread_idx].ff;
-    uint32_t N = cpu->batch->tokens_count;
-    const uint8_t *acts =
-        device_cpu_prepare(cpu, thread_idx, &layer->ff_acts, N, cpu->spec.width, cpu->x, layer->ffn_norm, NULL);
-    const uint8_t *gate_act = act_of(cpu, acts, &layer->ff_acts, layer->gate.act, N);
-    const uint8_t *up_act = act_of(cpu, acts, &layer->ff_acts, layer->up.act, N);
-    for (uint32_t first = 0; first < N; first += ROWS_IN_CACHE) {
-        uint32_t end = N - first < ROWS_IN_CACHE ? N : first + ROWS_IN_CACHE;
+    uint32_t M = live->count;
+    const uint8_t *acts = device_cpu_prepare(cpu, thread_idx, &layer->ff_acts, M, cpu->spec.width,
+                                             (struct act_source){live->x, NULL, live->tokens}, layer->ffn_norm);
+    const uint8_t *gate_act = act_of(cpu, acts, &layer->ff_acts, layer->gate.act, M);
+    const uint8_t *up_act = act_of(cpu, acts, &layer->ff_acts, layer->up.act, M);
+    for (uint32_t begin = 0; begin < M; begin += ROWS_IN_CACHE) {
+        uint32_t end = M - begin < ROWS_IN_CACHE ? M : begin + ROWS_IN_CACHE;
         for (uint32_t p = own.begin; p < own.end; p += UNIT_PANELS) {
             uint32_t p_end = own.end - p < UNIT_PANELS ? own.end : p + UNIT_PANELS;
-            for (uint32_t token = first; token < end; token += MATMUL_TILE_ROWS) {
-                gated_tile(cpu, layer, gate_act, up_act, p, p_end, token);
+            for (uint32_t m = begin; m < end; m += MATMUL_TILE_ROWS) {
+                gated_tile(cpu, layer, live, gate_act, up_act, p, p_end, m);
             }
         }
     }
     phase_meet(cpu, thread_idx, PHASE_GATED);
 }
 
-static void phase_down(struct device_cpu *cpu, uint32_t thread_idx, const struct cpu_layer *layer)
+static void phase_down(struct device_cpu *cpu, uint32_t thread_idx, const struct cpu_layer *layer,
+                       const struct live_rows *live)
 {
     const struct cpu_thread *own = &cpu->threads[thread_idx];
-    matmul_add(cpu->path, &layer->down, own->down.begin, own->down.end, cpu->down_acts, cpu->batch->tokens_count,
-               cpu->x, cpu->spec.width);
+    matmul_add(cpu->path, &layer->down, own->down.begin, own->down.end, cpu->down_acts, live->count, live->x,
+               cpu->spec.width);
     phase_meet(cpu, thread_idx, PHASE_DOWN);
 }
 
@@ -235,10 +250,12 @@ void device_cpu_run_layers(struct device_cpu *cpu, uint32_t thread_idx)
     embed(cpu, thread_idx);
     for (uint32_t l = 0; l < cpu->spec.layers; l++) {
         const struct cpu_layer *layer = &cpu->layers[l];
+        const struct live_rows *live = l + 1 < cpu->spec.layers ? &cpu->all : &cpu->last;
         phase_qkv(cpu, thread_idx, l);
+        if (live->count == 0) break;
         phase_attention(cpu, thread_idx, l);
-        phase_o(cpu, thread_idx, layer);
-        phase_gated(cpu, thread_idx, layer);
-        phase_down(cpu, thread_idx, layer);
+        phase_o(cpu, thread_idx, layer, live);
+        phase_gated(cpu, thread_idx, layer, live);
+        phase_down(cpu, thread_idx, layer, live);
     }
 }
