@@ -1,8 +1,9 @@
 /* The instruction set of the CPU kernels, from CPUID. __builtin_cpu_supports also asks XGETBV, so a set that the
- * operating system does not save on a switch counts as absent. */
+ * operating system does not save on a switch counts as absent. So does one above MILLRACE_CPU_MAX, read here alone. */
 #include "kernels/cpu_path.h"
 
 #include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -38,8 +39,19 @@ static bool has_avx512(void)
 }
 #endif
 
+/* The best path that MILLRACE_CPU_MAX leaves; a name that is unknown leaves none but scalar. */
+static enum cpu_path path_max(void)
+{
+    const char *name = getenv("MILLRACE_CPU_MAX");
+    if (!name || !*name) return CPU_PATH_COUNT - 1;
+    enum cpu_path path = CPU_PATH_COUNT - 1;
+    while (path > CPU_PATH_SCALAR && strcmp(name, names[path]) != 0) path--;
+    return path;
+}
+
 int cpu_path_supported(enum cpu_path path)
 {
+    if (path > path_max()) return 0;
 #if defined(__x86_64__)
     switch (path) {
     case CPU_PATH_SCALAR: return 1;

@@ -25,4 +25,12 @@ for preset in "${presets[@]}"; do
     *) labels=(-LE release-only) ;;
     esac
     ctest --test-dir "build/$preset" --output-on-failure --no-tests=error -j "$(nproc)" "${labels[@]}"
+    [ "$preset" = release ] || continue
+    # What depends on the instruction set, once more as on lesser CPUs. On those themselves it is the same run again.
+    echo "== $preset, AVX2 only"
+    MILLRACE_CPU_MAX=avx2 ctest --test-dir "build/$preset" --output-on-failure --no-tests=error -j "$(nproc)" \
+        -R '^test_(kernels|exact)_|^test_runtime_(device_cpu|sampler)$|^e2e_batching$'
+    echo "== $preset, plain C"
+    MILLRACE_CPU_MAX=scalar ctest --test-dir "build/$preset" --output-on-failure --no-tests=error -j "$(nproc)" \
+        -R '^test_kernels_|^test_runtime_(device_cpu|sampler)$'
 done
