@@ -1,7 +1,7 @@
 /* A closed-loop load on any server that speaks OpenAI's /v1/completions: N clients, each sending its next request when
- * the last answer has ended. Prompts are random token ids, different in every request, so that no prefix cache helps;
- * answers are greedy, streamed, of a fixed length (ignore_eos). One epoll thread; its own CPU time is printed, because
- * it shares the machine with the server.
+ * the last answer has ended. Prompts are random token ids, different in every request, so that no prefix cache helps
+ * (ids 100 .. id-high - 1, 40,000 unless told); answers are greedy, streamed, of a fixed length (ignore_eos). One epoll
+ * thread; its own CPU time is printed, because it shares the machine with the server.
  *
  *   bench_load --port 8000 --clients 32 --requests 3 --prompt-tokens 128 --output-tokens 64 [--json] [--metrics]
  *
@@ -413,6 +413,8 @@ static bool read_options(struct options *o, int argc, char **argv)
             o->host = argv[i];
         else if (!strcmp(name, "--model"))
             o->model = argv[i];
+        else if (!strcmp(name, "--id-high"))
+            o->id_high = (unsigned)strtoul(argv[i], NULL, 10);
         else if (!strcmp(name, "--seed"))
             o->seed = strtoull(argv[i], NULL, 10);
         else
@@ -424,7 +426,8 @@ static bool read_options(struct options *o, int argc, char **argv)
         if (!known) return false;
     }
     return o->clients > 0 && o->clients <= CLIENTS_MAX && o->requests > 0 && o->prompt_tokens > 0 &&
-           o->output_tokens > 0 && o->long_prompts >= 0 && o->long_tokens > 0 && o->long_pause_ms >= 0;
+           o->output_tokens > 0 && o->long_prompts >= 0 && o->long_tokens > 0 && o->long_pause_ms >= 0 &&
+           o->id_high > o->id_low;
 }
 
 /* Sends the next long prompt when its time has come. Milliseconds until there is something to do, -1 when all have been
@@ -451,9 +454,8 @@ int main(int argc, char **argv)
     static struct run run;
     if (!read_options(&run.options, argc, argv)) {
         fprintf(stderr, "usage: bench_load [--host H] [--port P] [--model NAME] [--clients N] [--requests EACH]\n"
-                        "                  [--prompt-tokens N] [--output-tokens N] [--seed N] [--json] [--metrics]\n"
-
-                        "                  [--long-prompts K] [--long-tokens N] [--long-pause-ms MS]\n");
+                        "                  [--prompt-tokens N] [--output-tokens N] [--seed N] [--id-high N] [--json]\n"
+                        "                  [--metrics] [--long-prompts K] [--long-tokens N] [--long-pause-ms MS]\n");
         return 2;
     }
     run.random = run.options.seed;
