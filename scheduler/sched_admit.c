@@ -211,18 +211,18 @@ static void admit(struct sched *s, struct candidate *c, uint64_t now_ns)
     seq->chain_broken = false;
     if (hit_tokens > seq->high_water) seq->high_water = hit_tokens;
     s->prefilling++;
-    plan_chunk(s, hot, chunk_max(s));
+    plan_chunk(s, hot, chunk_max(s, hot));
 }
 
 void admit_waiting(struct sched *s, uint64_t now_ns)
 {
     struct candidate c;
-    while (s->hot_count < s->config.running_max && s->tokens_left && s->rows_left && next_candidate(s, &c)) {
+    while (s->hot_count < s->config.running_max && prefill_left(s) && s->rows_left && next_candidate(s, &c)) {
         uint32_t available = block_pool_available(&s->pool);
         if (s->hot_count && c.entry == s->blocked_entry && available <= s->blocked_available) return;
         find_hits(s, &c);
         uint32_t left = c.length - c.hits * KV_BLOCK_TOKENS;
-        if (s->tokens_left < KV_BLOCK_TOKENS && left > s->tokens_left) return;
+        if (prefill_left(s) < KV_BLOCK_TOKENS && left > prefill_left(s)) return;
         if (!has_blocks(s, &c)) {
             s->blocked_entry = c.entry;
             s->blocked_available = available;

@@ -274,7 +274,8 @@ void sched_observe(struct sched *s, uint64_t step_ns)
 {
     struct cost_step step = {.bytes = s->config.weights_bytes + s->step_kv_blocks * s->config.kv_block_bytes,
                              .tokens = s->stats.step_tokens,
-                             .rows = s->stats.step_rows};
+                             .rows = s->stats.step_rows,
+                             .pairs = s->step_pairs};
     if (!step.tokens) return;
     cost_model_observe(&s->cost, &step, step_ns);
     double per_token = (double)step_ns / step.tokens;

@@ -20,6 +20,8 @@
 #include "scheduler/stop_match.h"
 
 enum { SLOT_NONE = UINT32_MAX, PREEMPTIONS_PROTECT = 3, PREFILL_SHARE_MIN = KV_BLOCK_TOKENS };
+/* A prompt with more left than this many steps' share is long. */
+enum { PREFILL_LONG_STEPS = 4 };
 
 enum hot_flag { HOT_DECODE = 1 /* prompt and recomputation are done */, HOT_SCORE = 2 /* leader of score_prompt */ };
 
@@ -118,7 +120,11 @@ struct sched {
     struct batch *batch;
     bool open;      /* planned, not yet committed */
     bool preempted; /* in this plan */
-    uint32_t decodes_planned, prefilling, rows_left, tokens_left, prefill_share;
+    uint32_t decodes_planned, prefilling, rows_left, tokens_left;
+    /* What prefill may cost in this step, in tokens at position 0, and what is left of it (below 0: a first block that
+     * costs more than there was). */
+    int64_t prefill_share, share_left;
+    int64_t long_left; /* what a long prompt may take of it before others: half; 0 once one has */
     uint32_t *scratch; /* [running_max] */
     block_id *hits;    /* [table_stride] */
     struct prefix_key hit_chain;
@@ -128,8 +134,8 @@ struct sched {
     struct event *events;
     uint32_t events_count, events_max;
     uint64_t order_last, seq_order_last;
-    uint64_t step_kv_blocks;
-    double ns_per_token; /* of recent steps, for sched_queue_wait_ns */
+    uint64_t step_kv_blocks, step_pairs; /* of the planned step: KV read; pairs of cost_model.h */
+    double ns_per_token;                 /* of recent steps, for sched_queue_wait_ns */
     struct sched_stats stats;
     uint64_t touched;
 };
@@ -159,9 +165,17 @@ static inline bool is_leader_scoring(const struct hot *hot)
 void admit_waiting(struct sched *s, uint64_t now_ns);
 
 /* sched_plan.c */
-/* Plans the next tokens of a prefilling sequence, at most tokens_max, as rows and alignment allow (perhaps none). */
-void plan_chunk(struct sched *s, struct hot *hot, uint32_t tokens_max);
-/* What one prompt may take of the prefill share: half while others wait, in whole blocks. */
-uint32_t chunk_max(const struct sched *s);
+/* Plans the next tokens of a prefilling sequence, for at most share_max of the prefill share, as rows and alignment
+ * allow (perhaps none; the first of a step gets a block whatever it costs). */
+void plan_chunk(struct sched *s, struct hot *hot, int64_t share_max);
+/* What this prompt may take of the prefill share. While others wait, the first long one may take half and the next
+ * ones what is left over in the end: several long prompts do not keep short ones out. */
+int64_t chunk_max(const struct sched *s, const struct hot *hot);
+/* Tokens that one more prompt may still bring; 0: the step is full. */
+static inline uint32_t prefill_left(const struct sched *s)
+{
+    if (s->share_left <= 0) return 0;
+    return s->share_left < s->tokens_left ? (uint32_t)s->share_left : s->tokens_left;
+}
 
 #endif

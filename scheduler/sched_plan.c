@@ -189,14 +189,40 @@ static uint32_t rows_for(const struct seq *seq, const struct hot *hot, uint32_t 
     return rows + (end == hot->length && seq->max_tokens > 0);
 }
 
-void plan_chunk(struct sched *s, struct hot *hot, uint32_t tokens_max)
+static bool is_long(const struct sched *s, const struct hot *hot)
+{
+    return hot->length - hot->computed > PREFILL_LONG_STEPS * s->prefill_share;
+}
+
+/* What the next `tokens` of a sequence take of the prefill share: later tokens have more to attend to. */
+static double share_of(const struct sched *s, const struct hot *hot, double tokens)
+{
+    if (!s->config.itl_target_ns) return tokens;
+    return tokens * cost_model_weight(&s->cost, hot->computed + (uint32_t)tokens / 2);
+}
+
+/* The most tokens of a sequence that share_max pays for. */
+static uint32_t tokens_for(const struct sched *s, const struct hot *hot, int64_t share_max)
+{
+    uint32_t left = hot->length - hot->computed;
+    if (share_max < 0) share_max = 0;
+    double tokens = left < share_max ? left : (double)share_max;
+    double share = share_of(s, hot, tokens); /* of that many the mean is a little dearer than of fewer */
+    if (share > (double)share_max) tokens *= (double)share_max / share;
+    if (tokens < KV_BLOCK_TOKENS && s->share_left == s->prefill_share) tokens = KV_BLOCK_TOKENS;
+    return tokens < s->tokens_left ? (uint32_t)tokens : s->tokens_left;
+}
+
+void plan_chunk(struct sched *s, struct hot *hot, int64_t share_max)
 {
     const struct seq *seq = &s->seqs[hot->slot];
+    uint32_t tokens_max = tokens_for(s, hot, share_max);
     uint32_t left = hot->length - hot->computed, rows_max = s->rows_left < UINT16_MAX ? s->rows_left : UINT16_MAX;
     uint32_t end = hot->computed + (tokens_max < left ? tokens_max : left);
-    uint32_t aligned = end / KV_BLOCK_TOKENS * KV_BLOCK_TOKENS;
+    uint32_t aligned = (end + KV_BLOCK_TOKENS / 2) / KV_BLOCK_TOKENS * KV_BLOCK_TOKENS; /* the nearest border */
+    if (aligned > hot->computed + s->tokens_left) aligned -= KV_BLOCK_TOKENS;
     if (end < hot->length && aligned > hot->computed)
-        end = aligned;
+        end = aligned < hot->length ? aligned : hot->length;
     else if (end < hot->length)
         return;
     while (end > hot->computed && rows_for(seq, hot, hot->computed, end) > rows_max) {
@@ -212,59 +238,76 @@ void plan_chunk(struct sched *s, struct hot *hot, uint32_t tokens_max)
     }
     hot->planned = end - hot->computed;
     hot->rows = (uint16_t)rows_for(seq, hot, hot->computed, end);
+    int64_t share = (int64_t)share_of(s, hot, hot->planned);
     s->tokens_left -= hot->planned;
+    s->share_left -= share;
+    if (share && is_long(s, hot)) s->long_left = 0;
     s->rows_left -= hot->rows;
 }
 
-static uint32_t prefill_budget(struct sched *s)
+/* With the decode rows planned: the tokens that fit the step, and the share of it that the gap target leaves. */
+static void set_prefill_budget(struct sched *s)
 {
     const struct sched_config *c = &s->config;
-    uint32_t room = c->step_tokens_max - s->decodes_planned;
-    if (!c->itl_target_ns) return room;
-    uint64_t bytes = c->weights_bytes + s->step_kv_blocks * c->kv_block_bytes;
-    uint32_t most = cost_model_tokens_max(&s->cost, bytes, s->decodes_planned, c->itl_target_ns);
-    uint32_t share = most > s->decodes_planned ? most - s->decodes_planned : 0;
-    if (share < PREFILL_SHARE_MIN) share = PREFILL_SHARE_MIN;
-    return share < room ? share : room;
+    struct cost_step step = {.bytes = c->weights_bytes, .tokens = s->decodes_planned, .rows = s->decodes_planned};
+    s->prefilling = 0;
+    for (uint32_t i = 0; i < s->hot_count; i++) {
+        const struct hot *hot = &s->hot[i];
+        if (hot->slot == SLOT_NONE) continue;
+        s->prefilling += !(hot->flags & HOT_DECODE);
+        step.bytes += hot->blocks * c->kv_block_bytes;
+        step.pairs += hot->planned ? hot->computed : 0;
+    }
+    s->touched += s->hot_count;
+    s->rows_left = c->rows_max - s->decodes_planned;
+    s->tokens_left = c->step_tokens_max - s->decodes_planned;
+    s->prefill_share = s->tokens_left;
+    if (c->itl_target_ns) {
+        int64_t room = cost_model_room(&s->cost, &step, c->itl_target_ns);
+        if (room < PREFILL_SHARE_MIN) room = PREFILL_SHARE_MIN;
+        if (room < s->prefill_share) s->prefill_share = room;
+    }
+    s->share_left = s->prefill_share;
+    s->long_left = s->prefill_share / 2;
 }
 
-uint32_t chunk_max(const struct sched *s)
+int64_t chunk_max(const struct sched *s, const struct hot *hot)
 {
-    uint32_t most = s->prefill_share;
-    if (s->prefilling > 1 || s->fair.waiting_count) {
-        most = most / 2 / KV_BLOCK_TOKENS * KV_BLOCK_TOKENS;
-        if (most < PREFILL_SHARE_MIN) most = PREFILL_SHARE_MIN;
+    bool halved = is_long(s, hot) && (s->prefilling > 1 || s->fair.waiting_count);
+    return halved && s->long_left < s->share_left ? s->long_left : s->share_left;
+}
+
+/* What nobody has used goes to prompts that got nothing (long ones), then to those that got something. */
+static void plan_leftovers(struct sched *s, bool again)
+{
+    if (!prefill_left(s) || !s->prefilling) return;
+    for (uint32_t i = 0; i < s->hot_count && prefill_left(s); i++) {
+        struct hot *hot = &s->hot[i];
+        if (hot->slot == SLOT_NONE || hot->flags & HOT_DECODE || hot->computed + hot->planned == hot->length) continue;
+        if (hot->planned && !again) continue;
+        s->tokens_left += hot->planned;
+        s->share_left += (int64_t)share_of(s, hot, hot->planned);
+        s->rows_left += hot->rows;
+        hot->planned = hot->rows = 0;
+        plan_chunk(s, hot, s->share_left);
     }
-    return most < s->tokens_left ? most : s->tokens_left;
+    s->touched += s->hot_count;
 }
 
 static void plan_prefills(struct sched *s, uint64_t now_ns)
 {
-    s->tokens_left = s->prefill_share = prefill_budget(s);
-    s->prefilling = 0;
-    s->rows_left = s->config.rows_max - s->decodes_planned;
-    for (uint32_t i = 0; i < s->hot_count; i++)
-        if (s->hot[i].slot != SLOT_NONE && !(s->hot[i].flags & HOT_DECODE)) s->prefilling++;
-    s->touched += s->hot_count;
+    set_prefill_budget(s);
     if (s->prefilling) {
-        for (uint32_t i = 0; i < s->hot_count && s->tokens_left; i++) {
+        for (uint32_t i = 0; i < s->hot_count && prefill_left(s); i++) {
             struct hot *hot = &s->hot[i];
             if (hot->slot == SLOT_NONE || hot->flags & HOT_DECODE) continue;
-            plan_chunk(s, hot, chunk_max(s));
+            plan_chunk(s, hot, chunk_max(s, hot));
         }
         s->touched += s->hot_count;
     }
     if (!s->preempted || PLANTED(ADMIT_PREEMPTED)) admit_waiting(s, now_ns); /* R8 */
-    if (!s->tokens_left || !s->prefilling) return;
-    for (uint32_t i = 0; i < s->hot_count && s->tokens_left; i++) { /* what nobody else could use */
-        struct hot *hot = &s->hot[i];
-        if (hot->slot == SLOT_NONE || hot->flags & HOT_DECODE || hot->computed + hot->planned == hot->length) continue;
-        s->tokens_left += hot->planned;
-        s->rows_left += hot->rows;
-        hot->planned = hot->rows = 0;
-        plan_chunk(s, hot, s->tokens_left);
-    }
-    s->touched += s->hot_count;
+    plan_leftovers(s, false);
+    plan_leftovers(s, true);
 }
 
 /* ---- the batch ---- */
@@ -302,6 +345,7 @@ static void write_sequence(struct sched *s, struct hot *hot)
     batch->kv_len[index] = hot->computed + hot->planned;
     batch->block_table[index] = hot->table;
     s->step_kv_blocks += hot->blocks;
+    s->step_pairs += (uint64_t)hot->planned * (hot->computed + hot->planned / 2);
     if (!hot->rows) return;
     const struct seq *seq = &s->seqs[hot->slot];
     uint32_t end = hot->computed + hot->planned;
@@ -319,7 +363,7 @@ static void write_batch(struct sched *s)
     struct batch *batch = s->batch;
     batch->tokens_count = batch->seqs_count = batch->rows_count = 0;
     batch->q_start[0] = 0;
-    s->step_kv_blocks = 0;
+    s->step_kv_blocks = s->step_pairs = 0;
     for (uint32_t i = 0; i < s->hot_count; i++) {
         if (i + 8 < s->hot_count) { /* as in sched_commit */
             __builtin_prefetch(&s->seqs[s->hot[i + 8].slot]);

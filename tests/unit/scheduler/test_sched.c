@@ -190,20 +190,22 @@ static void test_sched_chunks(void **state)
     assert_int_equal(sched_submit(s->sched, &o[0].request, 1), ST_OK);
     assert_int_equal(plan(s)->tokens_count, 64); /* alone: the whole budget */
     commit(s);
-    one_make(&o[1], 2, 200, 4, 1);
-    one_make(&o[2], 3, 200, 4, 1);
+    one_make(&o[1], 2, 300, 4, 1);
+    one_make(&o[2], 3, 300, 4, 1);
     for (uint32_t i = 1; i < 3; i++) assert_int_equal(sched_submit(s->sched, &o[i].request, 1), ST_OK);
-    const struct batch *b =
-        plan(s); /* 36 left, but half while others wait, in whole blocks: 32, then 32 for the next */
-    assert_int_equal(b->tokens_count, 64);
+    const struct batch *b = plan(s); /* 36 left, not long: all of it; 28 for the next, in whole blocks */
+    assert_int_equal(b->tokens_count, 36 + 16);
     assert_int_equal(b->seqs_count, 2);
-    assert_int_equal(b->q_start[1], 32);
-    assert_int_equal(b->rows_count, 0);
-    commit(s);
-    b = plan(s); /* the tail of 4 ends the first prompt and brings its row */
-    assert_int_equal(b->q_start[1], 4);
+    assert_int_equal(b->q_start[1], 36);
     assert_int_equal(b->rows_count, 1);
-    assert_int_equal(b->kv_len[0], 100);
+    commit(s);
+    b = plan(s); /* 63 beside the first one's row; the long ones take half of it each, 16, and then what is left */
+    assert_int_equal(b->q_start[1], 1);
+    assert_int_equal(b->seqs_count, 3);
+    assert_int_equal(b->q_start[2], 1 + 32);
+    assert_int_equal(b->q_start[3], 1 + 32 + 16);
+    assert_int_equal(b->rows_count, 1);
+    assert_int_equal(b->kv_len[0], 101);
     for (uint32_t i = 1; i < b->seqs_count; i++) assert_int_equal(b->kv_len[i] % KV_BLOCK_TOKENS, 0);
     commit(s);
     run(s);
@@ -230,6 +232,66 @@ static void test_sched_gap_target(void **state)
     assert_int_equal(plan(s)->tokens_count, 1 + 16);
     commit(s);
     run(s);
+    scene_end(s);
+    mem_free(o);
+}
+
+/* A short prompt that comes later gets half of each step, however many long ones were there before. */
+static void test_sched_long_prompts_leave_room(void **state)
+{
+    (void)state;
+    struct scene *s = scene_make();
+    scene_start(s);
+    struct one *o = mem_alloc(4, sizeof *o);
+    for (uint32_t i = 0; i < 4; i++) one_make(&o[i], i + 1, i < 3 ? 480 : 48, 1, 1);
+    for (uint32_t i = 0; i < 3; i++) assert_int_equal(sched_submit(s->sched, &o[i].request, 1), ST_OK);
+    const struct batch *b = plan(s);
+    assert_int_equal(b->tokens_count, 64); /* nothing is left unused */
+    assert_int_equal(b->seqs_count, 2);
+    commit(s);
+    assert_int_equal(sched_submit(s->sched, &o[3].request, 1), ST_OK);
+    uint32_t first_share = 0;
+    for (uint32_t steps = 0; !o[3].request.usage.out; steps++) {
+        assert_true(steps < 2);
+        b = plan(s);
+        assert_int_equal(b->tokens_count, 64);
+        first_share += b->q_start[1];
+        commit(s);
+    }
+    assert_true(first_share >= 2 * 32); /* and the oldest got its half */
+    run(s);
+    for (uint32_t i = 0; i < 4; i++) assert_int_equal(o[i].request.usage.out, 1);
+    scene_end(s);
+    mem_free(o);
+}
+
+/* With a gap target a chunk shrinks as the positions before it grow: the step takes as long. */
+static void test_sched_chunks_shrink_with_position(void **state)
+{
+    (void)state;
+    struct scene *s = scene_make();
+    s->config.itl_target_ns = 1000000;
+    s->config.weights_bytes = 4000000; /* 31,250 ns a token at first: 31 fit beside base_ns */
+    scene_start(s);
+    s->sched->cost.ns_per_pair = 31250.0 / 128; /* at 128 a token is twice as dear */
+    struct one *o = mem_alloc(1, sizeof *o);
+    one_make(o, 1, 490, 1, 1);
+    assert_int_equal(sched_submit(s->sched, &o->request, 1), ST_OK);
+    uint32_t computed = 0;
+    while (computed < 490) {
+        const struct batch *b = plan(s);
+        uint32_t tokens = b->tokens_count;
+        assert_true(tokens >= 10);
+        double cost = tokens * (1 + (computed + tokens / 2) / 128.0);
+        if (tokens > KV_BLOCK_TOKENS)
+            assert_true(cost <= 31 + 8 * (1 + (computed + 16) / 128.0)); /* to the nearest border */
+        if (computed == 0) assert_int_equal(tokens, 32);
+        if (computed > 256) assert_true(tokens <= 16);
+        computed += tokens;
+        commit(s);
+    }
+    run(s);
+    assert_int_equal(o->request.usage.out, 1);
     scene_end(s);
     mem_free(o);
 }
@@ -568,6 +630,8 @@ int main(void)
         cmocka_unit_test(test_sched_refusals),
         cmocka_unit_test(test_sched_chunks),
         cmocka_unit_test(test_sched_gap_target),
+        cmocka_unit_test(test_sched_long_prompts_leave_room),
+        cmocka_unit_test(test_sched_chunks_shrink_with_position),
         cmocka_unit_test(test_sched_choices_share),
         cmocka_unit_test(test_sched_min_tokens_bans),
         cmocka_unit_test(test_sched_stop_string),
