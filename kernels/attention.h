@@ -11,12 +11,13 @@
  *     A[d] = fma(A[d], x, a[d] * y); at the end out[d] = A[d] * (1 / L)
  *   - positions after the row's own are never part of a sum, whatever their slots hold; a NaN at or before it makes the
  *     row NaN
- * KV in f32: a chain takes one fma an item. KV in BF16: q is rounded to BF16, p too and l is the sum of the rounded p;
- * a chain takes pairs (2i, 2i + 1) by lanes_dot_pairs, the odd item first (lanes_bf16.h); what lies below 2^-40 counts
- * as 0. Either way the same bits on every path.
- * Tolerance to _ref (double, same KV): f32 3e-6 * max|V|; BF16 2^-8 * (1 + scale * max_t sum_d |q[d] K[t][d]|) *
- * max|V|, of which the 1 is for p, the rest for a q that is no BF16. Sources: chunked softmax: Milakov and Gimelshein
- * 2018, arXiv:1805.02867; paging: Kwon et al. 2023, arXiv:2309.06180. Pure over the caller's memory; any thread.
+ * KV in f32: a chain takes one fma an item. KV in BF16: scale is multiplied with log2 e and lanes_exp2 takes the place
+ * of lanes_exp; q is rounded to BF16, p too and l is the sum of the rounded p; a chain takes pairs (2i, 2i + 1) by
+ * lanes_dot_pairs, the odd item first (lanes_bf16.h); what lies below 2^-40 counts as 0. Either way the same bits on
+ * every path. Tolerance to _ref (double, same KV): f32 3e-6 * max|V|; BF16 2^-8 * (1 + scale * max_t sum_d |q[d]
+ * K[t][d]|) * max|V|, of which the 1 is for p, the rest for a q that is no BF16. Sources: chunked softmax: Milakov and
+ * Gimelshein 2018, arXiv:1805.02867; paging: Kwon et al. 2023, arXiv:2309.06180. Pure over the caller's memory; any
+ * thread.
  *
  * Chunks of one call can be shared out: attention with `partials` only leaves the results of chunks [chunk_begin,
  * chunk_end) there; when all have, attention_merge makes `out` of them, with the bits of a single call. */
@@ -56,7 +57,7 @@ static inline uint32_t attention_rows(uint32_t G)
 /* Chunks that rows up to `positions` - 1 see. */
 static inline uint32_t attention_chunks(uint32_t positions)
 {
-    return (positions + ATTENTION_CHUNK - 1) / ATTENTION_CHUNK;
+    return positions / ATTENTION_CHUNK + (positions % ATTENTION_CHUNK != 0);
 }
 /* The result of one chunk for rows * G vectors: maxima, sums, a[d]. */
 static inline size_t attention_partial_floats(uint32_t vectors, uint32_t D)

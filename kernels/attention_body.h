@@ -38,9 +38,10 @@ struct chunk {
     const struct attention_args *args;
     uint32_t begin, blocks; /* first position; blocks with positions that the last row sees */
     const uint8_t *heads[CHUNK_BLOCKS];
-    uint32_t vector_begin, vector_end; /* of the rows that see the chunk at all */
-    const float *turned;               /* q: [group of DOT_VECTORS][dot_steps][vectors of the group] */
-    float *scores;                     /* [vector][128], then probabilities */
+    const uint8_t *ahead[CHUNK_BLOCKS]; /* those whose K will be read next */
+    uint32_t vector_begin, vector_end;  /* of the rows that see the chunk at all */
+    const float *turned;                /* q: [group of DOT_VECTORS][dot_steps][vectors of the group] */
+    float *scores;                      /* [vector][128], then probabilities */
     struct partial result;
 };
 
@@ -62,13 +63,18 @@ LANES_INLINE struct lanes multiply_add(enum kv_type type, struct lanes a, struct
     return type == KV_F32 ? lanes_fma(a, b, sum) : lanes_dot_pairs(a, b, sum);
 }
 
+LANES_INLINE struct lanes exponential(enum kv_type type, struct lanes x)
+{
+    return type == KV_F32 ? lanes_exp(x) : lanes_exp2(x);
+}
+
 #include "kernels/attention_dots.h"
 #include "kernels/attention_mixes.h"
 
-/* Scores become probabilities, unnormalised; positions from `end` on (of the chunk) become 0. Gives maximum and sum. */
-LANES_INLINE void peak_vector(enum kv_type type, float *scores, uint32_t end, float *peak, float *sum)
+/* The highest of the scores before `end`; the others of the last sixteen become -infinity. */
+static float peak_vector(float *scores, uint32_t end)
 {
-    struct lanes highest = lanes_set(-INFINITY), total = lanes_zero();
+    struct lanes highest = lanes_set(-INFINITY);
     for (uint32_t t = 0; t < end; t += 16) {
         struct lanes s = lanes_load(scores + t);
         if (end - t < 16) {
@@ -77,10 +83,15 @@ LANES_INLINE void peak_vector(enum kv_type type, float *scores, uint32_t end, fl
         }
         highest = lanes_max(s, highest);
     }
-    *peak = lanes_peak(highest);
+    return lanes_peak(highest);
+}
+
+/* Scores become probabilities, unnormalised. Gives their sum. */
+LANES_INLINE float weigh_vector(enum kv_type type, float *scores, uint32_t end, float peak)
+{
+    struct lanes total = lanes_zero();
     for (uint32_t t = 0; t < end; t += 16) {
-        struct lanes p = lanes_exp(lanes_sub(lanes_load(scores + t), lanes_set(*peak)));
-        if (end - t < 16) p = lanes_first(end - t, p, lanes_zero());
+        struct lanes p = exponential(type, lanes_sub(lanes_load(scores + t), lanes_set(peak)));
         if (type == KV_F32) {
             lanes_store(scores + t, p);
         } else {
@@ -88,7 +99,7 @@ LANES_INLINE void peak_vector(enum kv_type type, float *scores, uint32_t end, fl
         }
         total = lanes_add(total, p);
     }
-    *sum = lanes_sum(total);
+    return lanes_sum(total);
 }
 
 /* Tokens of the chunk that a row sees; 0 when the chunk begins after it. */
@@ -100,48 +111,64 @@ static uint32_t chunk_end(const struct chunk *chunk, uint32_t row)
 }
 
 /* The chunk's a[d] for all vectors that see it: what all rows see together, then each row's own rest. */
-LANES_INLINE void chunk_mix(enum kv_type type, const struct chunk *chunk)
+LANES_INLINE void chunk_mix(enum kv_type type, bool fetch, const struct chunk *chunk)
 {
     uint32_t G = chunk->args->G, first = chunk_end(chunk, chunk->vector_begin / G), last = chunk->vector_end / G - 1;
     if (chunk_end(chunk, last) == first) {
-        mix_groups(type, chunk, chunk->vector_begin, chunk->vector_end, (struct token_span){0, first});
+        mix_groups(type, fetch, chunk, chunk->vector_begin, chunk->vector_end, (struct token_span){0, first});
         return;
     }
     uint32_t common = first - first % mix_step(type);
-    if (common) mix_groups(type, chunk, chunk->vector_begin, chunk->vector_end, (struct token_span){0, common});
+    if (common) mix_groups(type, false, chunk, chunk->vector_begin, chunk->vector_end, (struct token_span){0, common});
     for (uint32_t v = chunk->vector_begin; v < chunk->vector_end; v += G) {
         struct token_span rest = {common, chunk_end(chunk, v / G)};
-        if (rest.end > common) mix_groups(type, chunk, v, v + G, rest);
+        if (rest.end > common) mix_groups(type, false, chunk, v, v + G, rest);
     }
 }
 
-LANES_INLINE void chunk_run(enum kv_type type, const struct chunk *chunk)
+/* fetch: the work is so little for each line of KV that memory must be asked early. */
+LANES_INLINE void chunk_run(enum kv_type type, bool fetch, const struct chunk *chunk)
 {
-    dot_groups(type, chunk);
-    for (uint32_t v = chunk->vector_begin; v < chunk->vector_end; v++) {
-        float *scores = chunk->scores + (size_t)v * ATTENTION_CHUNK;
-        uint32_t end = chunk_end(chunk, v / chunk->args->G);
-        peak_vector(type, scores, end, &chunk->result.peaks[v], &chunk->result.sums[v]);
+    dot_groups(type, fetch, chunk);
+    uint32_t begin = chunk->vector_begin, end = chunk->vector_end, G = chunk->args->G;
+    for (uint32_t v = begin; v < end; v++) {
+        chunk->result.peaks[v] = peak_vector(chunk->scores + (size_t)v * ATTENTION_CHUNK, chunk_end(chunk, v / G));
     }
-    chunk_mix(type, chunk);
+    for (uint32_t v = begin; v < end; v++) { /* apart, so that no exponential waits for a maximum */
+        float *scores = chunk->scores + (size_t)v * ATTENTION_CHUNK;
+        chunk->result.sums[v] = weigh_vector(type, scores, chunk_end(chunk, v / G), chunk->result.peaks[v]);
+    }
+    chunk_mix(type, fetch, chunk);
+}
+
+/* Lines that memory or another core's cache has are asked for at once: later loads and stores would wait one by one. */
+static void fetch_rows(const struct attention_args *args)
+{
+    size_t items = (size_t)args->G * args->layout.D;
+    for (uint32_t r = 0; r < args->rows; r++) {
+        for (size_t i = 0; i < items; i += 16) __builtin_prefetch(args->q + r * args->q_stride + i, 0);
+        for (size_t i = 0; i < items; i += 16) __builtin_prefetch(args->out + r * args->out_stride + i, 1);
+    }
 }
 
 static void turn_queries(const struct attention_args *args, float *turned)
 {
     uint32_t vectors = args->rows * args->G, D = args->layout.D, steps = dot_steps(args);
+    fetch_rows(args);
     for (uint32_t v = 0; v < vectors; v++) {
         uint32_t first = v - v % DOT_VECTORS, n = vectors - first < DOT_VECTORS ? vectors - first : DOT_VECTORS;
         const float *q = args->q + v / args->G * args->q_stride + (size_t)(v % args->G) * D;
         float *target = turned + (size_t)first * steps + v % DOT_VECTORS;
         for (uint32_t d = 0; d < D; d += 16) {
             float items[16];
-            uint32_t count = D - d < 16 ? D - d : 16;
+            struct lanes x = lanes_load_n(q + d, D - d < 16 ? D - d : 16);
+            uint32_t count = args->layout.type == KV_F32 ? 16 : 8, begin = d * count / 16;
             if (args->layout.type == KV_F32) {
-                lanes_store(items, lanes_load_n(q + d, count));
+                lanes_store(items, x);
             } else {
-                lanes_store_bf16((uint16_t *)(void *)items, lanes_load_n(q + d, count));
-                count = (count + 1) / 2;
+                lanes_store_bf16((uint16_t *)(void *)items, lanes_drop_small(x));
             }
+            if (count > steps - begin) count = steps - begin;
             for (uint32_t i = 0; i < count; i++, target += n) memcpy(target, items + i, sizeof *target);
         }
     }
@@ -169,12 +196,17 @@ static void attention_chunk(const struct attention_args *args, uint32_t chunk_id
     uint32_t tokens = chunk_end(&chunk, args->rows - 1);
     chunk.blocks = (tokens + KV_TOKENS - 1) / KV_TOKENS;
     for (uint32_t b = 0; b < chunk.blocks; b++) {
-        chunk.heads[b] = args->kv + args->blocks[chunk.begin / KV_TOKENS + b] * args->kv_block_bytes;
+        const uint32_t *block = args->blocks + chunk.begin / KV_TOKENS + b;
+        bool last = chunk.begin + b * KV_TOKENS + ATTENTION_CHUNK >= args->position + args->rows;
+        chunk.heads[b] = args->kv + block[0] * args->kv_block_bytes;
+        chunk.ahead[b] = last ? chunk.heads[b] : args->kv + block[CHUNK_BLOCKS] * args->kv_block_bytes;
     }
     if (args->layout.type == KV_F32) {
-        chunk_run(KV_F32, &chunk);
+        chunk_run(KV_F32, false, &chunk);
+    } else if (chunk.vector_end > DOT_VECTORS) {
+        chunk_run(KV_BF16, false, &chunk);
     } else {
-        chunk_run(KV_BF16, &chunk);
+        chunk_run(KV_BF16, true, &chunk);
     }
 }
 
@@ -194,7 +226,7 @@ static void attention_run(const struct attention_args *args)
     }
     for (uint32_t c = 0; c < attention_chunks(args->position + args->rows); c++) {
         attention_chunk(args, c, turned, scores, c ? one : all);
-        if (c) merge(args, all, one, chunk_vector_begin(args, c));
+        if (c) merge_chunk(args, all, one, chunk_vector_begin(args, c));
     }
     write_out(args, all);
 }
@@ -218,7 +250,7 @@ void LANES_NAME(attention_merge)(const struct attention_args *args)
     size_t partial = attention_partial_floats(args->rows * args->G, args->layout.D);
     struct partial all = partial_at(args, args->partials);
     for (uint32_t c = 1; c < attention_chunks(args->position + args->rows); c++) {
-        merge(args, all, partial_at(args, args->partials + c * partial), chunk_vector_begin(args, c));
+        merge_chunk(args, all, partial_at(args, args->partials + c * partial), chunk_vector_begin(args, c));
     }
     write_out(args, all);
 }

@@ -6,8 +6,10 @@
 #error "include kernels/attention_body.h"
 #endif
 
-/* Scores of n vectors against nb blocks; type, n and nb are constants. */
-LANES_INLINE void dot_tile(enum kv_type type, int n, int nb, const struct chunk *chunk, uint32_t v, uint32_t block)
+/* Scores of n vectors against nb blocks; type, fetch, n and nb are constants. fetch: asks for the lines of V meanwhile.
+ */
+LANES_INLINE void dot_tile(enum kv_type type, bool fetch, int n, int nb, const struct chunk *chunk, uint32_t v,
+                           uint32_t block)
 {
     struct lanes sums[DOT_CHAINS];
     uint32_t steps = dot_steps(chunk->args);
@@ -15,6 +17,10 @@ LANES_INLINE void dot_tile(enum kv_type type, int n, int nb, const struct chunk 
     LANES_UNROLL for (int i = 0; i < n * nb; i++) sums[i] = lanes_zero();
     for (uint32_t d = 0; d < steps; d++, q += n) {
         struct lanes k[DOT_BLOCKS];
+        LANES_UNROLL for (int b = 0; fetch && b < nb; b++)
+        {
+            __builtin_prefetch(values_of(chunk, block + (uint32_t)b) + d * KV_TOKENS, 0, 2);
+        }
         LANES_UNROLL for (int b = 0; b < nb; b++) k[b] =
             lanes_load(keys_of(chunk, block + (uint32_t)b) + d * KV_TOKENS);
         LANES_UNROLL for (int i = 0; i < n; i++)
@@ -26,7 +32,7 @@ LANES_INLINE void dot_tile(enum kv_type type, int n, int nb, const struct chunk 
             }
         }
     }
-    struct lanes scale = lanes_set(chunk->args->scale);
+    struct lanes scale = lanes_set(type == KV_F32 ? chunk->args->scale : chunk->args->scale * 1.44269504088896341f);
     LANES_UNROLL for (int b = 0; b < nb; b++)
     {
         LANES_UNROLL for (int i = 0; i < n; i++)
@@ -38,29 +44,29 @@ LANES_INLINE void dot_tile(enum kv_type type, int n, int nb, const struct chunk 
 }
 
 /* All blocks of the chunk, as many at a time as there are. */
-LANES_INLINE void dot_blocks(enum kv_type type, int n, const struct chunk *chunk, uint32_t v)
+LANES_INLINE void dot_blocks(enum kv_type type, bool fetch, int n, const struct chunk *chunk, uint32_t v)
 {
     uint32_t block = 0;
     if (DOT_BLOCKS >= 4) {
-        for (; block + 4 <= chunk->blocks; block += 4) dot_tile(type, n, 4, chunk, v, block);
+        for (; block + 4 <= chunk->blocks; block += 4) dot_tile(type, fetch, n, 4, chunk, v, block);
     }
     if (DOT_BLOCKS >= 2) {
-        for (; block + 2 <= chunk->blocks; block += 2) dot_tile(type, n, 2, chunk, v, block);
+        for (; block + 2 <= chunk->blocks; block += 2) dot_tile(type, fetch, n, 2, chunk, v, block);
     }
-    for (; block < chunk->blocks; block++) dot_tile(type, n, 1, chunk, v, block);
+    for (; block < chunk->blocks; block++) dot_tile(type, fetch, n, 1, chunk, v, block);
 }
 
-LANES_INLINE void dot_groups(enum kv_type type, const struct chunk *chunk)
+LANES_INLINE void dot_groups(enum kv_type type, bool fetch, const struct chunk *chunk)
 {
     for (uint32_t v = 0; v < chunk->vector_end; v += DOT_VECTORS) {
         uint32_t n = chunk->vector_end - v < DOT_VECTORS ? chunk->vector_end - v : DOT_VECTORS;
         if (v + n <= chunk->vector_begin) continue;
-        if (n == 1) dot_blocks(type, 1, chunk, v);
-        if (DOT_VECTORS >= 2 && n == 2) dot_blocks(type, 2, chunk, v);
-        if (DOT_VECTORS >= 3 && n == 3) dot_blocks(type, 3, chunk, v);
-        if (DOT_VECTORS >= 4 && n == 4) dot_blocks(type, 4, chunk, v);
-        if (DOT_VECTORS >= 5 && n == 5) dot_blocks(type, 5, chunk, v);
-        if (DOT_VECTORS >= 6 && n == 6) dot_blocks(type, 6, chunk, v);
+        if (n == 1) dot_blocks(type, fetch, 1, chunk, v);
+        if (DOT_VECTORS >= 2 && n == 2) dot_blocks(type, fetch, 2, chunk, v);
+        if (DOT_VECTORS >= 3 && n == 3) dot_blocks(type, fetch, 3, chunk, v);
+        if (DOT_VECTORS >= 4 && n == 4) dot_blocks(type, fetch, 4, chunk, v);
+        if (DOT_VECTORS >= 5 && n == 5) dot_blocks(type, fetch, 5, chunk, v);
+        if (DOT_VECTORS >= 6 && n == 6) dot_blocks(type, fetch, 6, chunk, v);
     }
 }
 

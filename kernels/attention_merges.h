@@ -13,7 +13,8 @@ static struct partial partial_at(const struct attention_args *args, float *base)
 }
 
 /* Merges a chunk's results into those of the chunks before it, for vectors from vector_begin on. */
-static void merge(const struct attention_args *args, struct partial all, struct partial chunk, uint32_t vector_begin)
+LANES_INLINE void merge(enum kv_type type, const struct attention_args *args, struct partial all, struct partial chunk,
+                        uint32_t vector_begin)
 {
     uint32_t vectors = args->rows * args->G, P = args->layout.P;
     for (uint32_t v = vector_begin; v < vectors; v += 16) {
@@ -21,7 +22,8 @@ static void merge(const struct attention_args *args, struct partial all, struct 
         uint32_t n = vectors - v < 16 ? vectors - v : 16;
         struct lanes before = lanes_load_n(all.peaks + v, n), added = lanes_load_n(chunk.peaks + v, n);
         struct lanes highest = lanes_max(before, added);
-        struct lanes x = lanes_exp(lanes_sub(before, highest)), y = lanes_exp(lanes_sub(added, highest));
+        struct lanes x = exponential(type, lanes_sub(before, highest)),
+                     y = exponential(type, lanes_sub(added, highest));
         struct lanes sum = lanes_mul(lanes_load_n(chunk.sums + v, n), y);
         lanes_store_n(all.sums + v, lanes_fma(lanes_load_n(all.sums + v, n), x, sum), n);
         lanes_store_n(all.peaks + v, highest, n);
@@ -35,6 +37,16 @@ static void merge(const struct attention_args *args, struct partial all, struct 
                 lanes_store(target + d, lanes_fma(lanes_load(target + d), lanes_set(x_of[i]), scaled));
             }
         }
+    }
+}
+
+static void merge_chunk(const struct attention_args *args, struct partial all, struct partial chunk,
+                        uint32_t vector_begin)
+{
+    if (args->layout.type == KV_F32) {
+        merge(KV_F32, args, all, chunk, vector_begin);
+    } else {
+        merge(KV_BF16, args, all, chunk, vector_begin);
     }
 }
 

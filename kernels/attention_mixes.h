@@ -28,9 +28,10 @@ LANES_INLINE void mix_add(enum kv_type type, int n, int nd, const float *p, cons
 }
 
 /* a[d0 .. d0 + 16 nd) of n vectors over tokens [begin, end) of the chunk, on top of what stands there unless begin is
- * 0; type, n and nd are constants. In BF16 begin is even; a pair of which only the first token counts comes last. */
-LANES_INLINE void mix_tile(enum kv_type type, int n, int nd, const struct chunk *chunk, uint32_t v, uint32_t d0,
-                           struct token_span tokens)
+ * 0; type, fetch, n and nd are constants. fetch: asks for the next chunk's K meanwhile. In BF16 begin is even; a pair
+ * of which only the first token counts comes last. */
+LANES_INLINE void mix_tile(enum kv_type type, bool fetch, int n, int nd, const struct chunk *chunk, uint32_t v,
+                           uint32_t d0, struct token_span tokens)
 {
     uint32_t P = chunk->args->layout.P, t = tokens.begin, whole = tokens.end - tokens.end % mix_step(type);
     float *mixed = chunk->result.mixed + (size_t)v * P + d0;
@@ -46,7 +47,11 @@ LANES_INLINE void mix_tile(enum kv_type type, int n, int nd, const struct chunk 
     while (t < whole) {
         const float *row = values_of(chunk, t / KV_TOKENS) + t % KV_TOKENS / mix_step(type) * P + d0;
         uint32_t stop = (t / KV_TOKENS + 1) * KV_TOKENS < whole ? (t / KV_TOKENS + 1) * KV_TOKENS : whole;
+        const float *ahead = fetch ? (const float *)(const void *)chunk->ahead[t / KV_TOKENS] : NULL;
+        if (fetch) ahead += row - values_of(chunk, t / KV_TOKENS);
         for (; t < stop; t += mix_step(type), row += P) {
+            LANES_UNROLL for (int j = 0; fetch && j < nd; j++) __builtin_prefetch(ahead + j * 16, 0, 2);
+            if (fetch) ahead += P;
             mix_load(nd, value, row);
             mix_add(type, n, nd, p + t / mix_step(type), value, a);
         }
@@ -62,27 +67,28 @@ LANES_INLINE void mix_tile(enum kv_type type, int n, int nd, const struct chunk 
     }
 }
 
-LANES_INLINE void mix_columns(enum kv_type type, int n, const struct chunk *chunk, uint32_t v, struct token_span tokens)
+LANES_INLINE void mix_columns(enum kv_type type, bool fetch, int n, const struct chunk *chunk, uint32_t v,
+                              struct token_span tokens)
 {
     uint32_t d0 = 0, P = chunk->args->layout.P;
-    for (; d0 + MIX_LANES * 16 <= P; d0 += MIX_LANES * 16) mix_tile(type, n, MIX_LANES, chunk, v, d0, tokens);
+    for (; d0 + MIX_LANES * 16 <= P; d0 += MIX_LANES * 16) mix_tile(type, fetch, n, MIX_LANES, chunk, v, d0, tokens);
     if (MIX_LANES > 1) {
-        for (; d0 < P; d0 += 16) mix_tile(type, n, 1, chunk, v, d0, tokens);
+        for (; d0 < P; d0 += 16) mix_tile(type, fetch, n, 1, chunk, v, d0, tokens);
     }
 }
 
 /* Vectors [v, v_end) over the tokens. */
-LANES_INLINE void mix_groups(enum kv_type type, const struct chunk *chunk, uint32_t v, uint32_t v_end,
+LANES_INLINE void mix_groups(enum kv_type type, bool fetch, const struct chunk *chunk, uint32_t v, uint32_t v_end,
                              struct token_span tokens)
 {
     for (; v < v_end; v += MIX_VECTORS) {
         uint32_t n = v_end - v < MIX_VECTORS ? v_end - v : MIX_VECTORS;
-        if (n == 1) mix_columns(type, 1, chunk, v, tokens);
-        if (MIX_VECTORS >= 2 && n == 2) mix_columns(type, 2, chunk, v, tokens);
-        if (MIX_VECTORS >= 3 && n == 3) mix_columns(type, 3, chunk, v, tokens);
-        if (MIX_VECTORS >= 4 && n == 4) mix_columns(type, 4, chunk, v, tokens);
-        if (MIX_VECTORS >= 5 && n == 5) mix_columns(type, 5, chunk, v, tokens);
-        if (MIX_VECTORS >= 6 && n == 6) mix_columns(type, 6, chunk, v, tokens);
+        if (n == 1) mix_columns(type, fetch, 1, chunk, v, tokens);
+        if (MIX_VECTORS >= 2 && n == 2) mix_columns(type, fetch, 2, chunk, v, tokens);
+        if (MIX_VECTORS >= 3 && n == 3) mix_columns(type, fetch, 3, chunk, v, tokens);
+        if (MIX_VECTORS >= 4 && n == 4) mix_columns(type, fetch, 4, chunk, v, tokens);
+        if (MIX_VECTORS >= 5 && n == 5) mix_columns(type, fetch, 5, chunk, v, tokens);
+        if (MIX_VECTORS >= 6 && n == 6) mix_columns(type, fetch, 6, chunk, v, tokens);
     }
 }
 

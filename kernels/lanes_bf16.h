@@ -3,9 +3,9 @@
  * "Pairs" are lanes whose 32 bits hold two BF16: the even item low, the odd one high. They travel as struct lanes,
  * whose loads and sets move bits unchanged. lanes_dot_pairs is two fma, odd first: what Zen 4's vdpbf16ps gives bit for
  * bit (and what Intel documents) as long as no operand, product or sum is denormal, which the instruction flushes. None
- * ever is here: lanes_store_bf16 turns what lies below 2^-40 into 0, so that products and their sums are multiples of
- * 2^-94. attention_bf16_avx512.c defines LANES_DPBF16 to have the instructions; elsewhere the same bits come from
- * f32. */
+ * ever is here: lanes_drop_small and lanes_exp2 turn what lies below 2^-40 into 0, so that products and their sums are
+ * multiples of 2^-94. attention_bf16_avx512.c defines LANES_DPBF16 to have the instructions; elsewhere the same bits
+ * come from f32. */
 #ifndef KERNELS_LANES_BF16_H
 #define KERNELS_LANES_BF16_H
 
@@ -49,11 +49,16 @@ LANES_INLINE __m256i lanes_to_bf16_(__m512 x)
     return _mm512_cvtepi32_epi16(rounded);
 }
 #endif
-/* Rounds to nearest even, but to 0 below 2^-40, keeps NaN; gives the rounded values. */
-LANES_INLINE struct lanes lanes_store_bf16(uint16_t *target, struct lanes x)
+/* 0 in place of what lies below 2^-40; NaN stays. */
+LANES_INLINE struct lanes lanes_drop_small(struct lanes x)
 {
     __mmask16 large = _mm512_cmp_ps_mask(_mm512_abs_ps(x.v), _mm512_set1_ps(LANES_BF16_LEAST), _CMP_NLT_UQ);
-    __m256i rounded = lanes_to_bf16_(_mm512_maskz_mov_ps(large, x.v));
+    return (struct lanes){_mm512_maskz_mov_ps(large, x.v)};
+}
+/* Rounds to nearest even, keeps NaN; gives the rounded values. x has been through lanes_drop_small or need not. */
+LANES_INLINE struct lanes lanes_store_bf16(uint16_t *target, struct lanes x)
+{
+    __m256i rounded = lanes_to_bf16_(x.v);
     _mm256_storeu_si256((__m256i *)(void *)target, rounded);
     return (struct lanes){_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(rounded), 16))};
 }
@@ -81,11 +86,18 @@ LANES_INLINE struct lanes lanes_dot_pairs(struct lanes a, struct lanes b, struct
 {
     return (struct lanes){lanes_dot_half_(a.a, b.a, sum.a), lanes_dot_half_(a.b, b.b, sum.b)};
 }
+LANES_INLINE __m256 lanes_drop_half_(__m256 x)
+{
+    __m256 size = _mm256_and_ps(x, _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff)));
+    return _mm256_and_ps(x, _mm256_cmp_ps(size, _mm256_set1_ps(LANES_BF16_LEAST), _CMP_NLT_UQ));
+}
+LANES_INLINE struct lanes lanes_drop_small(struct lanes x)
+{
+    return (struct lanes){lanes_drop_half_(x.a), lanes_drop_half_(x.b)};
+}
 /* Rounded, in the upper halves of the lanes. */
 LANES_INLINE __m256 lanes_round_bf16_(__m256 x)
 {
-    __m256 size = _mm256_and_ps(x, _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff)));
-    x = _mm256_and_ps(x, _mm256_cmp_ps(size, _mm256_set1_ps(LANES_BF16_LEAST), _CMP_NLT_UQ));
     __m256i bits = _mm256_castps_si256(x), ties = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
     __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(ties, _mm256_set1_epi32(0x7fff)));
     __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
@@ -130,10 +142,15 @@ LANES_INLINE struct lanes lanes_dot_pairs(struct lanes a, struct lanes b, struct
     }
     return sum;
 }
+LANES_INLINE struct lanes lanes_drop_small(struct lanes x)
+{
+    for (int j = 0; j < 16; j++) x.v[j] = fabsf(x.v[j]) < LANES_BF16_LEAST ? 0.0f : x.v[j];
+    return x;
+}
 LANES_INLINE struct lanes lanes_store_bf16(uint16_t *target, struct lanes x)
 {
     for (int j = 0; j < 16; j++) {
-        uint32_t bits = lanes_bits_(fabsf(x.v[j]) < LANES_BF16_LEAST ? 0.0f : x.v[j]);
+        uint32_t bits = lanes_bits_(x.v[j]);
         uint32_t rounded = isnan(x.v[j]) ? bits | 0x400000u : bits + 0x7fffu + (bits >> 16 & 1u);
         target[j] = (uint16_t)(rounded >> 16);
         x.v[j] = lanes_float_(rounded & 0xffff0000u);
@@ -147,4 +164,18 @@ LANES_INLINE struct lanes lanes_even_pairs(struct lanes x)
 }
 
 #endif
+
+/* 2^x for x of at most 0, to 2^-18 of itself, which BF16 keeps 2^-9 of; 0 below -40; NaN stays NaN. The coefficients
+ * are those of least relative error on [-1/2, 1/2] with 2^0 = 1 (weighted least squares, repeated until even). */
+LANES_INLINE struct lanes lanes_exp2(struct lanes x)
+{
+    struct lanes t = lanes_add(x, lanes_set(LANES_ROUND)), r = lanes_sub(x, lanes_sub(t, lanes_set(LANES_ROUND)));
+    struct lanes p = lanes_set(0.009582852944731712f);
+    p = lanes_fma(p, r, lanes_set(0.055906426161527634f));
+    p = lanes_fma(p, r, lanes_set(0.24024099111557007f));
+    p = lanes_fma(p, r, lanes_set(0.6931241750717163f));
+    p = lanes_fma(p, r, lanes_set(1.0f));
+    return lanes_zero_below(x, lanes_set(-40.0f), lanes_mul(p, lanes_power_of_two(t)));
+}
+
 #endif

@@ -51,12 +51,12 @@ void LANES_NAME(kv_write)(const struct kv_layout *layout, uint8_t *head, uint32_
     for (uint32_t d = 0; d < D; d += 16, K += 16 * KV_TOKENS, V += 32) {
         uint16_t items[16];
         uint32_t n = D - d < 16 ? D - d : 16;
-        lanes_store_bf16(items, lanes_load_n(k + d, n));
+        lanes_store_bf16(items, lanes_drop_small(lanes_load_n(k + d, n)));
         for (uint32_t i = 0; i < (n + 1) / 2; i++) {
             K[i * 2 * KV_TOKENS] = bf16_or_nan(items[2 * i]);
             K[i * 2 * KV_TOKENS + 1] = bf16_or_nan(items[2 * i + 1]);
         }
-        lanes_store_bf16(items, lanes_load_n(v + d, n));
+        lanes_store_bf16(items, lanes_drop_small(lanes_load_n(v + d, n)));
         for (uint32_t i = 0; i < 16; i++) V[2 * i] = bf16_or_nan(items[i]);
     }
 }
