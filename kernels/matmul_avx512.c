@@ -56,7 +56,7 @@ INLINE __m512 broadcast_f32(const uint8_t *p)
 /* Below this number of rows the hardware prefetcher alone reads fastest. */
 INLINE unsigned prefetch_from(enum tensor_type type)
 {
-    return type == TENSOR_Q8_0 ? 5 : 3;
+    return type == TENSOR_Q8_0 ? 5 : panel_has_head(type) ? 2 : 3;
 }
 
 INLINE __m512 load_scale(enum tensor_type type, const uint8_t *group, const uint8_t *head, unsigned half, unsigned s)
