@@ -29,7 +29,6 @@
  * For ACT_Q8_ZP32 init covers inputs 0..15, and the last array is s32, -zp times the sum of inputs 16..31. ACT_F32: f32
  * x[K][R]. Source of the layout: measured on the prototype; several panels side by side or rows of activations at a
  * stride of K were slower. */
-#include "kernels/dequantize.h"
 #include "kernels/matmul_panel.h"
 #include "runtime/base/check.h"
 
@@ -88,158 +87,281 @@ static uint32_t load_u32(const uint8_t *p)
     return v;
 }
 
-static float load_f32(const uint8_t *p)
+/* ---- file to panel: four rows at a time ----
+ *
+ * Dword i of four rows is 16 bytes of register i of the panel, so what moves is 4 x 4 dwords, transposed. Where the
+ * file has bits of several blocks in one byte, they part in registers on the way. A row that is not there is NULL. */
+
+#define UNROLL _Pragma("GCC unroll 8")
+enum { QUAD_ROWS = 4 };
+
+typedef uint32_t dwords __attribute__((vector_size(16)));
+typedef uint8_t octets __attribute__((vector_size(16)));
+
+/* Four dwords of a row; zeros of a row that is not there. */
+static inline dwords row_dwords(const uint8_t *row, size_t offset)
 {
-    float v;
-    memcpy(&v, p, sizeof v);
+    dwords v = {0};
+    if (row) memcpy(&v, row + offset, sizeof v);
     return v;
 }
 
-/* ---- file to panel ---- */
-
-/* Bits b, b+4, .. b+28 of the file's 32 high bits to bits 0..7 of byte b. */
-static uint32_t high_plane(uint32_t bits)
+static inline void transpose(dwords v[4])
 {
-    uint32_t plane = 0;
-    for (unsigned b = 0; b < 4; b++) {
-        uint32_t t = bits >> b & 0x11111111u;
-        t = (t | t >> 3) & 0x03030303u;
-        t = (t | t >> 6) & 0x000f000fu;
-        t = (t | t >> 12) & 0xffu;
-        plane |= t << 8 * b;
-    }
-    return plane;
+    const dwords a = __builtin_shufflevector(v[0], v[1], 0, 4, 1, 5),
+                 b = __builtin_shufflevector(v[2], v[3], 0, 4, 1, 5);
+    const dwords c = __builtin_shufflevector(v[0], v[1], 2, 6, 3, 7),
+                 d = __builtin_shufflevector(v[2], v[3], 2, 6, 3, 7);
+    v[0] = __builtin_shufflevector(a, b, 0, 1, 4, 5);
+    v[1] = __builtin_shufflevector(a, b, 2, 3, 6, 7);
+    v[2] = __builtin_shufflevector(c, d, 0, 1, 4, 5);
+    v[3] = __builtin_shufflevector(c, d, 2, 3, 6, 7);
 }
 
-/* Q4_0, Q4_1, Q5_0, Q5_1, Q8_0: one block of the file (d, m, high bits, codes) to half h, lane r of a group. */
-static inline void pack_block(enum tensor_type type, uint8_t *group, unsigned h, unsigned r, const uint8_t *file)
+static inline void load_columns(const uint8_t *const row[4], size_t offset, dwords v[4])
 {
-    const unsigned scales = panel_scales(type), dwords = panel_code_bytes(type) / 64;
-    const uint32_t flip = type == TENSOR_Q8_0 ? 0x80808080u : 0;
-    for (unsigned s = 0; s < scales; s++, file += 2)
-        memcpy(group + panel_scale_offset(type) + (2 * s + h) * 32 + r * 2, file, 2);
-    if (panel_high_bytes(type)) {
-        uint32_t plane = high_plane(load_u32(file));
-        memcpy(group + panel_high_offset(type) + h * 64 + r * 4, &plane, 4);
-        file += 4;
-    }
-    for (unsigned i = 0; i < dwords; i++) {
-        uint32_t v = load_u32(file + 4 * i) ^ flip;
-        memcpy(group + (h * dwords + i) * 64 + r * 4, &v, 4);
+    UNROLL for (unsigned r = 0; r < 4; r++) v[r] = row_dwords(row[r], offset);
+    transpose(v);
+}
+
+/* Four columns to registers that follow each other; target: lane of the first row in the first register. */
+static inline void store_columns(uint8_t *target, const dwords v[4])
+{
+    UNROLL for (unsigned i = 0; i < 4; i++) memcpy(target + (size_t)i * 64, &v[i], sizeof v[i]);
+}
+
+/* Exchanges the bits under mask of `high` with those `shift` above them of `low`; or both within one dword. */
+static inline void exchange(dwords *low, dwords *high, unsigned shift, uint32_t mask)
+{
+    const dwords t = (*low >> shift ^ *high) & mask;
+    *high ^= t;
+    *low ^= t << shift;
+}
+static inline dwords exchange_within(dwords v, unsigned shift, uint32_t mask)
+{
+    const dwords t = (v ^ v >> shift) & mask;
+    return v ^ t ^ t << shift;
+}
+
+/* Bit 4i+b of 32 to bit i of byte b: the bits of an index are turned by two places, in four exchanges. */
+static inline dwords high_planes(dwords v)
+{
+    v = exchange_within(v, 14, 0x0000ccccu);
+    v = exchange_within(v, 7, 0x00aa00aau);
+    v = exchange_within(v, 2, 0x0c0c0c0cu);
+    return exchange_within(v, 1, 0x22222222u);
+}
+
+/* f16 s of a block, of four rows, as they lie side by side in the panel. */
+static inline uint64_t row_halves(const uint8_t *const row[4], size_t offset)
+{
+    uint64_t halves = 0;
+    UNROLL for (unsigned r = 0; r < 4; r++) halves |= (uint64_t)(row[r] ? load_u16(row[r] + offset) : 0) << 16 * r;
+    return halves;
+}
+
+/* Q4_0, Q4_1, Q5_0, Q5_1, Q8_0: blocks of d, m, high bits, codes. lane: the first of the four. */
+static inline void pack_blocks(enum tensor_type type, uint8_t *panel, unsigned lane, const uint8_t *const row[4],
+                               uint32_t blocks)
+{
+    const unsigned scales = panel_scales(type), registers = panel_code_bytes(type) / 64;
+    size_t at = 0;
+    for (uint32_t b = 0; b < blocks; b++) {
+        uint8_t *group = panel + panel_group_offset(type, b / 2);
+        const unsigned h = b & 1;
+        for (unsigned s = 0; s < scales; s++, at += 2) {
+            const uint64_t halves = row_halves(row, at);
+            memcpy(group + panel_scale_offset(type) + (2 * s + h) * 32 + lane * 2, &halves, 8);
+        }
+        if (panel_high_bytes(type)) {
+            dwords v = {0};
+            UNROLL for (unsigned r = 0; r < 4; r++) v[r] = row[r] ? load_u32(row[r] + at) : 0;
+            v = high_planes(v);
+            memcpy(group + panel_high_offset(type) + h * 64 + lane * 4, &v, sizeof v);
+            at += 4;
+        }
+        UNROLL for (unsigned i = 0; i < registers; i += 4, at += 16)
+        {
+            dwords v[4];
+            UNROLL for (unsigned r = 0; r < 4; r++)
+            {
+                v[r] = row_dwords(row[r], at);
+                if (type == TENSOR_Q8_0 && row[r]) v[r] ^= 0x80808080u;
+            }
+            transpose(v);
+            store_columns(group + (h * registers + i) * 64 + lane * 4, v);
+        }
     }
 }
 
-static inline void pack_row_blocks(enum tensor_type type, uint8_t *panel, unsigned r, const uint8_t *file,
-                                   uint32_t blocks)
+/* Where block b of a panel has its codes, high bits, and row 0 of scale array s. */
+static inline uint8_t *k_codes_at(enum tensor_type type, uint8_t *panel, uint32_t b)
 {
-    const unsigned block_bytes =
-        panel_code_bytes(type) / 16 + panel_high_bytes(type) / 16 + panel_scales(type) * 2; /* as in the file */
-    for (uint32_t b = 0; b < blocks; b++, file += block_bytes)
-        pack_block(type, panel + (size_t)(b / 2) * panel_group_bytes(type), b & 1, r, file);
+    return panel + panel_group_offset(type, b / 2) + (b & 1) * panel_code_bytes(type);
+}
+static inline uint8_t *k_high_at(enum tensor_type type, uint8_t *panel, uint32_t b)
+{
+    return panel + panel_group_offset(type, b / 2) + panel_high_offset(type) + (b & 1) * panel_high_bytes(type);
+}
+static inline uint8_t *k_scale_at(enum tensor_type type, uint8_t *panel, uint32_t b, unsigned s)
+{
+    return panel + panel_group_offset(type, b / 2) + panel_scale_offset(type) + (2 * s + (b & 1)) * 16;
 }
 
-/* Scale and minimum j = 0..7 of Q4_K and Q5_K: six bits each in 12 bytes. */
-static void scale_min(const uint8_t *scales, unsigned j, uint8_t *scale, uint8_t *min)
-{
-    if (j < 4) {
-        *scale = scales[j] & 63;
-        *min = scales[j + 4] & 63;
-    } else {
-        *scale = (uint8_t)((scales[j + 4] & 15) | scales[j - 4] >> 6 << 4);
-        *min = (uint8_t)(scales[j + 4] >> 4 | scales[j] >> 6 << 4);
-    }
-}
-
-/* Block j = 0..7 of a super-block of 256: code dword i is inputs 4i..4i+3, a byte each; and the two scales. */
-static inline void k_block_read(enum tensor_type type, const uint8_t *file, unsigned j, uint32_t codes[8],
-                                uint8_t scale[2])
-{
-    if (type == TENSOR_Q6_K) { /* 128 low nibbles, 64 high bits, 16 s8 scales, d */
-        const uint8_t *low = file + 64 * (j / 4) + 32 * (j & 1), *high = file + 128 + 32 * (j / 4);
-        for (unsigned i = 0; i < 8; i++)
-            codes[i] = (load_u32(low + 4 * i) >> (j & 2 ? 4 : 0) & 0x0f0f0f0fu) |
-                       (load_u32(high + 4 * i) >> 2 * (j & 3) & 0x03030303u) << 4;
-        memcpy(scale, file + 192 + 2 * j, 2);
-        return;
-    }
-    /* d, dmin, 12 bytes of scales, for Q5_K 32 bytes of high bits, 128 low nibbles */
-    const uint8_t *high = file + 16, *low = file + (type == TENSOR_Q5_K ? 48 : 16) + 32 * (j / 2);
-    scale_min(file + 4, j, &scale[0], &scale[1]);
-    for (unsigned i = 0; i < 8; i++) {
-        codes[i] = load_u32(low + 4 * i) >> (j & 1 ? 4 : 0) & 0x0f0f0f0fu;
-        if (type == TENSOR_Q5_K) codes[i] |= (load_u32(high + 4 * i) >> j & 0x01010101u) << 4;
-    }
-}
-
-static inline void k_block_pack(enum tensor_type type, uint8_t *group, unsigned h, unsigned r, const uint32_t codes[8],
-                                const uint8_t scale[2])
+/* 32 bytes of nibbles: the low ones are those of a block, the high ones of another. Targets: of the first row. */
+static inline void k_codes_pack(const uint8_t *const row[4], size_t offset, uint8_t *low, uint8_t *high)
 {
     const uint32_t nibble = 0x0f0f0f0fu;
-    uint32_t planes[2] = {0, 0};
-    for (unsigned i = 0; i < 4; i++) {
-        const uint32_t v = (codes[i] & nibble) | (codes[i + 4] & nibble) << 4;
-        memcpy(group + (h * 4 + i) * 64 + r * 4, &v, 4);
+    dwords first[4], second[4];
+    UNROLL for (unsigned r = 0; r < 4; r++)
+    {
+        const dwords a = row_dwords(row[r], offset), c = row_dwords(row[r], offset + 16);
+        first[r] = (a & nibble) | (c & nibble) << 4;
+        second[r] = (a >> 4 & nibble) | (c & ~nibble);
     }
-    for (unsigned i = 0; i < 8; i++) {
-        if (type == TENSOR_Q5_K) planes[0] |= (codes[i] >> 4 & 0x01010101u) << i;
-        if (type == TENSOR_Q6_K) planes[i / 4] |= (codes[i] >> 4 & 0x03030303u) << 2 * (i & 3);
-    }
-    uint8_t *high = group + panel_high_offset(type) + h * panel_high_bytes(type);
-    for (unsigned j = 0; j < panel_high_bytes(type) / 64; j++) memcpy(high + j * 64 + r * 4, &planes[j], 4);
-    for (unsigned s = 0; s < 2; s++) group[panel_scale_offset(type) + (2 * s + h) * 16 + r] = scale[s];
+    transpose(first);
+    transpose(second);
+    store_columns(low, first);
+    store_columns(high, second);
 }
 
-static inline void k_head_pack(enum tensor_type type, uint8_t *head, unsigned r, const uint8_t *file)
+/* Byte j of four rows' dwords to scale array s of block b + j; for Q6_K to array j % 2 of block b + j / 2. */
+static inline void k_scales_pack(enum tensor_type type, uint8_t *panel, unsigned lane, uint32_t b, unsigned s, dwords v)
 {
-    const uint16_t d = load_u16(type == TENSOR_Q6_K ? file + 208 : file);
-    const uint16_t minus_dmin = type == TENSOR_Q6_K ? 0 : load_u16(file + 2) ^ 0x8000;
-    memcpy(head + 2 * r, &d, 2);
-    memcpy(head + 32 + 2 * r, &minus_dmin, 2);
+    octets bytes;
+    memcpy(&bytes, &v, sizeof bytes);
+    /* twice the upper half between the bytes of the lower: 4 x 4, transposed */
+    bytes = __builtin_shufflevector(bytes, bytes, 0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
+    bytes = __builtin_shufflevector(bytes, bytes, 0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
+    memcpy(&v, &bytes, sizeof v);
+    UNROLL for (unsigned j = 0; j < 4; j++)
+    {
+        const uint32_t rows = v[j];
+        if (panel_halves(type)) /* scales of both halves of a block side by side */
+            memcpy(k_scale_at(type, panel, b + j / 2, j & 1) + lane, &rows, 4);
+        else
+            memcpy(k_scale_at(type, panel, b + j, s) + lane, &rows, 4);
+    }
 }
 
-static inline void k_row_pack(enum tensor_type type, uint8_t *panel, unsigned r, const uint8_t *file, uint32_t blocks)
+/* The fifth bits of Q5_K: 32 bytes, bit j of byte i for input i of block j. An 8 x 8 transposition of bits. */
+static inline void k_fifth_bits_pack(uint8_t *panel, unsigned lane, uint32_t b, const uint8_t *const row[4],
+                                     size_t offset)
+{
+    dwords v[8];
+    load_columns(row, offset, v);
+    load_columns(row, offset + 16, v + 4);
+    UNROLL for (unsigned i = 0; i < 4; i++) exchange(&v[i], &v[i + 4], 4, 0x0f0f0f0fu);
+    UNROLL for (unsigned i = 0; i < 8; i += i & 1 ? 3 : 1) exchange(&v[i], &v[i + 2], 2, 0x33333333u);
+    UNROLL for (unsigned i = 0; i < 8; i += 2) exchange(&v[i], &v[i + 1], 1, 0x55555555u);
+    UNROLL for (unsigned j = 0; j < 8; j++) memcpy(k_high_at(TENSOR_Q5_K, panel, b + j) + lane * 4, &v[j], sizeof v[j]);
+}
+
+/* Q4_K and Q5_K: d, dmin, 12 bytes of scales and minima of six bits, for Q5_K 32 bytes of high bits, 128 of nibbles. */
+static inline void k_super_pack(enum tensor_type type, uint8_t *panel, unsigned lane, uint32_t b,
+                                const uint8_t *const row[4], size_t offset)
+{
+    dwords v[4]; /* d and dmin; then scales 0..3, minima 0..3, the low nibbles of 4..7; the upper two bits of each byte
+                  * of the first two are the upper two of 4..7 */
+    load_columns(row, offset, v);
+    uint64_t d = 0, minus_dmin = 0;
+    UNROLL for (unsigned r = 0; r < 4; r++)
+    {
+        d |= (uint64_t)(v[0][r] & 0xffffu) << 16 * r;
+        minus_dmin |= (uint64_t)(row[r] ? v[0][r] >> 16 ^ 0x8000u : 0) << 16 * r;
+    }
+    uint8_t *head = panel + panel_head_offset(type, b / 2);
+    memcpy(head + lane * 2, &d, 8);
+    memcpy(head + panel_factor_offset(type, 1) + lane * 2, &minus_dmin, 8);
+    k_scales_pack(type, panel, lane, b, 0, v[1] & 0x3f3f3f3fu);
+    k_scales_pack(type, panel, lane, b, 1, v[2] & 0x3f3f3f3fu);
+    k_scales_pack(type, panel, lane, b + 4, 0, (v[3] & 0x0f0f0f0fu) | (v[1] >> 2 & 0x30303030u));
+    k_scales_pack(type, panel, lane, b + 4, 1, (v[3] >> 4 & 0x0f0f0f0fu) | (v[2] >> 2 & 0x30303030u));
+    if (type == TENSOR_Q5_K) k_fifth_bits_pack(panel, lane, b, row, offset + 16);
+    const size_t codes = offset + (type == TENSOR_Q5_K ? 48 : 16);
+    UNROLL for (unsigned j = 0; j < 8; j += 2) k_codes_pack(
+        row, codes + 16 * j, k_codes_at(type, panel, b + j) + lane * 4, k_codes_at(type, panel, b + j + 1) + lane * 4);
+}
+
+/* Q6_K: 128 bytes of nibbles, 64 of high bits, 16 s8 scales, d. Two halves of 128 inputs: the low nibbles of a half are
+ * blocks 0 and 1, the high ones 2 and 3; bits 2t, 2t+1 of its high bits are those of block t. */
+static inline void k_super_pack_q6(uint8_t *panel, unsigned lane, uint32_t b, const uint8_t *const row[4],
+                                   size_t offset)
+{
+    const enum tensor_type type = TENSOR_Q6_K;
+    const uint64_t d = row_halves(row, offset + 208), none = 0;
+    uint8_t *head = panel + panel_head_offset(type, b / 2);
+    memcpy(head + lane * 2, &d, 8);
+    memcpy(head + 32 + lane * 2, &none, 8);
+    dwords v[4];
+    load_columns(row, offset + 192, v);
+    UNROLL for (unsigned j = 0; j < 4; j++) k_scales_pack(type, panel, lane, b + 2 * j, 0, v[j]);
+    for (unsigned half = 0; half < 2; half++) {
+        for (unsigned c = 0; c < 2; c++)
+            k_codes_pack(row, offset + 64 * half + 32 * c, k_codes_at(type, panel, b + 4 * half + c) + lane * 4,
+                         k_codes_at(type, panel, b + 4 * half + c + 2) + lane * 4);
+        UNROLL for (unsigned j = 0; j < 2; j++)
+        { /* 4 x 4 fields of two bits, transposed: inputs 16j .. 16j+15 */
+            load_columns(row, offset + 128 + 32 * half + 16 * j, v);
+            UNROLL for (unsigned i = 0; i < 2; i++) exchange(&v[i], &v[i + 2], 4, 0x0f0f0f0fu);
+            UNROLL for (unsigned i = 0; i < 4; i += 2) exchange(&v[i], &v[i + 1], 2, 0x33333333u);
+            UNROLL for (unsigned t = 0; t < 4; t++)
+                memcpy(k_high_at(type, panel, b + 4 * half + t) + 64 * j + lane * 4, &v[t], sizeof v[t]);
+        }
+    }
+}
+
+static inline void pack_supers(enum tensor_type type, uint8_t *panel, unsigned lane, const uint8_t *const row[4],
+                               uint32_t blocks)
 {
     const size_t super_bytes = type == TENSOR_Q4_K ? 144 : type == TENSOR_Q5_K ? 176 : 210;
-    uint32_t codes[8];
-    uint8_t scale[2];
-    for (uint32_t b = 0; b < blocks; b++) {
-        if (b % 8 == 0) k_head_pack(type, panel + panel_head_offset(type, b / 2), r, file + b / 8 * super_bytes);
-        k_block_read(type, file + b / 8 * super_bytes, b & 7, codes, scale);
-        k_block_pack(type, panel + panel_group_offset(type, b / 2), b & 1, r, codes, scale);
-    }
+    for (uint32_t b = 0; b < blocks; b += 8)
+        if (type == TENSOR_Q6_K)
+            k_super_pack_q6(panel, lane, b, row, b / 8 * super_bytes);
+        else
+            k_super_pack(type, panel, lane, b, row, b / 8 * super_bytes);
 }
 
-/* F32, F16, BF16: input k of lane r lies at this offset. */
-static inline size_t float_offset(enum tensor_type type, uint32_t k, unsigned r)
-{
-    if (type == TENSOR_F32) return ((size_t)k * 16 + r) * 4;
-    if (type == TENSOR_F16) return ((size_t)k * 16 + r) * 2;
-    return ((size_t)(k / 2) * 32 + 2 * r + (k & 1)) * 2;
-}
-
-static inline void pack_row_floats(enum tensor_type type, uint8_t *panel, unsigned r, const uint8_t *file, uint32_t K)
+/* F32: a dword is an input. BF16 and F16: two inputs; F16 has the rows of one side by side. */
+static inline void pack_floats(enum tensor_type type, uint8_t *panel, unsigned lane, const uint8_t *const row[4],
+                               uint32_t K)
 {
     const size_t item_bytes = type == TENSOR_F32 ? 4 : 2;
+    const uint32_t run = (uint32_t)(16 / item_bytes);
     uint32_t k = 0;
-    for (; type == TENSOR_BF16 && k + 2 <= K; k += 2) memcpy(panel + (size_t)k * 32 + r * 4, file + (size_t)k * 2, 4);
-    for (; k < K; k++) memcpy(panel + float_offset(type, k, r), file + k * item_bytes, item_bytes);
+    for (; k + run <= K; k += run) {
+        dwords v[4];
+        load_columns(row, k * item_bytes, v);
+        if (type == TENSOR_F32) store_columns(panel + (size_t)k * 64 + lane * 4, v);
+        if (type == TENSOR_BF16) store_columns(panel + (size_t)k * 32 + lane * 4, v);
+        UNROLL for (unsigned i = 0; i < 8 && type == TENSOR_F16; i++)
+        {
+            uint64_t halves = 0;
+            UNROLL for (unsigned r = 0; r < 4; r++) halves |= (uint64_t)(v[i / 2][r] >> 16 * (i & 1) & 0xffffu)
+                                                              << 16 * r;
+            memcpy(panel + panel_float_offset(type, k + i, lane), &halves, 8);
+        }
+    }
+    for (; k < K; k++)
+        for (unsigned r = 0; r < 4; r++)
+            if (row[r]) memcpy(panel + panel_float_offset(type, k, lane + r), row[r] + k * item_bytes, item_bytes);
 }
 
-static void pack_row(enum tensor_type type, uint8_t *panel, unsigned r, const uint8_t *file, uint32_t K)
+static void pack_rows(enum tensor_type type, uint8_t *panel, unsigned lane, const uint8_t *const row[4], uint32_t K)
 {
     const uint32_t blocks = K / PANEL_BLOCK;
     switch (type) { /* constants, so that the loops above lose their branches */
-    case TENSOR_Q4_0: pack_row_blocks(TENSOR_Q4_0, panel, r, file, blocks); break;
-    case TENSOR_Q4_1: pack_row_blocks(TENSOR_Q4_1, panel, r, file, blocks); break;
-    case TENSOR_Q5_0: pack_row_blocks(TENSOR_Q5_0, panel, r, file, blocks); break;
-    case TENSOR_Q5_1: pack_row_blocks(TENSOR_Q5_1, panel, r, file, blocks); break;
-    case TENSOR_Q8_0: pack_row_blocks(TENSOR_Q8_0, panel, r, file, blocks); break;
-    case TENSOR_Q4_K: k_row_pack(TENSOR_Q4_K, panel, r, file, blocks); break;
-    case TENSOR_Q5_K: k_row_pack(TENSOR_Q5_K, panel, r, file, blocks); break;
-    case TENSOR_Q6_K: k_row_pack(TENSOR_Q6_K, panel, r, file, blocks); break;
-    case TENSOR_F32: pack_row_floats(TENSOR_F32, panel, r, file, K); break;
-    case TENSOR_F16: pack_row_floats(TENSOR_F16, panel, r, file, K); break;
-    case TENSOR_BF16: pack_row_floats(TENSOR_BF16, panel, r, file, K); break;
+    case TENSOR_Q4_0: pack_blocks(TENSOR_Q4_0, panel, lane, row, blocks); break;
+    case TENSOR_Q4_1: pack_blocks(TENSOR_Q4_1, panel, lane, row, blocks); break;
+    case TENSOR_Q5_0: pack_blocks(TENSOR_Q5_0, panel, lane, row, blocks); break;
+    case TENSOR_Q5_1: pack_blocks(TENSOR_Q5_1, panel, lane, row, blocks); break;
+    case TENSOR_Q8_0: pack_blocks(TENSOR_Q8_0, panel, lane, row, blocks); break;
+    case TENSOR_Q4_K: pack_supers(TENSOR_Q4_K, panel, lane, row, blocks); break;
+    case TENSOR_Q5_K: pack_supers(TENSOR_Q5_K, panel, lane, row, blocks); break;
+    case TENSOR_Q6_K: pack_supers(TENSOR_Q6_K, panel, lane, row, blocks); break;
+    case TENSOR_F32: pack_floats(TENSOR_F32, panel, lane, row, K); break;
+    case TENSOR_F16: pack_floats(TENSOR_F16, panel, lane, row, K); break;
+    case TENSOR_BF16: pack_floats(TENSOR_BF16, panel, lane, row, K); break;
     }
 }
 
@@ -252,118 +374,11 @@ void matmul_pack(const struct matrix *matrix, const void *source, uint32_t panel
         const uint32_t row = p * MATMUL_PANEL_ROWS;
         const uint32_t rows = matrix->N - row < MATMUL_PANEL_ROWS ? matrix->N - row : MATMUL_PANEL_ROWS;
         if (rows < MATMUL_PANEL_ROWS || matrix->K % PANEL_GROUP) memset(panel, 0, matrix->panel_bytes);
-        for (unsigned r = 0; r < rows; r++)
-            pack_row(matrix->type, panel, r, (const uint8_t *)source + (row + r) * row_bytes, matrix->K);
-    }
-}
-
-/* ---- panel to values ---- */
-
-static inline uint8_t code_at(enum tensor_type type, const uint8_t *group, unsigned h, unsigned k, unsigned r)
-{
-    const unsigned bits = panel_code_bits(type), i = k / 4, byte = r * 4 + (k & 3);
-    const uint8_t *codes = group + h * panel_code_bytes(type);
-    const uint8_t *high = group + panel_high_offset(type) + h * panel_high_bytes(type);
-    if (bits == 8) return codes[i * 64 + byte];
-    unsigned code = codes[(i & 3) * 64 + byte] >> (i & 4) & 15;
-    if (bits == 5) code |= (high[byte] >> i & 1u) << 4;
-    if (bits == 6) code |= (high[i / 4 * 64 + byte] >> 2 * (i & 3) & 3u) << 4;
-    return (uint8_t)code;
-}
-
-/* Scale array s of block b, row r. */
-static inline float scale_at(enum tensor_type type, const uint8_t *panel, uint32_t b, unsigned s, unsigned r)
-{
-    const uint8_t *group = panel + panel_group_offset(type, b / 2), *head = panel + panel_head_offset(type, b / 2);
-    const uint8_t *scale = group + panel_scale_offset(type) + (2 * s + (b & 1)) * panel_scale_bytes(type);
-    if (!panel_has_head(type)) return f16_to_f32(load_u16(scale + r * 2));
-    const float factor = f16_to_f32(load_u16(head + panel_factor_offset(type, s) + r * 2));
-    return factor * (float)(panel_halves(type) ? (int8_t)scale[r] : scale[r]);
-}
-
-/* All codes of a block, a dword of four inputs at a time. */
-static inline void block_codes(enum tensor_type type, const uint8_t *group, unsigned h, uint8_t codes[32][16])
-{
-    const unsigned bits = panel_code_bits(type);
-    const uint8_t *low = group + h * panel_code_bytes(type);
-    const uint8_t *high = group + panel_high_offset(type) + h * panel_high_bytes(type);
-    for (unsigned i = 0; i < 8; i++)
-        for (unsigned r = 0; r < 16; r++) {
-            uint32_t v = load_u32(low + (bits == 8 ? i : i & 3) * 64 + r * 4);
-            if (bits != 8) v = v >> (i & 4) & 0x0f0f0f0fu;
-            if (bits == 5) v |= (load_u32(high + r * 4) >> i & 0x01010101u) << 4;
-            if (bits == 6) v |= (load_u32(high + i / 4 * 64 + r * 4) >> 2 * (i & 3) & 0x03030303u) << 4;
-            for (unsigned b = 0; b < 4; b++) codes[4 * i + b][r] = (uint8_t)(v >> 8 * b);
-        }
-}
-
-void panel_codes(enum tensor_type type, const uint8_t *panel, uint32_t b, uint8_t codes[32][16])
-{
-    const uint8_t *group = panel + panel_group_offset(type, b / 2);
-    const unsigned half = b & 1;
-    switch (panel_code_bits(type)) { /* types of the same width have their codes at the same places */
-    case 4: block_codes(TENSOR_Q4_0, group, half, codes); break;
-    case 5: block_codes(TENSOR_Q5_0, group, half, codes); break;
-    case 6: block_codes(TENSOR_Q6_K, group, half, codes); break;
-    default: block_codes(TENSOR_Q8_0, group, half, codes); break;
-    }
-}
-
-void panel_scale(enum tensor_type type, const uint8_t *panel, uint32_t b, unsigned s, float scale[16])
-{
-    for (unsigned r = 0; r < 16; r++) scale[r] = scale_at(type, panel, b, s, r);
-}
-
-/* One weight, with the roundings of dequantize_row: the product, then the sum with the minimum. */
-static inline float weight_of(enum tensor_type type, unsigned code, float d, float m)
-{
-    float product = d * (float)((int)code - panel_zero_point(type));
-    return panel_has_min(type) ? product + m : product;
-}
-
-static float float_at(enum tensor_type type, const uint8_t *panel, uint32_t k, unsigned r)
-{
-    const uint8_t *p = panel + float_offset(type, k, r);
-    if (type == TENSOR_F32) return load_f32(p);
-    return type == TENSOR_F16 ? f16_to_f32(load_u16(p)) : bf16_to_f32(load_u16(p));
-}
-
-void panel_weights(enum tensor_type type, const uint8_t *panel, uint32_t k_begin, uint32_t k_count,
-                   float weights[32][16])
-{
-    if (!panel_code_bits(type)) {
-        for (uint32_t k = 0; k < k_count; k++)
-            for (unsigned r = 0; r < 16; r++) weights[k][r] = float_at(type, panel, k_begin + k, r);
-        return;
-    }
-    const uint32_t b = k_begin / PANEL_BLOCK;
-    uint8_t codes[32][16];
-    float scale[2][16] = {{0}};
-    panel_codes(type, panel, b, codes);
-    for (unsigned s = 0; s < panel_scales(type); s++) panel_scale(type, panel, b, s, scale[s]);
-    for (uint32_t k = 0; k < k_count; k++) {
-        const float *d = scale[panel_halves(type) && k >= 16];
-        for (unsigned r = 0; r < 16; r++) weights[k][r] = weight_of(type, codes[k][r], d[r], scale[1][r]);
-    }
-}
-
-void matmul_unpack_row(const struct matrix *matrix, uint32_t n, float *row)
-{
-    const enum tensor_type type = matrix->type;
-    const unsigned r = n % MATMUL_PANEL_ROWS;
-    const uint8_t *panel = matrix->data + n / MATMUL_PANEL_ROWS * matrix->panel_bytes;
-    CHECK(n < matrix->N);
-    if (!panel_code_bits(type)) {
-        for (uint32_t k = 0; k < matrix->K; k++) row[k] = float_at(type, panel, k, r);
-        return;
-    }
-    for (uint32_t b = 0; b < matrix->K / PANEL_BLOCK; b++) {
-        const uint8_t *group = panel + panel_group_offset(type, b / 2);
-        const float first = scale_at(type, panel, b, 0, r);
-        const float second = panel_scales(type) == 2 ? scale_at(type, panel, b, 1, r) : first;
-        for (unsigned k = 0; k < 32; k++) {
-            const float d = panel_halves(type) && k >= 16 ? second : first;
-            row[b * PANEL_BLOCK + k] = weight_of(type, code_at(type, group, b & 1, k, r), d, second);
+        for (unsigned lane = 0; lane < rows; lane += QUAD_ROWS) {
+            const uint8_t *four[QUAD_ROWS];
+            for (unsigned r = 0; r < QUAD_ROWS; r++)
+                four[r] = lane + r < rows ? (const uint8_t *)source + (size_t)(row + lane + r) * row_bytes : NULL;
+            pack_rows(matrix->type, panel, lane, four, matrix->K);
         }
     }
 }

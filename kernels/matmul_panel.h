@@ -120,7 +120,15 @@ static inline size_t act_row_bytes(enum act_kind kind, uint32_t K)
     return kind == ACT_F32 ? (size_t)K * 4 : (size_t)panel_groups(K) * 2 * ACT_BLOCK_BYTES;
 }
 
-/* matmul_pack.c. Block b of 32 inputs of a panel: the codes as [k][row]; scale array s as f32. */
+/* F32, F16, BF16: where in a panel input k of lane r lies. */
+static inline size_t panel_float_offset(enum tensor_type type, uint32_t k, unsigned r)
+{
+    if (type == TENSOR_F32) return ((size_t)k * 16 + r) * 4;
+    if (type == TENSOR_F16) return ((size_t)k * 16 + r) * 2;
+    return ((size_t)(k / 2) * 32 + 2 * r + (k & 1)) * 2;
+}
+
+/* matmul_unpack.c. Block b of 32 inputs of a panel: the codes as [k][row]; scale array s as f32. */
 void panel_codes(enum tensor_type type, const uint8_t *panel, uint32_t b, uint8_t codes[32][16]);
 void panel_scale(enum tensor_type type, const uint8_t *panel, uint32_t b, unsigned s, float scale[16]);
 /* Weights of inputs [k_begin, k_begin + k_count) of a panel as [k][row]; k_begin a multiple of 32, k_count at most 32.
