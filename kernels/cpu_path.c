@@ -1,5 +1,6 @@
 /* The instruction set of the CPU kernels, from CPUID. __builtin_cpu_supports also asks XGETBV, so a set that the
- * operating system does not save on a switch counts as absent. So does one above MILLRACE_CPU_MAX, read here alone. */
+ * operating system does not save on a switch counts as absent. So does one above MILLRACE_TEST_CPU_MAX, read here
+ * alone. */
 #include "kernels/cpu_path.h"
 
 #include <stdbool.h>
@@ -39,10 +40,10 @@ static bool has_avx512(void)
 }
 #endif
 
-/* The best path that MILLRACE_CPU_MAX leaves; a name that is unknown leaves none but scalar. */
+/* The best path that MILLRACE_TEST_CPU_MAX leaves; a name that is unknown leaves none but scalar. */
 static enum cpu_path path_max(void)
 {
-    const char *name = getenv("MILLRACE_CPU_MAX");
+    const char *name = getenv("MILLRACE_TEST_CPU_MAX");
     if (!name || !*name) return CPU_PATH_COUNT - 1;
     enum cpu_path path = CPU_PATH_COUNT - 1;
     while (path > CPU_PATH_SCALAR && strcmp(name, names[path]) != 0) path--;

@@ -6,8 +6,8 @@
  *   avx2        AVX2 + FMA + F16C (vpmaddubsw)
  *   scalar      plain C, any CPU; also the definition that the others equal bit for bit (cpu-engine C13, C14)
  *
- * The environment variable MILLRACE_CPU_MAX names the last of these (in rising order) that may count as supported, so
- * that a lesser CPU can be had on a better one, for tests. Pure apart from it and CPUID; any thread. */
+ * The environment variable MILLRACE_TEST_CPU_MAX names the last of these (in rising order) that may count as supported,
+ * so that a lesser CPU can be had on a better one, for tests. Pure apart from it and CPUID; any thread. */
 #ifndef KERNELS_CPU_PATH_H
 #define KERNELS_CPU_PATH_H
 

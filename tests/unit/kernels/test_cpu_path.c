@@ -51,28 +51,28 @@ static void test_cpu_path_unknown_name(void **state)
     }
 }
 
-/* With MILLRACE_CPU_MAX a path above it counts as missing, and those up to it are as before. */
+/* With MILLRACE_TEST_CPU_MAX a path above it counts as missing, and those up to it are as before. */
 static void test_cpu_path_max_masks_better_ones(void **state)
 {
     (void)state;
-    const char *variable = getenv("MILLRACE_CPU_MAX");
+    const char *variable = getenv("MILLRACE_TEST_CPU_MAX");
     char saved[64];
     snprintf(saved, sizeof saved, "%s", variable ? variable : ""); /* empty counts as unset */
     int supported[CPU_PATH_COUNT];
-    assert_int_equal(unsetenv("MILLRACE_CPU_MAX"), 0);
+    assert_int_equal(unsetenv("MILLRACE_TEST_CPU_MAX"), 0);
     for (enum cpu_path path = 0; path < CPU_PATH_COUNT; path++) supported[path] = cpu_path_supported(path);
     for (enum cpu_path max = 0; max < CPU_PATH_COUNT; max++) {
-        assert_int_equal(setenv("MILLRACE_CPU_MAX", cpu_path_name(max), 1), 0);
+        assert_int_equal(setenv("MILLRACE_TEST_CPU_MAX", cpu_path_name(max), 1), 0);
         for (enum cpu_path path = 0; path < CPU_PATH_COUNT; path++)
             assert_int_equal(cpu_path_supported(path), path <= max && supported[path]);
         assert_true(cpu_path_best() <= max);
     }
-    assert_int_equal(setenv("MILLRACE_CPU_MAX", "avx3", 1), 0);
+    assert_int_equal(setenv("MILLRACE_TEST_CPU_MAX", "avx3", 1), 0);
     assert_int_equal(cpu_path_best(), CPU_PATH_SCALAR);
-    assert_int_equal(setenv("MILLRACE_CPU_MAX", "", 1), 0);
+    assert_int_equal(setenv("MILLRACE_TEST_CPU_MAX", "", 1), 0);
     for (enum cpu_path path = 0; path < CPU_PATH_COUNT; path++)
         assert_int_equal(cpu_path_supported(path), supported[path]);
-    assert_int_equal(setenv("MILLRACE_CPU_MAX", saved, 1), 0);
+    assert_int_equal(setenv("MILLRACE_TEST_CPU_MAX", saved, 1), 0);
 }
 
 int main(void)
