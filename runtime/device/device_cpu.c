@@ -42,27 +42,13 @@ static void plan_rows(struct device_cpu *cpu, const struct batch *batch)
     cpu->last = count < batch->tokens_count ? (struct live_rows){count, cpu->last_x, cpu->last_tokens} : cpu->all;
 }
 
-static void plan_tiles(struct device_cpu *cpu, const struct batch *batch)
-{
-    uint32_t rows = attention_rows(cpu->spec.heads / cpu->spec.kv_heads), tiles = 0, row = 0;
-    for (uint32_t seq = 0; seq < batch->seqs_count; seq++) {
-        for (uint32_t token = batch->q_start[seq]; token < batch->q_start[seq + 1]; token += rows) {
-            uint32_t left = batch->q_start[seq + 1] - token, count = left < rows ? left : rows;
-            while (row < batch->rows_count && batch->rows[row].token < token) row++;
-            bool wanted = row < batch->rows_count && batch->rows[row].token < token + count;
-            cpu->tiles[tiles++] = (struct attention_tile){seq, token, count, wanted};
-        }
-    }
-    cpu->tiles_count = tiles;
-}
-
 static enum status step(struct device *device, const struct batch *batch, struct batch_result *result)
 {
     struct device_cpu *cpu = (struct device_cpu *)(void *)device;
     TRY(device_cpu_check(cpu, batch));
     if (batch->tokens_count == 0) return ST_OK;
     plan_rows(cpu, batch);
-    plan_tiles(cpu, batch);
+    device_cpu_plan_tiles(cpu, batch);
     cpu->batch = batch;
     cpu->result = result;
     uint32_t counters = cpu->spec.layers + (batch->rows_count + LOGIT_ROWS - 1) / LOGIT_ROWS;
@@ -157,7 +143,9 @@ static size_t place_scratch(struct device_cpu *cpu, uint8_t *base)
     TAKE(cpu->logits, (size_t)LOGIT_ROWS * cpu->head.panels * MATMUL_PANEL_ROWS * sizeof(float));
     TAKE(cpu->acts, ACT_KINDS_MAX * cpu->act_slot_bytes);
     TAKE(cpu->bad, N);
-    TAKE(cpu->tiles, N * sizeof *cpu->tiles);
+    TAKE(cpu->tiles, device_cpu_tiles_max(cpu) * sizeof *cpu->tiles);
+    TAKE(cpu->partials, device_cpu_partials_floats(cpu) * sizeof(float));
+    TAKE(cpu->pending, device_cpu_divided_max(cpu) * sizeof *cpu->pending);
     TAKE(cpu->last_x, (size_t)info->rows_max * s->width * sizeof(float));
     TAKE(cpu->last_tokens, info->rows_max * sizeof *cpu->last_tokens);
     TAKE(cpu->last_of_row, info->rows_max * sizeof *cpu->last_of_row);

@@ -1,5 +1,6 @@
 /* The parts of the CPU device, shared by its files alone: device_cpu.c (life), device_cpu_weights.c (plan, pack),
- * device_cpu_step.c (the layers), device_cpu_rows.c (logits and sampling). README.md draws the step.
+ * device_cpu_step.c (the layers), device_cpu_attention.c (theirs), device_cpu_rows.c (logits and sampling). README.md
+ * draws the step.
  *
  * D1. Everything is taken in device_cpu_create; a step only reads and writes it.
  * D2. A thread owns panels (their columns of every matrix, packed and multiplied by it), rows while activations are
@@ -57,10 +58,15 @@ struct cpu_thread {
     uint64_t phase_ticks[PHASE_COUNT];
 };
 
-/* Rows of one sequence that attend together. */
+/* Rows of one sequence that attend together, or a part of their context. */
 struct attention_tile {
     uint32_t seq, token, rows;
-    bool wanted; /* one of them at least has logits */
+    bool wanted;               /* one of them at least has logits */
+    uint32_t chunks;           /* that the last of them sees */
+    uint32_t part, parts;      /* this one does span_of(chunks, part, parts); the rest only if parts > 1: */
+    float *partials;           /* [KV head][chunk] results of all parts */
+    size_t head_floats;        /* of one KV head in them */
+    _Atomic uint32_t *pending; /* (KH) parts not yet done */
 };
 
 /* The tokens that a phase works on: all of the step, or in the last layer, once K and V are written, those with logits
@@ -103,7 +109,9 @@ struct device_cpu {
     size_t act_slot_bytes, act_private_slot_bytes;
     uint8_t *down_acts;           /* activations of down, (N, F) */
     uint8_t *bad;                 /* (N) tokens that met a NaN or an infinity */
-    struct attention_tile *tiles; /* (N) */
+    struct attention_tile *tiles; /* (device_cpu_tiles_max) */
+    float *partials;              /* results of divided tiles */
+    _Atomic uint32_t *pending;    /* and their counters */
     float *last_x;                /* (R, E) residual stream of the last layer's live rows */
     uint32_t *last_tokens;        /* (R) which tokens they are, rising */
     uint32_t *last_of_row;        /* (R) index among them of each row of the batch */
@@ -171,6 +179,20 @@ static inline const uint8_t *act_of(const struct device_cpu *cpu, const uint8_t 
     while (slot + 1 < set->count && set->kinds[slot] != kind) slot++;
     return base + slot * (M <= PRIVATE_ROWS_MAX ? cpu->act_private_slot_bytes : cpu->act_slot_bytes);
 }
+
+static inline uint8_t *kv_head_of(const struct device_cpu *cpu, uint32_t layer, uint32_t kv_head, block_id block)
+{
+    return cpu->kv + block * cpu->device.info.kv_block_bytes + layer * cpu->layer_bytes +
+           kv_head * cpu->kv_layout.head_bytes;
+}
+
+/* Divides the step's attention into tiles; then, in each layer, all threads attend until none is left. */
+void device_cpu_plan_tiles(struct device_cpu *cpu, const struct batch *batch);
+void device_cpu_attend(struct device_cpu *cpu, uint32_t thread_idx, uint32_t l);
+/* Sizes of tiles, pending and partials. */
+uint32_t device_cpu_tiles_max(const struct device_cpu *cpu);
+uint32_t device_cpu_divided_max(const struct device_cpu *cpu);
+size_t device_cpu_partials_floats(const struct device_cpu *cpu);
 
 /* team_fn: the layers of a step, then logits and sampling of its rows. */
 void device_cpu_run_layers(struct device_cpu *cpu, uint32_t thread_idx);

@@ -63,12 +63,6 @@ static void embed(struct device_cpu *cpu, uint32_t thread_idx)
     phase_meet(cpu, thread_idx, PHASE_EMBED);
 }
 
-static uint8_t *kv_head_of(const struct device_cpu *cpu, uint32_t layer, uint32_t kv_head, block_id block)
-{
-    return cpu->kv + block * cpu->device.info.kv_block_bytes + layer * cpu->layer_bytes +
-           kv_head * cpu->kv_layout.head_bytes;
-}
-
 static void add(float *restrict x, const float *restrict y, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++) x[i] = x[i] + y[i];
@@ -126,41 +120,6 @@ static void phase_qkv(struct device_cpu *cpu, uint32_t thread_idx, uint32_t l)
         }
     }
     phase_meet(cpu, thread_idx, PHASE_QKV);
-}
-
-/* Items from the last: a prompt's last rows have most to read, and long items should not come at the end. */
-static void phase_attention(struct device_cpu *cpu, uint32_t thread_idx, uint32_t l)
-{
-    const struct model_spec *s = &cpu->spec;
-    const struct batch *batch = cpu->batch;
-    uint32_t items = cpu->tiles_count * s->kv_heads, G = s->heads / s->kv_heads, D = s->head_size;
-    size_t stride = (size_t)(s->heads + 2 * s->kv_heads) * D;
-    bool last = l + 1 == s->layers;
-    for (;;) {
-        uint32_t item = atomic_fetch_add_explicit(&cpu->next_item[l], 1, memory_order_relaxed);
-        if (item >= items) break;
-        item = items - 1 - item;
-        const struct attention_tile *tile = &cpu->tiles[item / s->kv_heads];
-        if (last && !tile->wanted) continue;
-        uint32_t kv_head = item % s->kv_heads;
-        struct attention_args args = {
-            .layout = cpu->kv_layout,
-            .kv = kv_head_of(cpu, l, kv_head, 0),
-            .kv_block_bytes = cpu->device.info.kv_block_bytes,
-            .blocks = batch->block_table[tile->seq],
-            .q = cpu->qkv + tile->token * stride + (size_t)kv_head * G * D,
-            .out = cpu->attended + (size_t)tile->token * s->heads * D + (size_t)kv_head * G * D,
-            .q_stride = stride,
-            .out_stride = (size_t)s->heads * D,
-            .rows = tile->rows,
-            .G = G,
-            .position = batch->positions[tile->token],
-            .scale = s->attention_scale,
-            .scratch = cpu->threads[thread_idx].attention,
-        };
-        attention(cpu->path, &args);
-    }
-    phase_meet(cpu, thread_idx, PHASE_ATTENTION);
 }
 
 /* O, added to the residual stream; in the last layer that of the live rows, gathered first. */
@@ -253,7 +212,8 @@ void device_cpu_run_layers(struct device_cpu *cpu, uint32_t thread_idx)
         const struct live_rows *live = l + 1 < cpu->spec.layers ? &cpu->all : &cpu->last;
         phase_qkv(cpu, thread_idx, l);
         if (live->count == 0) break;
-        phase_attention(cpu, thread_idx, l);
+        device_cpu_attend(cpu, thread_idx, l);
+        phase_meet(cpu, thread_idx, PHASE_ATTENTION);
         phase_o(cpu, thread_idx, layer, live);
         phase_gated(cpu, thread_idx, layer, live);
         phase_down(cpu, thread_idx, layer, live);

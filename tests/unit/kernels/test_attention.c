@@ -10,7 +10,7 @@
 
 #include <math.h>
 
-enum { BLOCKS = 24, TOKENS_MAX = BLOCKS * KV_TOKENS };
+enum { BLOCKS = 80 };
 
 struct fixture {
     struct attention_args args;
@@ -130,8 +130,60 @@ static void test_attention_agrees_over_paths_rows_and_shapes(void **state)
         check(KV_F32, sizes[d], 3, 20 + (uint32_t)d, &seed);
         check(KV_BF16, sizes[d], 2, 130, &seed);
     }
-    check(KV_BF16, 32, 3, TOKENS_MAX, &seed);
+    check(KV_BF16, 32, 3, 384, &seed);
+    check(KV_BF16, 256, 8, 131, &seed);
+    check(KV_BF16, 7, 4, 33, &seed);  /* the last pair of K is half */
     check(KV_F32, 16, 50, 17, &seed); /* more heads than a tile has vectors */
+}
+
+/* The same bits when the chunks of a call are shared out in `parts` and merged. */
+static void check_parts(enum kv_type type, uint32_t D, uint32_t G, uint32_t position, uint32_t rows, uint64_t *seed)
+{
+    struct fixture f;
+    uint32_t tokens = position + rows, chunks = attention_chunks(tokens);
+    size_t floats = chunks * attention_partial_floats(rows * G, D), count = (size_t)rows * G * D;
+    fixture_make(&f, type, D, G, tokens, seed);
+    float *wanted = mem_alloc(count, sizeof(float)), *partials = mem_alloc(floats, sizeof(float));
+    assert_true(wanted && partials && rows <= attention_rows(G));
+    struct attention_args args = f.args;
+    args.rows = rows;
+    args.position = position;
+    args.q = f.q + position * args.q_stride;
+    args.out = wanted;
+    attention(CPU_PATH_SCALAR, &args);
+    PATHS_EACH(path)
+    {
+        for (uint32_t parts = 1; parts <= 8; parts++) {
+            memset(partials, 0xff, floats * sizeof(float));
+            args.out = f.out;
+            args.partials = partials;
+            for (uint32_t part = parts; part-- > 0;) {
+                args.chunk_begin = chunks * part / parts;
+                args.chunk_end = chunks * (part + 1) / parts;
+                attention(path, &args);
+            }
+            attention_merge(path, &args);
+            assert_memory_equal(f.out, wanted, count * sizeof(float));
+        }
+    }
+    mem_free(wanted);
+    mem_free(partials);
+    fixture_free(&f);
+}
+
+static void test_attention_merges_parts_into_the_same_bits(void **state)
+{
+    (void)state;
+    uint64_t seed = 9;
+    static const uint32_t groups[] = {1, 3, 4, 8}, sizes[] = {64, 80, 128, 256};
+    static const uint32_t positions[] = {0, 126, 127, 128, 129, 383, 500, 1021};
+    for (size_t i = 0; i < 8; i++) {
+        for (size_t g = 0; g < 4; g++) {
+            check_parts(KV_BF16, sizes[(i + g) % 4], groups[g], positions[i], 1 + (uint32_t)i % 3, &seed);
+            check_parts(KV_F32, 16, groups[g], positions[i], attention_rows(groups[g]), &seed);
+        }
+    }
+    check_parts(KV_BF16, 64, 3, 120, 16, &seed); /* rows on both sides of a chunk's end */
 }
 
 static void test_attention_ignores_what_a_row_may_not_see(void **state)
@@ -196,6 +248,7 @@ static void test_attention_carries_nan_to_its_row(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_attention_agrees_over_paths_rows_and_shapes),
+                                       cmocka_unit_test(test_attention_merges_parts_into_the_same_bits),
                                        cmocka_unit_test(test_attention_ignores_what_a_row_may_not_see),
                                        cmocka_unit_test(test_attention_carries_nan_to_its_row)};
     return cmocka_run_group_tests(tests, NULL, NULL);

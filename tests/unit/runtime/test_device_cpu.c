@@ -5,7 +5,7 @@
 #include "runtime/device/device_cpu_parts.h"
 #include "tests/unit/runtime/tiny_model.h"
 
-enum { V = 53, TOKENS = 150, SEQS = 3, CONTEXT = 320, BLOCKS = 3 * CONTEXT / KV_BLOCK_TOKENS };
+enum { V = 53, TOKENS = 150, SEQS = 3, CONTEXT = 1024, BLOCKS = 3 * CONTEXT / KV_BLOCK_TOKENS };
 
 static const struct model_spec base_spec = {.arch = "tiny",
                                             .layers = TINY_LAYERS,
@@ -244,6 +244,46 @@ static void test_device_cpu_gives_the_same_bits_in_any_batch(void **state)
     tiny_free(&tiny);
 }
 
+/* Tokens of sequence 0 up to `end`, `chunk` at a time, then one by one to `length`; gives the most parts of a tile. */
+static uint32_t run_long(struct fixture *f, uint32_t chunk, uint32_t end, uint32_t length)
+{
+    const struct device_cpu *cpu = (const struct device_cpu *)(const void *)f->device;
+    uint32_t parts_max = 0;
+    for (uint32_t position = 0, count; position < length; position += count) {
+        count = position >= end ? 1 : end - position < chunk ? end - position : chunk;
+        batch_clear(f->batch);
+        batch_add(f, 0, position, count);
+        if (position >= end) batch_add(f, 1, position - end, 1); /* a short one beside it */
+        step(f);
+        collect(f, 0, 0);
+        for (uint32_t i = 0; i < cpu->tiles_count; i++) {
+            if (cpu->tiles[i].parts > parts_max) parts_max = cpu->tiles[i].parts;
+        }
+    }
+    return parts_max;
+}
+
+static void test_device_cpu_divides_long_contexts_without_a_trace(void **state)
+{
+    (void)state;
+    static struct tiny_model tiny;
+    static struct fixture alone, other;
+    const uint32_t length = 1010;
+    tiny_make(&tiny, &base_spec, TENSOR_Q8_0, false, false);
+    for (enum numerics numerics = NUMERICS_FAST; numerics <= NUMERICS_EXACT; numerics++) {
+        fixture_make(&alone, &tiny, cpu_path_best(), numerics, 1);
+        assert_int_equal(run_long(&alone, 256, length, length), 1);
+        for (uint32_t threads = 2; threads <= 8; threads += 3) {
+            fixture_make(&other, &tiny, cpu_path_best(), numerics, threads);
+            assert_true(run_long(&other, 101, 990, length) > 1);
+            assert_memory_equal(other.rows[0], alone.rows[0], length * sizeof alone.rows[0][0]);
+            fixture_free(&other);
+        }
+        fixture_free(&alone);
+    }
+    tiny_free(&tiny);
+}
+
 static void test_device_cpu_exact_paths_give_the_same_bits(void **state)
 {
     (void)state;
@@ -433,6 +473,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_device_cpu_computes_every_kind_of_model),
         cmocka_unit_test(test_device_cpu_gives_the_same_bits_in_any_batch),
+        cmocka_unit_test(test_device_cpu_divides_long_contexts_without_a_trace),
         cmocka_unit_test(test_device_cpu_exact_paths_give_the_same_bits),
         cmocka_unit_test(test_device_cpu_reads_a_prefix_from_shared_blocks),
         cmocka_unit_test(test_device_cpu_flags_rows_that_are_not_finite),
