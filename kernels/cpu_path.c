@@ -3,6 +3,8 @@
  * alone. */
 #include "kernels/cpu_path.h"
 
+#include "kernels/cpu_path_dot.h"
+
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,7 +61,7 @@ int cpu_path_supported(enum cpu_path path)
     case CPU_PATH_AVX2: return has_avx2();
     case CPU_PATH_AVXVNNI: return has_avx2() && cpuid_bit(7, 1, true, 4);
     case CPU_PATH_AVX512: return has_avx512();
-    case CPU_PATH_AVX512BF16: return has_avx512() && cpuid_bit(7, 1, true, 5);
+    case CPU_PATH_AVX512BF16: return has_avx512() && cpuid_bit(7, 1, true, 5) && cpu_path_dot_as_defined();
     case CPU_PATH_COUNT: break;
     }
     return 0;
@@ -68,9 +70,21 @@ int cpu_path_supported(enum cpu_path path)
 #endif
 }
 
+static bool dot_pays(void)
+{
+#if defined(__x86_64__)
+    uint64_t dot_ticks, fma_ticks;
+    cpu_path_dot_measure(&dot_ticks, &fma_ticks);
+    return cpu_path_dot_pays(dot_ticks, fma_ticks);
+#else
+    return false;
+#endif
+}
+
 enum cpu_path cpu_path_best(void)
 {
-    for (enum cpu_path path = CPU_PATH_COUNT - 1; path > CPU_PATH_SCALAR; path--)
+    if (cpu_path_supported(CPU_PATH_AVX512BF16) && dot_pays()) return CPU_PATH_AVX512BF16;
+    for (enum cpu_path path = CPU_PATH_AVX512; path > CPU_PATH_SCALAR; path--)
         if (cpu_path_supported(path)) return path;
     return CPU_PATH_SCALAR;
 }

@@ -16,6 +16,11 @@ static const matmul_tile_fn tile_fns[CPU_PATH_COUNT] = {matmul_tile_scalar, matm
                                                         matmul_tile_avx512, matmul_tile_avx512};
 static const matmul_quantise_fn quantise_fns[CPU_PATH_COUNT] = {
     matmul_quantise_scalar, matmul_quantise_avx2, matmul_quantise_avx2, matmul_quantise_avx512, matmul_quantise_avx512};
+static const matmul_tile_fn bf16_tile_fns[CPU_PATH_COUNT] = {matmul_tile_bf16_scalar, matmul_tile_bf16_avx2,
+                                                             matmul_tile_bf16_avx2, matmul_tile_bf16_avx512,
+                                                             matmul_tile_bf16_avx512bf16};
+static const matmul_round_fn round_fns[CPU_PATH_COUNT] = {matmul_round_scalar, matmul_round_avx2, matmul_round_avx2,
+                                                          matmul_round_avx512, matmul_round_avx512bf16};
 
 size_t matmul_act_bytes(enum act_kind kind, uint32_t M, uint32_t K)
 {
@@ -51,6 +56,20 @@ static void zero_blocks(uint32_t blocks, uint8_t *tile, uint32_t R, uint32_t r)
     }
 }
 
+/* Values of rows [r_begin, r_end) of a tile in BF16; false at a NaN or an infinity, whose row becomes zeros. */
+static bool round_rows(enum cpu_path path, const float *x, size_t stride_m, uint32_t K, uint8_t *tile, uint32_t R,
+                       uint32_t r_begin, uint32_t r_end)
+{
+    bool finite = true;
+    for (uint32_t r = r_begin; r < r_end; r++, x += stride_m) {
+        if (round_fns[path](x, K, tile, R, r)) continue;
+        for (uint32_t k = 0; k < K; k += PANEL_BLOCK)
+            memset(tile + ((size_t)k / PANEL_BLOCK * R + r) * ACT_BF16_BYTES, 0, ACT_BF16_BYTES);
+        finite = false;
+    }
+    return finite;
+}
+
 bool matmul_prepare_columns(enum cpu_path path, enum act_kind kind, const float *x, size_t stride_m, uint32_t M,
                             uint32_t K, uint32_t row_begin, uint32_t row_end, uint32_t k_begin, uint32_t k_end,
                             void *act)
@@ -69,6 +88,11 @@ bool matmul_prepare_columns(enum cpu_path path, enum act_kind kind, const float 
         if (kind == ACT_F32) {
             tile += (size_t)k_begin * R * 4;
             if (!copy_rows(x, stride_m, count, tile, R, m - first, m_end - first)) finite = false;
+            continue;
+        }
+        if (kind == ACT_BF16) {
+            tile += (size_t)block * R * ACT_BF16_BYTES;
+            if (!round_rows(path, x, stride_m, count, tile, R, m - first, m_end - first)) finite = false;
             continue;
         }
         tile += (size_t)block * R * ACT_BLOCK_BYTES;
@@ -95,12 +119,12 @@ static void tile(enum cpu_path path, const struct matrix *matrix, uint32_t panel
 {
     const uint32_t whole = matrix->N / MATMUL_PANEL_ROWS;
     const uint32_t end = panel_end < whole ? panel_end : whole;
+    const matmul_tile_fn tile_fn = matrix->act == ACT_BF16 ? bf16_tile_fns[path] : tile_fns[path];
     if (panel_begin < end)
-        tile_fns[path](matrix, matrix->data + panel_begin * matrix->panel_bytes, end - panel_begin, act, R, out,
-                       stride_m);
+        tile_fn(matrix, matrix->data + panel_begin * matrix->panel_bytes, end - panel_begin, act, R, out, stride_m);
     if (panel_end <= whole) return;
     float part[MATMUL_TILE_ROWS * MATMUL_PANEL_ROWS];
-    tile_fns[path](matrix, matrix->data + whole * matrix->panel_bytes, 1, act, R, part, MATMUL_PANEL_ROWS);
+    tile_fn(matrix, matrix->data + whole * matrix->panel_bytes, 1, act, R, part, MATMUL_PANEL_ROWS);
     const size_t left = matrix->N % MATMUL_PANEL_ROWS;
     for (uint32_t m = 0; m < R; m++)
         memcpy(out + m * stride_m + (size_t)(whole - panel_begin) * MATMUL_PANEL_ROWS, part + m * MATMUL_PANEL_ROWS,

@@ -4,7 +4,7 @@
  *
  *   pack      rows of the file, once at load, to panels of 16 output rows (layout in matmul_pack.c): moves bits only
  *   prepare   activations of a phase, once for all matrices of the same act kind: int8 per 32 with scale and sums,
- *             or f32
+ *             BF16, or f32
  *   multiply  a range of panels against up to any number of rows
  *
  * Bits of out[m][n] depend on x[m], W[n] and the numerics alone: not on M, the place of the row, the panel range, the
@@ -14,7 +14,13 @@
  *          nearest even, da = amax / 127, das = da * sum of q (a block with amax < 2^-120 counts as zeros). d and m as
  *          dequantize_row rounds them: for K-quants the f32 products of the block's scales. Q6_K has a d for each 16
  *          inputs: F = fma(fma(S1, d1, S0 * d0), da, F). K counts as padded with zeros to 64
- *   exact  F = 0; for each k, rising: F = fma(x[k], w[k], F); w[k] as dequantize_row gives it
+ *   fast, BF16 weights
+ *          F = 0; for each pair of inputs, rising: F = step(x[2j+1], w[2j+1], F), then F = step(x[2j], w[2j], F); x
+ *          rounded to BF16 (nearest even), an odd K padded with a zero. step is fma to nearest even where a denormal
+ *          operand counts as the zero of its sign, and so does a result that is denormal when rounded to 24 bits at any
+ *          exponent: what vdpbf16ps does, or two FMAs under FTZ and DAZ
+ *   exact, and fast with F32 or F16 weights
+ *          F = 0; for each k, rising: F = fma(x[k], w[k], F); w[k] as dequantize_row gives it
  * Everything here is pure over caller-owned memory: no allocation, no globals, no threads. */
 #ifndef KERNELS_MATMUL_H
 #define KERNELS_MATMUL_H
@@ -32,6 +38,7 @@ enum { MATMUL_PANEL_ROWS = 16, MATMUL_TILE_ROWS = 16 };
 /* The form in which activations enter. Matrices that share one share the prepared activations. */
 enum act_kind {
     ACT_F32,      /* exact mode, and F32/F16 weights */
+    ACT_BF16,     /* BF16 weights */
     ACT_Q8_MIN,   /* int8 per 32, scale, scale * sum: codes without zero point (Q4_1, Q5_1, Q4_K, Q5_K) */
     ACT_Q8_ZP8,   /* the same with -zp * sum as the accumulator's start: Q4_0 */
     ACT_Q8_ZP16,  /* Q5_0 */
@@ -65,8 +72,8 @@ void matmul_unpack_row(const struct matrix *matrix, uint32_t n, float *row);
 size_t matmul_act_bytes(enum act_kind kind, uint32_t M, uint32_t K);
 
 /* Prepares rows [row_begin, row_end) of x (M, K; row stride stride_m values) into act (64-byte aligned). Different row
- * ranges may be prepared by different threads. Returns false when one of the rows holds a NaN or an infinity; that row
- * is prepared as zeros and other rows' are not touched. */
+ * ranges may be prepared by different threads. Returns false when one of the rows holds a NaN or an infinity (for
+ * ACT_BF16 also: a value that rounds to one); that row is prepared as zeros and other rows' are not touched. */
 bool matmul_prepare(enum cpu_path path, enum act_kind kind, const float *x, size_t stride_m, uint32_t M, uint32_t K,
                     uint32_t row_begin, uint32_t row_end, void *act);
 

@@ -1,4 +1,4 @@
-/* f32 activations against panels, with AVX-512: exact mode, and F32, F16 and BF16 weights.
+/* f32 activations against panels, with AVX-512: exact mode, and F32 and F16 weights.
  *
  * Weights of 32 inputs are widened to f32 into a 2 KB buffer that stays in L1, with the roundings of dequantize_row;
  * then one FMA an output and input, in rising order of inputs, all rows of the tile at once: 16 accumulators, one load

@@ -27,8 +27,8 @@
  *   s8 q[R][32] | s32 init[R] = -zp * sum(q) | f32 da[R] = amax / 127 | f32 das[R] = da * sum(q)      (44 R bytes)
  *
  * For ACT_Q8_ZP32 init covers inputs 0..15, and the last array is s32, -zp times the sum of inputs 16..31. ACT_F32: f32
- * x[K][R]. Source of the layout: measured on the prototype; several panels side by side or rows of activations at a
- * stride of K were slower. */
+ * x[K][R]. ACT_BF16, for each block of 32 inputs: bf16 x[R][32], zeros beyond K (64 R bytes). Source of the layout:
+ * measured on the prototype; several panels side by side or rows of activations at a stride of K were slower. */
 #include "kernels/matmul_panel.h"
 #include "runtime/base/check.h"
 
@@ -36,6 +36,7 @@
 
 static enum act_kind act_kind_for(enum tensor_type type, enum numerics numerics)
 {
+    if (numerics == NUMERICS_FAST && type == TENSOR_BF16) return ACT_BF16;
     if (numerics == NUMERICS_EXACT || !panel_code_bits(type)) return ACT_F32;
     switch (panel_zero_point(type)) {
     case 8: return ACT_Q8_ZP8;

@@ -5,7 +5,11 @@
 
 #include "kernels/matmul.h"
 
-enum { PANEL_BLOCK = 32, PANEL_GROUP = 64, PANEL_SUPER = 256, PANEL_HEAD_BYTES = 64, ACT_BLOCK_BYTES = 44 };
+enum { PANEL_BLOCK = 32, PANEL_GROUP = 64, PANEL_SUPER = 256, PANEL_HEAD_BYTES = 64 };
+enum { ACT_BLOCK_BYTES = 44, ACT_BF16_BYTES = 64 };
+
+/* Magnitudes from this on round to an infinity in BF16, and NaN lies above. */
+#define ACT_BF16_BAD UINT32_C(0x7f7f8000)
 
 /* A block whose largest magnitude is below this is taken as zeros: 127 / amax would overflow. */
 #define ACT_AMAX_MIN 0x1p-120f
@@ -117,7 +121,11 @@ static inline int act_zero_point(enum act_kind kind)
 /* Bytes of prepared activations a row. Whole tiles of 16 rows are a multiple of 64. */
 static inline size_t act_row_bytes(enum act_kind kind, uint32_t K)
 {
-    return kind == ACT_F32 ? (size_t)K * 4 : (size_t)panel_groups(K) * 2 * ACT_BLOCK_BYTES;
+    switch (kind) {
+    case ACT_F32: return (size_t)K * 4;
+    case ACT_BF16: return (K / PANEL_BLOCK + (K % PANEL_BLOCK != 0)) * (size_t)ACT_BF16_BYTES;
+    default: return (size_t)panel_groups(K) * 2 * ACT_BLOCK_BYTES;
+    }
 }
 
 /* F32, F16, BF16: where in a panel input k of lane r lies. */
@@ -159,6 +167,25 @@ void matmul_tile_avx512(const struct matrix *matrix, const uint8_t *panel, uint3
 /* matmul_f32_avx512.c: the same for activations in f32. */
 void matmul_tile_f32_avx512(const struct matrix *matrix, const uint8_t *panel, uint32_t panels, const uint8_t *act,
                             uint32_t R, float *out, size_t stride_m);
+
+/* The same for ACT_BF16 (matmul_bf16_*.c), which the tiles above do not take. round: K values of row r of a tile of R
+ * rows to BF16, zeros to the end of the block; false, with them written, at a value that is or rounds to a NaN or an
+ * infinity. */
+typedef bool (*matmul_round_fn)(const float *x, uint32_t K, uint8_t *tile, uint32_t R, uint32_t r);
+
+void matmul_tile_bf16_scalar(const struct matrix *matrix, const uint8_t *panel, uint32_t panels, const uint8_t *act,
+                             uint32_t R, float *out, size_t stride_m);
+void matmul_tile_bf16_avx2(const struct matrix *matrix, const uint8_t *panel, uint32_t panels, const uint8_t *act,
+                           uint32_t R, float *out, size_t stride_m);
+void matmul_tile_bf16_avx512(const struct matrix *matrix, const uint8_t *panel, uint32_t panels, const uint8_t *act,
+                             uint32_t R, float *out, size_t stride_m);
+void matmul_tile_bf16_avx512bf16(const struct matrix *matrix, const uint8_t *panel, uint32_t panels, const uint8_t *act,
+                                 uint32_t R, float *out, size_t stride_m);
+
+bool matmul_round_scalar(const float *x, uint32_t K, uint8_t *tile, uint32_t R, uint32_t r);
+bool matmul_round_avx2(const float *x, uint32_t K, uint8_t *tile, uint32_t R, uint32_t r);
+bool matmul_round_avx512(const float *x, uint32_t K, uint8_t *tile, uint32_t R, uint32_t r);
+bool matmul_round_avx512bf16(const float *x, uint32_t K, uint8_t *tile, uint32_t R, uint32_t r);
 
 uint32_t matmul_quantise_scalar(enum act_kind kind, const float *x, size_t stride_m, uint32_t K, uint32_t blocks,
                                 uint8_t *tile, uint32_t R, uint32_t r_begin, uint32_t r_end);

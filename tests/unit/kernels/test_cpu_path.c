@@ -2,6 +2,7 @@
 #include "tests/unit/unit.h"
 
 #include "kernels/cpu_path.h"
+#include "kernels/cpu_path_dot.h"
 
 static void test_cpu_path_names_round_trip(void **state)
 {
@@ -21,14 +22,35 @@ static void test_cpu_path_names_round_trip(void **state)
     }
 }
 
+/* Only the BF16 path may be passed over though the CPU has it: where its dots do not pay. */
 static void test_cpu_path_auto_is_best(void **state)
 {
     (void)state;
     enum cpu_path parsed = CPU_PATH_COUNT;
     assert_int_equal(cpu_path_parse("auto", &parsed, NULL), ST_OK);
-    assert_int_equal(parsed, cpu_path_best());
     assert_true(cpu_path_supported(parsed));
-    for (enum cpu_path path = parsed + 1; path < CPU_PATH_COUNT; path++) assert_false(cpu_path_supported(path));
+    for (enum cpu_path path = parsed + 1; path < CPU_PATH_AVX512BF16; path++) assert_false(cpu_path_supported(path));
+}
+
+static void test_cpu_path_dot_pays_per_multiply(void **state)
+{
+    (void)state;
+    assert_true(cpu_path_dot_pays(1000, 1000));  /* Zen 4: as many dots as FMAs, each of two multiplies */
+    assert_false(cpu_path_dot_pays(4000, 1000)); /* a quarter as many: half the multiplies */
+    assert_false(cpu_path_dot_pays(2000, 1000)); /* no gain */
+    assert_true(cpu_path_dot_pays(1999, 1000));
+    assert_false(cpu_path_dot_pays(UINT64_MAX, 1));
+}
+
+/* 4096 instructions a slice, two a tick at most on any CPU so far. */
+static void test_cpu_path_dot_measure_counts_ticks(void **state)
+{
+    (void)state;
+    if (!cpu_path_supported(CPU_PATH_AVX512BF16)) skip();
+    uint64_t dot_ticks = 0, fma_ticks = 0;
+    cpu_path_dot_measure(&dot_ticks, &fma_ticks);
+    assert_in_range(dot_ticks, 512, UINT32_MAX);
+    assert_in_range(fma_ticks, 512, UINT32_MAX);
 }
 
 static void test_cpu_path_scalar_is_everywhere(void **state)
@@ -79,6 +101,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cpu_path_names_round_trip),      cmocka_unit_test(test_cpu_path_auto_is_best),
+        cmocka_unit_test(test_cpu_path_dot_pays_per_multiply), cmocka_unit_test(test_cpu_path_dot_measure_counts_ticks),
         cmocka_unit_test(test_cpu_path_scalar_is_everywhere),  cmocka_unit_test(test_cpu_path_unknown_name),
         cmocka_unit_test(test_cpu_path_max_masks_better_ones),
     };

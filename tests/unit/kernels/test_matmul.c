@@ -3,7 +3,7 @@
  *
  * Bound of fast mode, per output: an activation is off by at most half a step, da / 2, of its block; below ACT_AMAX_MIN
  * a block counts as zeros; and each f32 rounding costs 2^-24 of the partial sums. Bound of exact mode: a chain of K
- * FMAs. */
+ * FMAs. BF16 weights in fast mode: test_matmul_bf16.c. */
 #include "tests/unit/unit.h"
 
 #include "kernels/dequantize.h"
@@ -189,6 +189,7 @@ static double bound_of(const struct matrix *w, const float *x, const float *row)
         amax_row = fmax(amax_row, amax);
     }
     if (w->act == ACT_F32) return absolute * (w->K + 1) * 0x1p-24 * 1.01 + w->K * 0x1p-149;
+    if (w->act == ACT_BF16) return absolute * (0x1p-8 + (w->K + 1) * 0x1.02p-24) + w->K * VALUE_MAX * 0x1p-125;
     return bound + amax_row * VALUE_MAX * w->K * (w->K / 16 + 8) * 0x1p-24;
 }
 
@@ -233,13 +234,14 @@ static void check_act(const struct fixture *f, const float *x, size_t stride_m, 
     mem_free(got);
 }
 
-/* The AVX-VNNI tile in its other encoding, against the scalar results: whole panels at once, then a part-full one. */
+/* The AVX-VNNI tile in its other encoding, against the scalar results: whole panels at once, then a part-full one.
+ * (ACT_BF16 is not its work.) */
 static void check_avxvnni_evex(const struct fixture *f, const float *x, size_t stride_m, uint32_t M,
                                const float *scalar, size_t stride_scalar)
 {
     const struct matrix *w = &f->matrix;
     const uint32_t whole = w->N / 16, left = w->N % 16;
-    if (!M || M > MATMUL_TILE_ROWS || !cpu_path_supported(CPU_PATH_AVX512)) return;
+    if (!M || M > MATMUL_TILE_ROWS || w->act == ACT_BF16 || !cpu_path_supported(CPU_PATH_AVX512)) return;
     float *out = out_make(M, 16 * w->panels);
     uint8_t *act = mem_alloc(matmul_act_bytes(w->act, M, w->K), 1);
     assert_true(matmul_prepare(CPU_PATH_AVXVNNI, w->act, x, stride_m, M, w->K, 0, M, act));
