@@ -26,18 +26,6 @@ static float load_f32(const uint8_t *p)
     return v;
 }
 
-static inline uint8_t code_at(enum tensor_type type, const uint8_t *group, unsigned h, unsigned k, unsigned r)
-{
-    const unsigned bits = panel_code_bits(type), i = k / 4, byte = r * 4 + (k & 3);
-    const uint8_t *codes = group + h * panel_code_bytes(type);
-    const uint8_t *high = group + panel_high_offset(type) + h * panel_high_bytes(type);
-    if (bits == 8) return codes[i * 64 + byte];
-    unsigned code = codes[(i & 3) * 64 + byte] >> (i & 4) & 15;
-    if (bits == 5) code |= (high[byte] >> i & 1u) << 4;
-    if (bits == 6) code |= (high[i / 4 * 64 + byte] >> 2 * (i & 3) & 3u) << 4;
-    return (uint8_t)code;
-}
-
 /* Scale array s of block b, row r. */
 static inline float scale_at(enum tensor_type type, const uint8_t *panel, uint32_t b, unsigned s, unsigned r)
 {
@@ -88,7 +76,7 @@ static inline float weight_of(enum tensor_type type, unsigned code, float d, flo
     return panel_has_min(type) ? product + m : product;
 }
 
-static float float_at(enum tensor_type type, const uint8_t *panel, uint32_t k, unsigned r)
+static inline float float_at(enum tensor_type type, const uint8_t *panel, uint32_t k, unsigned r)
 {
     const uint8_t *p = panel + panel_float_offset(type, k, r);
     if (type == TENSOR_F32) return load_f32(p);
@@ -114,23 +102,58 @@ void panel_weights(enum tensor_type type, const uint8_t *panel, uint32_t k_begin
     }
 }
 
-void matmul_unpack_row(const struct matrix *matrix, uint32_t n, float *row)
+/* The 32 codes of row r in a block: dword i is inputs 4i..4i+3. */
+static inline void row_codes(enum tensor_type type, const uint8_t *group, unsigned half, unsigned r, uint8_t codes[32])
 {
-    const enum tensor_type type = matrix->type;
-    const unsigned r = n % MATMUL_PANEL_ROWS;
-    const uint8_t *panel = matrix->data + n / MATMUL_PANEL_ROWS * matrix->panel_bytes;
-    CHECK(n < matrix->N);
-    if (!panel_code_bits(type)) {
-        for (uint32_t k = 0; k < matrix->K; k++) row[k] = float_at(type, panel, k, r);
-        return;
+    const unsigned bits = panel_code_bits(type);
+    const uint8_t *low = group + half * panel_code_bytes(type) + r * 4;
+    const uint8_t *high = group + panel_high_offset(type) + half * panel_high_bytes(type) + r * 4;
+    uint32_t planes[2] = {0, 0};
+    for (unsigned j = 0; j < panel_high_bytes(type) / 64; j++) planes[j] = load_u32(high + j * 64);
+    for (unsigned i = 0; i < 8; i++) {
+        uint32_t v = load_u32(low + (bits == 8 ? i : i & 3) * 64);
+        if (bits != 8) v = v >> (i & 4) & 0x0f0f0f0fu;
+        if (bits == 5) v |= (planes[0] >> i & 0x01010101u) << 4;
+        if (bits == 6) v |= (planes[i / 4] >> 2 * (i & 3) & 0x03030303u) << 4;
+        memcpy(codes + (size_t)i * 4, &v, 4);
     }
-    for (uint32_t b = 0; b < matrix->K / PANEL_BLOCK; b++) {
-        const uint8_t *group = panel + panel_group_offset(type, b / 2);
+}
+
+static inline void unpack_blocks(enum tensor_type type, const uint8_t *panel, unsigned r, uint32_t blocks, float *row)
+{
+    for (uint32_t b = 0; b < blocks; b++, row += PANEL_BLOCK) {
+        uint8_t codes[32];
+        row_codes(type, panel + panel_group_offset(type, b / 2), b & 1, r, codes);
         const float first = scale_at(type, panel, b, 0, r);
         const float second = panel_scales(type) == 2 ? scale_at(type, panel, b, 1, r) : first;
-        for (unsigned k = 0; k < 32; k++) {
-            const float d = panel_halves(type) && k >= 16 ? second : first;
-            row[b * PANEL_BLOCK + k] = weight_of(type, code_at(type, group, b & 1, k, r), d, second);
-        }
+        const float upper = panel_halves(type) ? second : first;
+        for (unsigned k = 0; k < 16; k++) row[k] = weight_of(type, codes[k], first, second);
+        for (unsigned k = 16; k < 32; k++) row[k] = weight_of(type, codes[k], upper, second);
+    }
+}
+
+static inline void unpack_floats(enum tensor_type type, const uint8_t *panel, unsigned r, uint32_t K, float *row)
+{
+    for (uint32_t k = 0; k < K; k++) row[k] = float_at(type, panel, k, r);
+}
+
+void matmul_unpack_row(const struct matrix *matrix, uint32_t n, float *row)
+{
+    const unsigned r = n % MATMUL_PANEL_ROWS;
+    const uint8_t *panel = matrix->data + n / MATMUL_PANEL_ROWS * matrix->panel_bytes;
+    const uint32_t blocks = matrix->K / PANEL_BLOCK;
+    CHECK(n < matrix->N);
+    switch (matrix->type) { /* constants, so that the loops above lose their branches */
+    case TENSOR_Q4_0: unpack_blocks(TENSOR_Q4_0, panel, r, blocks, row); break;
+    case TENSOR_Q4_1: unpack_blocks(TENSOR_Q4_1, panel, r, blocks, row); break;
+    case TENSOR_Q5_0: unpack_blocks(TENSOR_Q5_0, panel, r, blocks, row); break;
+    case TENSOR_Q5_1: unpack_blocks(TENSOR_Q5_1, panel, r, blocks, row); break;
+    case TENSOR_Q8_0: unpack_blocks(TENSOR_Q8_0, panel, r, blocks, row); break;
+    case TENSOR_Q4_K: unpack_blocks(TENSOR_Q4_K, panel, r, blocks, row); break;
+    case TENSOR_Q5_K: unpack_blocks(TENSOR_Q5_K, panel, r, blocks, row); break;
+    case TENSOR_Q6_K: unpack_blocks(TENSOR_Q6_K, panel, r, blocks, row); break;
+    case TENSOR_F32: unpack_floats(TENSOR_F32, panel, r, matrix->K, row); break;
+    case TENSOR_F16: unpack_floats(TENSOR_F16, panel, r, matrix->K, row); break;
+    case TENSOR_BF16: unpack_floats(TENSOR_BF16, panel, r, matrix->K, row); break;
     }
 }
