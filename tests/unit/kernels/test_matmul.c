@@ -21,7 +21,7 @@ static uint64_t seed = 20240607;
 #define X(name, id, block_items, block_bytes) TENSOR_##name,
 static const enum tensor_type types[] = {TENSOR_TYPE_MAP(X)};
 #undef X
-static const uint32_t row_counts[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 23, 32, 33, 64};
+static const uint32_t row_counts[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 23, 31, 32, 33, 64};
 
 #define COUNT(a) (sizeof(a) / sizeof(a)[0])
 enum { ROWS_MAX = 300, CANARY = 0x5a };
@@ -312,6 +312,21 @@ static void test_matmul_exact_paths_equal_scalar(void **state)
     check_all(NUMERICS_EXACT);
 }
 
+/* Two passes of 256 rows, on the smallest shape: the scalar path is slow. */
+static void test_matmul_512_rows(void **state)
+{
+    (void)state;
+    for (size_t t = 0; t < COUNT(types); t++)
+        for (enum numerics numerics = NUMERICS_FAST; numerics <= NUMERICS_EXACT; numerics++) {
+            uint32_t K;
+            const uint32_t N = shape_of(types[t], 2, &K);
+            struct fixture f;
+            fixture_make(&f, types[t], numerics, N, K, FILL_RANDOM);
+            check_case(&f, 512, INPUT_RANDOM);
+            fixture_free(&f);
+        }
+}
+
 static void test_matmul_unpack_equals_dequantize(void **state)
 {
     (void)state;
@@ -461,6 +476,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_matmul_unpack_equals_dequantize),
         cmocka_unit_test(test_matmul_fast_paths_equal_scalar),
         cmocka_unit_test(test_matmul_exact_paths_equal_scalar),
+        cmocka_unit_test(test_matmul_512_rows),
         cmocka_unit_test(test_matmul_row_does_not_depend_on_batch),
         cmocka_unit_test(test_matmul_range_writes_its_columns),
         cmocka_unit_test(test_matmul_bad_row_leaves_others),
