@@ -11,19 +11,29 @@ static const struct sample_ops *ops_of(enum cpu_path path)
     return ops[path];
 }
 
-struct logit_peak sample_peak(enum cpu_path path, const float *logits, uint32_t V, bool masked)
+void sample_scan(enum cpu_path path, const float *logits, uint32_t count, float *highest)
 {
-    return ops_of(path)->peak(logits, V, masked);
+    ops_of(path)->scan(logits, count, highest);
 }
 
-double sample_weight_sum(enum cpu_path path, const float *logits, uint32_t V, const struct logit_weights *weights)
+void sample_set(enum cpu_path path, const struct logit_row *row, uint32_t id, float value)
 {
-    return ops_of(path)->weight_sum(logits, V, weights);
+    ops_of(path)->set(row, id, value);
 }
 
-uint32_t sample_gather(enum cpu_path path, const float *logits, uint32_t V, float low, float high, uint64_t *keys)
+struct logit_peak sample_peak(enum cpu_path path, const struct logit_row *row)
 {
-    return ops_of(path)->gather(logits, V, low, high, keys);
+    return ops_of(path)->peak(row);
+}
+
+double sample_weight_sum(enum cpu_path path, const struct logit_row *row, const struct logit_weights *weights)
+{
+    return ops_of(path)->weight_sum(row, weights);
+}
+
+uint32_t sample_gather(enum cpu_path path, const struct logit_row *row, float low, float high, uint64_t *keys)
+{
+    return ops_of(path)->gather(row, low, high, keys);
 }
 
 void sample_weigh(enum cpu_path path, const uint64_t *keys, uint32_t count, const struct logit_weights *weights,
@@ -32,9 +42,9 @@ void sample_weigh(enum cpu_path path, const uint64_t *keys, uint32_t count, cons
     ops_of(path)->weigh(keys, count, weights, out);
 }
 
-uint32_t sample_count_before(enum cpu_path path, const float *logits, uint32_t V, float value, uint32_t id)
+uint32_t sample_count_before(enum cpu_path path, const struct logit_row *row, float value, uint32_t id)
 {
-    return ops_of(path)->count_before(logits, V, value, id);
+    return ops_of(path)->count_before(row, value, id);
 }
 
 float sample_dot(enum cpu_path path, const float *a, const float *b, uint32_t count)

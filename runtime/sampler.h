@@ -10,28 +10,38 @@
  *
  * S1. Candidates are taken in descending bands of the logits: a band is gathered in one pass and sorted, and the next
  * is looked at only when the choice has not been made. The order is that of a full sort, at the price of a short one.
- * S2. A plain greedy row costs one pass; a plain draw two, and the bands.
- * S3. The caller's logits are never changed: what must be, is changed in a copy of the row. Log-probabilities and ranks
- * are of the raw logits. S4. The result depends on the arguments alone; memory between rows is scratch. marks is all
- * zero between rows.
+ * S2. A plain greedy row reads the highest of each unit (kernels/sample.h) and one unit of logits; candidates cost as
+ * much and the units they lie in. Only top_p, a draw from all and log-probabilities read all logits, for their sum.
+ * S3. What a row changes (bias, penalties) is changed in place and put back before its log-probabilities, which are of
+ * the raw logits, like ranks. A row with `allowed` works on a row of its own that is all masked between rows.
+ * S4. The result depends on the arguments alone; memory between rows is scratch. marks is all zero between rows.
  *
  * One sampler a thread; no allocation after sampler_init. */
 #ifndef RUNTIME_SAMPLER_H
 #define RUNTIME_SAMPLER_H
 
-#include "kernels/cpu_path.h"
+#include "kernels/sample.h"
 #include "runtime/batch.h"
 
 #include <stddef.h>
 #include <stdint.h>
 
+struct logit_change {
+    uint32_t id;
+    float before;
+};
+
 struct sampler {
     enum cpu_path path;
     uint32_t V;
-    float *work;            /* (V) the changed copy of a row */
-    float *weights;         /* (V) of keys */
-    uint64_t *keys, *spare; /* (V) candidates found so far, in order */
-    uint32_t *marks;        /* (V) penalties: 1 for seen, 2 for each time in the output */
+    struct logit_row masked;      /* -infinity everywhere between rows, once masked_ready */
+    struct logit_change *changes; /* (V) what the row in hand changed */
+    float *highest;               /* (units) as they were before */
+    float *weights;               /* (V) of keys */
+    uint64_t *keys, *spare;       /* (V) candidates found so far, in order */
+    uint32_t *marks;              /* (V) penalties: 1 for seen, 2 for each time in the output; MARK_CHANGED */
+    uint32_t changes_count;
+    bool masked_ready;
 };
 
 /* Bytes of memory for a vocabulary of V; touched only as far as rows need it. */
@@ -39,8 +49,10 @@ size_t sampler_bytes(uint32_t V);
 /* memory: zeroed, 64-byte aligned, sampler_bytes(V); the caller's, as long as the sampler is used. */
 void sampler_init(struct sampler *sampler, enum cpu_path path, uint32_t V, void *memory);
 
-/* Writes all fields of result but the unused end of its top lists. ROW_NOT_FINITE: the logits hold a NaN or an
- * infinity; ROW_NO_CHOICE: masks left nothing. Then id is 0 and the log-probabilities are 0. */
-void sampler_row(struct sampler *sampler, const float *logits, const struct batch_row *row, struct row_result *result);
+/* logits: scanned by sample_scan, sampler's V; changed meanwhile, as before at return (S3). Writes all fields of result
+ * but the unused end of its top lists. ROW_NOT_FINITE: the logits hold a NaN or an infinity; ROW_NO_CHOICE: masks left
+ * nothing. Then id is 0 and the log-probabilities are 0. */
+void sampler_row(struct sampler *sampler, const struct logit_row *logits, const struct batch_row *row,
+                 struct row_result *result);
 
 #endif

@@ -37,6 +37,7 @@ static void plan_rows(struct device_cpu *cpu, const struct batch *batch)
         uint32_t token = batch->rows[r].token;
         if (count == 0 || cpu->last_tokens[count - 1] != token) cpu->last_tokens[count++] = token;
         cpu->last_of_row[r] = count - 1;
+        cpu->row_tokens[r] = token;
     }
     cpu->all = (struct live_rows){batch->tokens_count, cpu->x, NULL};
     cpu->last = count < batch->tokens_count ? (struct live_rows){count, cpu->last_x, cpu->last_tokens} : cpu->all;
@@ -124,12 +125,19 @@ static uint32_t max_of(uint32_t a, uint32_t b)
     return a > b ? a : b;
 }
 
+/* Floats from a row of logits to the next: 1 KB more than whole pages, so that what 16 rows hold of the same columns
+ * does not fall on the same few lines of the caches. */
+static size_t logits_stride(uint32_t panels)
+{
+    return ((size_t)panels * MATMUL_PANEL_ROWS + 1023) / 1024 * 1024 + 256;
+}
+
 /* Lays out the scratch mapping; run twice, first with base NULL to measure. Gives the bytes used. */
 static size_t place_scratch(struct device_cpu *cpu, uint8_t *base)
 {
     const struct model_spec *s = &cpu->spec;
     const struct device_info *info = &cpu->device.info;
-    uint32_t most = max_of(info->tokens_max, LOGIT_ROWS);
+    uint32_t most = max_of(info->tokens_max, info->rows_max);
     size_t N = info->tokens_max, used = 0;
     size_t row = max_of(max_of(s->width, s->heads * s->head_size), max_of(s->ff_width, s->head_size));
 #define TAKE(pointer, bytes) ((pointer) = base ? (void *)(base + used) : NULL, used += aligned(bytes))
@@ -140,7 +148,12 @@ static size_t place_scratch(struct device_cpu *cpu, uint8_t *base)
     TAKE(cpu->attended, N * s->heads * s->head_size * sizeof(float));
     TAKE(cpu->down_acts, down_acts_bytes(cpu, info->tokens_max));
     TAKE(cpu->angles, N * 2 * s->rope_size * sizeof(float));
-    TAKE(cpu->logits, (size_t)LOGIT_ROWS * cpu->head.panels * MATMUL_PANEL_ROWS * sizeof(float));
+    uint32_t logit_rows = LOGIT_ROWS * (info->rows_max > LOGIT_ROWS ? LOGIT_BUFFERS : 1);
+    cpu->logits_stride = logits_stride(cpu->head.panels);
+    cpu->highest_stride = (sample_units(s->vocab) + 15) & ~15u;
+    TAKE(cpu->logits, logit_rows * cpu->logits_stride * sizeof(float));
+    TAKE(cpu->highest, logit_rows * cpu->highest_stride * sizeof(float));
+    TAKE(cpu->row_tokens, info->rows_max * sizeof *cpu->row_tokens);
     TAKE(cpu->acts, ACT_KINDS_MAX * cpu->act_slot_bytes);
     TAKE(cpu->bad, N);
     TAKE(cpu->tiles, device_cpu_tiles_max(cpu) * sizeof *cpu->tiles);

@@ -24,7 +24,8 @@ enum {
     PRIVATE_ROWS_MAX = 4, /* up to so many rows each thread prepares all activations itself and spares a barrier */
     UNIT_PANELS = 2,      /* panels of gate and up that make one block of down's activations */
     ROWS_IN_CACHE = 256,  /* tokens whose activations stay in the cache while gate and up pass by */
-    LOGIT_ROWS = 16,      /* rows of logits held at a time */
+    LOGIT_ROWS = 16,      /* rows that the head is multiplied with at a time */
+    LOGIT_BUFFERS = 2,    /* groups of as many rows held: one is sampled while the next is made */
     ACT_KINDS_MAX = 3     /* Q, K and V of three types */
 };
 
@@ -104,7 +105,6 @@ struct device_cpu {
     float *qkv;      /* (N, (H + 2 KH) D) */
     float *attended; /* (N, H D) */
     float *angles;   /* (N, 2, rope_size): c, then s */
-    float *logits;   /* (LOGIT_ROWS, V rounded up to 16) */
     uint8_t *acts;   /* ACT_KINDS_MAX slots of act_slot_bytes */
     size_t act_slot_bytes, act_private_slot_bytes;
     uint8_t *down_acts;           /* activations of down, (N, F) */
@@ -116,6 +116,9 @@ struct device_cpu {
     uint32_t *last_tokens;        /* (R) which tokens they are, rising */
     uint32_t *last_of_row;        /* (R) index among them of each row of the batch */
     _Atomic uint32_t *next_item;  /* (L + groups of logit rows) counters, zero at the start of a step */
+    uint32_t *row_tokens;         /* (R) of the step in hand */
+    float *logits, *highest;      /* (LOGIT_BUFFERS, LOGIT_ROWS) rows of kernels/sample.h, each at its stride */
+    size_t logits_stride, highest_stride;
 
     /* the step in hand */
     const struct batch *batch;

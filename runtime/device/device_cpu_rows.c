@@ -2,23 +2,25 @@
  *
  * Logits are made for LOGIT_ROWS rows at a time, so that their buffer stays small whatever rows_max is; the head's
  * panels are read again for each group, which costs 2 % of a group's time and saves a buffer of rows_max vocabularies.
+ * Whoever multiplies a few panels notes the highest logit of each unit (kernels/sample.h) while these are in L1; after
+ * that few rows read their logits again. A group is sampled while the next one is multiplied, in the other buffer: a
+ * thread that is through with its panels takes rows, and a group has one barrier.
+ *
  * In fast numerics int8 activations cost the head more than any other matrix (a third of the KL divergence to exact
  * numerics on SmolLM2 Q4_1), and where it matters is known: so the few logits near the highest are computed again in
- * f32. Which these are follows from the row alone, so its bits still do. (1 % of a step; int8 twice, the other way,
- * costs 20 %.)
+ * f32. Which these are follows from the row alone, so its bits still do. (Int8 twice, the other way, costs 20 %.)
  *
  * A bad token spoils what comes after it in its sequence, in this step and in later ones: its rows and those after it
  * are flagged, and its V becomes NaN, so that a later step cannot use the KV unnoticed. */
 #include "runtime/device/device_cpu_parts.h"
 
 #include "kernels/rmsnorm.h"
-#include "kernels/sample.h"
 
 #include <math.h>
 #include <string.h>
 
 #define REFINE_MARGIN 3.0f
-enum { REFINE_MAX = 32 };
+enum { REFINE_MAX = 32, HEAD_UNIT_PANELS = SAMPLE_UNIT / MATMUL_PANEL_ROWS, LOGITS_IN_CACHE = 4096 };
 
 static bool check_sequence(const struct device_cpu *cpu, const struct batch *batch, uint32_t seq)
 {
@@ -53,13 +55,15 @@ enum status device_cpu_check(const struct device_cpu *cpu, const struct batch *b
     return ST_OK;
 }
 
+/* Other threads may mark a token that this one has marked itself. */
 static void spread_bad(struct device_cpu *cpu)
 {
     const struct batch *batch = cpu->batch;
+    bool bad = false;
     for (uint32_t n = 0; n < batch->tokens_count; n++) {
-        bool after_bad = n > batch->q_start[batch->seq_of_token[n]] && cpu->bad[n - 1];
-        if (after_bad) cpu->bad[n] = 1;
-        if (!cpu->bad[n]) continue;
+        bad = (bad && n > batch->q_start[batch->seq_of_token[n]]) || __atomic_load_n(&cpu->bad[n], __ATOMIC_RELAXED);
+        if (!bad) continue;
+        __atomic_store_n(&cpu->bad[n], 1, __ATOMIC_RELAXED);
         uint32_t position = batch->positions[n], D = cpu->spec.head_size;
         block_id block = batch->block_table[batch->seq_of_token[n]][position / KV_TOKENS];
         float *nan = cpu->threads[0].row;
@@ -72,15 +76,15 @@ static void spread_bad(struct device_cpu *cpu)
 }
 
 /* The logits within REFINE_MARGIN of the highest, at most REFINE_MAX of them, again in f32. */
-static void refine(struct device_cpu *cpu, struct cpu_thread *own, float *logits, uint32_t row_idx)
+static void refine(struct device_cpu *cpu, struct cpu_thread *own, const struct logit_row *logits, uint32_t row_idx)
 {
     const struct model_spec *s = &cpu->spec;
     uint64_t *keys = own->sampler.keys;
     bool rounded = cpu->head.act != ACT_F32;
     if (!rounded) return;
-    struct logit_peak peak = sample_peak(cpu->path, logits, s->vocab, false);
+    struct logit_peak peak = sample_peak(cpu->path, logits);
     if (!peak.finite) return;
-    uint32_t count = sample_gather(cpu->path, logits, s->vocab, peak.value - REFINE_MARGIN, INFINITY, keys);
+    uint32_t count = sample_gather(cpu->path, logits, peak.value - REFINE_MARGIN, INFINITY, keys);
     if (count > REFINE_MAX) {
         sample_sort(keys, own->sampler.spare, count);
         count = REFINE_MAX;
@@ -90,7 +94,34 @@ static void refine(struct device_cpu *cpu, struct cpu_thread *own, float *logits
     for (uint32_t i = 0; i < count; i++) {
         uint32_t id = sample_key_id(keys[i]);
         matmul_unpack_row(&cpu->head, id, own->head_row);
-        logits[id] = sample_dot(cpu->path, own->row, own->head_row, s->width);
+        sample_set(cpu->path, logits, id, sample_dot(cpu->path, own->row, own->head_row, s->width));
+    }
+}
+
+/* Row i of the buffer of the group that begins with row `first`. */
+static struct logit_row logits_of(const struct device_cpu *cpu, uint32_t first, uint32_t i)
+{
+    size_t at = first / LOGIT_ROWS % LOGIT_BUFFERS * LOGIT_ROWS + i;
+    return (struct logit_row){cpu->spec.vocab, cpu->logits + at * cpu->logits_stride,
+                              cpu->highest + at * cpu->highest_stride};
+}
+
+/* The thread's panels of the head against a group of rows, a few at a time. */
+static void multiply_group(struct device_cpu *cpu, uint32_t thread_idx, uint32_t first, uint32_t count,
+                           const uint8_t *act)
+{
+    const struct span own = cpu->threads[thread_idx].head;
+    uint32_t units = LOGITS_IN_CACHE / SAMPLE_UNIT / count;
+    uint32_t panels = HEAD_UNIT_PANELS * (units ? units : 1);
+    act += matmul_act_bytes(cpu->head.act, first, cpu->head.K); /* whole tiles, as LOGIT_ROWS is one */
+    for (uint32_t p = own.begin; p < own.end; p += panels) {
+        uint32_t p_end = own.end - p < panels ? own.end : p + panels, id = p * MATMUL_PANEL_ROWS;
+        uint32_t id_end = p_end * MATMUL_PANEL_ROWS < cpu->spec.vocab ? p_end * MATMUL_PANEL_ROWS : cpu->spec.vocab;
+        matmul(cpu->path, &cpu->head, p, p_end, act, count, logits_of(cpu, first, 0).logits, cpu->logits_stride);
+        for (uint32_t i = 0; i < count; i++) {
+            struct logit_row row = logits_of(cpu, first, i);
+            sample_scan(cpu->path, row.logits + id, id_end - id, row.highest + id / SAMPLE_UNIT);
+        }
     }
 }
 
@@ -98,7 +129,6 @@ static void sample_group(struct device_cpu *cpu, uint32_t thread_idx, uint32_t f
 {
     const struct batch *batch = cpu->batch;
     struct cpu_thread *own = &cpu->threads[thread_idx];
-    size_t stride = (size_t)cpu->head.panels * MATMUL_PANEL_ROWS;
     _Atomic uint32_t *next = &cpu->next_item[cpu->spec.layers + first / LOGIT_ROWS];
     for (;;) {
         uint32_t i = atomic_fetch_add_explicit(next, 1, memory_order_relaxed);
@@ -110,35 +140,33 @@ static void sample_group(struct device_cpu *cpu, uint32_t thread_idx, uint32_t f
             result->id = result->rank = result->top_count = 0;
             result->logprob = 0;
         } else {
-            refine(cpu, own, cpu->logits + i * stride, first + i);
-            sampler_row(&own->sampler, cpu->logits + i * stride, row, result);
+            struct logit_row logits = logits_of(cpu, first, i);
+            refine(cpu, own, &logits, first + i);
+            sampler_row(&own->sampler, &logits, row, result);
         }
     }
 }
 
+static uint32_t group_size(uint32_t rows, uint32_t first)
+{
+    return rows - first < LOGIT_ROWS ? rows - first : LOGIT_ROWS;
+}
+
 void device_cpu_run_rows(struct device_cpu *cpu, uint32_t thread_idx)
 {
-    const struct batch *batch = cpu->batch;
-    struct cpu_thread *own = &cpu->threads[thread_idx];
-    size_t stride = (size_t)cpu->head.panels * MATMUL_PANEL_ROWS;
-    for (uint32_t first = 0; first < batch->rows_count; first += LOGIT_ROWS) {
-        uint32_t count = batch->rows_count - first < LOGIT_ROWS ? batch->rows_count - first : LOGIT_ROWS;
-        uint32_t tokens[LOGIT_ROWS];
-        for (uint32_t i = 0; i < count; i++) tokens[i] = batch->rows[first + i].token;
-        const uint8_t *acts =
-            device_cpu_prepare(cpu, thread_idx, &cpu->head_acts, count, cpu->spec.width,
-                               (struct act_source){cpu->last.x, cpu->last_of_row + first, tokens}, cpu->final_norm);
-        if (own->head.begin < own->head.end) {
-            matmul(cpu->path, &cpu->head, own->head.begin, own->head.end,
-                   act_of(cpu, acts, &cpu->head_acts, cpu->head.act, count), count, cpu->logits, stride);
-        }
-        phase_meet(cpu, thread_idx, PHASE_HEAD);
-        if (first == 0) {
-            if (thread_idx == 0) spread_bad(cpu);
-            phase_meet(cpu, thread_idx, PHASE_HEAD);
-        }
-        sample_group(cpu, thread_idx, first, count);
+    uint32_t rows = cpu->batch->rows_count;
+    const uint8_t *acts =
+        device_cpu_prepare(cpu, thread_idx, &cpu->head_acts, rows, cpu->spec.width,
+                           (struct act_source){cpu->last.x, cpu->last_of_row, cpu->row_tokens}, cpu->final_norm);
+    const uint8_t *act = act_of(cpu, acts, &cpu->head_acts, cpu->head.act, rows);
+    if (thread_idx == 0) spread_bad(cpu);
+    for (uint32_t first = 0; first < rows; first += LOGIT_ROWS) {
+        multiply_group(cpu, thread_idx, first, group_size(rows, first), act);
+        phase_end(cpu, thread_idx, PHASE_HEAD);
+        if (first > 0) sample_group(cpu, thread_idx, first - LOGIT_ROWS, LOGIT_ROWS);
         phase_meet(cpu, thread_idx, PHASE_SAMPLE);
     }
-    if (batch->rows_count == 0 && thread_idx == 0) spread_bad(cpu);
+    uint32_t last = rows > 0 ? (rows - 1) / LOGIT_ROWS * LOGIT_ROWS : 0;
+    sample_group(cpu, thread_idx, last, rows - last);
+    phase_end(cpu, thread_idx, PHASE_SAMPLE);
 }

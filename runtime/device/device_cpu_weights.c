@@ -171,12 +171,12 @@ static void divide_heads(struct device_cpu *cpu)
     CHECK_EQ(unit, units);
 }
 
-/* The share of thread i in panels that come in units. */
-static struct span units_of(uint32_t panels, uint32_t thread_idx, uint32_t threads)
+/* The share of thread i in panels that come in units of so many. */
+static struct span units_of(uint32_t panels, uint32_t unit, uint32_t thread_idx, uint32_t threads)
 {
-    struct span span = span_of((panels + UNIT_PANELS - 1) / UNIT_PANELS, thread_idx, threads);
-    span.begin = span.begin * UNIT_PANELS;
-    span.end = span.end * UNIT_PANELS;
+    struct span span = span_of((panels + unit - 1) / unit, thread_idx, threads);
+    span.begin = span.begin * unit;
+    span.end = span.end * unit;
     return (struct span){span.begin < panels ? span.begin : panels, span.end < panels ? span.end : panels};
 }
 
@@ -186,9 +186,9 @@ static void divide(struct device_cpu *cpu)
     for (uint32_t t = 0; t < cpu->threads_count; t++) {
         struct cpu_thread *thread = &cpu->threads[t];
         thread->o = span_of(cpu->layers[0].o.panels, t, cpu->threads_count);
-        thread->ff = units_of(cpu->layers[0].gate.panels, t, cpu->threads_count);
+        thread->ff = units_of(cpu->layers[0].gate.panels, UNIT_PANELS, t, cpu->threads_count);
         thread->down = span_of(cpu->layers[0].down.panels, t, cpu->threads_count);
-        thread->head = span_of(cpu->head.panels, t, cpu->threads_count);
+        thread->head = units_of(cpu->head.panels, SAMPLE_UNIT / MATMUL_PANEL_ROWS, t, cpu->threads_count);
     }
 }
 

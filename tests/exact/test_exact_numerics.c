@@ -53,13 +53,12 @@ static void compare_window(struct distance *d, struct real_model *exact, struct 
     static const struct sampling_params params = {.top_p = 1, .repetition_penalty = 1, .logprobs = -1};
     const struct device_cpu *a = (struct device_cpu *)(void *)exact->device,
                             *b = (struct device_cpu *)(void *)fast->device;
-    size_t stride = (size_t)a->head.panels * MATMUL_PANEL_ROWS;
     for (uint32_t at = 0; at < count; at += LOGIT_ROWS) { /* so many rows as the device holds logits at a time */
         uint32_t chunk = count - at < LOGIT_ROWS ? count - at : LOGIT_ROWS;
         real_model_run(exact, ids + at, chunk, at, chunk, &params);
         real_model_run(fast, ids + at, chunk, at, chunk, &params);
         for (uint32_t i = 0; i < chunk; i++)
-            add_position(d, a->logits + i * stride, b->logits + i * stride, a->spec.vocab);
+            add_position(d, a->logits + i * a->logits_stride, b->logits + i * b->logits_stride, a->spec.vocab);
     }
 }
 

@@ -5,7 +5,7 @@
 #include "runtime/device/device_cpu_parts.h"
 #include "tests/unit/runtime/tiny_model.h"
 
-enum { V = 53, TOKENS = 150, SEQS = 3, CONTEXT = 1024, BLOCKS = 3 * CONTEXT / KV_BLOCK_TOKENS };
+enum { V = 597, TOKENS = 150, SEQS = 3, CONTEXT = 1024, BLOCKS = 3 * CONTEXT / KV_BLOCK_TOKENS };
 
 static const struct model_spec base_spec = {.arch = "tiny",
                                             .layers = TINY_LAYERS,
@@ -23,7 +23,17 @@ static const struct model_spec base_spec = {.arch = "tiny",
                                             .rope_scale = 1,
                                             .tied_head = true,
                                             .attention_scale = 0.25f};
-static const struct sampling_params params = {.temperature = 0.9f, .top_p = 1, .repetition_penalty = 1, .logprobs = 20};
+/* Rows of a batch want different things: a row that changes its logits or reads few of them must not show in others. */
+static const uint32_t few[] = {3, 77, 127, 128, 255, 596};
+static const struct logit_bias bias[] = {{5, 2}, {200, -3}};
+static const struct sampling_params params[] = {
+    {.temperature = 0.9f, .top_p = 1, .repetition_penalty = 1, .logprobs = 20},
+    {.temperature = 0, .top_p = 1, .repetition_penalty = 1.3f, .logprobs = 20},
+    {.temperature = 1.2f, .top_p = 0.8f, .repetition_penalty = 1, .bias = bias, .bias_count = 2, .logprobs = 20},
+    {.temperature = 1, .top_p = 1, .repetition_penalty = 1, .allowed = few, .allowed_count = 6, .logprobs = 20},
+    {.temperature = 0.7f, .top_p = 1, .top_k = 9, .repetition_penalty = 1, .frequency_penalty = 0.5f, .logprobs = 20},
+};
+enum { PARAMS = sizeof params / sizeof params[0] };
 
 /* A device with its batch, and what every token of every sequence has given. */
 struct fixture {
@@ -87,8 +97,13 @@ static void batch_add(struct fixture *f, uint32_t s, uint32_t position, uint32_t
         batch->tokens[n] = prompts[s][position + i];
         batch->positions[n] = position + i;
         batch->seq_of_token[n] = seq;
-        batch->rows[batch->rows_count++] =
-            (struct batch_row){.token = n, .params = &params, .seed = s, .position = position + i + 1};
+        batch->rows[batch->rows_count++] = (struct batch_row){.token = n,
+                                                              .params = &params[(position + i) % PARAMS],
+                                                              .seed = s,
+                                                              .position = position + i + 1,
+                                                              .seen = prompts[s],
+                                                              .seen_prompt = (position + i) / 2,
+                                                              .seen_count = position + i + 1};
     }
     batch->q_start[batch->seqs_count] = batch->tokens_count;
 }

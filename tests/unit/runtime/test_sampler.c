@@ -19,6 +19,19 @@ struct fixture {
     void *memory;
 };
 
+/* Samples from `logits`, and sees that these are then as before (S3). */
+static void sample(struct fixture *f, const struct batch_row *row, struct row_result *result)
+{
+    static float highest[V_MAX / SAMPLE_UNIT + 1], logits_before[V_MAX], highest_before[V_MAX / SAMPLE_UNIT + 1];
+    struct logit_row view = {f->sampler.V, logits, highest};
+    sample_scan(f->sampler.path, logits, view.V, highest);
+    memcpy(logits_before, logits, view.V * sizeof *logits);
+    memcpy(highest_before, highest, sample_units(view.V) * sizeof *highest);
+    sampler_row(&f->sampler, &view, row, result);
+    assert_memory_equal(logits, logits_before, view.V * sizeof *logits);
+    assert_memory_equal(highest, highest_before, sample_units(view.V) * sizeof *highest);
+}
+
 static void fixture_make(struct fixture *f, enum cpu_path path, uint32_t V)
 {
     f->memory = mem_alloc(sampler_bytes(V), 1);
@@ -31,7 +44,8 @@ static float uniform(uint64_t *state, float low, float high)
     return low + (high - low) * (float)(random_next(state) >> 40) * 0x1p-24f;
 }
 
-/* kind 0: spread over 20; 1: many ties; 2: nearly flat; 3: one far ahead */
+/* kind 0: spread over 20; 1: many ties; 2: nearly flat; 3: one far ahead; 4: all equal; 5: the best of them in one
+ * unit, for ban_unit */
 static void fill(uint32_t V, int kind, uint64_t *seed)
 {
     for (uint32_t i = 0; i < V; i++) {
@@ -40,6 +54,8 @@ static void fill(uint32_t V, int kind, uint64_t *seed)
         if (kind == 2) logits[i] = uniform(seed, 0, 0.5f);
     }
     if (kind == 3) logits[V / 2] = 40;
+    for (uint32_t i = 0; kind == 4 && i < V; i++) logits[i] = -3;
+    for (uint32_t i = SAMPLE_UNIT; kind == 5 && i < 2 * SAMPLE_UNIT && i < V; i++) logits[i] += 20;
 }
 
 static int by_logit(const void *a, const void *b)
@@ -139,6 +155,14 @@ static void random_params(struct sampling_params *p, struct batch_row *row, uint
     if ((bits & 0xe000) == 0) p->allowed = allowed, p->allowed_count = 40;
 }
 
+static void ban_unit(struct batch_row *row)
+{
+    static uint32_t unit[SAMPLE_UNIT];
+    for (uint32_t i = 0; i < SAMPLE_UNIT; i++) unit[i] = SAMPLE_UNIT + i;
+    row->banned = unit;
+    row->banned_count = SAMPLE_UNIT;
+}
+
 static void test_sampler_equals_brute_force(void **state)
 {
     (void)state;
@@ -154,9 +178,10 @@ static void test_sampler_equals_brute_force(void **state)
                 struct batch_row row;
                 struct row_result result;
                 uint32_t wanted;
-                fill(sizes[s], round % 4, &seed);
+                fill(sizes[s], round % 6, &seed);
                 random_params(&params, &row, sizes[s], &seed);
-                sampler_row(&f.sampler, logits, &row, &result);
+                if (round % 6 == 5 && sizes[s] > 2 * SAMPLE_UNIT) ban_unit(&row);
+                sample(&f, &row, &result);
                 bool certain = brute(sizes[s], &row, &wanted);
                 if (!isfinite(effective[order[0]])) {
                     assert_int_equal(result.flags, ROW_NO_CHOICE);
@@ -188,7 +213,7 @@ static double chi_square(struct fixture *f, const struct sampling_params *params
     for (uint32_t i = 0; i < DRAWS; i++) {
         struct batch_row row = {.params = params, .seed = i % 97, .position = i / 97};
         struct row_result result;
-        sampler_row(&f->sampler, logits, &row, &result);
+        sample(f, &row, &result);
         counts[result.id]++;
     }
     for (uint32_t i = 0; i < V; i++) {
@@ -262,7 +287,7 @@ static void test_sampler_scores_raw_logits(void **state)
             params.logprobs = round % 22;
             row.score_only = round % 2;
             row.target = (uint32_t)(random_next(&seed) % sizes[s]);
-            sampler_row(&f.sampler, logits, &row, &result);
+            sample(&f, &row, &result);
             if (result.flags) continue; /* no choice: everything was masked */
             if (row.score_only) assert_int_equal(result.id, row.target);
             check_scores(&result, sizes[s], (uint32_t)params.logprobs);
@@ -284,7 +309,7 @@ static void test_sampler_flags_its_row(void **state)
     for (size_t i = 0; i < 3; i++) {
         fill(100, 0, &seed);
         logits[93 - i] = odd[i];
-        sampler_row(&f.sampler, logits, &row, &result);
+        sample(&f, &row, &result);
         assert_int_equal(result.flags, ROW_NOT_FINITE);
     }
     fill(100, 0, &seed);
@@ -293,10 +318,10 @@ static void test_sampler_flags_its_row(void **state)
     params.allowed_count = 2;
     row.banned = allowed;
     row.banned_count = 2;
-    sampler_row(&f.sampler, logits, &row, &result);
+    sample(&f, &row, &result);
     assert_int_equal(result.flags, ROW_NO_CHOICE);
     row.banned_count = 1;
-    sampler_row(&f.sampler, logits, &row, &result);
+    sample(&f, &row, &result);
     assert_int_equal(result.flags, 0);
     assert_int_equal(result.id, 9);
     mem_free(f.memory);
@@ -316,7 +341,7 @@ static void test_sampler_takes_extreme_temperatures(void **state)
         logits[1234] = 11; /* ahead by at least 1 */
         params.temperature = temperatures[i];
         struct batch_row row = {.params = &params, .seed = 5, .position = (uint32_t)i};
-        sampler_row(&f.sampler, logits, &row, &result);
+        sample(&f, &row, &result);
         assert_int_equal(result.flags, 0);
         assert_int_equal(result.id, 1234);
     }
