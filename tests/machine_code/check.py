@@ -21,7 +21,7 @@ import sys
 ROWS = range(1, 17)
 SLACK = 1.03  # above what was reached when a row was last written
 
-# Instructions a dot that were reached, for 1..16 rows. A dot is one vpdpbusd, or one FMA of f32. What is not in the
+# Instructions a dot that were reached, for 1..16 rows. A dot is one vpdpbusd, vdpbf16ps or FMA. What is not in the
 # dots themselves is decoding the weights, once for all rows, and scaling: 2 or 3 instructions a row and 8 dots.
 LOOPS = {
     "Q4_0": [3.88, 2.69, 2.48, 2.23, 2.11, 2.14, 2.04, 1.98, 1.85, 1.88, 1.81, 1.85, 1.88, 1.79, 1.73, 1.71],
@@ -33,6 +33,8 @@ LOOPS = {
     "Q5_K": [6.94, 4.62, 3.62, 3.14, 2.88, 2.68, 2.62, 2.57, 2.38, 2.32, 2.35, 2.32, 2.14, 2.12, 2.12, 2.13],
     "Q6_K": [7.12, 4.94, 3.92, 3.45, 3.10, 2.91, 2.82, 2.70, 2.66, 2.49, 2.43, 2.47, 2.47, 2.51, 2.51, 2.53],
     "f32": [6.00, 4.00, 3.33, 2.25, 2.00, 1.83, 1.71, 1.62, 1.56, 1.50, 1.45, 1.42, 1.38, 1.36, 1.33, 1.31],
+    "bf16_dot": [2.25, 1.62, 1.42, 1.31, 1.45, 1.38, 1.32, 1.28, 1.25, 1.23, 1.20, 1.19, 1.17, 1.16, 1.15, 1.14],
+    "bf16_fma": [4.12, 3.34, 3.06, 2.95, 2.98, 2.90, 2.80, 2.77, 2.74, 2.71, 2.69, 2.68, 2.66, 2.65, 2.64, 2.64],
 }
 # Accesses to the stack in the loop that are known and put up with: type: {rows: number}. Q6_K wants 34 registers where there
 # are 32: 8 of codes, 16 sums, 4 + 4 dots in flight, 2 scales. The others are a pointer or a scale, once a group of 64 inputs.
@@ -45,8 +47,9 @@ SPILLS = {
     "Q5_K": {16: 9},
     "Q6_K": {13: 8, 14: 17, 15: 23, 16: 27},
 }
-# Up to here GCC loads and broadcasts in an instruction of its own; the loop waits for its chain of FMAs anyway.
-F32_ROWS_UNFOLDED = 3
+# Up to so many rows activations are not broadcast by the dot itself: f32 waits for its chain of FMAs anyway, bf16_fma parts
+# pairs before it can multiply.
+UNFOLDED = {"f32": 3, "bf16_fma": 16}
 
 CALL = re.compile(r"call")
 SHUFFLE = re.compile(r"v?p?(perm|shuf|unpck|align|pack|insert|extract|compress|expand|movddup|movs[hl]dup)|vinsert|vextract|vperm")
@@ -111,16 +114,18 @@ def inner_loops(body, is_dot):
 
 
 def is_dot_of(kind):
-    pattern = {"f32": r"vfmadd\d+ps"}.get(kind, r"vpdpbusds?$")
+    fma = r"vfmadd\d+ps"
+    pattern = {"f32": fma, "bf16_fma": fma, "bf16_dot": "vdpbf16ps"}.get(kind, r"vpdpbusds?$")
     return lambda instruction: re.match(pattern, instruction[1]) is not None
 
 
 def loop_figures(kind, body):
-    """Instructions a dot and accesses to the stack of the inner loop; where there are several, the worst of each."""
+    """Instructions a dot of the inner loop, and the most accesses to the stack. Of several loops, as unrolling leaves, the
+    one with most dots counts: the other does the rest."""
     is_dot = is_dot_of(kind)
     loops = inner_loops(body, is_dot)
-    a_dot = max(len(loop) / sum(map(is_dot, loop)) for loop in loops)
-    return a_dot, max(sum(bool(STACK.search(i[2])) for i in loop) for loop in loops)
+    hot = max(loops, key=lambda loop: sum(map(is_dot, loop)))
+    return len(hot) / sum(map(is_dot, hot)), max(sum(bool(STACK.search(i[2])) for i in loop) for loop in loops)
 
 
 def check_instance(name, kind, rows, body):
@@ -139,7 +144,7 @@ def check_instance(name, kind, rows, body):
                 findings.append(f"{where}: a shuffle in the loop")
             if mnemonic.startswith("vpmaddubsw"):
                 findings.append(f"{where}: not a dot of VNNI")
-            folded = kind != "f32" or rows > F32_ROWS_UNFOLDED
+            folded = rows > UNFOLDED.get(kind, 0)
             if folded and is_dot((address, mnemonic, operands)) and "{1to" not in operands:
                 findings.append(f"{where}: a dot without a broadcast memory operand")
     a_dot, spills = loop_figures(kind, body)
@@ -201,7 +206,7 @@ def main():
     objects = disassemble([a for a in arguments if a not in flags])
     if "--figures" in flags:  # a table to put in LOOPS and SPILLS
         for kind in LOOPS:
-            symbols = {r: objects["matmul_f32_avx512.c.o" if kind == "f32" else "matmul_avx512.c.o"][f"matmul_{kind}_{r}"] for r in ROWS}
+            symbols = {r: f[f"matmul_{kind}_{r}"] for f in objects.values() for r in ROWS if f"matmul_{kind}_{r}" in f}
             figures = [loop_figures(kind, symbols[r]) for r in ROWS]
             print(f'    "{kind}": [' + ", ".join(f"{f[0]:.2f}" for f in figures) + "],", [(r, f[1]) for r, f in zip(ROWS, figures) if f[1]])
         return 0
