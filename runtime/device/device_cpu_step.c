@@ -48,6 +48,17 @@ const uint8_t *device_cpu_prepare(struct device_cpu *cpu, uint32_t thread_idx, c
     return base;
 }
 
+/* Asks for the beginning of a thread's panels of the next matrix before it waits for the others: with few rows a step
+ * is as long as reading the weights takes, and memory would stand idle at barriers. */
+static void fetch_ahead(const struct matrix *matrix, struct span panels, uint32_t rows)
+{
+    enum { AHEAD_BYTES = 24576 };
+    if (rows > PRIVATE_ROWS_MAX) return;
+    const uint8_t *first = matrix->data + panels.begin * matrix->panel_bytes;
+    size_t bytes = (panels.end - panels.begin) * matrix->panel_bytes;
+    for (size_t i = 0; i < bytes && i < AHEAD_BYTES; i += 64) __builtin_prefetch(first + i, 0, 2);
+}
+
 static void embed(struct device_cpu *cpu, uint32_t thread_idx)
 {
     const struct model_spec *s = &cpu->spec;
@@ -82,15 +93,20 @@ static void finish_heads(const struct device_cpu *cpu, float *heads, struct span
     }
 }
 
+static struct span panels_of_heads(const struct model_spec *s, struct span heads)
+{
+    return (struct span){heads.begin * s->head_size / MATMUL_PANEL_ROWS,
+                         (heads.end * s->head_size + MATMUL_PANEL_ROWS - 1) / MATMUL_PANEL_ROWS};
+}
+
 static void multiply_heads(const struct device_cpu *cpu, const struct matrix *matrix, struct span heads,
                            const struct act_set *set, const uint8_t *acts, float *out)
 {
     const struct model_spec *s = &cpu->spec;
-    uint32_t M = cpu->batch->tokens_count, D = s->head_size, stride = (s->heads + 2 * s->kv_heads) * D;
+    uint32_t M = cpu->batch->tokens_count, stride = (s->heads + 2 * s->kv_heads) * s->head_size;
     if (heads.begin == heads.end) return;
-    matmul(cpu->path, matrix, heads.begin * D / MATMUL_PANEL_ROWS,
-           (heads.end * D + MATMUL_PANEL_ROWS - 1) / MATMUL_PANEL_ROWS, act_of(cpu, acts, set, matrix->act, M), M, out,
-           stride);
+    struct span panels = panels_of_heads(s, heads);
+    matmul(cpu->path, matrix, panels.begin, panels.end, act_of(cpu, acts, set, matrix->act, M), M, out, stride);
 }
 
 static void phase_qkv(struct device_cpu *cpu, uint32_t thread_idx, uint32_t l)
@@ -119,6 +135,7 @@ static void phase_qkv(struct device_cpu *cpu, uint32_t thread_idx, uint32_t l)
                      v_n + (size_t)h * D);
         }
     }
+    fetch_ahead(&layer->o, own->o, N);
     phase_meet(cpu, thread_idx, PHASE_QKV);
 }
 
@@ -138,6 +155,8 @@ static void phase_o(struct device_cpu *cpu, uint32_t thread_idx, const struct cp
     }
     matmul_add(cpu->path, &layer->o, own->o.begin, own->o.end, act_of(cpu, acts, &layer->o_acts, layer->o.act, M), M,
                live->x, E);
+    fetch_ahead(&layer->gate, own->ff, M);
+    fetch_ahead(&layer->up, own->ff, M);
     phase_meet(cpu, thread_idx, PHASE_O);
 }
 
@@ -192,6 +211,7 @@ static void phase_gated(struct device_cpu *cpu, uint32_t thread_idx, const struc
             }
         }
     }
+    fetch_ahead(&layer->down, cpu->threads[thread_idx].down, M);
     phase_meet(cpu, thread_idx, PHASE_GATED);
 }
 
@@ -201,6 +221,11 @@ static void phase_down(struct device_cpu *cpu, uint32_t thread_idx, const struct
     const struct cpu_thread *own = &cpu->threads[thread_idx];
     matmul_add(cpu->path, &layer->down, own->down.begin, own->down.end, cpu->down_acts, live->count, live->x,
                cpu->spec.width);
+    if (layer == &cpu->layers[cpu->spec.layers - 1]) {
+        fetch_ahead(&cpu->head, own->head, live->count);
+    } else {
+        fetch_ahead(&layer[1].q, panels_of_heads(&cpu->spec, own->q_heads), live->count);
+    }
     phase_meet(cpu, thread_idx, PHASE_DOWN);
 }
 
