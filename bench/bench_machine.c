@@ -323,8 +323,7 @@ static void took(struct price_run *run, double seconds, int events)
 static void barriers(void *state, uint32_t thread_idx)
 {
     struct price_run *run = state;
-    (void)thread_idx;
-    for (int i = 0; i < BARRIERS; i++) team_barrier(run->team);
+    for (int i = 0; i < BARRIERS; i++) team_barrier(run->team, thread_idx);
 }
 
 static void nothing(void *state, uint32_t thread_idx)

@@ -23,10 +23,11 @@
 enum {
     PRIVATE_ROWS_MAX = 4, /* up to so many rows each thread prepares all activations itself and spares a barrier */
     UNIT_PANELS = 2,      /* panels of gate and up that make one block of down's activations */
-    ROWS_IN_CACHE = 256,  /* tokens whose activations stay in the cache while gate and up pass by */
-    LOGIT_ROWS = 16,      /* rows that the head is multiplied with at a time */
-    LOGIT_BUFFERS = 2,    /* groups of as many rows held: one is sampled while the next is made */
-    ACT_KINDS_MAX = 3     /* Q, K and V of three types */
+    UNIT_PANELS_FEW_ROWS = MATMUL_TILE_ROWS / PRIVATE_ROWS_MAX * UNIT_PANELS, /* in the same buffers: longer streams */
+    ROWS_IN_CACHE = 256, /* tokens whose activations stay in the cache while gate and up pass by */
+    LOGIT_ROWS = 16,     /* rows that the head is multiplied with at a time */
+    LOGIT_BUFFERS = 2,   /* groups of as many rows held: one is sampled while the next is made */
+    ACT_KINDS_MAX = 3    /* Q, K and V of three types */
 };
 
 struct span {
@@ -156,7 +157,7 @@ static inline void phase_end(struct device_cpu *cpu, uint32_t thread_idx, enum d
 static inline void phase_meet(struct device_cpu *cpu, uint32_t thread_idx, enum device_phase phase)
 {
     phase_end(cpu, thread_idx, phase);
-    team_barrier(cpu->team);
+    team_barrier(cpu->team, thread_idx);
     phase_end(cpu, thread_idx, PHASE_WAIT);
 }
 

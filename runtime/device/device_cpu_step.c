@@ -160,34 +160,35 @@ static void phase_o(struct device_cpu *cpu, uint32_t thread_idx, const struct cp
     phase_meet(cpu, thread_idx, PHASE_O);
 }
 
-/* Gate, up and GLU of a tile of tokens for the columns of panels [p, p_end), at most UNIT_PANELS, into the activations
- * of down. A tile's results never leave the cache. */
+/* Gate, up and GLU of a tile of tokens for the columns of panels [p, p_end), of which the tile's rows leave room in the
+ * buffers, into the activations of down. A tile's results never leave the cache. */
 static void gated_tile(struct device_cpu *cpu, const struct cpu_layer *layer, const struct live_rows *live,
                        const uint8_t *gate_act, const uint8_t *up_act, uint32_t p, uint32_t p_end, uint32_t first)
 {
-    enum { COLUMNS = UNIT_PANELS * MATMUL_PANEL_ROWS };
-    _Alignas(64) float gate[MATMUL_TILE_ROWS * COLUMNS], up[MATMUL_TILE_ROWS * COLUMNS];
+    enum { ITEMS = MATMUL_TILE_ROWS * UNIT_PANELS * MATMUL_PANEL_ROWS };
+    _Alignas(64) float gate[ITEMS], up[ITEMS];
     const struct model_spec *s = &cpu->spec;
     uint32_t M = live->count, rows = M - first < MATMUL_TILE_ROWS ? M - first : MATMUL_TILE_ROWS;
+    uint32_t stride = (p_end - p) * MATMUL_PANEL_ROWS;
     uint32_t k_begin = p * MATMUL_PANEL_ROWS, k_end = p_end * MATMUL_PANEL_ROWS;
     if (k_end > s->ff_width) k_end = s->ff_width;
     enum glu_kind kind = s->activation == ACTIVATION_SILU ? GLU_SILU : GLU_GELU_TANH;
-    matmul_tile(cpu->path, &layer->gate, p, p_end, gate_act, M, first, gate, COLUMNS);
-    matmul_tile(cpu->path, &layer->up, p, p_end, up_act, M, first, up, COLUMNS);
-    if (k_end - k_begin == COLUMNS) {
-        glu(cpu->path, kind, gate, gate, up, rows * COLUMNS);
+    matmul_tile(cpu->path, &layer->gate, p, p_end, gate_act, M, first, gate, stride);
+    matmul_tile(cpu->path, &layer->up, p, p_end, up_act, M, first, up, stride);
+    if (k_end - k_begin == stride) {
+        glu(cpu->path, kind, gate, gate, up, rows * stride);
     } else {
         for (uint32_t m = 0; m < rows; m++) {
-            glu(cpu->path, kind, gate + m * COLUMNS, gate + m * COLUMNS, up + m * COLUMNS, k_end - k_begin);
+            glu(cpu->path, kind, gate + m * stride, gate + m * stride, up + m * stride, k_end - k_begin);
         }
     }
-    if (matmul_prepare_columns(cpu->path, layer->down.act, gate, COLUMNS, M, s->ff_width, first, first + rows, k_begin,
+    if (matmul_prepare_columns(cpu->path, layer->down.act, gate, stride, M, s->ff_width, first, first + rows, k_begin,
                                k_end, cpu->down_acts)) {
         return;
     }
     for (uint32_t m = 0; m < rows; m++) {
         for (uint32_t k = k_begin; k < k_end; k++) {
-            if (!isfinite(gate[m * COLUMNS + k - k_begin]))
+            if (!isfinite(gate[m * stride + k - k_begin]))
                 mark_bad(cpu, live->tokens ? live->tokens[first + m] : first + m);
         }
     }
@@ -197,15 +198,15 @@ static void phase_gated(struct device_cpu *cpu, uint32_t thread_idx, const struc
                         const struct live_rows *live)
 {
     struct span own = cpu->threads[thread_idx].ff;
-    uint32_t M = live->count;
+    uint32_t M = live->count, unit = M <= PRIVATE_ROWS_MAX ? UNIT_PANELS_FEW_ROWS : UNIT_PANELS;
     const uint8_t *acts = device_cpu_prepare(cpu, thread_idx, &layer->ff_acts, M, cpu->spec.width,
                                              (struct act_source){live->x, NULL, live->tokens}, layer->ffn_norm);
     const uint8_t *gate_act = act_of(cpu, acts, &layer->ff_acts, layer->gate.act, M);
     const uint8_t *up_act = act_of(cpu, acts, &layer->ff_acts, layer->up.act, M);
     for (uint32_t begin = 0; begin < M; begin += ROWS_IN_CACHE) {
         uint32_t end = M - begin < ROWS_IN_CACHE ? M : begin + ROWS_IN_CACHE;
-        for (uint32_t p = own.begin; p < own.end; p += UNIT_PANELS) {
-            uint32_t p_end = own.end - p < UNIT_PANELS ? own.end : p + UNIT_PANELS;
+        for (uint32_t p = own.begin; p < own.end; p += unit) {
+            uint32_t p_end = own.end - p < unit ? own.end : p + unit;
             for (uint32_t m = begin; m < end; m += MATMUL_TILE_ROWS) {
                 gated_tile(cpu, layer, live, gate_act, up_act, p, p_end, m);
             }

@@ -20,9 +20,10 @@ struct signal_word {
 };
 
 struct team_worker {
-    struct thread_team *team;
+    _Alignas(64) struct thread_team *team;
     pthread_t thread;
     uint32_t idx;
+    _Atomic int cpu; /* where the thread was when it last came to a barrier or began a job */
 };
 
 struct thread_team {
@@ -46,11 +47,29 @@ static void pause_cpu(void)
 #endif
 }
 
-/* Waits until the word is no longer `old`. */
-static void word_wait(struct signal_word *word, uint32_t old, uint32_t spins)
+static void note_cpu(struct thread_team *team, uint32_t idx)
 {
-    for (uint32_t i = 0; i < spins; i++) {
+    int cpu = sched_getcpu();
+    if (atomic_load_explicit(&team->workers[idx].cpu, memory_order_relaxed) == cpu) return;
+    atomic_store_explicit(&team->workers[idx].cpu, cpu, memory_order_relaxed);
+}
+
+/* Whether another thread of the team was last seen on this thread's processor: it cannot come while this one spins. */
+static bool shares_cpu(const struct thread_team *team, uint32_t idx)
+{
+    int cpu = sched_getcpu();
+    for (uint32_t i = 0; i < team->threads; i++) {
+        if (i != idx && atomic_load_explicit(&team->workers[i].cpu, memory_order_relaxed) == cpu) return true;
+    }
+    return false;
+}
+
+/* Thread idx waits until the word is no longer `old`. */
+static void word_wait(struct thread_team *team, uint32_t idx, struct signal_word *word, uint32_t old)
+{
+    for (uint32_t i = 0; i < team->spins; i++) {
         if (atomic_load_explicit(&word->value, memory_order_acquire) != old) return;
+        if (i == team->spins / 32 && shares_cpu(team, idx)) break;
         pause_cpu();
     }
     atomic_fetch_add(&word->sleepers, 1); /* before the value is read again: see word_advance */
@@ -66,15 +85,16 @@ static void word_advance(struct signal_word *word)
     if (atomic_load(&word->sleepers)) syscall(SYS_futex, &word->value, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
 }
 
-void team_barrier(struct thread_team *team)
+void team_barrier(struct thread_team *team, uint32_t thread_idx)
 {
     if (team->threads == 1) return;
+    note_cpu(team, thread_idx);
     uint32_t meeting = atomic_load_explicit(&team->meetings.value, memory_order_relaxed);
     if (atomic_fetch_add(&team->arrived, 1) + 1 == team->threads) {
         atomic_store_explicit(&team->arrived, 0, memory_order_relaxed);
         word_advance(&team->meetings);
     } else {
-        word_wait(&team->meetings, meeting, team->spins);
+        word_wait(team, thread_idx, &team->meetings, meeting);
     }
 }
 
@@ -83,10 +103,11 @@ static void *worker_main(void *argument)
     struct team_worker *worker = argument;
     struct thread_team *team = worker->team;
     for (uint32_t job = 0;; job++) {
-        word_wait(&team->jobs, job, team->spins);
+        word_wait(team, worker->idx, &team->jobs, job);
         if (team->closing) return NULL;
+        note_cpu(team, worker->idx);
         team->function(team->state, worker->idx);
-        team_barrier(team);
+        team_barrier(team, worker->idx);
     }
 }
 
@@ -95,8 +116,9 @@ void team_run(struct thread_team *team, team_fn function, void *state)
     team->function = function;
     team->state = state;
     if (team->threads > 1) word_advance(&team->jobs);
+    note_cpu(team, 0);
     function(state, 0);
-    team_barrier(team);
+    team_barrier(team, 0);
 }
 
 /* How many pauses take 50 us; none with more threads than processors. */
@@ -122,6 +144,7 @@ enum status team_create(uint32_t threads, struct thread_team **team)
     struct thread_team *t = mem_alloc(1, sizeof *t + threads * sizeof t->workers[0]);
     if (!t) return ST_NOMEM;
     t->threads = threads;
+    for (uint32_t i = 0; i < threads; i++) atomic_init(&t->workers[i].cpu, -1);
     t->spins = spins_of(threads);
     sigset_t all, before;
     sigfillset(&all);

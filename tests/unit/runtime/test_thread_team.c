@@ -22,11 +22,11 @@ static void meet(void *state, uint32_t thread_idx)
     struct shared *shared = state;
     for (uint32_t round = 0; round < BARRIERS; round++) {
         shared->cells[thread_idx]++;
-        team_barrier(shared->team);
+        team_barrier(shared->team, thread_idx);
         for (uint32_t i = 0; i < shared->threads; i++) {
             if (shared->cells[i] != shared->cells[thread_idx]) atomic_fetch_add(&shared->mistakes, 1);
         }
-        team_barrier(shared->team);
+        team_barrier(shared->team, thread_idx);
     }
 }
 
