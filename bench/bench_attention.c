@@ -1,7 +1,7 @@
 /* Speed of attention alone: prefill of 512 tokens, and decode of 1, 8 and 32 sequences at contexts of 160, 1,000 and
  * 4,096, with the shape of SmolLM2-135M (9 query heads, 3 KV heads of 64, 30 layers).
  *
- *   bench_attention [--threads 1,2] [--paths auto,avx512,avx2] [--kv bf16,f32] [--layers 30] [--seconds 0.4]
+ *   bench_attention [--threads 1,2] [--paths auto,avx512,avx2] [--kv bf16,f32,int8] [--layers 30] [--seconds 0.4]
  *                   [--heads H] [--kv-heads KH] [--size D] [--only TEXT]
  *
  * A sample is one layer: the threads of a team take items from the list, as a step of the
@@ -24,6 +24,8 @@
 #include <string.h>
 
 enum { SEQS_MAX = 32, CONTEXT_MAX = 4096, PREFILL = 512, ITEMS_MAX = 4096, THREADS_MAX = 16 };
+static const char *const kv_names[] = {[KV_F32] = "f32", [KV_BF16] = "bf16", [KV_I8] = "int8"};
+
 #define SINK_BYTES ((size_t)1 << 20)
 
 struct item {
@@ -120,7 +122,7 @@ static bool make(struct bench *b)
     b->out = mem_alloc((size_t)b->seqs * b->rows * b->H * D, sizeof(float));
     if (!b->kv || !b->tables || !b->q || !b->out) return false;
     for (uint32_t t = 0; t < b->threads; t++) {
-        b->scratch[t] = mem_map(attention_scratch_floats(b->H / b->KH, D) * sizeof(float));
+        b->scratch[t] = mem_map(attention_scratch_floats(b->layout.type, b->H / b->KH, D) * sizeof(float));
         if (!b->scratch[t]) return false;
     }
     for (stride = 7; blocks % stride == 0;) stride += 2; /* scattered, each block once */
@@ -144,7 +146,7 @@ static void release(struct bench *b)
 {
     mem_unmap(b->kv, (size_t)b->seqs * b->table_blocks * b->block_bytes);
     for (uint32_t t = 0; t < b->threads; t++)
-        mem_unmap(b->scratch[t], attention_scratch_floats(b->H / b->KH, b->layout.D) * sizeof(float));
+        mem_unmap(b->scratch[t], attention_scratch_floats(b->layout.type, b->H / b->KH, b->layout.D) * sizeof(float));
     mem_free(b->tables);
     mem_free(b->q);
     mem_free(b->out);
@@ -177,7 +179,7 @@ static void measure(struct bench *b, const char *name)
     double kv_bytes =
         (double)b->seqs * ((b->context + KV_TOKENS - 1) / KV_TOKENS) * b->KH * (double)b->layout.head_bytes;
     printf("%-18s %-10s %-4s %u | %9.1f %7.1f %8.1f %7.1f %7.1f %4.0f%% %8.2f\n", name, cpu_path_name(b->path),
-           b->layout.type == KV_F32 ? "f32" : "bf16", b->threads, ns / 1e3, (double)ticks * b->threads / units,
+           kv_names[b->layout.type], b->threads, ns / 1e3, (double)ticks * b->threads / units,
            units * 32 * b->layout.D / ns, kv_bytes / ns, kv_bytes / (double)read_ns, 100.0 * (double)read_ns / ns,
            ns / 1e3 * 30 / (b->seqs * b->rows));
     release(b);
@@ -231,8 +233,8 @@ int main(int argc, char **argv)
     }
     printf("%-18s %-10s %-4s t | %9s %7s %8s %7s %7s %5s %8s\n", "work", "path", "kv", "us/layer", "cycles", "MAC/ns",
            "KV GB/s", "read", "", "us/token");
-    for (enum kv_type type = 0; type <= KV_BF16; type++) {
-        if (!listed(kv, type == KV_F32 ? "f32" : "bf16")) continue;
+    for (enum kv_type type = 0; type <= KV_I8; type++) {
+        if (!listed(kv, kv_names[type])) continue;
         for (enum cpu_path path = CPU_PATH_COUNT; path-- > CPU_PATH_SCALAR;) {
             if (!cpu_path_supported(path)) continue;
             if (!listed(paths, cpu_path_name(path)) && !(listed(paths, "auto") && path == cpu_path_best())) continue;

@@ -2,8 +2,8 @@
  * tokens of context each, and 8 streams with 4,096. Prints a table, with --phases where each workload's time goes, then
  * one line of JSON.
  *
- *   bench_device MODEL.gguf [--threads N] [--path P] [--numerics fast|exact] [--seconds S] [--only WORKLOAD] [--phases
- * 1]
+ *   bench_device MODEL.gguf [--kv bf16|int8] [--threads N] [--path P] [--numerics fast|exact] [--seconds S] [--only
+ * WORKLOAD] [--phases 1]
  *
  * CPU ms is what a step takes from all processors together. Each figure is the best and the median of the runs that fit
  * into S seconds (at least three): on a machine that others use as well, the best is nearest to what the code can do.
@@ -172,6 +172,8 @@ static bool parse(int argc, char **argv, struct device_config *config, struct be
             if (cpu_path_parse(argv[i + 1], &config->path, err) != ST_OK) return false;
         } else if (strcmp(argv[i], "--numerics") == 0) {
             config->numerics = strcmp(argv[i + 1], "exact") == 0 ? NUMERICS_EXACT : NUMERICS_FAST;
+        } else if (strcmp(argv[i], "--kv") == 0) {
+            config->kv_int8 = strcmp(argv[i + 1], "int8") == 0;
         } else if (strcmp(argv[i], "--seconds") == 0) {
             b->seconds = strtod(argv[i + 1], NULL);
         } else if (strcmp(argv[i], "--only") == 0) {
@@ -199,12 +201,12 @@ int main(int argc, char **argv)
     int code = 1;
     if (argc < 2) {
         fprintf(stderr, "usage: bench_device MODEL.gguf [--threads N] [--path P] [--numerics fast|exact] [--seconds S] "
-                        "[--only WORKLOAD] [--phases 1]\n");
+                        "[--only WORKLOAD] [--phases 1] [--kv bf16|int8]\n");
         return 1;
     }
     if (!parse(argc, argv, &config, &b, &err)) goto done;
     if (model_open(argv[1], &b.model, &err) != ST_OK) goto done;
-    config.kv_bytes = KV_BLOCKS * device_cpu_kv_block_bytes(&b.model->spec, config.numerics);
+    config.kv_bytes = KV_BLOCKS * device_cpu_kv_block_bytes(&b.model->spec, config.numerics, config.kv_int8);
     uint64_t start_ns = clock_now_ns(clock_system());
     if (device_cpu_create(b.model, &config, NULL, NULL, &b.device, &err) != ST_OK) goto done;
     printf("%s, packed %.1f MB in %.0f ms\n", b.device->info.name, (double)b.device->info.weights_bytes / 1e6,

@@ -1,10 +1,11 @@
 /* Attention: the scalar path and the choice of path; see attention.h. */
 #include "kernels/attention_body.h"
 
-size_t attention_scratch_floats(uint32_t G, uint32_t D)
+size_t attention_scratch_floats(enum kv_type type, uint32_t G, uint32_t D)
 {
     uint32_t vectors = attention_rows(G) * G, P = (D + 15) & ~15u;
-    return (size_t)vectors * (P + ATTENTION_CHUNK) + 2 * attention_partial_floats(vectors, D);
+    size_t expanded = type == KV_I8 ? CHUNK_BLOCKS * kv_layout_of(KV_BF16, D).head_bytes / sizeof(float) : 0;
+    return (size_t)vectors * (P + ATTENTION_CHUNK) + 2 * attention_partial_floats(vectors, D) + expanded;
 }
 
 void attention(enum cpu_path path, const struct attention_args *args)

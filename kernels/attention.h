@@ -43,7 +43,7 @@ struct attention_args {
     uint32_t rows, G;  /* rows <= attention_rows(G) */
     uint32_t position; /* of the first row */
     float scale;
-    float *scratch;                  /* attention_scratch_floats(G, D), 64-byte aligned */
+    float *scratch;                  /* attention_scratch_floats, 64-byte aligned */
     float *partials;                 /* NULL, or attention_partial_floats a chunk, from chunk 0 on, 64-byte aligned */
     uint32_t chunk_begin, chunk_end; /* with partials: the chunks to compute */
 };
@@ -64,7 +64,7 @@ static inline size_t attention_partial_floats(uint32_t vectors, uint32_t D)
 {
     return 2 * (((size_t)vectors + 15) & ~(size_t)15) + (size_t)vectors * ((D + 15) & ~15u);
 }
-size_t attention_scratch_floats(uint32_t G, uint32_t D);
+size_t attention_scratch_floats(enum kv_type type, uint32_t G, uint32_t D);
 
 void attention(enum cpu_path path, const struct attention_args *args);
 /* Chunks of args->partials into out; partials are used up. */

@@ -141,39 +141,7 @@ LANES_INLINE void chunk_run(enum kv_type type, bool fetch, const struct chunk *c
     chunk_mix(type, fetch, chunk);
 }
 
-/* Lines that memory or another core's cache has are asked for at once: later loads and stores would wait one by one. */
-static void fetch_rows(const struct attention_args *args)
-{
-    size_t items = (size_t)args->G * args->layout.D;
-    for (uint32_t r = 0; r < args->rows; r++) {
-        for (size_t i = 0; i < items; i += 16) __builtin_prefetch(args->q + r * args->q_stride + i, 0);
-        for (size_t i = 0; i < items; i += 16) __builtin_prefetch(args->out + r * args->out_stride + i, 1);
-    }
-}
-
-static void turn_queries(const struct attention_args *args, float *turned)
-{
-    uint32_t vectors = args->rows * args->G, D = args->layout.D, steps = dot_steps(args);
-    fetch_rows(args);
-    for (uint32_t v = 0; v < vectors; v++) {
-        uint32_t first = v - v % DOT_VECTORS, n = vectors - first < DOT_VECTORS ? vectors - first : DOT_VECTORS;
-        const float *q = args->q + v / args->G * args->q_stride + (size_t)(v % args->G) * D;
-        float *target = turned + (size_t)first * steps + v % DOT_VECTORS;
-        for (uint32_t d = 0; d < D; d += 16) {
-            float items[16];
-            struct lanes x = lanes_load_n(q + d, D - d < 16 ? D - d : 16);
-            uint32_t count = args->layout.type == KV_F32 ? 16 : 8, begin = d * count / 16;
-            if (args->layout.type == KV_F32) {
-                lanes_store(items, x);
-            } else {
-                lanes_store_bf16((uint16_t *)(void *)items, lanes_drop_small(x));
-            }
-            if (count > steps - begin) count = steps - begin;
-            for (uint32_t i = 0; i < count; i++, target += n) memcpy(target, items + i, sizeof *target);
-        }
-    }
-}
-
+#include "kernels/attention_expand.h"
 #include "kernels/attention_merges.h"
 
 /* The first vector that sees the chunk. */
@@ -183,9 +151,11 @@ static uint32_t chunk_vector_begin(const struct attention_args *args, uint32_t c
     return begin > args->position ? (begin - args->position) * args->G : 0;
 }
 
+/* expanded: room for the chunk's blocks in BF16 where they are int8. */
 static void attention_chunk(const struct attention_args *args, uint32_t chunk_idx, const float *turned, float *scores,
-                            struct partial result)
+                            float *expanded, struct partial result)
 {
+    struct attention_args wide;
     struct chunk chunk = {.args = args,
                           .begin = chunk_idx * ATTENTION_CHUNK,
                           .vector_begin = chunk_vector_begin(args, chunk_idx),
@@ -201,7 +171,19 @@ static void attention_chunk(const struct attention_args *args, uint32_t chunk_id
         chunk.heads[b] = args->kv + block[0] * args->kv_block_bytes;
         chunk.ahead[b] = last ? chunk.heads[b] : args->kv + block[CHUNK_BLOCKS] * args->kv_block_bytes;
     }
-    if (args->layout.type == KV_F32) {
+    if (args->layout.type == KV_I8) {
+        wide = *args;
+        wide.layout = kv_layout_of(KV_BF16, args->layout.D);
+        chunk.args = &wide;
+        for (uint32_t b = 0; b < chunk.blocks; b++) {
+            uint8_t *to = (uint8_t *)expanded + b * wide.layout.head_bytes;
+            const uint8_t *next = b + 1 < chunk.blocks ? chunk.heads[b + 1] : chunk.ahead[0];
+            for (size_t i = 0; i < args->layout.head_bytes; i += 64) __builtin_prefetch(next + i, 0, 2);
+            expand_head(wide.layout.D, chunk.heads[b], to);
+            chunk.heads[b] = to;
+        }
+        chunk_run(KV_BF16, false, &chunk);
+    } else if (args->layout.type == KV_F32) {
         chunk_run(KV_F32, false, &chunk);
     } else if (chunk.vector_end > DOT_VECTORS) {
         chunk_run(KV_BF16, false, &chunk);
@@ -216,16 +198,17 @@ static void attention_run(const struct attention_args *args)
     size_t partial = attention_partial_floats(vectors, args->layout.D);
     float *turned = args->scratch, *scores = turned + (size_t)vectors * args->layout.P;
     float *results = scores + (size_t)vectors * ATTENTION_CHUNK;
+    float *expanded = results + 2 * partial;
     struct partial all = partial_at(args, results), one = partial_at(args, results + partial);
     turn_queries(args, turned);
     if (args->partials) {
         for (uint32_t c = args->chunk_begin; c < args->chunk_end; c++) {
-            attention_chunk(args, c, turned, scores, partial_at(args, args->partials + c * partial));
+            attention_chunk(args, c, turned, scores, expanded, partial_at(args, args->partials + c * partial));
         }
         return;
     }
     for (uint32_t c = 0; c < attention_chunks(args->position + args->rows); c++) {
-        attention_chunk(args, c, turned, scores, c ? one : all);
+        attention_chunk(args, c, turned, scores, expanded, c ? one : all);
         if (c) merge_chunk(args, all, one, chunk_vector_begin(args, c));
     }
     write_out(args, all);

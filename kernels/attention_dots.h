@@ -1,10 +1,44 @@
-/* The first pass of attention_body.h: scores of a chunk. Included by it alone. */
+/* The first pass of attention_body.h: queries in the order in which they are read, scores of a chunk. Included by it
+ * alone. */
 #ifndef KERNELS_ATTENTION_DOTS_H
 #define KERNELS_ATTENTION_DOTS_H
 
 #ifndef KERNELS_ATTENTION_BODY_H
 #error "include kernels/attention_body.h"
 #endif
+
+/* Lines that memory or another core's cache has are asked for at once: later loads and stores would wait one by one. */
+static void fetch_rows(const struct attention_args *args)
+{
+    size_t items = (size_t)args->G * args->layout.D;
+    for (uint32_t r = 0; r < args->rows; r++) {
+        for (size_t i = 0; i < items; i += 16) __builtin_prefetch(args->q + r * args->q_stride + i, 0);
+        for (size_t i = 0; i < items; i += 16) __builtin_prefetch(args->out + r * args->out_stride + i, 1);
+    }
+}
+
+static void turn_queries(const struct attention_args *args, float *turned)
+{
+    uint32_t vectors = args->rows * args->G, D = args->layout.D, steps = dot_steps(args);
+    fetch_rows(args);
+    for (uint32_t v = 0; v < vectors; v++) {
+        uint32_t first = v - v % DOT_VECTORS, n = vectors - first < DOT_VECTORS ? vectors - first : DOT_VECTORS;
+        const float *q = args->q + v / args->G * args->q_stride + (size_t)(v % args->G) * D;
+        float *target = turned + (size_t)first * steps + v % DOT_VECTORS;
+        for (uint32_t d = 0; d < D; d += 16) {
+            float items[16];
+            struct lanes x = lanes_load_n(q + d, D - d < 16 ? D - d : 16);
+            uint32_t count = args->layout.type == KV_F32 ? 16 : 8, begin = d * count / 16;
+            if (args->layout.type == KV_F32) {
+                lanes_store(items, x);
+            } else {
+                lanes_store_bf16((uint16_t *)(void *)items, lanes_drop_small(x));
+            }
+            if (count > steps - begin) count = steps - begin;
+            for (uint32_t i = 0; i < count; i++, target += n) memcpy(target, items + i, sizeof *target);
+        }
+    }
+}
 
 /* Scores of n vectors against nb blocks; type, fetch, n and nb are constants. fetch: asks for the lines of V meanwhile.
  */

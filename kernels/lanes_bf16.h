@@ -68,6 +68,24 @@ LANES_INLINE struct lanes lanes_even_pairs(struct lanes x)
     return (struct lanes){_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(x.v), _mm512_set1_epi32(0xffff)))};
 }
 
+/* Both rounded, as pairs. */
+LANES_INLINE struct lanes lanes_round_pairs(struct lanes even, struct lanes odd)
+{
+#ifdef LANES_DPBF16
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                                           21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    __m512i both = _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(odd.v, even.v));
+#else
+    __m512i upper = _mm512_slli_epi32(_mm512_cvtepu16_epi32(lanes_to_bf16_(odd.v)), 16);
+    __m512i both = _mm512_or_si512(upper, _mm512_cvtepu16_epi32(lanes_to_bf16_(even.v)));
+#endif
+    return (struct lanes){_mm512_castsi512_ps(both)};
+}
+LANES_INLINE struct lanes lanes_load_i8(const int8_t *p)
+{
+    return (struct lanes){_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)))};
+}
+
 #elif defined(__AVX2__)
 
 LANES_INLINE __m256 lanes_odd_(__m256 x)
@@ -118,6 +136,23 @@ LANES_INLINE struct lanes lanes_even_pairs(struct lanes x)
     __m256 mask = _mm256_castsi256_ps(_mm256_set1_epi32(0xffff));
     return (struct lanes){_mm256_and_ps(x.a, mask), _mm256_and_ps(x.b, mask)};
 }
+LANES_INLINE __m256 lanes_join_half_(__m256 even, __m256 odd)
+{
+    __m256i low = _mm256_srli_epi32(_mm256_castps_si256(lanes_round_bf16_(even)), 16);
+    return _mm256_or_ps(_mm256_castsi256_ps(low), lanes_round_bf16_(odd));
+}
+LANES_INLINE struct lanes lanes_round_pairs(struct lanes even, struct lanes odd)
+{
+    return (struct lanes){lanes_join_half_(even.a, odd.a), lanes_join_half_(even.b, odd.b)};
+}
+LANES_INLINE __m256 lanes_load_i8_half_(const int8_t *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
+}
+LANES_INLINE struct lanes lanes_load_i8(const int8_t *p)
+{
+    return (struct lanes){lanes_load_i8_half_(p), lanes_load_i8_half_(p + 8)};
+}
 
 #else
 
@@ -160,6 +195,20 @@ LANES_INLINE struct lanes lanes_store_bf16(uint16_t *target, struct lanes x)
 LANES_INLINE struct lanes lanes_even_pairs(struct lanes x)
 {
     for (int j = 0; j < 16; j++) x.v[j] = lanes_float_(lanes_bits_(x.v[j]) & 0xffffu);
+    return x;
+}
+LANES_INLINE struct lanes lanes_round_pairs(struct lanes even, struct lanes odd)
+{
+    uint16_t unused[16];
+    even = lanes_store_bf16(unused, even);
+    odd = lanes_store_bf16(unused, odd);
+    for (int j = 0; j < 16; j++) even.v[j] = lanes_float_(lanes_bits_(even.v[j]) >> 16 | lanes_bits_(odd.v[j]));
+    return even;
+}
+LANES_INLINE struct lanes lanes_load_i8(const int8_t *p)
+{
+    struct lanes x;
+    for (int j = 0; j < 16; j++) x.v[j] = (float)p[j];
     return x;
 }
 

@@ -6,6 +6,8 @@
 #include "kernels/lanes_bf16.h"
 #include "kernels/rope.h"
 
+#include <stdbool.h>
+
 LANES_INLINE struct lanes rope_turn(struct lanes x, struct lanes partner, struct lanes c, struct lanes s)
 {
     return lanes_fma(x, c, lanes_mul(partner, s));
@@ -37,6 +39,23 @@ LANES_INLINE uint16_t bf16_or_nan(uint16_t x)
     return (uint16_t)(x | ((x & 0x7fffu) == 0x7f80u) << 6);
 }
 
+/* Codes and scale of one token: code = x * (127 / amax) to nearest even, scale = amax / 127, which is 0 or at least
+ * LANES_BF16_LEAST. What BF16 cannot hold makes the scale NaN, and with it every value. */
+static void write_i8(int8_t *codes, size_t stride, float *scale, const float *x, uint32_t D)
+{
+    float amax = 0;
+    bool sound = true;
+    for (uint32_t d = 0; d < D; d++) {
+        float size = fabsf(x[d]);
+        if (!(size <= 0x1.fep127f)) sound = false;
+        amax = size > amax ? size : amax;
+    }
+    bool live = sound && amax >= 128 * LANES_BF16_LEAST;
+    float inverse = live ? 127.0f / amax : 0.0f;
+    *scale = live ? amax / 127.0f : sound ? 0.0f : NAN;
+    for (uint32_t d = 0; d < D; d++) codes[d * stride] = live ? (int8_t)lrintf(x[d] * inverse) : 0;
+}
+
 void LANES_NAME(kv_write)(const struct kv_layout *layout, uint8_t *head, uint32_t slot, const float *k, const float *v)
 {
     uint32_t D = layout->D;
@@ -44,6 +63,14 @@ void LANES_NAME(kv_write)(const struct kv_layout *layout, uint8_t *head, uint32_
         float *K = (float *)(void *)head + slot;
         for (uint32_t d = 0; d < D; d++) K[d * KV_TOKENS] = k[d];
         memcpy((float *)(void *)(head + layout->v_offset_bytes) + slot * layout->P, v, D * sizeof *v);
+        return;
+    }
+    if (layout->type == KV_I8) {
+        uint8_t *values = head + layout->v_offset_bytes;
+        float *k_scales = (float *)(void *)(head + kv_i8_scales((size_t)KV_TOKENS * D));
+        float *v_scales = (float *)(void *)(values + kv_i8_scales((size_t)KV_TOKENS * layout->P));
+        write_i8((int8_t *)head + kv_k_index(layout, slot, 0), KV_TOKENS, k_scales + slot, k, D);
+        write_i8((int8_t *)values + kv_v_index(layout, slot, 0), 1, v_scales + slot, v, D);
         return;
     }
     uint16_t *K = (uint16_t *)(void *)head + kv_k_index(layout, slot, 0);

@@ -17,7 +17,8 @@ static int dry_run(const struct config *config)
     if (status == ST_OK) {
         enum numerics numerics = strcmp(config->numerics, "exact") == 0 ? NUMERICS_EXACT : NUMERICS_FAST;
         uint32_t context = config->max_model_len ? config->max_model_len : model->spec.context_max;
-        uint64_t block_bytes = device_cpu_kv_block_bytes(&model->spec, numerics);
+        bool kv_int8 = strcmp(config->kv_cache_dtype, "int8") == 0;
+        uint64_t block_bytes = device_cpu_kv_block_bytes(&model->spec, numerics, kv_int8);
         uint64_t blocks = ((uint64_t)context + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
         buf_append_format(&text,
                           "# memory: model file %zu bytes; %" PRIu64

@@ -213,6 +213,7 @@ static enum status check_words(const struct config *config, struct error *err)
         {"cpu-path",
          {"auto", "scalar", "avx2", "avxvnni", "avx512", "avx512bf16", NULL},
          offsetof(struct config, cpu_path)},
+        {"kv-cache-dtype", {"auto", "bf16", "int8", NULL}, offsetof(struct config, kv_cache_dtype)},
         {"numerics", {"fast", "exact", NULL}, offsetof(struct config, numerics)},
         {"log-level", {"error", "warn", "info", "debug", NULL}, offsetof(struct config, log_level)},
     };

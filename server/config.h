@@ -32,6 +32,7 @@ struct config {
     uint32_t max_num_queued_reqs;    /* --max-num-queued-reqs */
     bool enable_prefix_caching;      /* --enable-prefix-caching / --no-enable-prefix-caching, on */
     uint64_t kv_cache_memory_bytes; /* --kv-cache-memory-bytes (suffixes K M G, Ki Mi Gi); 0: chosen from free memory */
+    char *kv_cache_dtype;           /* --kv-cache-dtype auto|bf16|int8 */
     uint32_t itl_target_ms;         /* --itl-target-ms */
     uint32_t threads;               /* --threads; 0: physical cores */
     char *cpu_path;                 /* --cpu-path auto|NAME of cpu_path.h */

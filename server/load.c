@@ -77,8 +77,12 @@ static enum status device_settings(const struct config *config, const struct loa
                                    struct device_config *settings, struct error *err)
 {
     bool exact = !strcmp(config->numerics, "exact");
+    if (exact && strcmp(config->kv_cache_dtype, "auto") != 0)
+        return error_set(err, ST_INVAL, "--kv-cache-dtype %s: exact numerics keep KV in f32; leave it at auto",
+                         config->kv_cache_dtype);
     *settings = (struct device_config){
         .numerics = exact ? NUMERICS_EXACT : NUMERICS_FAST,
+        .kv_int8 = !strcmp(config->kv_cache_dtype, "int8"),
         .threads = config->threads ? config->threads : machine_cores(),
         .kv_bytes = config->kv_cache_memory_bytes,
         .tokens_max = config->max_num_batched_tokens ? config->max_num_batched_tokens : 512,
@@ -88,7 +92,7 @@ static enum status device_settings(const struct config *config, const struct loa
     TRY(cpu_path_parse(config->cpu_path, &settings->path, err));
     if (settings->tokens_max < settings->seqs_max) settings->tokens_max = settings->seqs_max; /* a token for each */
     settings->rows_max = settings->tokens_max;
-    size_t block_bytes = device_cpu_kv_block_bytes(&loaded->model->spec, settings->numerics);
+    size_t block_bytes = device_cpu_kv_block_bytes(&loaded->model->spec, settings->numerics, settings->kv_int8);
     uint64_t least = (uint64_t)block_bytes * ((loaded->context_max + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS);
     if (!settings->kv_bytes) {
         settings->kv_bytes = machine_memory_bytes() / 4;

@@ -41,6 +41,8 @@ const struct option option_table[] = {
      "Keep the KV blocks of finished prompts and use them again for equal beginnings of the same tenant.", false},
     {"kv-cache-memory-bytes", 0, OPTION_SIZE, SERVE | GENERATE, AT(kv_cache_memory_bytes), "0", 0, 17592186044416.0,
      "SIZE", "Memory for KV blocks, as 4G or 512Mi; 0: a quarter of the machine's memory, at most 4 GiB.", false},
+    {"kv-cache-dtype", 0, OPTION_TEXT, SERVE | GENERATE, AT(kv_cache_dtype), "auto", 0, 0, "TYPE",
+     "auto: BF16, with exact numerics f32. int8: half the bytes of BF16, less exact (kernels/README.md).", false},
     {"itl-target-ms", 0, OPTION_U32, SERVE, AT(itl_target_ms), "50", 0, 60000, "MS",
      "Gap between a stream's tokens that prefill of other requests should not pass; 0: no bound.", false},
     {"threads", 0, OPTION_U32, SERVE | GENERATE, AT(threads), "0", 0, 1024, "N",

@@ -56,6 +56,7 @@ struct device { /* the first member of every implementation */
 struct device_config {
     enum cpu_path path;
     enum numerics numerics;
+    bool kv_int8;         /* KV in int8 instead of BF16, half the bytes; fast numerics only */
     uint32_t threads;     /* >= 1, the engine's own thread included */
     size_t kv_bytes;      /* memory for KV blocks; kv_blocks = kv_bytes / block, at least one sequence's worth */
     uint32_t tokens_max;  /* tokens a step */
@@ -74,7 +75,7 @@ NODISCARD enum status device_cpu_create(const struct model *model, const struct 
                                         struct error *err);
 
 /* Bytes of one block of 16 tokens over all layers, as device_cpu_create will take them. */
-size_t device_cpu_kv_block_bytes(const struct model_spec *spec, enum numerics numerics);
+size_t device_cpu_kv_block_bytes(const struct model_spec *spec, enum numerics numerics, bool kv_int8);
 
 static inline enum status device_step(struct device *device, const struct batch *batch, struct batch_result *result)
 {

@@ -11,14 +11,14 @@ static size_t aligned(size_t bytes)
     return (bytes + 63) & ~(size_t)63;
 }
 
-static struct kv_layout layout_of(const struct model_spec *spec, enum numerics numerics)
+static struct kv_layout layout_of(const struct model_spec *spec, enum numerics numerics, bool kv_int8)
 {
-    return kv_layout_of(numerics == NUMERICS_EXACT ? KV_F32 : KV_BF16, spec->head_size);
+    return kv_layout_of(numerics == NUMERICS_EXACT ? KV_F32 : kv_int8 ? KV_I8 : KV_BF16, spec->head_size);
 }
 
-size_t device_cpu_kv_block_bytes(const struct model_spec *spec, enum numerics numerics)
+size_t device_cpu_kv_block_bytes(const struct model_spec *spec, enum numerics numerics, bool kv_int8)
 {
-    return (size_t)spec->layers * spec->kv_heads * layout_of(spec, numerics).head_bytes;
+    return (size_t)spec->layers * spec->kv_heads * layout_of(spec, numerics, kv_int8).head_bytes;
 }
 
 static void step_thread(void *state, uint32_t thread_idx)
@@ -85,6 +85,9 @@ static enum status check_config(const struct model_spec *s, const struct device_
     }
     if (!config->tokens_max || !config->seqs_max || !config->rows_max || !config->context_max) {
         return error_set(err, ST_INVAL, "tokens_max, seqs_max, rows_max and context_max must be at least 1");
+    }
+    if (config->kv_int8 && config->numerics == NUMERICS_EXACT) {
+        return error_set(err, ST_INVAL, "int8 KV is of fast numerics: exact numerics keep KV in f32");
     }
     bool sound = s->layers && s->width && s->heads && s->kv_heads && s->head_size && s->ff_width && s->vocab &&
                  s->heads % s->kv_heads == 0 && s->rope_size <= s->head_size && s->rope_size % 2 == 0;
@@ -168,7 +171,8 @@ static size_t place_scratch(struct device_cpu *cpu, uint8_t *base)
         uint8_t *sampler;
         TAKE(own->row, row * sizeof(float));
         TAKE(own->head_row, s->width * sizeof(float));
-        TAKE(own->attention, attention_scratch_floats(s->heads / s->kv_heads, s->head_size) * sizeof(float));
+        TAKE(own->attention,
+             attention_scratch_floats(cpu->kv_layout.type, s->heads / s->kv_heads, s->head_size) * sizeof(float));
         TAKE(own->acts, ACT_KINDS_MAX * cpu->act_private_slot_bytes);
         TAKE(sampler, sampler_bytes(s->vocab));
         if (base) sampler_init(&own->sampler, cpu->path, s->vocab, sampler);
@@ -203,7 +207,7 @@ static void describe(struct device_cpu *cpu, const struct device_config *config)
     snprintf(info->name, sizeof info->name, "cpu %s, %u thread%s", cpu_path_name(cpu->path), cpu->threads_count,
              cpu->threads_count == 1 ? "" : "s");
     info->vocab = cpu->spec.vocab;
-    info->kv_block_bytes = device_cpu_kv_block_bytes(&cpu->spec, cpu->numerics);
+    info->kv_block_bytes = device_cpu_kv_block_bytes(&cpu->spec, cpu->numerics, config->kv_int8);
     info->tokens_max = config->tokens_max;
     info->seqs_max = config->seqs_max;
     info->rows_max = config->rows_max;
@@ -221,7 +225,7 @@ enum status device_cpu_create(const struct model *model, const struct device_con
     cpu->numerics = config->numerics;
     cpu->threads_count = config->threads;
     cpu->context_max = config->context_max;
-    cpu->kv_layout = layout_of(&cpu->spec, cpu->numerics);
+    cpu->kv_layout = layout_of(&cpu->spec, cpu->numerics, config->kv_int8);
     cpu->layer_bytes = cpu->spec.kv_heads * cpu->kv_layout.head_bytes;
     describe(cpu, config);
     cpu->threads = mem_alloc(cpu->threads_count, sizeof *cpu->threads);

@@ -27,13 +27,15 @@ const char *real_model_path(void)
     return path;
 }
 
-void real_model_open(struct real_model *real, enum numerics numerics, enum cpu_path path, uint32_t context_max)
+void real_model_open(struct real_model *real, enum numerics numerics, enum cpu_path path, bool kv_int8,
+                     uint32_t context_max)
 {
     struct error err = {""};
     *real = (struct real_model){0};
     require(model_open(real_model_path(), &real->model, &err) == ST_OK, "model_open", &err);
     struct device_config config = {.path = path,
                                    .numerics = numerics,
+                                   .kv_int8 = kv_int8,
                                    .threads = 2,
                                    .tokens_max = CHUNK,
                                    .seqs_max = 1,

@@ -17,7 +17,8 @@ struct real_model {
 const char *real_model_path(void);
 /* Opens the model on a device with two threads and room for one sequence of context_max tokens. Ends the program with 1
  * and the reason when that fails. */
-void real_model_open(struct real_model *real, enum numerics numerics, enum cpu_path path, uint32_t context_max);
+void real_model_open(struct real_model *real, enum numerics numerics, enum cpu_path path, bool kv_int8,
+                     uint32_t context_max);
 void real_model_close(struct real_model *real);
 
 /* Runs count tokens at positions position.. as one chunk; rows: one for each of the last rows_count tokens, all with

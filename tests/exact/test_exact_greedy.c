@@ -68,7 +68,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "cannot read %s: %s\n", path, err.message);
         return 1;
     }
-    real_model_open(&real, NUMERICS_EXACT, cpu_path_best(), IDS_MAX);
+    real_model_open(&real, NUMERICS_EXACT, cpu_path_best(), false, IDS_MAX);
     const struct json *prompts = json_member(root, "prompts");
     uint32_t mistakes = json_length(prompts) == 0;
     double worst = 0;

@@ -29,13 +29,13 @@ static void fixture_make(struct fixture *f, enum kv_type type, uint32_t D, uint3
     f->kv = mem_alloc(BLOCKS, block_bytes);
     f->q = mem_alloc((size_t)tokens * G * D, sizeof(float));
     f->out = mem_alloc((size_t)tokens * G * D, sizeof(float));
-    f->scratch = mem_alloc(attention_scratch_floats(G, D), sizeof(float));
+    f->scratch = mem_alloc(attention_scratch_floats(type, G, D), sizeof(float));
     assert_true(f->kv && f->q && f->out && f->scratch);
     memset(f->kv, 0xff, BLOCKS * block_bytes); /* NaN in both formats */
     for (uint32_t b = 0; b < BLOCKS; b++) f->blocks[b] = b * 7 % BLOCKS;
     for (size_t i = 0; i < (size_t)tokens * G * D; i++) {
         f->q[i] = random_between(seed, -2, 2);
-        if (type == KV_BF16) f->q[i] = bf16_to_f32(f32_to_bf16(f->q[i])); /* the bound for p alone is far tighter */
+        if (type != KV_F32) f->q[i] = bf16_to_f32(f32_to_bf16(f->q[i])); /* the bound for p alone is far tighter */
     }
     for (uint32_t t = 0; t < tokens; t++) {
         float k[256], v[256];
@@ -69,7 +69,7 @@ static void attend(struct fixture *f, enum cpu_path path, uint32_t position, uin
 {
     struct attention_args args = f->args;
     size_t stride = args.q_stride;
-    memset(f->scratch, 0xff, attention_scratch_floats(args.G, args.layout.D) * sizeof(float));
+    memset(f->scratch, 0xff, attention_scratch_floats(args.layout.type, args.G, args.layout.D) * sizeof(float));
     for (uint32_t at = position; at < f->tokens; at += rows) {
         args.rows = f->tokens - at < rows ? f->tokens - at : rows;
         args.position = at;
@@ -131,6 +131,9 @@ static void test_attention_agrees_over_paths_rows_and_shapes(void **state)
         check(KV_BF16, sizes[d], 2, 130, &seed);
     }
     check(KV_BF16, 32, 3, 384, &seed);
+    check(KV_I8, 64, 3, 150, &seed);
+    check(KV_I8, 80, 4, 131, &seed);
+    check(KV_I8, 7, 2, 33, &seed);
     check(KV_BF16, 256, 8, 131, &seed);
     check(KV_BF16, 7, 4, 33, &seed);  /* the last pair of K is half */
     check(KV_F32, 16, 50, 17, &seed); /* more heads than a tile has vectors */
@@ -183,6 +186,7 @@ static void test_attention_merges_parts_into_the_same_bits(void **state)
             check_parts(KV_F32, 16, groups[g], positions[i], attention_rows(groups[g]), &seed);
         }
     }
+    check_parts(KV_I8, 64, 3, 120, 16, &seed);
     check_parts(KV_BF16, 64, 3, 120, 16, &seed); /* rows on both sides of a chunk's end */
 }
 

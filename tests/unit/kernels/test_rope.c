@@ -97,6 +97,43 @@ static void test_rope_kv_write_fills_its_slot_alone(void **state)
     }
 }
 
+/* Values within half a step of the token's own scale, nothing else touched, the same on every path. */
+static void test_rope_kv_write_int8(void **state)
+{
+    (void)state;
+    uint64_t seed = 9;
+    enum { D = 37 };
+    struct kv_layout layout = kv_layout_of(KV_I8, D);
+    static _Alignas(64) uint8_t head[4096], first[sizeof head];
+    const float *scales[2] = {
+        (const float *)(const void *)(head + kv_i8_scales(KV_TOKENS * D)),
+        (const float *)(const void *)(head + layout.v_offset_bytes + kv_i8_scales((size_t)KV_TOKENS * layout.P))};
+    float x[2][D];
+    for (uint32_t i = 0; i < 2 * D; i++) x[i / D][i % D] = random_between(&seed, -9, 9);
+    x[0][3] = x[1][4] = 1;
+    PATHS_EACH(path)
+    {
+        memset(head, 0x5a, sizeof head);
+        kv_write(path, &layout, head, 5, x[0], x[1]);
+        if (path == CPU_PATH_SCALAR) memcpy(first, head, sizeof head);
+        assert_memory_equal(head, first, sizeof head);
+        for (uint32_t d = 0; d < D; d++) {
+            float k = (float)(int8_t)head[kv_k_index(&layout, 5, d)] * scales[0][5];
+            float v = (float)(int8_t)head[layout.v_offset_bytes + kv_v_index(&layout, 5, d)] * scales[1][5];
+            assert_true(fabsf(k - x[0][d]) <= 0.501f * scales[0][5]);
+            assert_true(fabsf(v - x[1][d]) <= 0.501f * scales[1][5]);
+        }
+        uint32_t changed = 0;
+        for (size_t i = 0; i < sizeof head; i++) changed += head[i] != 0x5a;
+        assert_true(changed <= 2 * D + 2 * sizeof(float));
+        x[0][3] = NAN;
+        x[1][4] = INFINITY;
+        kv_write(path, &layout, head, 6, x[0], x[1]);
+        assert_true(isnan(scales[0][6]) && isnan(scales[1][6]));
+        x[0][3] = x[1][4] = 1;
+    }
+}
+
 static void test_rope_kv_write_rounds_to_bf16(void **state)
 {
     (void)state;
@@ -124,6 +161,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_rope_paths_agree_and_match_reference),
                                        cmocka_unit_test(test_rope_kv_write_fills_its_slot_alone),
+                                       cmocka_unit_test(test_rope_kv_write_int8),
                                        cmocka_unit_test(test_rope_kv_write_rounds_to_bf16)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -59,7 +59,7 @@ static void fixture_make(struct fixture *f, const struct tiny_model *tiny, enum 
                                    .seqs_max = SEQS,
                                    .rows_max = 256,
                                    .context_max = CONTEXT,
-                                   .kv_bytes = BLOCKS * device_cpu_kv_block_bytes(&tiny->model.spec, numerics)};
+                                   .kv_bytes = BLOCKS * device_cpu_kv_block_bytes(&tiny->model.spec, numerics, false)};
     memset(f, 0, sizeof *f);
     if (device_cpu_create(&tiny->model, &config, NULL, NULL, &f->device, &err) != ST_OK) fail_msg("%s", err.message);
     assert_true(batch_create(256, SEQS, 256, &f->batch) == ST_OK && batch_result_create(256, &f->result) == ST_OK);
@@ -475,6 +475,11 @@ static void test_device_cpu_create_fails_cleanly(void **state)
     assert_true(k > 5 && k < 100);
     assert_int_equal(device->info.kv_blocks, 4); /* a sequence's worth */
     device_destroy(device);
+    struct device_config exact = config;
+    exact.numerics = NUMERICS_EXACT;
+    exact.kv_int8 = true;
+    assert_int_equal(device_cpu_create(&tiny.model, &exact, NULL, NULL, &device, &err), ST_INVAL);
+    assert_non_null(strstr(err.message, "int8"));
     tiny.layers[1].up.rows = 95;
     assert_int_equal(device_cpu_create(&tiny.model, &config, NULL, NULL, &device, &err), ST_INVAL);
     assert_non_null(strstr(err.message, "up"));
