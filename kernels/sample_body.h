@@ -24,9 +24,7 @@ static inline uint32_t unit_size(const struct logit_row *row, uint32_t unit)
 LANES_INLINE float scan_unit(const float *logits, uint32_t n)
 {
     struct lanes peak = lanes_set(-INFINITY), watch = lanes_zero();
-    LANES_UNROLL for (uint32_t i = 0; i < SAMPLE_UNIT; i += 16)
-    {
-        if (i >= n) break;
+    for (uint32_t i = 0; i < n; i += 16) {
         watch = lanes_fma(load_or(logits + i, n - i, 0), lanes_zero(), watch);
         peak = lanes_max(load_or(logits + i, n - i, -INFINITY), peak);
     }
