@@ -24,8 +24,6 @@ void attention_merge(enum cpu_path path, const struct attention_args *args)
     static void (*const twins[CPU_PATH_COUNT])(const struct attention_args *) = {
         [CPU_PATH_SCALAR] = attention_merge_scalar,
         [CPU_PATH_AVX2] = attention_merge_avx2,
-        [CPU_PATH_AVXVNNI] = attention_merge_avx2,
-        [CPU_PATH_AVX512] = attention_merge_avx512,
-        [CPU_PATH_AVX512BF16] = attention_merge_avx512};
-    twins[path](args);
+        [CPU_PATH_AVX512] = attention_merge_avx512};
+    twins[cpu_path_base(path)](args);
 }

@@ -35,4 +35,10 @@ enum cpu_path cpu_path_best(void);
 /* A path by name, "auto" for the best. ST_INVAL: unknown name (err lists them); ST_DEVICE: this CPU lacks it. */
 NODISCARD enum status cpu_path_parse(const char *name, enum cpu_path *path, struct error *err);
 
+/* The path whose kernels a path runs where it has none of its own. */
+static inline enum cpu_path cpu_path_base(enum cpu_path path)
+{
+    return path == CPU_PATH_AVXVNNI ? CPU_PATH_AVX2 : path == CPU_PATH_AVX512BF16 ? CPU_PATH_AVX512 : path;
+}
+
 #endif

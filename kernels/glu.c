@@ -3,11 +3,7 @@
 
 void glu(enum cpu_path path, enum glu_kind kind, float *out, const float *gate, const float *up, uint32_t count)
 {
-    static void (*const twins[CPU_PATH_COUNT])(enum glu_kind, float *, const float *, const float *,
-                                               uint32_t) = {[CPU_PATH_SCALAR] = glu_scalar,
-                                                            [CPU_PATH_AVX2] = glu_avx2,
-                                                            [CPU_PATH_AVXVNNI] = glu_avx2,
-                                                            [CPU_PATH_AVX512] = glu_avx512,
-                                                            [CPU_PATH_AVX512BF16] = glu_avx512};
-    twins[path](kind, out, gate, up, count);
+    static void (*const twins[CPU_PATH_COUNT])(enum glu_kind, float *, const float *, const float *, uint32_t) = {
+        [CPU_PATH_SCALAR] = glu_scalar, [CPU_PATH_AVX2] = glu_avx2, [CPU_PATH_AVX512] = glu_avx512};
+    twins[cpu_path_base(path)](kind, out, gate, up, count);
 }

@@ -14,8 +14,9 @@ enum { ROWS_AT_ONCE = 256, ADD_PANELS = 4, ADD_COLUMNS = ADD_PANELS * MATMUL_PAN
 
 static const matmul_tile_fn tile_fns[CPU_PATH_COUNT] = {matmul_tile_scalar, matmul_tile_avx2, matmul_tile_avxvnni,
                                                         matmul_tile_avx512, matmul_tile_avx512};
-static const matmul_quantise_fn quantise_fns[CPU_PATH_COUNT] = {
-    matmul_quantise_scalar, matmul_quantise_avx2, matmul_quantise_avx2, matmul_quantise_avx512, matmul_quantise_avx512};
+static const matmul_quantise_fn quantise_fns[CPU_PATH_COUNT] = {[CPU_PATH_SCALAR] = matmul_quantise_scalar,
+                                                                [CPU_PATH_AVX2] = matmul_quantise_avx2,
+                                                                [CPU_PATH_AVX512] = matmul_quantise_avx512};
 static const matmul_tile_fn bf16_tile_fns[CPU_PATH_COUNT] = {matmul_tile_bf16_scalar, matmul_tile_bf16_avx2,
                                                              matmul_tile_bf16_avx2, matmul_tile_bf16_avx512,
                                                              matmul_tile_bf16_avx512bf16};
@@ -97,7 +98,7 @@ bool matmul_prepare_columns(enum cpu_path path, enum act_kind kind, const float 
         }
         tile += (size_t)block * R * ACT_BLOCK_BYTES;
         const uint32_t bad_rows =
-            quantise_fns[path](kind, x, stride_m, count, blocks, tile, R, m - first, m_end - first);
+            quantise_fns[cpu_path_base(path)](kind, x, stride_m, count, blocks, tile, R, m - first, m_end - first);
         if (!bad_rows) continue;
         for (uint32_t r = m - first; r < m_end - first; r++)
             if (bad_rows >> r & 1) zero_blocks(blocks, tile, R, r);

@@ -36,20 +36,31 @@ static inline float scale_at(enum tensor_type type, const uint8_t *panel, uint32
     return factor * (float)(panel_halves(type) ? (int8_t)scale[r] : scale[r]);
 }
 
-/* All codes of a block, a dword of four inputs at a time. */
-static inline void block_codes(enum tensor_type type, const uint8_t *group, unsigned h, uint8_t codes[32][16])
+/* The 32 codes of row r in a block: dword i is inputs 4i..4i+3. */
+static inline void row_codes(enum tensor_type type, const uint8_t *group, unsigned half, unsigned r, uint8_t codes[32])
 {
     const unsigned bits = panel_code_bits(type);
-    const uint8_t *low = group + h * panel_code_bytes(type);
-    const uint8_t *high = group + panel_high_offset(type) + h * panel_high_bytes(type);
-    for (unsigned i = 0; i < 8; i++)
-        for (unsigned r = 0; r < 16; r++) {
-            uint32_t v = load_u32(low + (bits == 8 ? i : i & 3) * 64 + r * 4);
-            if (bits != 8) v = v >> (i & 4) & 0x0f0f0f0fu;
-            if (bits == 5) v |= (load_u32(high + r * 4) >> i & 0x01010101u) << 4;
-            if (bits == 6) v |= (load_u32(high + i / 4 * 64 + r * 4) >> 2 * (i & 3) & 0x03030303u) << 4;
-            for (unsigned b = 0; b < 4; b++) codes[4 * i + b][r] = (uint8_t)(v >> 8 * b);
-        }
+    const uint8_t *low = group + half * panel_code_bytes(type) + r * 4;
+    const uint8_t *high = group + panel_high_offset(type) + half * panel_high_bytes(type) + r * 4;
+    uint32_t planes[2] = {0, 0};
+    for (unsigned j = 0; j < panel_high_bytes(type) / 64; j++) planes[j] = load_u32(high + j * 64);
+    for (unsigned i = 0; i < 8; i++) {
+        uint32_t v = load_u32(low + (bits == 8 ? i : i & 3) * 64);
+        if (bits != 8) v = v >> (i & 4) & 0x0f0f0f0fu;
+        if (bits == 5) v |= (planes[0] >> i & 0x01010101u) << 4;
+        if (bits == 6) v |= (planes[i / 4] >> 2 * (i & 3) & 0x03030303u) << 4;
+        memcpy(codes + (size_t)i * 4, &v, 4);
+    }
+}
+
+/* All codes of a block. */
+static inline void block_codes(enum tensor_type type, const uint8_t *group, unsigned half, uint8_t codes[32][16])
+{
+    for (unsigned r = 0; r < 16; r++) {
+        uint8_t row[32];
+        row_codes(type, group, half, r, row);
+        for (unsigned k = 0; k < 32; k++) codes[k][r] = row[k];
+    }
 }
 
 void panel_codes(enum tensor_type type, const uint8_t *panel, uint32_t b, uint8_t codes[32][16])
@@ -99,23 +110,6 @@ void panel_weights(enum tensor_type type, const uint8_t *panel, uint32_t k_begin
     for (uint32_t k = 0; k < k_count; k++) {
         const float *d = scale[panel_halves(type) && k >= 16];
         for (unsigned r = 0; r < 16; r++) weights[k][r] = weight_of(type, codes[k][r], d[r], scale[1][r]);
-    }
-}
-
-/* The 32 codes of row r in a block: dword i is inputs 4i..4i+3. */
-static inline void row_codes(enum tensor_type type, const uint8_t *group, unsigned half, unsigned r, uint8_t codes[32])
-{
-    const unsigned bits = panel_code_bits(type);
-    const uint8_t *low = group + half * panel_code_bytes(type) + r * 4;
-    const uint8_t *high = group + panel_high_offset(type) + half * panel_high_bytes(type) + r * 4;
-    uint32_t planes[2] = {0, 0};
-    for (unsigned j = 0; j < panel_high_bytes(type) / 64; j++) planes[j] = load_u32(high + j * 64);
-    for (unsigned i = 0; i < 8; i++) {
-        uint32_t v = load_u32(low + (bits == 8 ? i : i & 3) * 64);
-        if (bits != 8) v = v >> (i & 4) & 0x0f0f0f0fu;
-        if (bits == 5) v |= (planes[0] >> i & 0x01010101u) << 4;
-        if (bits == 6) v |= (planes[i / 4] >> 2 * (i & 3) & 0x03030303u) << 4;
-        memcpy(codes + (size_t)i * 4, &v, 4);
     }
 }
 

@@ -3,11 +3,7 @@
 
 void rmsnorm(enum cpu_path path, float *y, const float *x, const float *w, uint32_t E, float eps)
 {
-    static void (*const twins[CPU_PATH_COUNT])(float *, const float *, const float *, uint32_t,
-                                               float) = {[CPU_PATH_SCALAR] = rmsnorm_scalar,
-                                                         [CPU_PATH_AVX2] = rmsnorm_avx2,
-                                                         [CPU_PATH_AVXVNNI] = rmsnorm_avx2,
-                                                         [CPU_PATH_AVX512] = rmsnorm_avx512,
-                                                         [CPU_PATH_AVX512BF16] = rmsnorm_avx512};
-    twins[path](y, x, w, E, eps);
+    static void (*const twins[CPU_PATH_COUNT])(float *, const float *, const float *, uint32_t, float) = {
+        [CPU_PATH_SCALAR] = rmsnorm_scalar, [CPU_PATH_AVX2] = rmsnorm_avx2, [CPU_PATH_AVX512] = rmsnorm_avx512};
+    twins[cpu_path_base(path)](y, x, w, E, eps);
 }

@@ -26,23 +26,16 @@ void rope_angles(float *c, float *s, enum rope_pairs pairs, uint32_t rope_size, 
 
 void rope(enum cpu_path path, float *x, const float *c, const float *s, enum rope_pairs pairs, uint32_t rope_size)
 {
-    static void (*const twins[CPU_PATH_COUNT])(float *, const float *, const float *, enum rope_pairs,
-                                               uint32_t) = {[CPU_PATH_SCALAR] = rope_scalar,
-                                                            [CPU_PATH_AVX2] = rope_avx2,
-                                                            [CPU_PATH_AVXVNNI] = rope_avx2,
-                                                            [CPU_PATH_AVX512] = rope_avx512,
-                                                            [CPU_PATH_AVX512BF16] = rope_avx512};
-    twins[path](x, c, s, pairs, rope_size);
+    static void (*const twins[CPU_PATH_COUNT])(float *, const float *, const float *, enum rope_pairs, uint32_t) = {
+        [CPU_PATH_SCALAR] = rope_scalar, [CPU_PATH_AVX2] = rope_avx2, [CPU_PATH_AVX512] = rope_avx512};
+    twins[cpu_path_base(path)](x, c, s, pairs, rope_size);
 }
 
 void kv_write(enum cpu_path path, const struct kv_layout *layout, uint8_t *head, uint32_t slot, const float *k,
               const float *v)
 {
     static void (*const twins[CPU_PATH_COUNT])(const struct kv_layout *, uint8_t *, uint32_t, const float *,
-                                               const float *) = {[CPU_PATH_SCALAR] = kv_write_scalar,
-                                                                 [CPU_PATH_AVX2] = kv_write_avx2,
-                                                                 [CPU_PATH_AVXVNNI] = kv_write_avx2,
-                                                                 [CPU_PATH_AVX512] = kv_write_avx512,
-                                                                 [CPU_PATH_AVX512BF16] = kv_write_avx512};
-    twins[path](layout, head, slot, k, v);
+                                               const float *) = {
+        [CPU_PATH_SCALAR] = kv_write_scalar, [CPU_PATH_AVX2] = kv_write_avx2, [CPU_PATH_AVX512] = kv_write_avx512};
+    twins[cpu_path_base(path)](layout, head, slot, k, v);
 }

@@ -5,10 +5,8 @@ static const struct sample_ops *ops_of(enum cpu_path path)
 {
     static const struct sample_ops *const ops[CPU_PATH_COUNT] = {[CPU_PATH_SCALAR] = &sample_ops_scalar,
                                                                  [CPU_PATH_AVX2] = &sample_ops_avx2,
-                                                                 [CPU_PATH_AVXVNNI] = &sample_ops_avx2,
-                                                                 [CPU_PATH_AVX512] = &sample_ops_avx512,
-                                                                 [CPU_PATH_AVX512BF16] = &sample_ops_avx512};
-    return ops[path];
+                                                                 [CPU_PATH_AVX512] = &sample_ops_avx512};
+    return ops[cpu_path_base(path)];
 }
 
 void sample_scan(enum cpu_path path, const float *logits, uint32_t count, float *highest)
