@@ -351,10 +351,11 @@ static void bench_matrix(const struct settings *set, enum tensor_type type, enum
     matmul_pack(&work.matrix, file, 0, work.matrix.panels); /* touches the pages */
     if (set->pack) {
         const uint64_t start = now_ns();
+        const size_t rows_bytes = MATMUL_PANEL_ROWS * tensor_row_bytes(tensor_type_info(type), K);
         uint64_t best_ns = UINT64_MAX;
         for (uint32_t p = 0; now_ns() - start < 200000000; p = (p + 1) % work.matrix.panels) {
             const uint64_t before = now_ns();
-            matmul_pack(&work.matrix, file, p, p + 1);
+            matmul_pack(&work.matrix, (const uint8_t *)file + p * rows_bytes, p, p + 1);
             const uint64_t ns = now_ns() - before;
             if (ns < best_ns) best_ns = ns;
         }

@@ -62,7 +62,8 @@ struct matrix {
 NODISCARD enum status matmul_plan(enum tensor_type type, enum numerics numerics, enum cpu_path path, uint32_t N,
                                   uint32_t K, struct matrix *matrix);
 
-/* Packs panels [panel_begin, panel_end) of the file into matrix->data. source: row 0 of N rows of whole blocks. */
+/* Packs panels [panel_begin, panel_end) of the file into matrix->data. source: row 16 * panel_begin and those after it,
+ * in whole blocks. */
 void matmul_pack(const struct matrix *matrix, const void *source, uint32_t panel_begin, uint32_t panel_end);
 
 /* Row n of the packed matrix as f32 (K values), equal to dequantize_row of the file's row. Embedding look-up, tests. */

@@ -372,13 +372,13 @@ void matmul_pack(const struct matrix *matrix, const void *source, uint32_t panel
     CHECK(panel_begin <= panel_end && panel_end <= matrix->panels);
     for (uint32_t p = panel_begin; p < panel_end; p++) {
         uint8_t *panel = matrix->data + p * matrix->panel_bytes;
+        const uint8_t *from = (const uint8_t *)source + (size_t)(p - panel_begin) * MATMUL_PANEL_ROWS * row_bytes;
         const uint32_t row = p * MATMUL_PANEL_ROWS;
         const uint32_t rows = matrix->N - row < MATMUL_PANEL_ROWS ? matrix->N - row : MATMUL_PANEL_ROWS;
         if (rows < MATMUL_PANEL_ROWS || matrix->K % PANEL_GROUP) memset(panel, 0, matrix->panel_bytes);
         for (unsigned lane = 0; lane < rows; lane += QUAD_ROWS) {
             const uint8_t *four[QUAD_ROWS];
-            for (unsigned r = 0; r < QUAD_ROWS; r++)
-                four[r] = lane + r < rows ? (const uint8_t *)source + (size_t)(row + lane + r) * row_bytes : NULL;
+            for (unsigned r = 0; r < QUAD_ROWS; r++) four[r] = lane + r < rows ? from + (lane + r) * row_bytes : NULL;
             pack_rows(matrix->type, panel, lane, four, matrix->K);
         }
     }

@@ -57,7 +57,8 @@
     LIMIT(gguf_tensors, 65536, 1, 1048576, "tensors", ST_LIMIT, 0)                                                     \
     LIMIT(gguf_string_bytes, 16777216, 64, 268435456, "bytes", ST_LIMIT, 0)                                            \
     LIMIT(gguf_array_items, 4194304, 16, 67108864, "items", ST_LIMIT, 0)                                               \
-    LIMIT(model_layers, 512, 1, 4096, "layers", ST_LIMIT, 0)                                                           \
+    LIMIT(model_layers, 512, 1, 1024, "layers", ST_LIMIT, 0)                                                           \
+    LIMIT(model_experts, 1024, 1, 65536, "experts", ST_LIMIT, 0)                                                       \
     LIMIT(model_heads, 1024, 1, 16384, "heads", ST_LIMIT, 0)                                                           \
     LIMIT(model_width, 131072, 64, 1048576, "values", ST_LIMIT, 0)                                                     \
     LIMIT(model_vocab, 2097152, 16, 16777216, "tokens", ST_LIMIT, 0)                                                   \

@@ -89,6 +89,10 @@ static enum status check_config(const struct model_spec *s, const struct device_
     if (config->kv_int8 && config->numerics == NUMERICS_EXACT) {
         return error_set(err, ST_INVAL, "int8 KV is of fast numerics: exact numerics keep KV in f32");
     }
+    if (s->window || s->experts || s->has_post_norms || s->embedding_scale != 1 || s->residual_scale != 1 ||
+        s->logit_scale != 1 || s->rope_main.magnitude != 1 || s->rope_switch) {
+        return error_set(err, ST_INVAL, "the architecture %s is not yet run by this device", s->arch);
+    }
     bool sound = s->layers && s->width && s->heads && s->kv_heads && s->head_size && s->ff_width && s->vocab &&
                  s->heads % s->kv_heads == 0 && s->rope_size <= s->head_size && s->rope_size % 2 == 0;
     if (!sound) return error_set(err, ST_INVAL, "the model's dimensions make no transformer (%s)", s->arch);

@@ -199,14 +199,21 @@ struct pack_job {
     device_progress_fn progress;
     void *progress_state;
     _Atomic size_t done_bytes;
+    uint8_t *rows; /* room for a panel's rows of any matrix, in any type, for each thread */
+    size_t rows_bytes;
 };
 
+/* Packs from the file's rows, or a panel at a time from rows made in `rows`. */
 static void pack(struct pack_job *job, uint32_t thread_idx, const struct matrix *matrix, const struct tensor_view *view,
                  uint32_t panel_begin, uint32_t panel_end)
 {
-    if (panel_begin < panel_end) {
-        matmul_pack(matrix, view->data, panel_begin, panel_end);
-        model_forget_rows(job->model, view, panel_begin * MATMUL_PANEL_ROWS, panel_end * MATMUL_PANEL_ROWS);
+    uint32_t step = view->recipe ? 1 : panel_end - panel_begin;
+    for (uint32_t p = panel_begin; p < panel_end; p += step) {
+        uint32_t row_begin = p * MATMUL_PANEL_ROWS, row_end = (p + step) * MATMUL_PANEL_ROWS;
+        if (row_end > view->rows) row_end = view->rows;
+        matmul_pack(matrix, tensor_rows(view, row_begin, row_end, job->rows + thread_idx * job->rows_bytes), p,
+                    p + step);
+        model_forget_rows(job->model, view, row_begin, row_end);
     }
     size_t bytes = (panel_end - panel_begin) * matrix->panel_bytes;
     size_t done_bytes = atomic_fetch_add(&job->done_bytes, bytes) + bytes;
@@ -265,7 +272,7 @@ static enum status unpack_vectors(struct device_cpu *cpu, const struct model_wei
         if (!factors) return ST_NOMEM;
         unpack_vector(factors, &from->rope_factors);
     }
-    rope_frequencies(cpu->frequencies, s->rope_size, (double)s->rope_base, (double)s->rope_scale, factors);
+    rope_frequencies(cpu->frequencies, s->rope_size, (double)s->rope_main.base, (double)s->rope_main.scale, factors);
     mem_free(factors);
     return ST_OK;
 }
@@ -283,8 +290,19 @@ enum status device_cpu_load(struct device_cpu *cpu, const struct model *model, d
     place(cpu, &space);
     divide(cpu);
     TRY(unpack_vectors(cpu, &model->weights));
-    struct pack_job job = {cpu, model, &model->weights, progress, progress_state, 0};
+    const struct model_spec *s = &cpu->spec;
+    size_t widest = s->ff_width > s->heads * s->head_size ? s->ff_width : s->heads * s->head_size;
+    if (s->width > widest) widest = s->width;
+    struct pack_job job = {.cpu = cpu,
+                           .model = model,
+                           .from = &model->weights,
+                           .progress = progress,
+                           .progress_state = progress_state,
+                           .rows_bytes = aligned(MATMUL_PANEL_ROWS * widest * sizeof(float))};
+    job.rows = mem_alloc(cpu->threads_count, job.rows_bytes);
+    if (!job.rows) return error_set(err, ST_NOMEM, "no memory to pack weights");
     team_run(cpu->team, pack_thread, &job);
+    mem_free(job.rows);
     if (progress) progress(progress_state, cpu->weights_bytes, cpu->weights_bytes);
     return ST_OK;
 }

@@ -124,6 +124,20 @@ static void text_head(const struct report *r, struct buf *out)
     buf_append_char(out, '\n');
 }
 
+static uint32_t count_layers(const struct model_spec *s, enum layer_flag flag)
+{
+    uint32_t count = 0;
+    for (uint32_t l = 0; l < s->layers; l++) count += (s->layer_flags[l] & flag) != 0;
+    return count;
+}
+
+static void text_window(const struct model_spec *s, struct buf *out)
+{
+    buf_append_format(out, "\n  window        %" PRIu32 " positions in %" PRIu32 " of %" PRIu32 " layers", s->window,
+                      count_layers(s, LAYER_WINDOWED), s->layers);
+    if (s->has_window_rope) buf_append_format(out, ", RoPE base %g there", (double)s->rope_window.base);
+}
+
 static void text_spec(const struct report *r, struct buf *out)
 {
     const struct model_spec *s = &r->model->spec;
@@ -137,9 +151,15 @@ static void text_spec(const struct report *r, struct buf *out)
                       s->heads, s->kv_heads, s->head_size, (double)s->attention_scale,
                       s->has_qkv_bias ? "; Q, K, V with bias" : "", s->has_qk_norm ? "; Q and K normalised" : "");
     buf_append_format(out, "  positions     RoPE over %" PRIu32 " of %" PRIu32 " values, %s, base %g", s->rope_size,
-                      s->head_size, s->rope == ROPE_HALVES ? "halves" : "interleaved pairs", (double)s->rope_base);
-    if (s->rope_scale != 1.0f) buf_append_format(out, ", positions times %g", (double)s->rope_scale);
-    if (r->model->weights.rope_factors.data) buf_append_text(out, ", frequencies divided by the file's factors");
+                      s->head_size, s->rope == ROPE_HALVES ? "halves" : "interleaved pairs", (double)s->rope_main.base);
+    if (s->rope_main.scale != 1.0f) buf_append_format(out, ", positions times %g", (double)s->rope_main.scale);
+    if (r->model->weights.rope_factors.data) buf_append_text(out, ", frequencies divided by factors");
+    if (s->rope_switch) buf_append_format(out, ", by others beyond %" PRIu32 " tokens", s->rope_switch);
+    if (s->window) text_window(s, out);
+    if (s->experts)
+        buf_append_format(out, "\n  experts       %" PRIu32 " of %" PRIu32 " values, %" PRIu32 " used a token%s",
+                          s->experts, s->expert_width, s->experts_used,
+                          s->experts_normed ? ", their weights made to sum to 1" : "");
     buf_append_format(
         out, "\n  feed-forward  %" PRIu32 " values, gated %s\n  norm          RMS, epsilon %g\n  head          %s\n",
         s->ff_width, s->activation == ACTIVATION_SILU ? "SiLU" : "GELU (tanh)", (double)s->norm_eps,
@@ -286,8 +306,12 @@ static void json_model(const struct report *r, struct buf *out)
     json_float(out, "norm_eps", s->norm_eps);
     buf_append_format(out, ",\"rope\":\"%s\",\"rope_size\":%" PRIu32, s->rope == ROPE_HALVES ? "halves" : "interleaved",
                       s->rope_size);
-    json_float(out, "rope_base", s->rope_base);
-    json_float(out, "rope_scale", s->rope_scale);
+    json_float(out, "rope_base", s->rope_main.base);
+    json_float(out, "rope_scale", s->rope_main.scale);
+    buf_append_format(out,
+                      ",\"window\":%" PRIu32 ",\"windowed_layers\":%" PRIu32 ",\"experts\":%" PRIu32
+                      ",\"experts_used\":%" PRIu32,
+                      s->window, count_layers(s, LAYER_WINDOWED), s->experts, s->experts_used);
     buf_append_format(out, ",\"rope_factors\":%s", truth(r->model->weights.rope_factors.data));
     json_float(out, "attention_scale", s->attention_scale);
     buf_append_format(out, ",\"activation\":\"%s\",\"tied_head\":%s,\"qkv_bias\":%s,\"qk_norm\":%s}",

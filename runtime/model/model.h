@@ -10,32 +10,50 @@
 #define RUNTIME_MODEL_MODEL_H
 
 #include "kernels/tensor_type.h"
+#include "runtime/base/arena.h"
 #include "runtime/base/status.h"
 #include "runtime/model/model_spec.h"
 #include "runtime/model/vocab.h"
 
 #include <stddef.h>
 
+/* How rows of a matrix are made whose file keeps them in another form (packed by columns, scales apart): the first
+ * member of whatever the maker needs. Writes rows [row_begin, row_end) as whole blocks of the view's type. Pure; any
+ * thread; cannot fail, since everything was checked when the file was opened. */
+struct tensor_recipe {
+    void (*make_rows)(const struct tensor_recipe *recipe, uint32_t row_begin, uint32_t row_end, void *rows);
+};
+
 /* A matrix (rows N outputs, cols K inputs, row-major, each row whole blocks) or a vector (rows 1). data NULL: absent.
  */
 struct tensor_view {
-    const void *data;
+    const void *data; /* with a recipe: where its bytes begin in the file */
     enum tensor_type type;
     uint32_t rows, cols;
-    const char *name; /* as in the file */
+    const char *name;                   /* as in the file */
+    const struct tensor_recipe *recipe; /* NULL: the rows lie at data */
+};
+
+struct expert_weights {
+    struct tensor_view gate, up, down; /* (F, E), (F, E), (E, F) with F = expert_width */
 };
 
 struct layer_weights {
     struct tensor_view attn_norm, q, k, v, o, q_bias, k_bias, v_bias, q_norm, k_norm;
-    struct tensor_view ffn_norm, gate, up, down;
+    struct tensor_view attn_post_norm, ffn_post_norm; /* (E), with has_post_norms */
+    struct tensor_view ffn_norm, gate, up, down;      /* gate, up, down: absent with LAYER_EXPERTS */
+    struct tensor_view router;                        /* (X, E), with LAYER_EXPERTS */
+    struct expert_weights *experts;                   /* (X), with LAYER_EXPERTS */
 };
 
 struct model_weights {
-    struct tensor_view embed;        /* (V, E) */
-    struct tensor_view final_norm;   /* (E) */
-    struct tensor_view head;         /* (V, E); the same view as embed when tied */
-    struct tensor_view rope_factors; /* (rope_size / 2) f32 divisors of the frequencies (Llama 3), or absent */
-    struct layer_weights *layers;    /* (L) */
+    struct tensor_view embed;      /* (V, E) */
+    struct tensor_view final_norm; /* (E) */
+    struct tensor_view head;       /* (V, E); the same view as embed when tied */
+    /* (rope_size / 2) f32 divisors of the frequencies of rope_main, or absent: for contexts up to rope_switch, if there
+     * is one, and beyond */
+    struct tensor_view rope_factors, rope_factors_long;
+    struct layer_weights *layers; /* (L) */
 };
 
 struct model {
@@ -45,8 +63,12 @@ struct model {
     const char *chat_template; /* NUL-terminated, or NULL */
     size_t chat_template_length;
     size_t file_bytes;
-    struct gguf *file; /* NULL after model_release_file */
+    struct gguf *file;  /* NULL after model_release_file */
+    struct arena arena; /* what was made for the weights while opening; released with the file */
 };
+
+/* Rows [row_begin, row_end) of a matrix as whole blocks: where they lie, or made into `rows`, which then holds them. */
+const void *tensor_rows(const struct tensor_view *view, uint32_t row_begin, uint32_t row_end, void *rows);
 
 /* Opens a GGUF file. ST_NOTFOUND, ST_IO: path; ST_INVAL, ST_LIMIT: the file's content: err says what, where (offset,
  * key, tensor) and, for an unknown architecture, which are known. */

@@ -278,11 +278,18 @@ EDIT(rope_longrope, writer_text(&writer, "llama.rope.scaling.type", "longrope"))
 EDIT(rope_factor_0, writer_text(&writer, "llama.rope.scaling.type", "linear");
      writer_f32(&writer, "llama.rope.scaling.factor", 0))
 EDIT(rope_factor_nan, writer_f32(&writer, "llama.rope.scaling.factor", NAN))
-EDIT(rope_attn_factor, writer_f32(&writer, "llama.rope.scaling.attn_factor", 1.2f))
+EDIT(rope_attn_factor, writer_f32(&writer, "llama.rope.scaling.attn_factor", -1.2f))
+EDIT(rope_yarn_steep, writer_text(&writer, "llama.rope.scaling.type", "yarn");
+     writer_f32(&writer, "llama.rope.scaling.factor", 4);
+     writer_f32(&writer, "llama.rope.scaling.yarn_ext_factor", 0.5f))
+EDIT(rope_long_alone, writer_add_tensor(&writer, "rope_factors_long.weight", TENSOR_F32, 4, 1))
 EDIT(rope_freqs_short, writer_add_tensor(&writer, "rope_freqs.weight", TENSOR_F32, 4, 0))
 EDIT(attention_scale_0, writer_f32(&writer, "llama.attention.scale", 0))
-EDIT(window, writer_u32(&writer, "llama.attention.sliding_window", 64))
-EDIT(experts, writer_u32(&writer, "llama.expert_count", 8))
+EDIT(window_text, writer_text(&writer, "llama.attention.sliding_window", "64"))
+EDIT(window_pattern, writer_text(&writer, "llama.attention.sliding_window_pattern", "6"))
+EDIT(expert_used, writer_u32(&writer, "llama.expert_count", 8); writer_u32(&writer, "llama.expert_used_count", 9))
+EDIT(expert_none_used, writer_u32(&writer, "llama.expert_count", 8))
+EDIT(experts, writer_u32(&writer, "llama.expert_count", 8); writer_u32(&writer, "llama.expert_used_count", 2))
 EDIT(alibi, writer_f32(&writer, "llama.attention.max_alibi_bias", 8))
 EDIT(softcap, writer_f32(&writer, "llama.attn_logit_softcapping", 50))
 EDIT(logit_scale, writer_f32(&writer, "llama.logit_scale", 0.5f))
@@ -461,15 +468,20 @@ static const struct {
     ROW(rope_odd, ST_INVAL, "dimension_count"),
     ROW(rope_0, ST_INVAL, "dimension_count"),
     ROW(rope_wide, ST_INVAL, "dimension_count"),
-    ROW(rope_yarn, ST_INVAL, "yarn"),
-    ROW(rope_longrope, ST_INVAL, "longrope"),
+    ROW(rope_yarn, ST_INVAL, "YaRN"),
+    ROW(rope_longrope, ST_INVAL, "LongRoPE"),
     ROW(rope_factor_0, ST_INVAL, "factor"),
     ROW(rope_factor_nan, ST_INVAL, "finite"),
-    ROW(rope_attn_factor, ST_INVAL, "YaRN"),
+    ROW(rope_attn_factor, ST_INVAL, "attn_factor"),
     ROW(rope_freqs_short, ST_INVAL, "rope_freqs.weight has shape"),
     ROW(attention_scale_0, ST_INVAL, "attention.scale"),
-    ROW(window, ST_INVAL, "sliding window"),
-    ROW(experts, ST_INVAL, "mixture of experts"),
+    ROW(rope_yarn_steep, ST_INVAL, "plain frequencies"),
+    ROW(rope_long_alone, ST_INVAL, "rope_factors_short"),
+    ROW(window_text, ST_INVAL, "sliding_window"),
+    ROW(window_pattern, ST_INVAL, "sliding_window_pattern"),
+    ROW(expert_used, ST_LIMIT, "expert_used_count"),
+    ROW(expert_none_used, ST_INVAL, "expert_used_count"),
+    ROW(experts, ST_INVAL, "ffn_gate_inp"),
     ROW(alibi, ST_INVAL, "ALiBi"),
     ROW(softcap, ST_INVAL, "soft-capped"),
     ROW(logit_scale, ST_INVAL, "scaled logits"),

@@ -104,7 +104,8 @@ static void fixture_make(struct fixture *f, enum tensor_type type, enum numerics
     assert_non_null(f->matrix.data);
     memset(f->matrix.data, 0xff, f->matrix.panels * f->matrix.panel_bytes); /* scales would be NaN */
     const uint32_t middle = f->matrix.panels / 2;
-    matmul_pack(&f->matrix, f->file, middle, f->matrix.panels);
+    const size_t panel_rows_bytes = MATMUL_PANEL_ROWS * tensor_row_bytes(info, K);
+    matmul_pack(&f->matrix, f->file + middle * panel_rows_bytes, middle, f->matrix.panels);
     matmul_pack(&f->matrix, f->file, 0, middle);
 }
 

@@ -19,8 +19,10 @@ static const struct model_spec base_spec = {.arch = "tiny",
                                             .norm_eps = 1e-5f,
                                             .rope = ROPE_INTERLEAVED,
                                             .rope_size = 16,
-                                            .rope_base = 10000,
-                                            .rope_scale = 1,
+                                            .rope_main = {10000, 1, 1},
+                                            .embedding_scale = 1,
+                                            .residual_scale = 1,
+                                            .logit_scale = 1,
                                             .tied_head = true,
                                             .attention_scale = 0.25f};
 /* Rows of a batch want different things: a row that changes its logits or reads few of them must not show in others. */
@@ -194,7 +196,7 @@ static void test_device_cpu_computes_every_kind_of_model(void **state)
     check_spec(&spec, TENSOR_F32, true, true);    /* Llama 3's factors; two kinds of activations in one phase */
     spec.rope = ROPE_HALVES;
     spec.has_qkv_bias = true;
-    spec.rope_scale = 0.5f;
+    spec.rope_main.scale = 0.5f;
     check_spec(&spec, TENSOR_Q8_0, false, false); /* Qwen 2 */
     spec.has_qk_norm = true;
     spec.tied_head = false;

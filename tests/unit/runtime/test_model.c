@@ -42,7 +42,7 @@ static void test_model_families(void **state)
         assert_int_equal(s->has_qkv_bias, i == 1);
         assert_int_equal(s->has_qk_norm, i == 2);
         assert_true(s->tied_head);
-        assert_true(s->attention_scale == 0.25f && s->rope_scale == 1.0f);
+        assert_true(s->attention_scale == 0.25f && s->rope_main.scale == 1.0f);
         const struct layer_weights *layer = &model->weights.layers[1];
         assert_string_equal(layer->k.name, "blk.1.attn_k.weight");
         assert_int_equal(layer->k.rows, TINY_KV_HEADS * TINY_HEAD);
@@ -75,7 +75,7 @@ static void test_model_options(void **state)
     assert_int_equal(model->weights.head.type, TENSOR_F16);
     assert_int_equal(model->weights.rope_factors.cols, TINY_HEAD / 2);
     assert_true(((const float *)model->weights.rope_factors.data)[3] == 0.25f);
-    assert_true(model->spec.rope_scale == 0.25f && model->spec.attention_scale == 0.5f);
+    assert_true(model->spec.rope_main.scale == 0.25f && model->spec.attention_scale == 0.5f);
     model_close(model);
     free(copy);
 }
@@ -228,7 +228,7 @@ static void test_model_real(void **state)
     assert_int_equal(s->kv_heads, 3);
     assert_int_equal(s->vocab, 49152);
     assert_int_equal(s->parameters, 134515008);
-    assert_true(s->rope_base == 100000.0f && s->attention_scale == 0.125f && s->tied_head);
+    assert_true(s->rope_main.base == 100000.0f && s->attention_scale == 0.125f && s->tied_head);
     assert_int_equal(model->weights.embed.type, TENSOR_Q8_0);
     assert_int_equal(model->weights.layers[29].down.type, TENSOR_Q4_1);
     assert_int_equal(model->vocab.merges_count, 48900);

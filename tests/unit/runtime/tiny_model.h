@@ -47,7 +47,7 @@ static struct tensor_view tiny_tensor(struct tiny_model *tiny, enum tensor_type 
     }
     assert_true(tiny->owned_count < TINY_TENSORS_MAX);
     tiny->owned[tiny->owned_count++] = data;
-    return (struct tensor_view){data, type, rows, cols, name};
+    return (struct tensor_view){data, type, rows, cols, name, NULL};
 }
 
 static struct tensor_view tiny_vector(struct tiny_model *tiny, uint32_t cols, float low, float high, const char *name)
@@ -135,8 +135,8 @@ static void tiny_turn(const struct tiny_model *tiny, double *head, uint32_t posi
     const struct model_spec *s = &tiny->model.spec;
     const float *factors = tiny->model.weights.rope_factors.data;
     for (uint32_t i = 0; i < s->rope_size / 2; i++) {
-        double frequency = pow((double)s->rope_base, -2.0 * i / s->rope_size) / (factors ? (double)factors[i] : 1);
-        double angle = position * (double)s->rope_scale * frequency;
+        double frequency = pow((double)s->rope_main.base, -2.0 * i / s->rope_size) / (factors ? (double)factors[i] : 1);
+        double angle = position * (double)s->rope_main.scale * frequency;
         double *a = head + (s->rope == ROPE_INTERLEAVED ? 2 * i : i),
                *b = a + (s->rope == ROPE_INTERLEAVED ? 1 : s->rope_size / 2);
         double x = *a, y = *b;
