@@ -1,11 +1,15 @@
 /* The engine thread: commands in, steps, events out; see engine.h.
  *
- *   turn:  hand held events over -> take commands -> (nothing to do: sleep) -> plan, device step, commit -> statistics
+ *   round: hand held events over -> (the turn) -> take commands -> (nothing to do: sleep) -> plan, device step, commit
+ * -> statistics
  *
  * Submissions and cancels come through one ring, so that a cancel never overtakes its request. Events are pushed from
  * the scheduler's own list; what does not fit stays there, and no further step is planned until it does. Sleeping uses
  * a doorbell: a counter that the io thread raises after each push; the mutex and the condition are touched only when
- * the engine has said that it sleeps, so neither side waits for the other while there is work.
+ * the engine has said that it sleeps, so neither side waits for the other while there is work. Beside another engine on
+ * the same cores (config.turn) a round with work waits for the turn, so that its plan is of the moment it runs, and the
+ * turn is given back before every sleep. The cost model sees the step alone: the gap between tokens that a stream sees
+ * is then that of both engines' steps.
  *
  * Rejected: eventfd (a system call a submission), spinning (a core for an idle server), one ring for cancels alone
  * (order). */
@@ -42,6 +46,8 @@ struct engine {
     pthread_t thread;
     bool joined; /* io thread */
 
+    uint32_t turn_member;
+    bool holds_turn;
     uint32_t events_given; /* of the scheduler's list, already in the ring */
     bool wake_due, device_lost;
     struct engine_stats stats; /* engine thread's own */
@@ -127,9 +133,29 @@ static void ring_doorbell(struct engine *e)
     pthread_mutex_unlock(&e->mutex);
 }
 
+static void give_turn(struct engine *e)
+{
+    if (e->holds_turn) turn_give(e->config.turn, e->turn_member);
+    e->holds_turn = false;
+}
+
+/* Before a round that has something to do: the cores are this engine's. */
+static void take_turn(struct engine *e)
+{
+    if (!e->config.turn || e->holds_turn) return;
+    if (!sched_has_work(e->sched) && ring_count(&e->commands) == 0) return;
+    account(e, &e->stats.own_ns_total, clock_now_ns(e->config.clock));
+    uint64_t idle_ns = e->stats.idle_ns_total;
+    turn_take(e->config.turn, e->turn_member);
+    e->holds_turn = true;
+    account(e, &e->stats.idle_ns_total, clock_now_ns(e->config.clock));
+    e->stats.turn_ns_total += e->stats.idle_ns_total - idle_ns;
+}
+
 /* Sleeps until the doorbell differs from `heard`, at most timeout_ms (so that the beat goes on). */
 static void sleep_until_rung(struct engine *e, uint32_t heard, uint32_t timeout_ms)
 {
+    give_turn(e);
     uint64_t until_ns = clock_now_ns(clock_system()) + timeout_ms * NS_PER_MS;
     account(e, &e->stats.own_ns_total, clock_now_ns(e->config.clock));
     struct timespec until = {.tv_sec = (time_t)(until_ns / NS_PER_S), .tv_nsec = (long)(until_ns % NS_PER_S)};
@@ -142,7 +168,7 @@ static void sleep_until_rung(struct engine *e, uint32_t heard, uint32_t timeout_
     account(e, &e->stats.idle_ns_total, clock_now_ns(e->config.clock));
 }
 
-/* ---- one turn ---- */
+/* ---- one round ---- */
 
 /* Moves the scheduler's events to the ring; false when some are left. */
 static bool give_events(struct engine *e)
@@ -190,6 +216,7 @@ static bool step(struct engine *e)
     enum status status = device_step(e->device, batch, e->result);
     uint64_t device_end_ns = clock_now_ns(clock);
     account(e, &e->stats.device_ns_total, device_end_ns);
+    if (e->holds_turn) e->holds_turn = turn_keep(e->config.turn, e->turn_member, device_end_ns - device_start_ns);
     if (status != ST_OK) {
         e->device_lost = true;
         sched_end_all(e->sched, CAUSE_PLATFORM_ERROR, ST_DEVICE, device_end_ns);
@@ -202,7 +229,7 @@ static bool step(struct engine *e)
     return true;
 }
 
-static void turn(struct engine *e)
+static void go_round(struct engine *e)
 {
     uint32_t heard = atomic_load(&e->doorbell);
     if (!give_events(e)) {
@@ -215,6 +242,7 @@ static void turn(struct engine *e)
         }
     }
     atomic_store(&e->wants_room, 0);
+    take_turn(e);
     take_commands(e, clock_now_ns(e->config.clock));
     bool stepped = sched_has_work(e->sched) && step(e);
     bool given = give_events(e);
@@ -227,7 +255,8 @@ static void turn(struct engine *e)
 static void *engine_thread(void *state)
 {
     struct engine *e = state;
-    while (!atomic_load(&e->stop)) turn(e);
+    while (!atomic_load(&e->stop)) go_round(e);
+    give_turn(e);
     uint64_t now_ns = clock_now_ns(e->config.clock);
     sched_end_all(e->sched, CAUSE_PLATFORM_CANCEL, ST_CANCELED, now_ns);
     (void)give_events(e); /* the rest is polled from the scheduler's list after the join */
@@ -302,6 +331,7 @@ static void engine_free(struct engine *e)
     ring_free(&e->commands);
     batch_result_destroy(e->result);
     sched_destroy(e->sched);
+    if (e->config.turn) turn_leave(e->config.turn, e->turn_member);
     mem_free(e->texts);
     pthread_cond_destroy(&e->condition);
     pthread_mutex_destroy(&e->mutex);
@@ -313,6 +343,10 @@ enum status engine_create(const struct engine_config *config, struct device *dev
 {
     struct engine *e = mem_alloc(1, sizeof *e);
     if (!e) return error_set(err, ST_NOMEM, "engine: no memory");
+    if (config->turn && turn_join(config->turn, &e->turn_member) != ST_OK) {
+        mem_free(e);
+        return error_set(err, ST_LIMIT, "engine: more than %d engines share these cores", TURN_MEMBERS_MAX);
+    }
     e->config = *config;
     e->device = device;
     pthread_condattr_t attributes;

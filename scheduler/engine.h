@@ -12,6 +12,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/status.h"
 #include "runtime/device/device.h"
+#include "runtime/device/turn.h"
 #include "runtime/text/tokenizer.h"
 #include "scheduler/request.h"
 
@@ -31,6 +32,7 @@ struct engine_config {
     uint64_t itl_target_ns;                /* gap between tokens that prefill chunks must respect; 0 = no bound */
     bool prefix_cache;                     /* false: blocks are shared only between the choices of one request */
     uint32_t think_start_id, think_end_id; /* reasoning markers, VOCAB_NO_ID without */
+    struct turn *turn; /* shared with engines on the same cores; borrowed; NULL: this engine has them alone */
     const struct clock *clock;
     void (*wake)(void *state); /* engine thread: events are waiting */
     void *wake_state;
@@ -40,6 +42,7 @@ struct engine_config {
 struct engine_stats {
     uint64_t steps, step_ns_total, device_ns_total;
     uint64_t own_ns_total, idle_ns_total; /* with device_ns_total all of the engine thread's life: neither; asleep */
+    uint64_t turn_ns_total;               /* of that asleep: work was there, and another engine's step */
     uint64_t prompt_tokens, cached_tokens, computed_prompt_tokens, generation_tokens, recomputed_tokens;
     uint64_t preemptions, prefix_queries_tokens, prefix_hits_tokens;
     uint64_t requests_done, requests_refused;
@@ -52,7 +55,8 @@ struct engine_stats {
     uint64_t beat_ns; /* when the loop last turned, for the watchdog */
 };
 
-/* Starts the engine thread. device and tokenizer are borrowed and must outlive it. ST_NOMEM, ST_INVAL (err). */
+/* Starts the engine thread. device and tokenizer are borrowed and must outlive it. ST_NOMEM, ST_INVAL;
+ * ST_LIMIT: the turn has no place left (err). */
 NODISCARD enum status engine_create(const struct engine_config *config, struct device *device,
                                     const struct tokenizer *tokenizer, struct engine **engine, struct error *err);
 

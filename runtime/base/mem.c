@@ -1,6 +1,8 @@
 /* Counted, hookable allocation over the C library's heap and mmap; see mem.h. */
 #include "runtime/base/mem.h"
 
+#include "runtime/base/check.h"
+
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -61,6 +63,11 @@ void *mem_map(size_t size_bytes)
 void mem_unmap(void *memory, size_t size_bytes)
 {
     if (memory) munmap(memory, size_bytes);
+}
+
+void mem_map_empty(void *memory, size_t size_bytes)
+{
+    if (memory) CHECK(madvise(memory, size_bytes, MADV_DONTNEED) == 0);
 }
 
 void mem_hook_set(mem_hook_fn hook, void *state)

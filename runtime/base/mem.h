@@ -36,6 +36,8 @@ void mem_free(void *memory); /* NULL is fine */
 /* Zeroed anonymous pages, page-aligned, committed at first touch; asks for huge pages. NULL when there is none. */
 void *mem_map(size_t size_bytes) __attribute__((warn_unused_result));
 void mem_unmap(void *memory, size_t size_bytes);
+/* Gives the pages of mem_map back to the system; the memory stays valid and reads as zero until it is written again. */
+void mem_map_empty(void *memory, size_t size_bytes);
 
 /* Called before each allocation with its size; returning false makes it fail. For tests. NULL restores the default. */
 typedef bool (*mem_hook_fn)(void *state, size_t size_bytes);

@@ -20,6 +20,7 @@ struct device_info {
     uint32_t kv_blocks;    /* ids 0 .. kv_blocks-1 */
     size_t kv_block_bytes; /* over all layers */
     size_t weights_bytes;  /* packed */
+    size_t scratch_bytes;  /* activations, logits and the like */
     uint32_t tokens_max, seqs_max, rows_max;
 };
 
@@ -45,6 +46,9 @@ struct device_ops {
      * ran). */
     enum status (*step)(struct device *device, const struct batch *batch, struct batch_result *result);
     void (*destroy)(struct device *device);
+    /* Gives the memory of the KV blocks back to the system; what they held is lost. The device takes steps again
+     * afterwards. Between steps; NULL: nothing to give back. */
+    void (*empty_kv)(struct device *device);
 };
 
 struct device { /* the first member of every implementation */
@@ -80,6 +84,10 @@ size_t device_cpu_kv_block_bytes(const struct model_spec *spec, enum numerics nu
 static inline enum status device_step(struct device *device, const struct batch *batch, struct batch_result *result)
 {
     return device->ops->step(device, batch, result);
+}
+static inline void device_empty_kv(struct device *device)
+{
+    if (device->ops->empty_kv) device->ops->empty_kv(device);
 }
 static inline void device_destroy(struct device *device)
 {

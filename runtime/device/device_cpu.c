@@ -75,6 +75,12 @@ static void destroy(struct device *device)
     mem_free(cpu);
 }
 
+static void empty_kv(struct device *device)
+{
+    struct device_cpu *cpu = (struct device_cpu *)(void *)device;
+    mem_map_empty(cpu->kv, cpu->kv_bytes);
+}
+
 static enum status check_config(const struct model_spec *s, const struct device_config *config, struct error *err)
 {
     if (!cpu_path_supported(config->path)) {
@@ -200,12 +206,13 @@ static enum status take_memory(struct device_cpu *cpu, const struct device_confi
     cpu->scratch = mem_map(cpu->scratch_bytes);
     if (!cpu->scratch) return error_set(err, ST_NOMEM, "no memory for %zu bytes of scratch", cpu->scratch_bytes);
     place_scratch(cpu, cpu->scratch);
+    info->scratch_bytes = cpu->scratch_bytes;
     return ST_OK;
 }
 
 static void describe(struct device_cpu *cpu, const struct device_config *config)
 {
-    static const struct device_ops ops = {step, destroy};
+    static const struct device_ops ops = {step, destroy, empty_kv};
     struct device_info *info = &cpu->device.info;
     cpu->device.ops = &ops;
     snprintf(info->name, sizeof info->name, "cpu %s, %u thread%s", cpu_path_name(cpu->path), cpu->threads_count,

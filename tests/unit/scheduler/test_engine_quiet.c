@@ -6,7 +6,8 @@
  * turns every other system call into a signal that is counted; locks are counted by a pthread_mutex_lock of this
  * program's own; allocations by the seam of mem.h. Each step notes the counts so far, so what counts lies before the
  * last step: afterwards the engine may sleep. Over the null device always, over a real model where
- * MILLRACE_TEST_MODEL names one. Sanitizers make calls of their own: with them only allocations are counted. */
+ * MILLRACE_TEST_MODEL names one; also with a turn that other engines share which have no work. Sanitizers make calls of
+ * their own: with them only allocations are counted. */
 #include "tests/unit/unit.h"
 
 #include "runtime/base/mem.h"
@@ -181,7 +182,8 @@ static void submit(struct attached *attached, struct stream *stream, uint64_t id
     assert_int_equal(engine_submit(attached->engine, &stream->request), ST_OK);
 }
 
-static void run(struct device *device, const struct tokenizer *tokenizer, uint32_t step_tokens)
+/* turn: NULL, or one that others share who have no work */
+static void run(struct device *device, const struct tokenizer *tokenizer, uint32_t step_tokens, struct turn *turn)
 {
     struct watching_device *w = mem_alloc(1, sizeof *w);
     struct stream *streams = mem_alloc(STREAMS, sizeof *streams);
@@ -207,6 +209,7 @@ static void run(struct device *device, const struct tokenizer *tokenizer, uint32
                                    .prefix_cache = true,
                                    .think_start_id = VOCAB_NO_ID,
                                    .think_end_id = VOCAB_NO_ID,
+                                   .turn = turn,
                                    .clock = clock_system(),
                                    .wake = on_wake,
                                    .wake_state = &attached};
@@ -264,7 +267,14 @@ static void test_engine_quiet_null_device(void **state)
     struct device *device;
     struct tokenizer *tokenizer = tokenizer_make();
     assert_int_equal(null_device_create(&config, &device), ST_OK);
-    run(device, tokenizer, 256);
+    run(device, tokenizer, 256, NULL);
+    struct turn *turn = NULL;
+    uint32_t idle = 0;
+    assert_int_equal(turn_create(&turn), ST_OK);
+    assert_int_equal(turn_join(turn, &idle), ST_OK);
+    run(device, tokenizer, 256, turn);
+    turn_leave(turn, idle);
+    turn_destroy(turn);
     device_destroy(device);
     tokenizer_destroy(tokenizer);
 }
@@ -284,7 +294,7 @@ static void test_engine_quiet_real_model(void **state)
     char *environment[] = {NULL};
     if (config_read(&config, COMMAND_SERVE, 3, argv, environment, &err) != ST_OK) fail_msg("%s", err.message);
     if (load_model(&config, &loaded, &err) != ST_OK) fail_msg("%s", err.message);
-    run(loaded.device, loaded.tokenizer, 256);
+    run(loaded.device, loaded.tokenizer, 256, NULL);
     load_free(&loaded);
     config_free(&config);
     for (int i = 0; i < 3; i++) free(argv[i]);
