@@ -62,6 +62,10 @@
     LIMIT(model_heads, 1024, 1, 16384, "heads", ST_LIMIT, 0)                                                           \
     LIMIT(model_width, 131072, 64, 1048576, "values", ST_LIMIT, 0)                                                     \
     LIMIT(model_vocab, 2097152, 16, 16777216, "tokens", ST_LIMIT, 0)                                                   \
+    LIMIT(tokenizer_json_bytes, 134217728, 1024, 1073741824, "bytes", ST_LIMIT, 0)                                     \
+    LIMIT(tokenizer_config_bytes, 16777216, 1024, 134217728, "bytes", ST_LIMIT, 0)                                     \
+    LIMIT(tokenizer_merges, 8388608, 16, 67108864, "merges", ST_LIMIT, 0)                                              \
+    LIMIT(tokenizer_steps, 64, 4, 1024, "steps", ST_LIMIT, 0)                                                          \
     LIMIT(config_bytes, 1048576, 64, 16777216, "bytes", ST_LIMIT, 0)
 
 /* The limits in force, one member a line of the table. */

@@ -6,6 +6,7 @@
  * and adds bos only for Llama 3's pre-tokeniser. */
 #include "runtime/model/vocab_read.h"
 
+#include "runtime/base/arena.h"
 #include "runtime/base/limits.h"
 #include "runtime/base/mem.h"
 #include "runtime/base/utf8.h"
@@ -168,15 +169,24 @@ static enum status read_flag(const struct gguf *file, const char *key, bool fall
     return optional(gguf_get_bool(file, key, flag, err), &found);
 }
 
-static void add_end_id(struct vocab *vocab, uint32_t id)
+bool vocab_add_end(struct vocab *vocab, uint32_t id)
 {
-    if (id == VOCAB_NO_ID) return;
+    if (id == VOCAB_NO_ID) return true;
     for (uint32_t i = 0; i < vocab->end_ids_count; i++)
-        if (vocab->end_ids[i] == id) return;
-    if (vocab->end_ids_count < VOCAB_END_IDS_MAX) vocab->end_ids[vocab->end_ids_count++] = id;
+        if (vocab->end_ids[i] == id) return true;
+    if (vocab->end_ids_count == VOCAB_END_IDS_MAX) return false;
+    vocab->end_ids[vocab->end_ids_count++] = id;
+    return true;
 }
 
 _Static_assert(3 + sizeof end_names / sizeof *end_names <= VOCAB_END_IDS_MAX, "every end has room");
+
+void vocab_add_turn_ends(struct vocab *vocab)
+{
+    for (uint32_t i = 0; i < vocab->count; i++)
+        for (size_t n = 0; vocab->kinds[i] == VOCAB_CONTROL && n < sizeof end_names / sizeof *end_names; n++)
+            if (equals(vocab->tokens[i], end_names[n])) vocab_add_end(vocab, i);
+}
 
 static enum status read_ids(const struct gguf *file, struct vocab *vocab, struct error *err)
 {
@@ -188,12 +198,10 @@ static enum status read_ids(const struct gguf *file, struct vocab *vocab, struct
     TRY(read_id(file, vocab, "tokenizer.ggml.padding_token_id", VOCAB_NO_ID, &vocab->padding_id, err));
     TRY(read_id(file, vocab, "tokenizer.ggml.eot_token_id", VOCAB_NO_ID, &eot, err));
     TRY(read_id(file, vocab, "tokenizer.ggml.eom_token_id", VOCAB_NO_ID, &eom, err));
-    add_end_id(vocab, vocab->eos_id);
-    add_end_id(vocab, eot);
-    add_end_id(vocab, eom);
-    for (uint32_t i = 0; i < vocab->count; i++)
-        for (size_t n = 0; vocab->kinds[i] == VOCAB_CONTROL && n < sizeof end_names / sizeof *end_names; n++)
-            if (equals(vocab->tokens[i], end_names[n])) add_end_id(vocab, i);
+    vocab_add_end(vocab, vocab->eos_id);
+    vocab_add_end(vocab, eot);
+    vocab_add_end(vocab, eom);
+    vocab_add_turn_ends(vocab);
     return ST_OK;
 }
 
@@ -241,6 +249,12 @@ void vocab_free(struct vocab *vocab)
     mem_free(vocab->kinds);
     mem_free(vocab->scores);
     mem_free(vocab->merges);
+    if (vocab->pipeline) {
+        mem_free(vocab->pipeline->merges);
+        if (vocab->pipeline->arena) arena_free(vocab->pipeline->arena);
+        mem_free(vocab->pipeline->arena);
+        mem_free(vocab->pipeline);
+    }
     *vocab = (struct vocab){0};
 }
 

@@ -7,6 +7,7 @@
 #include "runtime/text/pretokenize.h"
 
 #include "runtime/base/utf8.h"
+#include "runtime/model/vocab.h"
 
 #include <string.h>
 
@@ -61,6 +62,50 @@ const char *pretokenize_names(void)
 {
     return "gpt-2, phi-2, smollm, starcoder, refact, command-r, llama-bpe, llama-v3, llama3, qwen2, deepseek-r1-qwen, "
            "qwen35";
+}
+
+/* Expressions as published files write them. Qwen's and Llama 3's are also found with their contractions spelt in
+ * classes of two letters, where folding cannot reach U+017F: those go to the regular-expression engine. */
+static const struct {
+    const char *text;
+    enum pretokenize_pattern pattern;
+} expressions[] = {
+    {"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| "
+     "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|"
+     "\\s+(?!\\S)|\\s+",
+     PRETOKENIZE_LLAMA3},
+    {"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|"
+     "\\s+(?!\\S)|\\s+",
+     PRETOKENIZE_QWEN2},
+    {"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|"
+     "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+     PRETOKENIZE_QWEN35},
+};
+
+bool pretokenize_recognise(const struct vocab_step *steps, uint32_t count, enum pretokenize_pattern *pattern)
+{
+    if (!count || count > 2) return false;
+    const struct vocab_step *last = &steps[count - 1], *first = &steps[0];
+    if (last->type != STEP_BYTE_LEVEL || last->add_prefix_space) return false;
+    if (count == 1) {
+        *pattern = PRETOKENIZE_GPT2;
+        return last->use_regex;
+    }
+    if (first->type == STEP_DIGITS) {
+        *pattern = PRETOKENIZE_DIGITS_GPT2;
+        return first->individual && last->use_regex;
+    }
+    if (first->type != STEP_SPLIT || !first->regex || first->invert || first->behavior != BEHAVIOR_ISOLATED ||
+        last->use_regex)
+        return false;
+    for (size_t i = 0; i < sizeof expressions / sizeof *expressions; i++) {
+        if (strlen(expressions[i].text) != first->pattern.length ||
+            memcmp(expressions[i].text, first->pattern.text, first->pattern.length) != 0)
+            continue;
+        *pattern = expressions[i].pattern;
+        return true;
+    }
+    return false;
 }
 
 /* The class bit of the character at `at`, and where the next one starts; 0 at the segment's end. */

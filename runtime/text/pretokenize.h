@@ -26,6 +26,11 @@ enum pretokenize_pattern {
  * ("ignore_merges" of tokenizer.json). */
 bool pretokenize_find(const char *name, enum pretokenize_pattern *pattern, bool *whole_words);
 
+/* Looks up tokenizer.json's pre-tokeniser: whether one of the lexers does what its steps do to text whose bytes are
+ * then the pieces' characters. False: no, or steps that do not end in bytes. */
+struct vocab_step;
+bool pretokenize_recognise(const struct vocab_step *steps, uint32_t count, enum pretokenize_pattern *pattern);
+
 /* The known names, separated by ", ". Static. */
 const char *pretokenize_names(void);
 

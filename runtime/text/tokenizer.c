@@ -29,7 +29,9 @@ struct tokenizer {
     struct unicode_classes classes;
     enum pretokenize_pattern pattern;
     uint32_t bos_id, eos_id;
-    bool add_bos, add_eos;
+    bool add_bos;
+    uint32_t *around; /* prefix_count ids that go before a text, then suffix_count that go after it */
+    uint32_t prefix_count, suffix_count;
     uint32_t end_ids_count;
     uint32_t end_ids[VOCAB_END_IDS_MAX];
 };
@@ -42,8 +44,20 @@ static enum status check_id(const struct vocab *vocab, const char *what, uint32_
     return error_set(err, ST_INVAL, "vocabulary: the %s token %u is outside its %u tokens", what, id, vocab->count);
 }
 
-static enum status check_vocab(const struct vocab *vocab, enum pretokenize_pattern *pattern, bool *whole_words,
-                               struct error *err)
+static enum status check_pipeline(const struct vocab *vocab, enum pretokenize_pattern *pattern, struct error *err)
+{
+    const struct vocab_pipeline *p = vocab->pipeline;
+    if (strcmp(vocab->model, "BPE") != 0 || p->continuing_prefix.length || p->word_suffix.length)
+        return error_set(err, ST_INVAL, "tokenizer.json: only byte-level BPE can be built so far, not %s",
+                         vocab->model);
+    if (!pretokenize_recognise(p->pretokenizers, p->pretokenizers_count, pattern))
+        return error_set(err, ST_INVAL, "tokenizer.json: the pre_tokenizer is not one that can be built so far");
+    if (p->normalizers_count) return error_set(err, ST_INVAL, "tokenizer.json: no normalizer can be built so far");
+    return ST_OK;
+}
+
+static enum status check_gguf(const struct vocab *vocab, enum pretokenize_pattern *pattern, bool *whole_words,
+                              struct error *err)
 {
     if (strncmp(vocab->model, "gpt2", sizeof vocab->model) != 0)
         return error_set(err, ST_INVAL, "tokenizer.ggml.model \"%.31s\" is not known; known: gpt2 (byte-level BPE)",
@@ -54,11 +68,35 @@ static enum status check_vocab(const struct vocab *vocab, enum pretokenize_patte
                              ? "does not say how text is cut (convert the model again)"
                              : "is not known",
                          pretokenize_names());
+    return ST_OK;
+}
+
+static enum status check_vocab(const struct vocab *vocab, enum pretokenize_pattern *pattern, bool *whole_words,
+                               struct error *err)
+{
+    *whole_words = vocab->pipeline && vocab->pipeline->ignore_merges;
+    TRY(vocab->pipeline ? check_pipeline(vocab, pattern, err) : check_gguf(vocab, pattern, whole_words, err));
     TRY(check_id(vocab, "BOS", vocab->bos_id, err));
     TRY(check_id(vocab, "EOS", vocab->eos_id, err));
     if (vocab->end_ids_count > VOCAB_END_IDS_MAX)
         return error_set(err, ST_INVAL, "vocabulary: more than %d end tokens", (int)VOCAB_END_IDS_MAX);
     for (uint32_t i = 0; i < vocab->end_ids_count; i++) TRY(check_id(vocab, "end", vocab->end_ids[i], err));
+    return ST_OK;
+}
+
+/* What tokenizer_encode puts around a text. */
+static enum status copy_around(struct tokenizer *t, const struct vocab *vocab)
+{
+    const struct vocab_pipeline *p = vocab->pipeline;
+    bool bos = vocab->add_bos && vocab->bos_id != VOCAB_NO_ID, eos = vocab->add_eos && vocab->eos_id != VOCAB_NO_ID;
+    t->prefix_count = p ? p->prefix_count : bos;
+    t->suffix_count = p ? p->suffix_count : eos;
+    t->around = mem_alloc((size_t)t->prefix_count + t->suffix_count, sizeof *t->around);
+    if (!t->around) return ST_NOMEM;
+    for (uint32_t i = 0; i < t->prefix_count; i++) t->around[i] = p ? p->prefix_ids[i] : vocab->bos_id;
+    for (uint32_t i = 0; i < t->suffix_count; i++)
+        t->around[t->prefix_count + i] = p ? p->suffix_ids[i] : vocab->eos_id;
+    t->add_bos = t->prefix_count && t->around[0] == vocab->bos_id;
     return ST_OK;
 }
 
@@ -72,11 +110,10 @@ enum status tokenizer_create(const struct vocab *vocab, struct tokenizer **token
     t->pattern = pattern;
     t->bos_id = vocab->bos_id;
     t->eos_id = vocab->eos_id;
-    t->add_bos = vocab->add_bos && vocab->bos_id != VOCAB_NO_ID;
-    t->add_eos = vocab->add_eos && vocab->eos_id != VOCAB_NO_ID;
     t->end_ids_count = vocab->end_ids_count;
     memcpy(t->end_ids, vocab->end_ids, sizeof t->end_ids);
-    enum status st = unicode_classes_init(&t->classes);
+    enum status st = copy_around(t, vocab);
+    if (st == ST_OK) st = unicode_classes_init(&t->classes);
     if (st == ST_OK) st = token_table_init(&t->table, vocab, err);
     if (st == ST_OK) st = special_tokens_init(&t->special, &t->table, err);
     if (st == ST_OK) st = bpe_init(&t->bpe, &t->table, vocab, whole_words, err);
@@ -95,6 +132,7 @@ void tokenizer_destroy(struct tokenizer *tokenizer)
     special_tokens_free(&tokenizer->special);
     token_table_free(&tokenizer->table);
     unicode_classes_free(&tokenizer->classes);
+    mem_free(tokenizer->around);
     mem_free(tokenizer);
 }
 
@@ -181,7 +219,7 @@ static enum status encode_ordinary(struct encoding *e, size_t from, size_t to)
 static enum status encode_all(struct encoding *e, bool add_special)
 {
     const struct tokenizer *t = e->tokenizer;
-    if (add_special && t->add_bos) TRY(push_id(e->list, t->bos_id));
+    for (uint32_t i = 0; add_special && i < t->prefix_count; i++) TRY(push_id(e->list, t->around[i]));
     for (size_t at = 0; at < e->length;) {
         size_t end = e->length;
         const struct special_name *name = next_special(e, at, &end);
@@ -189,7 +227,7 @@ static enum status encode_all(struct encoding *e, bool add_special)
         if (name) TRY(push_id(e->list, name->id));
         at = end + (name ? name->length : 0);
     }
-    if (add_special && t->add_eos) TRY(push_id(e->list, t->eos_id));
+    for (uint32_t i = 0; add_special && i < t->suffix_count; i++) TRY(push_id(e->list, t->around[t->prefix_count + i]));
     return ST_OK;
 }
 

@@ -23,10 +23,6 @@ enum { SHORT = 48 };
 #define WHOLE   (UINT32_C(1) << 31)
 #define NO_PAIR UINT64_MAX
 
-struct bpe_merge {
-    uint32_t left, right, product;
-};
-
 struct bpe_pair {
     uint64_t key;   /* left << 32 | right; NO_PAIR: free */
     uint64_t value; /* rank << 32 | product */
@@ -197,7 +193,7 @@ static enum status add_words(struct bpe *bpe, struct error *err)
 
 /* "left right" to the ids of both and of their concatenation. room has 2 length_max bytes. */
 static bool merge_parse(const struct bpe *bpe, const int16_t *byte_of, const struct vocab_string *text, char *room,
-                        struct bpe_merge *merge)
+                        struct vocab_merge *merge)
 {
     const char *space = text->length ? memchr(text->text + 1, ' ', text->length - 1) : NULL;
     size_t left, right, room_bytes = bpe->table->length_max;
@@ -213,29 +209,57 @@ static bool merge_parse(const struct bpe *bpe, const int16_t *byte_of, const str
     return merge->left != VOCAB_NO_ID && merge->right != VOCAB_NO_ID && merge->product != VOCAB_NO_ID;
 }
 
-static enum status add_merges(struct bpe *bpe, const struct vocab *vocab, struct error *err)
+/* GGUF's merges are texts. */
+static enum status parse_merges(struct bpe *bpe, const struct vocab *vocab, struct error *err)
 {
     int16_t byte_of[BYTE_CHARACTERS];
     char *room = mem_alloc(2 * (size_t)bpe->table->length_max, 1);
     if (!room) return ST_NOMEM;
     byte_map(byte_of);
     for (uint32_t rank = 0; rank < vocab->merges_count; rank++) {
-        struct bpe_merge *merge = &bpe->merges[rank];
         const struct vocab_string *text = &vocab->merges[rank];
-        const char *what =
-            merge_parse(bpe, byte_of, text, room, merge) ? NULL : "does not join two tokens into a third";
-        if (!what && pair_find(bpe, merge->left, merge->right) != NO_PAIR) what = "stands twice";
-        if (what) {
-            mem_free(room);
-            return error_set(err, ST_INVAL, "vocabulary: merge %u (\"%.*s\") %s", rank,
-                             (int)(text->length < 64 ? text->length : 64), text->text, what);
-        }
-        uint64_t key = (uint64_t)merge->left << 32 | merge->right;
-        uint32_t slot = pair_slot(bpe, key);
-        while (bpe->pairs[slot].key != NO_PAIR) slot = (slot + 1) & bpe->pairs_mask;
-        bpe->pairs[slot] = (struct bpe_pair){key, (uint64_t)rank << 32 | merge->product};
+        if (merge_parse(bpe, byte_of, text, room, &bpe->merges[rank])) continue;
+        mem_free(room);
+        return error_set(err, ST_INVAL, "vocabulary: merge %u (\"%.*s\") does not join two tokens into a third", rank,
+                         (int)(text->length < 64 ? text->length : 64), text->text);
     }
     mem_free(room);
+    return ST_OK;
+}
+
+static bool makes_text(const struct bpe *bpe, uint32_t id)
+{
+    return bpe->table->kinds[id] == VOCAB_NORMAL || bpe->table->kinds[id] == VOCAB_USER_DEFINED;
+}
+
+/* tokenizer.json's merges are ids. */
+static enum status copy_merges(struct bpe *bpe, const struct vocab *vocab, struct error *err)
+{
+    for (uint32_t rank = 0; rank < vocab->merges_count; rank++) {
+        const struct vocab_merge *merge = &vocab->pipeline->merges[rank];
+        if (!makes_text(bpe, merge->left) || !makes_text(bpe, merge->right) || !makes_text(bpe, merge->product))
+            return error_set(err, ST_INVAL, "vocabulary: merge %u takes or makes a control token (ids %u, %u, %u)",
+                             rank, merge->left, merge->right, merge->product);
+        bpe->merges[rank] = *merge;
+    }
+    return ST_OK;
+}
+
+/* A pair that stands twice: GGUF's are refused; of tokenizer.json's the later one counts, as in the library. */
+static enum status add_merges(struct bpe *bpe, const struct vocab *vocab, struct error *err)
+{
+    TRY(vocab->pipeline ? copy_merges(bpe, vocab, err) : parse_merges(bpe, vocab, err));
+    for (uint32_t rank = 0; rank < vocab->merges_count; rank++) {
+        const struct vocab_merge *merge = &bpe->merges[rank];
+        uint64_t key = (uint64_t)merge->left << 32 | merge->right;
+        uint32_t slot = pair_slot(bpe, key);
+        while (bpe->pairs[slot].key != NO_PAIR && bpe->pairs[slot].key != key) slot = (slot + 1) & bpe->pairs_mask;
+        if (bpe->pairs[slot].key == key && !vocab->pipeline)
+            return error_set(err, ST_INVAL, "vocabulary: merge %u (\"%.*s\") stands twice", rank,
+                             (int)(vocab->merges[rank].length < 64 ? vocab->merges[rank].length : 64),
+                             vocab->merges[rank].text);
+        bpe->pairs[slot] = (struct bpe_pair){key, (uint64_t)rank << 32 | merge->product};
+    }
     return ST_OK;
 }
 
@@ -319,7 +343,7 @@ static void merge_long(const struct bpe *bpe, struct bpe_scratch *s, uint32_t n)
     for (size_t i = count / 2; i-- > 0;) heap_down(s->heap, count, i, &s->work);
     while (count) {
         uint32_t at = (uint32_t)s->heap[0];
-        const struct bpe_merge *merge = &bpe->merges[s->heap[0] >> 32];
+        const struct vocab_merge *merge = &bpe->merges[s->heap[0] >> 32];
         s->heap[0] = s->heap[--count];
         if (count) heap_down(s->heap, count, 0, &s->work);
         s->work++;

@@ -35,8 +35,7 @@ static inline const char *token_table_get(const struct token_table *table, uint3
     return table->bytes + table->starts[id];
 }
 
-struct bpe_merge; /* in tokenizer_bpe.c */
-struct bpe_pair;
+struct bpe_pair; /* in tokenizer_bpe.c */
 
 struct bpe {
     const struct token_table *table; /* borrowed */
@@ -46,7 +45,7 @@ struct bpe {
     uint32_t words_mask;
     struct bpe_pair *pairs; /* open addressing: (left, right) -> rank, product */
     uint32_t pairs_mask;
-    struct bpe_merge *merges; /* (merges_count) by rank */
+    struct vocab_merge *merges; /* (merges_count) by rank */
     uint32_t merges_count;
 };
 
