@@ -1,7 +1,8 @@
-/* The real model behind a device, for tests; see real_model.h. */
+/* A model behind a device, for tests; see real_model.h. */
 #include "tests/exact/real_model.h"
 
 #include "runtime/base/mem.h"
+#include "runtime/device/device_cpu_parts.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,24 +17,34 @@ static void require(bool condition, const char *what, const struct error *err)
     exit(1);
 }
 
-const char *real_model_path(void)
+static const char *path_of(const char *variable, const char *fallback)
 {
-    const char *path = getenv("MILLRACE_TEST_MODEL");
-    if (!path || !*path) path = REPOSITORY_DIR "/models/SmolLM2-135M-Instruct.Q4_1.gguf";
+    const char *path = getenv(variable);
+    if (!path || !*path) path = fallback;
     if (access(path, R_OK) != 0) {
-        printf("skipped: no model at %s (set MILLRACE_TEST_MODEL, or let tests/run.sh fetch it)\n", path);
+        printf("skipped: no model at %s (set %s, or let tests/run.sh fetch it)\n", path, variable);
         exit(77);
     }
     return path;
 }
 
-void real_model_open(struct real_model *real, enum numerics numerics, enum cpu_path path, bool kv_int8,
-                     uint32_t context_max)
+const char *real_model_path(void)
+{
+    return path_of("MILLRACE_TEST_MODEL", REPOSITORY_DIR "/models/SmolLM2-135M-Instruct.Q4_1.gguf");
+}
+
+const char *real_model_second_path(void)
+{
+    return path_of("MILLRACE_TEST_MODEL2", REPOSITORY_DIR "/models/gemma-3-270m-q4_k_m.gguf");
+}
+
+void real_model_open(struct real_model *real, const char *path, enum numerics numerics, enum cpu_path cpu_path,
+                     bool kv_int8, uint32_t context_max)
 {
     struct error err = {""};
     *real = (struct real_model){0};
-    require(model_open(real_model_path(), &real->model, &err) == ST_OK, "model_open", &err);
-    struct device_config config = {.path = path,
+    require(model_open(path, &real->model, &err) == ST_OK, "model_open", &err);
+    struct device_config config = {.path = cpu_path,
                                    .numerics = numerics,
                                    .kv_int8 = kv_int8,
                                    .threads = 2,
@@ -60,10 +71,10 @@ void real_model_close(struct real_model *real)
 }
 
 void real_model_run(struct real_model *real, const uint32_t *tokens, uint32_t count, uint32_t position,
-                    uint32_t rows_count, const struct sampling_params *params)
+                    uint32_t first_row, uint32_t rows_count, const struct sampling_params *params)
 {
     struct batch *batch = real->batch;
-    require(count <= CHUNK && rows_count <= count, "test's own chunk", NULL);
+    require(count <= CHUNK && first_row <= count && rows_count <= count - first_row, "test's own chunk", NULL);
     batch->tokens_count = count;
     batch->seqs_count = 1;
     batch->rows_count = rows_count;
@@ -77,11 +88,18 @@ void real_model_run(struct real_model *real, const uint32_t *tokens, uint32_t co
         batch->seq_of_token[i] = 0;
     }
     for (uint32_t r = 0; r < rows_count; r++) {
-        uint32_t token = count - rows_count + r;
+        uint32_t token = first_row + r;
         batch->rows[r] = (struct batch_row){.token = token, .params = params, .position = position + token + 1};
     }
     require(device_step(real->device, batch, real->result) == ST_OK, "device_step", NULL);
     for (uint32_t r = 0; r < rows_count; r++) require(real->result->rows[r].flags == 0, "row is flagged", NULL);
+}
+
+const float *real_model_logits(const struct real_model *real, uint32_t row_idx)
+{
+    const struct device_cpu *cpu = (const struct device_cpu *)(const void *)real->device;
+    require(row_idx < LOGIT_ROWS && real->batch->rows_count <= LOGIT_ROWS, "test's own rows", NULL);
+    return cpu->logits + row_idx * cpu->logits_stride;
 }
 
 char *real_file_read(const char *path, size_t *length)

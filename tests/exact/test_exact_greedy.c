@@ -1,16 +1,19 @@
-/* Exact numerics on the real model: the greedy continuation of every golden prompt equals that of an independent f32
- * implementation, and its log-probabilities lie within 2e-3 of it.
+/* Exact numerics on a real model: the greedy continuation of every golden prompt equals that of an independent f32
+ * implementation, its log-probabilities lie within 2e-3 of it, and raw prompts have the ids of the model's tokeniser.
  *
- * Golden data: tests/golden/greedy_smollm2.json (its generator stands beside it): {prompts: [{ids, greedy, logprobs}]}.
- *   test_exact_greedy [FILE]    another golden file of the same form */
+ * Golden data: tests/golden/greedy_*.json (their generators stand beside them): {prompts: [{text, ids, greedy,
+ * logprobs}]}. test_exact_greedy                 SmolLM2 and greedy_smollm2.json test_exact_greedy second Gemma 3 and
+ * greedy_gemma3.json test_exact_greedy MODEL GOLDEN    others */
 #include "tests/exact/real_model.h"
 
 #include "runtime/base/json.h"
 #include "runtime/base/mem.h"
+#include "runtime/text/tokenizer.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define LOGPROB_TOLERANCE 2e-3
 enum { IDS_MAX = 8192, CHUNK = 256 };
@@ -38,7 +41,7 @@ static uint32_t check_prompt(struct real_model *real, const struct json *prompt,
     }
     while (position < count) {
         uint32_t chunk = count - position < CHUNK ? count - position : CHUNK;
-        real_model_run(real, ids + position, chunk, position, 1, &params);
+        real_model_run(real, ids + position, chunk, position, chunk - 1, 1, &params);
         position += chunk;
     }
     for (uint32_t i = 0; i < wanted; i++) {
@@ -50,31 +53,67 @@ static uint32_t check_prompt(struct real_model *real, const struct json *prompt,
             return mistakes + 1; /* what follows has another context */
         }
         if (difference > *worst) *worst = difference;
-        if (i + 1 < wanted) real_model_run(real, &greedy[i], 1, position++, 1, &params);
+        if (i + 1 < wanted) real_model_run(real, &greedy[i], 1, position++, 0, 1, &params);
     }
     return mistakes;
 }
 
+/* Whether a prompt's text has its ids, where the golden file gives the text that was tokenised. */
+static bool check_ids(const struct tokenizer *tokenizer, const struct json *prompt, size_t idx)
+{
+    static uint32_t wanted[IDS_MAX];
+    size_t length;
+    const char *text = json_to_text(json_member(prompt, "text"), &length);
+    if (!text) return true;
+    uint32_t count = read_ids(json_member(prompt, "ids"), wanted);
+    struct text_span trusted = {length, true};
+    struct token_list ids = {0};
+    bool same = tokenizer_encode(tokenizer, text, length, &trusted, 1, true, &ids) == ST_OK && ids.count == count &&
+                memcmp(ids.ids, wanted, count * sizeof *wanted) == 0;
+    size_t at = 0;
+    while (!same && at < ids.count && at < count && ids.ids[at] == wanted[at]) at++;
+    if (!same) fprintf(stderr, "prompt %zu: %zu ids, wanted %u; they part at %zu\n", idx, ids.count, count, at);
+    token_list_free(&ids);
+    return same;
+}
+
+static struct tokenizer *open_tokenizer(const struct real_model *real)
+{
+    struct tokenizer *tokenizer;
+    struct error err = {""};
+    if (tokenizer_create(&real->model->vocab, &tokenizer, &err) == ST_OK) return tokenizer;
+    fprintf(stderr, "tokenizer_create: %s\n", err.message);
+    exit(1);
+}
+
 int main(int argc, char **argv)
 {
-    const char *path = argc > 1 ? argv[1] : REPOSITORY_DIR "/tests/golden/greedy_smollm2.json";
+    bool second = argc == 2 && strcmp(argv[1], "second") == 0;
+    const char *path = REPOSITORY_DIR "/tests/golden/greedy_smollm2.json", *model;
+    if (second) path = REPOSITORY_DIR "/tests/golden/greedy_gemma3.json";
+    if (argc > 2) path = argv[2];
+    model = argc > 2 ? argv[1] : second ? real_model_second_path() : real_model_path();
     struct real_model real;
     struct json *root;
     struct error err = {""};
     size_t length;
-    real_model_path();
     char *text = real_file_read(path, &length);
     if (!text || json_read(text, length, &root, &err) != ST_OK) {
         fprintf(stderr, "cannot read %s: %s\n", path, err.message);
         return 1;
     }
-    real_model_open(&real, NUMERICS_EXACT, cpu_path_best(), false, IDS_MAX);
+    real_model_open(&real, model, NUMERICS_EXACT, cpu_path_best(), false, IDS_MAX);
+    struct tokenizer *tokenizer = open_tokenizer(&real);
     const struct json *prompts = json_member(root, "prompts");
     uint32_t mistakes = json_length(prompts) == 0;
     double worst = 0;
-    for (size_t i = 0; i < json_length(prompts); i++) mistakes += check_prompt(&real, json_at(prompts, i), i, &worst);
+    for (size_t i = 0; i < json_length(prompts); i++) {
+        mistakes += !check_ids(tokenizer, json_at(prompts, i), i);
+        mistakes += check_prompt(&real, json_at(prompts, i), i, &worst);
+    }
     printf("%zu prompts, %u differ; largest difference of a log-probability %.2e\n", json_length(prompts), mistakes,
            worst);
+    tokenizer_destroy(tokenizer);
     real_model_close(&real);
     json_release(root);
     mem_free(text);

@@ -54,16 +54,14 @@ static void compare_window(struct distance distances[FAST_COUNT], struct real_mo
                            struct real_model fast[FAST_COUNT], const uint32_t *ids, uint32_t count)
 {
     static const struct sampling_params params = {.top_p = 1, .repetition_penalty = 1, .logprobs = -1};
-    const struct device_cpu *a = (struct device_cpu *)(void *)exact->device;
     for (uint32_t at = 0; at < count; at += LOGIT_ROWS) { /* so many rows as the device holds logits at a time */
         uint32_t chunk = count - at < LOGIT_ROWS ? count - at : LOGIT_ROWS;
-        real_model_run(exact, ids + at, chunk, at, chunk, &params);
+        real_model_run(exact, ids + at, chunk, at, 0, chunk, &params);
         for (uint32_t f = 0; f < FAST_COUNT; f++) {
-            const struct device_cpu *b = (struct device_cpu *)(void *)fast[f].device;
-            real_model_run(&fast[f], ids + at, chunk, at, chunk, &params);
+            real_model_run(&fast[f], ids + at, chunk, at, 0, chunk, &params);
             for (uint32_t i = 0; i < chunk; i++)
-                add_position(&distances[f], a->logits + i * a->logits_stride, b->logits + i * b->logits_stride,
-                             a->spec.vocab);
+                add_position(&distances[f], real_model_logits(exact, i), real_model_logits(&fast[f], i),
+                             exact->model->spec.vocab);
         }
     }
 }
@@ -87,15 +85,15 @@ int main(int argc, char **argv)
     struct error err = {""};
     struct distance distances[FAST_COUNT] = {{0}};
     size_t length;
-    real_model_path();
+    const char *model = real_model_path();
     char *text = real_file_read(path, &length);
     if (!text) {
         fprintf(stderr, "cannot read %s\n", path);
         return 1;
     }
-    real_model_open(&exact, NUMERICS_EXACT, cpu_path_best(), false, WINDOW);
+    real_model_open(&exact, model, NUMERICS_EXACT, cpu_path_best(), false, WINDOW);
     for (int f = 0; f < FAST_COUNT; f++)
-        real_model_open(&fast[f], NUMERICS_FAST, cpu_path_best(), f == FAST_INT8_KV, WINDOW);
+        real_model_open(&fast[f], model, NUMERICS_FAST, cpu_path_best(), f == FAST_INT8_KV, WINDOW);
     if (tokenizer_create(&exact.model->vocab, &tokenizer, &err) != ST_OK ||
         tokenizer_encode(tokenizer, text, length, NULL, 0, false, &ids) != ST_OK || ids.count < wanted) {
         fprintf(stderr, "%s has %zu tokens, wanted %u: %s\n", path, ids.count, wanted, err.message);
