@@ -57,13 +57,30 @@ static enum status json_or_undefined(struct tmpl_run *run, const struct json *js
     return json ? tmpl_from_json(&run->heap, json, value) : ST_OK;
 }
 
+/* transformers hands these two to every template: "is defined" holds for them, always. */
+static enum status json_or_none(struct tmpl_run *run, const struct json *json, struct tmpl_value *value)
+{
+    *value = tmpl_none();
+    return json ? tmpl_from_json(&run->heap, json, value) : ST_OK;
+}
+
+/* jinja2's `self` holds the template's blocks, and there are none. */
+static enum status empty_namespace(struct tmpl_run *run, struct tmpl_value *value)
+{
+    struct tmpl_dict *dict;
+    TRY(tmpl_dict_new(&run->heap, 0, &dict));
+    *value = (struct tmpl_value){.kind = TMPL_NAMESPACE, .dict = dict};
+    return ST_OK;
+}
+
 enum status tmpl_lookup_global(struct tmpl_run *run, const char *name, struct tmpl_value *value)
 {
     const struct chat_input *input = run->input;
     const struct tmpl_builtin *builtin = tmpl_find_global(name);
     if (strcmp(name, "messages") == 0) return json_or_undefined(run, input->messages, name, value);
-    if (strcmp(name, "tools") == 0) return json_or_undefined(run, input->tools, name, value);
-    if (strcmp(name, "documents") == 0) return json_or_undefined(run, input->documents, name, value);
+    if (strcmp(name, "tools") == 0) return json_or_none(run, input->tools, value);
+    if (strcmp(name, "documents") == 0) return json_or_none(run, input->documents, value);
+    if (strcmp(name, "self") == 0) return empty_namespace(run, value);
     if (strcmp(name, "bos_token") == 0)
         return tmpl_literal(&run->heap, input->bos_token ? input->bos_token : "", value);
     if (strcmp(name, "eos_token") == 0)

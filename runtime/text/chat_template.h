@@ -26,7 +26,8 @@ NODISCARD enum status chat_template_compile(const char *source, size_t length, s
                                             struct error *err);
 void chat_template_destroy(struct chat_template *tmpl);
 
-/* What a template may read. All borrowed for the call. Absent values (NULL) are undefined in the template. */
+/* What a template may read. All borrowed for the call. As in transformers, tools and documents that are NULL are none
+ * in the template, arguments that are not given are undefined. */
 struct chat_input {
     const struct json *messages;  /* list of objects: content */
     const struct json *tools;     /* list, or NULL: content */

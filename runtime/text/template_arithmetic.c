@@ -2,6 +2,7 @@
 #include "runtime/text/template_run.h"
 
 #include "runtime/base/limits.h"
+#include "runtime/text/template_builtin.h"
 
 #include <math.h>
 
@@ -101,9 +102,11 @@ static enum status add_sequences(struct tmpl_run *run, const struct tmpl_value *
                                  struct tmpl_value *result)
 {
     if (a->kind == TMPL_TEXT) {
-        struct tmpl_text text = a->text;
-        TRY(tmpl_text_append(&run->heap, &text, b->text));
-        *result = tmpl_from_text(text);
+        struct tmpl_text text = a->text, tail = b->text;
+        if (a->markup && !b->markup) TRY(tmpl_escape(&run->heap, b->text, &tail));
+        if (b->markup && !a->markup) TRY(tmpl_escape(&run->heap, a->text, &text));
+        TRY(tmpl_text_append(&run->heap, &text, tail));
+        *result = tmpl_text_like(text, a->markup ? a : b);
         return ST_OK;
     }
     struct tmpl_list *list;
@@ -129,7 +132,7 @@ static enum status repeat(struct tmpl_run *run, const struct tmpl_value *sequenc
         for (int64_t i = 0; i < times && sequence->text.length; i++) {
             TRY(tmpl_text_append(&run->heap, &text, sequence->text));
         }
-        *result = tmpl_from_text(text);
+        *result = tmpl_text_like(text, sequence);
         return ST_OK;
     }
     TRY(tmpl_list_new(&run->heap, sequence->list->flavor, 0, &list));

@@ -72,9 +72,11 @@ struct tmpl_node {
     uint32_t line;
     uint32_t depth; /* 1 + the deepest child's */
     uint32_t count;
+    bool takes_caller; /* macros: the body says `caller`, so that a call block may call it */
+    bool spreads;      /* calls, filters, tests: an argument is *list or **dict; its name then says so */
     struct tmpl_node **children;
     union {
-        const char **names;   /* calls, filters, tests: of keyword arguments; NULL entries are positional */
+        const char **names;   /* calls, filters, tests: of keyword arguments, "*", "**"; NULL entries are positional */
         uint32_t *parameters; /* macros: their symbols */
         uint8_t *ops;
     };

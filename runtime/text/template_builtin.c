@@ -145,6 +145,35 @@ enum status tmpl_replace(struct tmpl_heap *heap, struct tmpl_text text, struct t
     return tmpl_text_append(heap, out, tmpl_text_part(text, from, text.length - from));
 }
 
+/* The entity of a character, or NULL. Source: markupsafe 3.0, escape(). */
+static const char *entity(char c)
+{
+    switch (c) {
+    case '&': return "&amp;";
+    case '<': return "&lt;";
+    case '>': return "&gt;";
+    case '\'': return "&#39;";
+    case '"': return "&#34;";
+    default: return NULL;
+    }
+}
+
+enum status tmpl_escape(struct tmpl_heap *heap, struct tmpl_text text, struct tmpl_text *out)
+{
+    const char *data = tmpl_text_data(text);
+    size_t plain = 0;
+    *out = (struct tmpl_text){0};
+    TRY(tmpl_charge_bytes(heap, text.length));
+    for (size_t i = 0; i < text.length; i++) {
+        const char *to = entity(data[i]);
+        if (!to) continue;
+        TRY(tmpl_text_append(heap, out, tmpl_text_part(text, plain, i - plain)));
+        TRY(tmpl_text_append_bytes(heap, out, to, strlen(to), tmpl_text_trusted_at(text, i)));
+        plain = i + 1;
+    }
+    return tmpl_text_append(heap, out, tmpl_text_part(text, plain, text.length - plain));
+}
+
 enum status tmpl_join(struct tmpl_heap *heap, struct tmpl_text separator, const struct tmpl_list *items, bool any_type,
                       struct tmpl_text *out)
 {

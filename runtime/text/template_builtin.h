@@ -14,6 +14,7 @@ struct tmpl_arguments {
     const struct tmpl_value *values;
     const char *const *names; /* NULL, or NULL entries for positional arguments */
     uint32_t count;
+    const struct tmpl_value *keys; /* NULL, or the names as values: those of **arguments keep their origin */
 };
 
 struct tmpl_call {
@@ -69,6 +70,8 @@ NODISCARD enum status tmpl_change_case(struct tmpl_heap *heap, struct tmpl_text 
                                        struct tmpl_text *out);
 NODISCARD enum status tmpl_replace(struct tmpl_heap *heap, struct tmpl_text text, struct tmpl_text old,
                                    struct tmpl_text new_text, int64_t count, struct tmpl_text *out);
+/* The text with the five characters of HTML as entities; each keeps its origin. */
+NODISCARD enum status tmpl_escape(struct tmpl_heap *heap, struct tmpl_text text, struct tmpl_text *out);
 /* separator.join(items); each item as str() if any_type, else ST_INVAL for what is no string. */
 NODISCARD enum status tmpl_join(struct tmpl_heap *heap, struct tmpl_text separator, const struct tmpl_list *items,
                                 bool any_type, struct tmpl_text *out);

@@ -172,14 +172,83 @@ static enum status eval_slice(struct tmpl_run *run, const struct tmpl_node *node
 
 /* ---- calls, filters, tests ---- */
 
+/* Arguments of a call that has *list or **dict, while they are put together. */
+struct spread {
+    struct tmpl_value *values, *keys;
+    const char **names;
+    uint32_t count;
+};
+
+static enum status add_spread(struct tmpl_run *run, struct spread *spread, const char *name,
+                              const struct tmpl_value *key, const struct tmpl_value *value)
+{
+    if (spread->count == ARGUMENTS_MAX)
+        return tmpl_fail(&run->heap, ST_LIMIT, "more than %d arguments in a call", ARGUMENTS_MAX);
+    for (uint32_t i = 0; name && i < spread->count; i++)
+        if (spread->names[i] && strcmp(spread->names[i], name) == 0)
+            return tmpl_fail(&run->heap, ST_INVAL, "a call got two values for '%.60s'", name);
+    spread->names[spread->count] = name;
+    if (key) spread->keys[spread->count] = *key;
+    spread->values[spread->count++] = *value;
+    return ST_OK;
+}
+
+static enum status spread_list(struct tmpl_run *run, const struct tmpl_value *list, struct spread *spread)
+{
+    const struct tmpl_list *items;
+    TRY(tmpl_items(&run->heap, list, &items));
+    for (uint32_t i = 0; i < items->count; i++) TRY(add_spread(run, spread, NULL, NULL, &items->items[i]));
+    return ST_OK;
+}
+
+static enum status spread_dict(struct tmpl_run *run, const struct tmpl_value *dict, struct spread *spread)
+{
+    if (dict->kind != TMPL_DICT)
+        return tmpl_fail(&run->heap, ST_INVAL, "a mapping is expected behind '**', not %s", tmpl_type_name(dict));
+    for (uint32_t i = 0; i < dict->dict->count; i++) {
+        const struct tmpl_entry *entry = &dict->dict->entries[i];
+        char *name;
+        if (entry->key.kind != TMPL_TEXT || memchr(tmpl_text_data(entry->key.text), 0, entry->key.text.length))
+            return tmpl_fail(&run->heap, ST_INVAL, "the keys behind '**' must be names");
+        TRY(tmpl_alloc(&run->heap, (size_t)entry->key.text.length + 1, 1, &name));
+        memcpy(name, tmpl_text_data(entry->key.text), entry->key.text.length);
+        TRY(add_spread(run, spread, name, &entry->key, &entry->value));
+    }
+    return ST_OK;
+}
+
+/* Positional arguments first, then those of *list, named ones, those of **dict: Python's order. */
+static enum status eval_spread(struct tmpl_run *run, const struct tmpl_node *node, struct tmpl_arguments *arguments)
+{
+    struct spread spread = {0};
+    struct tmpl_value value;
+    TRY(tmpl_alloc(&run->heap, ARGUMENTS_MAX, sizeof *spread.values, &spread.values));
+    TRY(tmpl_alloc(&run->heap, ARGUMENTS_MAX, sizeof *spread.keys, &spread.keys));
+    TRY(tmpl_alloc(&run->heap, ARGUMENTS_MAX, sizeof *spread.names, &spread.names));
+    for (uint32_t pass = 0; pass < 2; pass++) {
+        for (uint32_t i = 1; i < node->count; i++) {
+            const char *name = node->names[i];
+            bool list = name && strcmp(name, "*") == 0, dict = name && strcmp(name, "**") == 0;
+            if ((!name || list) != (pass == 0)) continue;
+            TRY(tmpl_evaluate(run, node->children[i], &value));
+            TRY(list   ? spread_list(run, &value, &spread)
+                : dict ? spread_dict(run, &value, &spread)
+                       : add_spread(run, &spread, name, NULL, &value));
+        }
+    }
+    *arguments = (struct tmpl_arguments){spread.values, spread.names, spread.count, spread.keys};
+    return ST_OK;
+}
+
 static enum status eval_arguments(struct tmpl_run *run, const struct tmpl_node *node, struct tmpl_value *values,
                                   struct tmpl_arguments *arguments)
 {
     uint32_t count = node->count - 1;
+    if (node->spreads) return eval_spread(run, node, arguments);
     if (count > ARGUMENTS_MAX)
         return tmpl_fail(&run->heap, ST_LIMIT, "more than %d arguments in a call", ARGUMENTS_MAX);
     for (uint32_t i = 0; i < count; i++) TRY(tmpl_evaluate(run, node->children[i + 1], &values[i]));
-    *arguments = (struct tmpl_arguments){values, node->names ? node->names + 1 : NULL, count};
+    *arguments = (struct tmpl_arguments){values, node->names ? node->names + 1 : NULL, count, NULL};
     return ST_OK;
 }
 
@@ -189,6 +258,14 @@ static enum status argument_room(struct tmpl_run *run, const struct tmpl_node *n
 {
     *values = local;
     return node->count <= 5 ? ST_OK : tmpl_alloc(&run->heap, node->count, sizeof **values, values);
+}
+
+enum status tmpl_evaluate_arguments(struct tmpl_run *run, const struct tmpl_node *call,
+                                    struct tmpl_arguments *arguments)
+{
+    struct tmpl_value *values;
+    TRY(tmpl_alloc(&run->heap, call->count, sizeof *values, &values));
+    return eval_arguments(run, call, values, arguments);
 }
 
 static enum status macro_parameter(struct tmpl_run *run, const struct tmpl_node *macro, uint32_t idx,
@@ -220,6 +297,9 @@ static enum status call_macro(struct tmpl_run *run, const struct tmpl_callable *
     uint32_t used = 0, positional = 0;
     if (run->calls >= run->heap.depth_limit)
         return tmpl_fail(&run->heap, ST_LIMIT, "macros call each other deeper than %u levels", run->heap.depth_limit);
+    if (caller && !macro->takes_caller)
+        return tmpl_fail(&run->heap, ST_INVAL, "macro '%.60s' has no use for a caller",
+                         run->tmpl->symbols.names[macro->symbol]);
     run->calls++;
     TRY(tmpl_frame_push(run, callable->frame, &frame));
     run->frame = frame;
@@ -245,6 +325,14 @@ static enum status call_macro(struct tmpl_run *run, const struct tmpl_callable *
     return ST_OK;
 }
 
+/* Methods of markup give markup, also inside the list or tuple that they made. */
+static void mark_result(struct tmpl_value *result)
+{
+    if (result->kind == TMPL_TEXT) result->markup = true;
+    for (uint32_t i = 0; result->kind == TMPL_LIST && i < result->list->count; i++)
+        result->list->items[i].markup = result->list->items[i].kind == TMPL_TEXT;
+}
+
 enum status tmpl_invoke(struct tmpl_run *run, const struct tmpl_value *callee, const struct tmpl_arguments *arguments,
                         const struct tmpl_value *caller, struct tmpl_value *result)
 {
@@ -253,7 +341,9 @@ enum status tmpl_invoke(struct tmpl_run *run, const struct tmpl_value *callee, c
         return tmpl_fail(&run->heap, ST_INVAL, "'%s' object is not callable", tmpl_type_name(callee));
     const struct tmpl_callable *callable = callee->callable;
     if (callable->kind == TMPL_CALLABLE_MACRO) return call_macro(run, callable, arguments, caller, result);
-    return tmpl_call_builtin(run, callable->builtin, callable->has_self ? &callable->self : NULL, arguments, result);
+    TRY(tmpl_call_builtin(run, callable->builtin, callable->has_self ? &callable->self : NULL, arguments, result));
+    if (callable->has_self && callable->self.kind == TMPL_TEXT && callable->self.markup) mark_result(result);
+    return ST_OK;
 }
 
 static enum status eval_call(struct tmpl_run *run, const struct tmpl_node *node, struct tmpl_value *value)

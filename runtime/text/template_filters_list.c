@@ -71,7 +71,7 @@ static enum status filter_reverse(struct tmpl_call *call)
     if (call->self->kind != TMPL_TEXT) return give_list(call, list);
     list->flavor = TMPL_FLAVOR_LIST;
     TRY(tmpl_join(call->heap, (struct tmpl_text){0}, list, false, &out));
-    *call->result = tmpl_from_text(out);
+    *call->result = tmpl_text_like(out, call->self);
     return ST_OK;
 }
 
@@ -285,7 +285,8 @@ static enum status items_if_true(struct tmpl_call *call, const struct tmpl_list 
 static struct tmpl_arguments rest(const struct tmpl_arguments *all, uint32_t skip)
 {
     if (skip > all->count) skip = all->count;
-    return (struct tmpl_arguments){all->values + skip, all->names ? all->names + skip : NULL, all->count - skip};
+    return (struct tmpl_arguments){all->values + skip, all->names ? all->names + skip : NULL, all->count - skip,
+                                   all->keys ? all->keys + skip : NULL};
 }
 
 static const struct tmpl_value *named(const struct tmpl_arguments *all, const char *name)

@@ -15,12 +15,19 @@ static enum status give_text(struct tmpl_call *call, struct tmpl_text text)
     return ST_OK;
 }
 
+/* Markup stays markup in the filters that call the value's own methods. */
+static enum status give_like_self(struct tmpl_call *call, struct tmpl_text text)
+{
+    *call->result = tmpl_text_like(text, call->self);
+    return ST_OK;
+}
+
 static enum status change_case(struct tmpl_call *call, enum tmpl_case to)
 {
     struct tmpl_text text, out;
     TRY(tmpl_str(call->heap, call->self, &text));
     TRY(tmpl_change_case(call->heap, text, to, &out));
-    return give_text(call, out);
+    return to == TMPL_CASE_TITLE_FILTER ? give_text(call, out) : give_like_self(call, out);
 }
 
 static enum status filter_upper(struct tmpl_call *call)
@@ -44,7 +51,7 @@ static enum status filter_string(struct tmpl_call *call)
 {
     struct tmpl_text text;
     TRY(tmpl_str(call->heap, call->self, &text));
-    return give_text(call, text);
+    return give_like_self(call, text);
 }
 
 static enum status filter_trim(struct tmpl_call *call)
@@ -53,9 +60,9 @@ static enum status filter_trim(struct tmpl_call *call)
     TRY(tmpl_str(call->heap, call->self, &text));
     TRY(tmpl_charge_bytes(call->heap, text.length));
     if (!tmpl_given(&call->args[0]) || call->args[0].kind == TMPL_NONE)
-        return give_text(call, tmpl_text_strip(text, NULL, TMPL_SIDE_BOTH));
+        return give_like_self(call, tmpl_text_strip(text, NULL, TMPL_SIDE_BOTH));
     TRY(tmpl_text_argument(call, 0, &chars));
-    return give_text(call, tmpl_text_strip(text, &chars, TMPL_SIDE_BOTH));
+    return give_like_self(call, tmpl_text_strip(text, &chars, TMPL_SIDE_BOTH));
 }
 
 static enum status filter_replace(struct tmpl_call *call)
@@ -85,7 +92,9 @@ static enum status filter_default(struct tmpl_call *call)
 
 static enum status filter_safe(struct tmpl_call *call)
 {
-    return filter_string(call);
+    TRY(filter_string(call));
+    call->result->markup = true;
+    return ST_OK;
 }
 
 /* ---- numbers ---- */
@@ -295,28 +304,24 @@ static enum status filter_indent(struct tmpl_call *call)
         if (blank || !empty) TRY(tmpl_text_append(call->heap, &out, indent));
         TRY(tmpl_charge(call->heap, 1));
     }
-    return give_text(call, out);
+    return give_like_self(call, out);
+}
+
+static enum status filter_forceescape(struct tmpl_call *call)
+{
+    struct tmpl_text text, out;
+    TRY(tmpl_str(call->heap, call->self, &text));
+    TRY(tmpl_escape(call->heap, text, &out));
+    TRY(give_text(call, out));
+    call->result->markup = true;
+    return ST_OK;
 }
 
 static enum status filter_escape(struct tmpl_call *call)
 {
-    static const struct {
-        char from;
-        const char *to;
-    } table[] = {{'&', "&amp;"}, {'<', "&lt;"}, {'>', "&gt;"}, {'\'', "&#39;"}, {'"', "&#34;"}};
-    struct tmpl_text text, out = {0};
-    TRY(tmpl_str(call->heap, call->self, &text));
-    TRY(tmpl_charge_bytes(call->heap, text.length));
-    for (size_t i = 0; i < text.length; i++) {
-        const char *to = NULL;
-        for (size_t k = 0; k < sizeof table / sizeof *table; k++)
-            if (tmpl_text_data(text)[i] == table[k].from) to = table[k].to;
-        if (to)
-            TRY(tmpl_text_append_bytes(call->heap, &out, to, strlen(to), tmpl_text_trusted_at(text, i)));
-        else
-            TRY(tmpl_text_append(call->heap, &out, tmpl_text_part(text, i, 1)));
-    }
-    return give_text(call, out);
+    if (call->self->kind != TMPL_TEXT || !call->self->markup) return filter_forceescape(call);
+    *call->result = *call->self; /* it was done before */
+    return ST_OK;
 }
 
 const struct tmpl_builtin tmpl_text_filters[] = {
@@ -338,5 +343,6 @@ const struct tmpl_builtin tmpl_text_filters[] = {
     {"indent", filter_indent, "width first blank", 0},
     {"escape", filter_escape, "", 0},
     {"e", filter_escape, "", 0},
+    {"forceescape", filter_forceescape, "", 0},
     {NULL, NULL, NULL, 0},
 };

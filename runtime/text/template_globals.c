@@ -45,7 +45,10 @@ static enum status fill_dict(struct tmpl_call *call, struct tmpl_dict **dict)
         const struct tmpl_value *value = &all->values[i];
         struct tmpl_value key;
         if (name) {
-            TRY(tmpl_literal(call->heap, name, &key));
+            if (all->keys && all->keys[i].kind == TMPL_TEXT)
+                key = all->keys[i]; /* of **arguments: may be content */
+            else
+                TRY(tmpl_literal(call->heap, name, &key));
             TRY(tmpl_dict_put(call->heap, *dict, key, *value));
             continue;
         }

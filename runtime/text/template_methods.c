@@ -247,6 +247,14 @@ static enum status str_splitlines(struct tmpl_call *call)
     return ST_OK;
 }
 
+/* What a method of markup takes an argument for: escaped, unless it is markup too. */
+static enum status as_markup(struct tmpl_call *call, const struct tmpl_value *value, struct tmpl_text *text)
+{
+    TRY(tmpl_str(call->heap, value, text));
+    if (value->kind == TMPL_TEXT && value->markup) return ST_OK;
+    return tmpl_escape(call->heap, *text, text);
+}
+
 static enum status str_replace(struct tmpl_call *call)
 {
     struct tmpl_text old, new_text, out;
@@ -254,6 +262,7 @@ static enum status str_replace(struct tmpl_call *call)
     TRY(tmpl_text_argument(call, 0, &old));
     TRY(tmpl_text_argument(call, 1, &new_text));
     TRY(tmpl_int_argument(call, 2, -1, &count));
+    if (call->self->markup) TRY(as_markup(call, &call->args[1], &new_text));
     TRY(tmpl_replace(call->heap, self_text(call), old, new_text, count, &out));
     return give_text(call, out);
 }
@@ -263,6 +272,15 @@ static enum status str_join(struct tmpl_call *call)
     const struct tmpl_list *items;
     struct tmpl_text out;
     TRY(tmpl_items(call->heap, &call->args[0], &items));
+    if (call->self->markup) {
+        struct tmpl_list *escaped;
+        TRY(tmpl_list_new(call->heap, TMPL_FLAVOR_LIST, items->count, &escaped));
+        for (uint32_t i = 0; i < items->count; i++) {
+            TRY(as_markup(call, &items->items[i], &out));
+            TRY(tmpl_list_add(call->heap, escaped, tmpl_from_text(out)));
+        }
+        items = escaped;
+    }
     TRY(tmpl_join(call->heap, self_text(call), items, false, &out));
     return give_text(call, out);
 }
@@ -326,6 +344,7 @@ static enum status format_field(struct tmpl_call *call, struct tmpl_text field, 
     }
     if (idx >= all->count)
         return tmpl_fail(call->heap, ST_INVAL, "format: no such argument, or a form that is not supported");
+    if (call->self->markup) return as_markup(call, &all->values[idx], text);
     return tmpl_str(call->heap, &all->values[idx], text);
 }
 

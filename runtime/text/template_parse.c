@@ -238,6 +238,7 @@ static enum status parse_name(struct tmpl_parser *parser, struct tmpl_node **nod
     if (!yes && !no && !none) {
         (*node)->kind = TMPL_NODE_NAME;
         TRY(tmpl_symbol(parser, parser->token->text, parser->token->length, &(*node)->symbol));
+        parser->callers += (*node)->symbol == parser->tmpl->caller_symbol;
     }
     parser->token++;
     return ST_OK;
@@ -263,10 +264,18 @@ static enum status parse_primary(struct tmpl_parser *parser, struct tmpl_node **
 
 /* ---- postfix: subscripts, calls, filters, tests ---- */
 
-/* (a, b=c) into list, behind what it holds. */
-static enum status parse_arguments(struct tmpl_parser *parser, struct tmpl_node_list *list)
+static bool at_argument_name(const struct tmpl_parser *parser)
+{
+    const struct tmpl_token *token = parser->token;
+    return token->kind == TMPL_TOKEN_NAME && token[1].kind == TMPL_TOKEN_OPERATOR && token[1].length == 1 &&
+           *token[1].text == '=';
+}
+
+/* (a, b=c, *d, **e) into list, behind what it holds. *spreads: 1 if there is a *list, 2 if there is a **dict. */
+static enum status parse_arguments(struct tmpl_parser *parser, struct tmpl_node_list *list, unsigned *spreads)
 {
     bool named = false, first = true;
+    *spreads = 0;
     TRY(tmpl_expect_operator(parser, "("));
     while (!tmpl_at_operator(parser, ")")) {
         struct tmpl_node *value;
@@ -275,15 +284,19 @@ static enum status parse_arguments(struct tmpl_parser *parser, struct tmpl_node_
         if (!first) TRY(tmpl_expect_operator(parser, ","));
         if (tmpl_at_operator(parser, ")")) break;
         first = false;
-        if (tmpl_at_operator(parser, "*") || tmpl_at_operator(parser, "**"))
-            return tmpl_parse_fail(parser, "*args and **kwargs in calls are not supported");
-        if (parser->token->kind == TMPL_TOKEN_NAME && parser->token[1].kind == TMPL_TOKEN_OPERATOR &&
-            parser->token[1].length == 1 && *parser->token[1].text == '=') {
+        if (tmpl_at_operator(parser, "*") || tmpl_at_operator(parser, "**")) {
+            name = parser->token->length == 1 ? "*" : "**";
+            if (*spreads & (parser->token->length == 1 ? 3 : 2))
+                return tmpl_parse_fail(parser, "'%s' stands twice, or behind '**', in a call", name);
+            *spreads |= parser->token->length == 1 ? 1 : 2;
+            parser->token++;
+        } else if (at_argument_name(parser)) {
+            if (*spreads & 2) return tmpl_parse_fail(parser, "a named argument behind '**'");
             TRY(tmpl_symbol(parser, parser->token->text, parser->token->length, &symbol));
             name = parser->tmpl->symbols.names[symbol];
             parser->token += 2;
             named = true;
-        } else if (named) {
+        } else if (named || *spreads) {
             return tmpl_parse_fail(parser, "a positional argument behind a named one");
         }
         TRY(tmpl_parse_expression(parser, true, &value));
@@ -322,6 +335,10 @@ static enum status parse_subscript(struct tmpl_parser *parser, struct tmpl_node 
     struct tmpl_node_list keys = {0};
     uint32_t part = 1;
     parser->token++;
+    if (tmpl_take_operator(parser, "]")) { /* jinja2 reads x[] as x[()] */
+        TRY(tmpl_node_new(parser, TMPL_NODE_TUPLE, line, &keys, &parts[1]));
+        return tmpl_node_of(parser, TMPL_NODE_ITEM, line, 2, parts, node);
+    }
     if (!tmpl_at_operator(parser, ":")) TRY(tmpl_parse_expression(parser, true, &parts[1]));
     while (part < 3 && tmpl_take_operator(parser, ":")) {
         part++;
@@ -348,8 +365,11 @@ static enum status parse_call(struct tmpl_parser *parser, struct tmpl_node **nod
     uint32_t line = parser->token->line;
     struct tmpl_node_list list = {0};
     TRY(tmpl_node_add(parser, &list, *node, NULL));
-    TRY(parse_arguments(parser, &list));
-    return tmpl_node_new(parser, TMPL_NODE_CALL, line, &list, node);
+    unsigned spreads;
+    TRY(parse_arguments(parser, &list, &spreads));
+    TRY(tmpl_node_new(parser, TMPL_NODE_CALL, line, &list, node));
+    (*node)->spreads = spreads != 0;
+    return ST_OK;
 }
 
 static enum status parse_postfix(struct tmpl_parser *parser, struct tmpl_node **node)
@@ -396,9 +416,11 @@ enum status tmpl_parse_filters(struct tmpl_parser *parser, struct tmpl_node *val
         }
         if (!builtin) TRY(unknown(parser, "filter", token));
         TRY(tmpl_node_add(parser, &list, value, NULL));
-        if (tmpl_at_operator(parser, "(")) TRY(parse_arguments(parser, &list));
+        unsigned spreads = 0;
+        if (tmpl_at_operator(parser, "(")) TRY(parse_arguments(parser, &list, &spreads));
         TRY(tmpl_node_new(parser, TMPL_NODE_FILTER, token->line, &list, &value));
         value->builtin = builtin;
+        value->spreads = spreads != 0;
         TRY(name_value(parser, token, &value->value));
     }
     *node = value;
@@ -417,6 +439,7 @@ static bool at_test_argument(const struct tmpl_parser *parser)
 static enum status parse_test(struct tmpl_parser *parser, struct tmpl_node **node)
 {
     struct tmpl_node_list list = {0};
+    unsigned spreads = 0;
     parser->token++;
     bool negated = tmpl_take_name(parser, "not");
     const struct tmpl_token *token = parser->token;
@@ -426,7 +449,7 @@ static enum status parse_test(struct tmpl_parser *parser, struct tmpl_node **nod
     parser->token++;
     TRY(tmpl_node_add(parser, &list, *node, NULL));
     if (tmpl_at_operator(parser, "(")) {
-        TRY(parse_arguments(parser, &list));
+        TRY(parse_arguments(parser, &list, &spreads));
     } else if (at_test_argument(parser)) {
         struct tmpl_node *argument;
         if (tmpl_at_name(parser, "is")) return tmpl_parse_fail(parser, "tests cannot be chained with 'is'");
@@ -436,6 +459,7 @@ static enum status parse_test(struct tmpl_parser *parser, struct tmpl_node **nod
     }
     TRY(tmpl_node_new(parser, TMPL_NODE_TEST, token->line, &list, node));
     (*node)->builtin = builtin;
+    (*node)->spreads = spreads != 0;
     TRY(name_value(parser, token, &(*node)->value));
     return negated ? tmpl_node_of(parser, TMPL_NODE_NOT, token->line, 1, node, node) : ST_OK;
 }

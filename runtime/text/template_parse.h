@@ -1,7 +1,7 @@
 /* Tokens to a tree: jinja2's grammar by recursive descent, its depth bounded by template_depth.
  *
  * Left out on purpose and refused by name: include, import, from, extends, block (they read other templates),
- * autoescape, recursive loops, *args and **kwargs. Source of the grammar: jinja2 3.1.6, parser.py. */
+ * autoescape, recursive loops. Source of the grammar: jinja2 3.1.6, parser.py. */
 #ifndef RUNTIME_TEXT_TEMPLATE_PARSE_H
 #define RUNTIME_TEXT_TEMPLATE_PARSE_H
 
@@ -13,6 +13,7 @@ struct tmpl_parser {
     struct chat_template *tmpl;
     const struct tmpl_token *token; /* the one to be read next */
     uint32_t depth, conditional, loops;
+    uint32_t callers; /* how often `caller` was read so far */
 };
 
 /* Fills tmpl->root and symbols. ST_INVAL: err names line and construct; ST_LIMIT: nested too deep, or too large. */

@@ -149,7 +149,12 @@ static enum status repr_scalar(struct tmpl_heap *heap, const struct tmpl_value *
 enum status tmpl_repr(struct tmpl_heap *heap, const struct tmpl_value *value, struct tmpl_text *out)
 {
     TRY(tmpl_charge(heap, 1));
-    if (value->kind == TMPL_TEXT) return repr_text(heap, value->text, out);
+    if (value->kind == TMPL_TEXT) {
+        if (!value->markup) return repr_text(heap, value->text, out);
+        TRY(put(heap, out, "Markup(", false));
+        TRY(repr_text(heap, value->text, out));
+        return put(heap, out, ")", false);
+    }
     if (value->kind != TMPL_LIST && value->kind != TMPL_DICT && value->kind != TMPL_NAMESPACE)
         return repr_scalar(heap, value, out);
     TRY(tmpl_enter(heap));

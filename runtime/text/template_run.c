@@ -238,13 +238,12 @@ static enum status run_macro(struct tmpl_run *run, const struct tmpl_node *node)
 static enum status run_call_block(struct tmpl_run *run, const struct tmpl_node *node)
 {
     const struct tmpl_node *call = node->children[0];
-    struct tmpl_value callee, caller, result, *values;
+    struct tmpl_value callee, caller, result;
+    struct tmpl_arguments arguments;
     struct tmpl_text text;
     TRY(make_macro(run, node->children[1], &caller));
     TRY(tmpl_evaluate(run, call->children[0], &callee));
-    TRY(tmpl_alloc(&run->heap, call->count, sizeof *values, &values));
-    for (uint32_t i = 1; i < call->count; i++) TRY(tmpl_evaluate(run, call->children[i], &values[i - 1]));
-    struct tmpl_arguments arguments = {values, call->names + 1, call->count - 1};
+    TRY(tmpl_evaluate_arguments(run, call, &arguments));
     TRY(tmpl_invoke(run, &callee, &arguments, &caller, &result));
     TRY(tmpl_str(&run->heap, &result, &text));
     return emit(run, text);

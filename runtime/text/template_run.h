@@ -74,6 +74,9 @@ NODISCARD enum status tmpl_subscript(struct tmpl_run *run, const struct tmpl_val
                                      const struct tmpl_value *key, struct tmpl_value *value);
 
 struct tmpl_arguments;
+/* The arguments of a call, filter or test node, *list and **dict included. */
+NODISCARD enum status tmpl_evaluate_arguments(struct tmpl_run *run, const struct tmpl_node *call,
+                                              struct tmpl_arguments *arguments);
 NODISCARD enum status tmpl_invoke(struct tmpl_run *run, const struct tmpl_value *callee,
                                   const struct tmpl_arguments *arguments, const struct tmpl_value *caller,
                                   struct tmpl_value *result);

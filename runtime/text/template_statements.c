@@ -158,13 +158,14 @@ static enum status parse_macro_rest(struct tmpl_parser *parser, uint32_t line, b
         if (call->kind != TMPL_NODE_CALL) return tmpl_parse_fail(parser, "expected a call");
         *node = call;
     }
-    uint32_t loops = parser->loops;
+    uint32_t loops = parser->loops, callers = parser->callers;
     parser->loops = 0;
     TRY(parse_whole_body(parser, end, &body));
     parser->loops = loops;
     list.nodes[0] = body;
     struct tmpl_node *macro, *call = *node;
     TRY(tmpl_node_new(parser, TMPL_NODE_MACRO, line, &list, &macro));
+    macro->takes_caller = parser->callers != callers;
     TRY(tmpl_alloc(parser->heap, targets.count, sizeof *macro->parameters, &macro->parameters));
     for (uint32_t i = 0; i < targets.count; i++) macro->parameters[i] = targets.nodes[i]->symbol;
     *node = macro;

@@ -64,9 +64,9 @@ static enum status test_callable(struct tmpl_call *call)
 {
     return give(call, is_kind(call, TMPL_CALLABLE) || is_kind(call, TMPL_UNDEFINED));
 }
-static enum status test_never(struct tmpl_call *call)
+static enum status test_escaped(struct tmpl_call *call)
 {
-    return give(call, false);
+    return give(call, is_kind(call, TMPL_TEXT) && call->self->markup);
 }
 
 /* What has a length and items by key or position; of what is undefined both questions are answered with yes. */
@@ -218,7 +218,7 @@ static const struct tmpl_builtin tests[] = {
     {"sequence", test_sequence, "", 0},
     {"iterable", test_iterable, "", 0},
     {"callable", test_callable, "", 0},
-    {"escaped", test_never, "", 0},
+    {"escaped", test_escaped, "", 0},
     {"odd", test_odd, "", 0},
     {"even", test_even, "", 0},
     {"divisibleby", test_divisibleby, "num", 1},

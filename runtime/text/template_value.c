@@ -23,7 +23,7 @@ enum status tmpl_enter(struct tmpl_heap *heap)
 
 enum status tmpl_literal(struct tmpl_heap *heap, const char *text, struct tmpl_value *value)
 {
-    value->kind = TMPL_TEXT;
+    *value = (struct tmpl_value){.kind = TMPL_TEXT};
     return tmpl_text_borrow(heap, text, strlen(text), true, &value->text);
 }
 
@@ -418,7 +418,7 @@ enum status tmpl_item(struct tmpl_heap *heap, const struct tmpl_value *value, co
     }
     size_t start = tmpl_text_byte_of(value->text, (size_t)idx), n;
     tmpl_text_decode(value->text, start, &n);
-    *item = tmpl_from_text(tmpl_text_part(value->text, start, n));
+    *item = tmpl_text_like(tmpl_text_part(value->text, start, n), value);
     return ST_OK;
 }
 
@@ -484,7 +484,11 @@ enum status tmpl_slice(struct tmpl_heap *heap, const struct tmpl_value *value, c
     TRY(slice_bound(heap, stop, by > 0 ? INT64_MAX : INT64_MIN, &to));
     from = clamp_bound(from, length, low, high);
     to = clamp_bound(to, length, low, high);
-    if (value->kind == TMPL_TEXT) return slice_text(heap, value->text, from, to, by, result);
+    if (value->kind == TMPL_TEXT) {
+        TRY(slice_text(heap, value->text, from, to, by, result));
+        result->markup = value->markup;
+        return ST_OK;
+    }
     struct tmpl_list *list;
     enum tmpl_flavor flavor = value->list->flavor;
     TRY(tmpl_list_new(heap, flavor, 0, &list));

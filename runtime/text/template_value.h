@@ -43,6 +43,7 @@ struct tmpl_loop;
 struct tmpl_value {
     uint8_t kind;
     bool trusted; /* for kinds without text */
+    bool markup;  /* text: made by `safe` or `escape`, so that what is added to it is escaped (Python's Markup) */
     union {
         bool boolean;
         int64_t integer;
@@ -104,6 +105,11 @@ static inline struct tmpl_value tmpl_float(double d, bool trusted)
 static inline struct tmpl_value tmpl_from_text(struct tmpl_text text)
 {
     return (struct tmpl_value){.kind = TMPL_TEXT, .text = text};
+}
+/* The same, as markup where `like` is. */
+static inline struct tmpl_value tmpl_text_like(struct tmpl_text text, const struct tmpl_value *like)
+{
+    return (struct tmpl_value){.kind = TMPL_TEXT, .markup = like->kind == TMPL_TEXT && like->markup, .text = text};
 }
 static inline struct tmpl_value tmpl_from_list(struct tmpl_list *list)
 {

@@ -91,8 +91,9 @@ def compiled(source):
 
 def oracle(source, given):
     """The text, or None and the reason."""
-    names = {k: v for k, v in given.items() if k in ("messages", "tools", "documents", "bos_token", "eos_token",
-                                                       "add_generation_prompt")}
+    names = {"tools": None, "documents": None}
+    names.update((k, v) for k, v in given.items() if k in ("messages", "tools", "documents", "bos_token", "eos_token",
+                                                           "add_generation_prompt"))
     names.update(given.get("arguments", {}))
     try:
         return compiled(source).render(**names), ""
@@ -158,11 +159,25 @@ def conversations():
                 "parts": {"type": "array", "items": {"type": "object", "properties": {"x": {"type": "number"}}}}},
             "required": ["place"]}, "return": {"type": "object"}}}
     other = {"type": "function", "function": {"name": "ping", "description": "", "parameters": {"type": "object", "properties": {}}}}
+    leaf = {"type": "object", "properties": {"lat": {"type": "number", "minimum": -90.5, "maximum": 90}, "ok": {"type": "boolean"}},
+            "required": ["lat"], "additionalProperties": False}
+    nested = {"type": "function", "function": {
+        "name": "nested", "description": "Grüße\nover lines", "strict": True, "parameters": {
+            "type": "object", "$defs": {"leaf": leaf}, "properties": {
+                "at": leaf, "either": {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None},
+                "many": {"type": "array", "items": {"type": "array", "items": leaf}, "minItems": 0},
+                "kind": {"type": ["string", "null"], "enum": ["a", None, 1, True], "nullable": True},
+                "map": {"type": "object", "additionalProperties": {"type": "integer"}}, "bare": {}},
+            "required": []}}}
+    bare = {"name": "bare", "description": "Without a wrapper", "parameters": {"type": "object", "properties": {
+        "q": {"type": "string", "description": "What's \"asked\"?"}}, "required": ["q"]}}
     call = {"id": "abcdef123", "type": "function",
             "function": {"name": "get_weather", "arguments": {"place": "Köln", "days": 2, "deep": {"a": [1, 2.5, None, True]}}}}
     text_call = {"id": "abcdef124", "type": "function",
                  "function": {"name": "get_weather", "arguments": "{\"place\": \"Bonn\"}"}}
-    user = lambda s: {"role": "user", "content": s}
+    bare_call = {"name": "get_weather", "arguments": {"place": "Ulm <&> 'x'", "days": -1, "list": [], "none": None, "big": 1e22}}
+    empty_call = {"id": "abcdef125", "type": "function", "function": {"name": "ping", "arguments": {}}}
+    user = lambda s, **k: {"role": "user", "content": s, **k}
     said = lambda s, **k: {"role": "assistant", "content": s, **k}
     system = {"role": "system", "content": "You are terse.  "}
     result = {"role": "tool", "name": "get_weather", "tool_call_id": "abcdef123", "content": "{\"t\": 21}"}
@@ -187,6 +202,20 @@ def conversations():
         [{"role": "developer", "content": "be nice"}, user("x")], [{"role": "strange", "content": "x"}],
         [{"role": "user"}], [{"content": "no role"}], [user(None)], [user(7)], [user({"a": 1})],
         [user("/no_think hello"), said("x"), user("y /think")],
+        [system, user("w?"), said("", tool_calls=[text_call], reasoning_content="I need it"),
+         {"role": "tool", "tool_call_id": "abcdef124", "content": [{"type": "text", "text": "3"}, {"type": "text", "text": "C"}]}],
+        [user("w?"), said("a", reasoning="r", thinking="t", tool_plan="p", tool_calls=[bare_call, call]), result, result,
+         said("b", reasoning="r2", tool_calls=[call]), result, user("so?")],
+        [user("w?"), {"role": "assistant", "content": [], "tool_calls": [empty_call]},
+         {"role": "ipython", "content": {"output": [1, 2.50, {"deep": None}]}}, said("done")],
+        [{"role": "system", "content": [{"type": "text", "text": "Be brief. "}, {"type": "text", "text": "/no_think"}]},
+         user([{"type": "text", "text": "Hallo Welt: é 🙂"}]), said([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "ja"}])],
+        [{"role": "developer", "content": "dev"}, {"role": "system", "content": "sys"}, user("x"), said(None), user("y")],
+        [{"role": "tools", "content": "[]"}, user("x", name="eva")], [{"role": "function", "name": "ping", "content": "pong"}],
+        [user("a"), {"role": "user", "content": "b"}, said("c"), said("d", prefix=True)],
+        [user("x" * 3000 + "\n\n\u00a0 \t"), said("\n<think>\n\n</think>\n\n", reasoning_content="")],
+        [user("<tool_response>\n1\n</tool_response>"), said("</think>"), user(" <tool_response>2"), said("<think>")],
+        [user("{{ messages }} {% raw %} {# no #} \\n 'quoted' \"double\" &amp; <b>")],
         [system if i == 0 else user(f"question {i}") if i % 2 else said(f"answer {i}") for i in range(10)],
     ]
     extras = [{}, {"arguments": {"enable_thinking": False}}, {"arguments": {"enable_thinking": True}},
@@ -195,7 +224,11 @@ def conversations():
                "tools": [weather]},
               {"arguments": {"keep_past_thinking": True, "xml_tools": [weather], "python_tools": [], "thinking": True,
                              "reasoning_effort": "high", "builtin_tools": ["code_interpreter"]}},
-              {"documents": [{"title": "T", "text": "body", "doc_id": 1}]}]
+              {"documents": [{"title": "T", "text": "body", "doc_id": 1}]},
+              {"tools": [nested, bare], "documents": [{"title": "Tü", "contents": "two\nlines"}, {"content": "x", "id": "7", "n": [1, {}]}],
+               "arguments": {"enable_thinking": True, "preserve_thinking": True, "clear_thinking": False, "tool_choice": "auto"}},
+              {"tools": [bare], "arguments": {"functions": "[]", "datetime": "now", "parallel_tool_calls": True, "strict": None,
+                                              "citation_mode": "accurate", "safety_mode": "strict", "thinking": False}}]
     for i, chat in enumerate(chats):
         for j, extra in enumerate(extras):
             for prompt in (False, True):
@@ -251,7 +284,7 @@ def main():
     chats = list(conversations())
     print(f"jinja2 {jinja2.__version__}, seed {options.seed}, {len(chats)} conversations")
     files = sorted((HERE / "cases").glob("*.jinja"))
-    assert len(files) >= 8, "the cases are missing"
+    assert len(files) >= 11, "the cases are missing"
     if options.templates:
         files += sorted(p for p in pathlib.Path(options.templates).iterdir() if p.suffix == ".jinja")
     for file in files:

@@ -63,8 +63,20 @@ class Generator:
             f"{q()}|tojson(separators=(',', ':'))", f"d|dictsort", f"d|items|list", f"d|dictsort(by='value')",
             f"{self.atom()}|string", f"{self.atom()}|int", f"{s()}|int(7)", f"{self.atom()}|float", f"{n()}|abs", f"{n()}|round",
             f"{n()}|round(1)", f"{n()}|round(1, 'floor')", f"{n()}|round(0, 'ceil')", f"{self.atom()}|default('D')",
-            f"{self.atom()}|default({s()}, true)", f"{self.atom()}|d(1)", f"{s()}|safe ~ ''", f"{q()}|count", f"{s()}|list",
+            f"{self.atom()}|default({s()}, true)", f"{self.atom()}|d(1)", f"{s()}|safe ~ ''", self.markup(), self.markup(),
+            f"{s()}|replace(*['l', {s()}])", f"{q()}|tojson(**{{'indent': 1}})", f"{s()}|{self.pick('e', 'escape', 'forceescape')}", f"{q()}|count", f"{s()}|list",
             f"{s()}|reverse", f"{s()}|first", f"{s()}|last", f"{s()}|length")
+
+    def markup(self):
+        s = self.text
+        m = self.pick(f"({s()}|safe)", f"({s()}|e)", "('<b>'|safe)", f"('<&>'|safe + {s()})", f"({s()} + '<i>'|safe)")
+        return self.pick(
+            f"{m} + {s()}", f"{s()} + {m}", f"{m} ~ {s()}", f"{m}|e", f"{m}|upper + '<'", f"{m}|trim + '>'", f"{m}|title + '&'",
+            f"{m}|indent(2) + '\"'", f"{m}|replace('b', '<') + '<'", f"{m} * 2 + '<'", f"2 * {m} + '<'", f"{m}[1:] + '<'", f"{m}[0] + '<'",
+            f"[{m}, {s()}]", f"{m}|tojson", f"{m} is escaped", f"{s()} is escaped", f"{m} is string", f"{m}.split('b')", f"{m}.replace('b', '<&')",
+            f"{m}.join(['<', {m}, 1])", f"{s()}.join([{m}, '<'])", f"'{{}}<'.format({m})", f"{m}.strip() + '<'", f"{m}.upper() + '<'",
+            f"{m}|reverse + '<'", f"{m}|string + '<'", f"{m}|default('x') + '<'", f"[{m}, '<']|join('&') + '<'", f"{m} == '<b>'",
+            f"{m}.splitlines()", f"{m}|list", f"{m}|length", f"({m} ~ '') + '<'", f"{{'k': {m}}}")
 
     def method(self):
         s, q = self.text, self.sequence
@@ -75,7 +87,7 @@ class Generator:
             f"{s()}.rsplit(none, 1)", f"{s()}.split(none, 1)", f"{s()}.rsplit()", f"{s()}.replace('l', 'L')", f"{s()}.replace('', '-')",
             f"{s()}.replace('l', {s()}, 1)", f"{s()}.find('l')", f"{s()}.rfind('l')", f"{s()}.count('l')", f"{s()}.join(ls)",
             f"{s()}.join({q()})", f"{s()}.splitlines()", f"(s ~ '\\n' ~ t).splitlines(true)", f"{s()}.isdigit()", f"{s()}.removeprefix('H')",
-            f"{s()}.index('l')", f"d.items()|list", f"d.keys()|list", f"d.values()|list", f"d.get('a')", f"d.get('zz')", f"d.get('zz', {s()})",
+            f"{s()}.index('l')", f"d.items()|list", f"d.keys()|list", f"dict(**d)", f"dict(a=1, **d)", f"dict(b=1, **{{'c': {s()}}})", f"range(*[1, 3])|list", f"d.get(*['zz', {s()}])", f"d.values()|list", f"d.get('a')", f"d.get('zz')", f"d.get('zz', {s()})",
             f"({q()}).index(1)", f"({q()}).count(1)", f"d.items()", f"l.append(1)", f"d.update({{}})", f"{s()}.nothing")
 
     def access(self):

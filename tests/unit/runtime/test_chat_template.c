@@ -83,7 +83,39 @@ static void test_chat_template_renders(void **state)
     expect("{{ strftime_now('%Y-%m-%d') }}", "2023-11-14");
     expect("{{ []|map('upper')|list }}{{ nothing|select|join }}", "[]");
     expect("{{ range(10)[2:9:3] }}{{ range(10)[::-1]|first }}", "range(2, 9, 3)9");
-    expect("{{ undefined_thing }}{{ messages.nothing }}", "");
+    expect("{{ undefined_thing }}{{ messages.nothing }}{{ self.nothing }}", "");
+    expect("{{ tools is defined }}{{ tools is none }}{{ documents is none }}{{ thinking is defined }}",
+           "TrueTrueTrueFalse");
+}
+
+static void test_chat_template_spreads_arguments(void **state)
+{
+    (void)state;
+    expect("{% macro f(a, b='B', c='C') %}{{ a ~ b ~ c }}{% endmacro %}{{ f(*[1, 2]) }} {{ f(0, **{'c': 3}) }} "
+           "{{ f(*'xy', c='z') }}",
+           "12C 0B3 xyz");
+    expect("{{ 'banana'|replace(*['a', 'o'], **{'count': 2}) }}{{ range(*[2, 4])|list }}", "bonona[2, 3]");
+    expect("{{ dict(a=1, **{'b': 2}) }}", "{'a': 1, 'b': 2}");
+    expect("{% macro f(a) %}{{ caller(*[a, 2]) }}{% endmacro %}{% call(x, y) f(**{'a': 1}) %}{{ x + y }}{% endcall %}",
+           "3");
+    expect_failure("{{ dict(a=1, **{'a': 2}) }}", ST_INVAL, "two values for 'a'");
+    expect_failure("{{ dict(**[1]) }}", ST_INVAL, "mapping");
+    expect_failure("{{ dict(**{1: 2}) }}", ST_INVAL, "names");
+    expect_failure("{{ dict(*[1], *[2]) }}", ST_INVAL, "twice");
+    expect_failure("{{ range(*range(65)) }}", ST_LIMIT, "64 arguments");
+    expect_failure("{% macro f() %}x{% endmacro %}{% call f() %}y{% endcall %}", ST_INVAL, "caller");
+}
+
+/* What `safe` and `escape` make: what is added to it is escaped. */
+static void test_chat_template_knows_markup(void **state)
+{
+    (void)state;
+    expect("{{ '<b>'|safe + '<i>' }}{{ '<i>' + '<b>'|safe }}{{ '<b>'|safe ~ '<i>' }}",
+           "<b>&lt;i&gt;&lt;i&gt;<b><b><i>");
+    expect("{{ ('<'|safe * 2)[1:].strip() + '&' }}{{ '<'|e|e }}{{ '<'|e|forceescape }}", "<&amp;&lt;&amp;lt;");
+    expect("{{ ['<'|safe, 1] }}{{ '<'|safe is escaped }}{{ '<' is escaped }}", "[Markup('<'), 1]TrueFalse");
+    expect("{{ ('<'|safe).join(['>', '>'|safe]) }}{{ ('a<'|safe).replace('a', '\"') }}", "&gt;<>&#34;<");
+    expect("{{ 'a.b'|safe|upper + '<' }}{{ ('a.b'|safe).split('.')[0] + '<' }}", "A.B&lt;a&lt;");
 }
 
 /* The origin of each byte as a string of T and c. */
@@ -122,6 +154,10 @@ static void test_chat_template_keeps_origin(void **state)
     expect_origin("{% set s %}<{{ x }}>{% endset %}{{ s }}", args, "<ab>", "TccT");
     expect_origin("{% macro m(v) %}<{{ v }}>{% endmacro %}{{ m(x)|trim }}", args, "<ab>", "TccT");
     expect_origin("{{ bos_token }}{{ eos_token }}", args, "<s></s>", "TTTTTTT");
+    expect_origin("{{ '<'|safe + x + '>' }}", args, "<ab&gt;", "TccTTTT");
+    expect_origin("{{ ('<' + x)|e }}", "{\"x\":\"&\"}", "&lt;&amp;", "TTTTccccc");
+    expect_origin("{{ dict(**d)|join }}{{ namespace(**d).k }}", "{\"d\":{\"k\":1}}", "k1", "cc");
+    expect_origin("{{ 'a'|replace(*l) }}{{ 'p'|replace(*l) }}", args, "aq", "Tc");
 }
 
 static void test_chat_template_names_what_is_wrong(void **state)
@@ -351,6 +387,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_chat_template_renders),
+        cmocka_unit_test(test_chat_template_spreads_arguments),
+        cmocka_unit_test(test_chat_template_knows_markup),
         cmocka_unit_test(test_chat_template_keeps_origin),
         cmocka_unit_test(test_chat_template_names_what_is_wrong),
         cmocka_unit_test(test_chat_template_reaches_no_host),
