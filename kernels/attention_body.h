@@ -32,11 +32,13 @@ struct partial {
 
 struct token_span {
     uint32_t begin, end;
+    bool fresh; /* the first of a chain */
 };
 
 struct chunk {
     const struct attention_args *args;
     uint32_t begin, blocks; /* first position; blocks with positions that the last row sees */
+    uint32_t block_begin;   /* of these, the first that the first row sees */
     const uint8_t *heads[CHUNK_BLOCKS];
     const uint8_t *ahead[CHUNK_BLOCKS]; /* those whose K will be read next */
     uint32_t vector_begin, vector_end;  /* of the rows that see the chunk at all */
@@ -71,14 +73,15 @@ LANES_INLINE struct lanes exponential(enum kv_type type, struct lanes x)
 #include "kernels/attention_dots.h"
 #include "kernels/attention_mixes.h"
 
-/* The highest of the scores before `end`; the others of the last sixteen become -infinity. */
-static float peak_vector(float *scores, uint32_t end)
+/* The highest of the scores from `begin` to `end`; the others of the first and the last sixteen become -infinity. */
+static float peak_vector(float *scores, uint32_t begin, uint32_t end)
 {
     struct lanes highest = lanes_set(-INFINITY);
-    for (uint32_t t = 0; t < end; t += 16) {
+    for (uint32_t t = begin & ~15u; t < end; t += 16) {
         struct lanes s = lanes_load(scores + t);
-        if (end - t < 16) {
-            s = lanes_first(end - t, s, lanes_set(-INFINITY));
+        if (t < begin || end - t < 16) {
+            if (end - t < 16) s = lanes_first(end - t, s, lanes_set(-INFINITY));
+            if (t < begin) s = lanes_first(begin - t, lanes_set(-INFINITY), s);
             lanes_store(scores + t, s);
         }
         highest = lanes_max(s, highest);
@@ -87,10 +90,10 @@ static float peak_vector(float *scores, uint32_t end)
 }
 
 /* Scores become probabilities, unnormalised. Gives their sum. */
-LANES_INLINE float weigh_vector(enum kv_type type, float *scores, uint32_t end, float peak)
+LANES_INLINE float weigh_vector(enum kv_type type, float *scores, uint32_t begin, uint32_t end, float peak)
 {
     struct lanes total = lanes_zero();
-    for (uint32_t t = 0; t < end; t += 16) {
+    for (uint32_t t = begin & ~15u; t < end; t += 16) {
         struct lanes p = exponential(type, lanes_sub(lanes_load(scores + t), lanes_set(peak)));
         if (type == KV_F32) {
             lanes_store(scores + t, p);
@@ -110,19 +113,36 @@ static uint32_t chunk_end(const struct chunk *chunk, uint32_t row)
     return seen - chunk->begin < ATTENTION_CHUNK ? seen - chunk->begin : ATTENTION_CHUNK;
 }
 
-/* The chunk's a[d] for all vectors that see it: what all rows see together, then each row's own rest. */
+/* The first token of the chunk that a row sees, of the rows that see any. */
+static uint32_t chunk_first(const struct chunk *chunk, uint32_t row)
+{
+    uint32_t first = attention_first(chunk->args->position + row, chunk->args->window);
+    return first > chunk->begin ? first - chunk->begin : 0;
+}
+
+/* The chunk's a[d] for all vectors that see it: each row's own beginning, what all rows see together, each row's own
+ * rest. A chain begins with a whole step; what the row does not see of it has probability 0. */
 LANES_INLINE void chunk_mix(enum kv_type type, bool fetch, const struct chunk *chunk)
 {
-    uint32_t G = chunk->args->G, first = chunk_end(chunk, chunk->vector_begin / G), last = chunk->vector_end / G - 1;
-    if (chunk_end(chunk, last) == first) {
-        mix_groups(type, fetch, chunk, chunk->vector_begin, chunk->vector_end, (struct token_span){0, first});
+    uint32_t G = chunk->args->G, step = mix_step(type), begin = chunk->vector_begin, end = chunk->vector_end;
+    uint32_t first_end = chunk_end(chunk, begin / G), last_begin = chunk_first(chunk, end / G - 1);
+    last_begin -= last_begin % step;
+    if (chunk_end(chunk, end / G - 1) == first_end && (last_begin == 0 || end - begin == G)) {
+        mix_groups(type, fetch, chunk, begin, end, (struct token_span){last_begin, first_end, true});
         return;
     }
-    uint32_t common = first - first % mix_step(type);
-    if (common) mix_groups(type, false, chunk, chunk->vector_begin, chunk->vector_end, (struct token_span){0, common});
-    for (uint32_t v = chunk->vector_begin; v < chunk->vector_end; v += G) {
-        struct token_span rest = {common, chunk_end(chunk, v / G)};
-        if (rest.end > common) mix_groups(type, false, chunk, v, v + G, rest);
+    uint32_t common_end = first_end - first_end % step;
+    bool together = common_end > last_begin;
+    for (uint32_t v = begin; last_begin && v < end; v += G) {
+        uint32_t own = chunk_first(chunk, v / G), own_end = together ? last_begin : chunk_end(chunk, v / G);
+        mix_groups(type, false, chunk, v, v + G, (struct token_span){own - own % step, own_end, true});
+    }
+    if (together)
+        mix_groups(type, false, chunk, begin, end, (struct token_span){last_begin, common_end, last_begin == 0});
+    if (!together && last_begin) return;
+    for (uint32_t v = begin; v < end; v += G) {
+        struct token_span rest = {together ? common_end : 0, chunk_end(chunk, v / G), !together};
+        if (rest.end > rest.begin) mix_groups(type, false, chunk, v, v + G, rest);
     }
 }
 
@@ -132,17 +152,16 @@ LANES_INLINE void chunk_run(enum kv_type type, bool fetch, const struct chunk *c
     dot_groups(type, fetch, chunk);
     uint32_t begin = chunk->vector_begin, end = chunk->vector_end, G = chunk->args->G;
     for (uint32_t v = begin; v < end; v++) {
-        chunk->result.peaks[v] = peak_vector(chunk->scores + (size_t)v * ATTENTION_CHUNK, chunk_end(chunk, v / G));
+        chunk->result.peaks[v] = peak_vector(chunk->scores + (size_t)v * ATTENTION_CHUNK, chunk_first(chunk, v / G),
+                                             chunk_end(chunk, v / G));
     }
     for (uint32_t v = begin; v < end; v++) { /* apart, so that no exponential waits for a maximum */
         float *scores = chunk->scores + (size_t)v * ATTENTION_CHUNK;
-        chunk->result.sums[v] = weigh_vector(type, scores, chunk_end(chunk, v / G), chunk->result.peaks[v]);
+        chunk->result.sums[v] =
+            weigh_vector(type, scores, chunk_first(chunk, v / G), chunk_end(chunk, v / G), chunk->result.peaks[v]);
     }
     chunk_mix(type, fetch, chunk);
 }
-
-#include "kernels/attention_expand.h"
-#include "kernels/attention_merges.h"
 
 /* The first vector that sees the chunk. */
 static uint32_t chunk_vector_begin(const struct attention_args *args, uint32_t chunk_idx)
@@ -150,6 +169,17 @@ static uint32_t chunk_vector_begin(const struct attention_args *args, uint32_t c
     uint32_t begin = chunk_idx * ATTENTION_CHUNK;
     return begin > args->position ? (begin - args->position) * args->G : 0;
 }
+
+/* The first vector whose window begins at or after the start of the chunk. */
+static uint32_t window_vector_begin(const struct attention_args *args, uint32_t chunk_idx)
+{
+    uint64_t row = (uint64_t)chunk_idx * ATTENTION_CHUNK + args->window; /* less position + 1 */
+    if (!args->window || row > args->position + (uint64_t)args->rows) return args->rows * args->G;
+    return row > args->position ? (uint32_t)(row - args->position - 1) * args->G : 0;
+}
+
+#include "kernels/attention_expand.h"
+#include "kernels/attention_merges.h"
 
 /* expanded: room for the chunk's blocks in BF16 where they are int8. */
 static void attention_chunk(const struct attention_args *args, uint32_t chunk_idx, const float *turned, float *scores,
@@ -159,11 +189,12 @@ static void attention_chunk(const struct attention_args *args, uint32_t chunk_id
     struct chunk chunk = {.args = args,
                           .begin = chunk_idx * ATTENTION_CHUNK,
                           .vector_begin = chunk_vector_begin(args, chunk_idx),
-                          .vector_end = args->rows * args->G,
+                          .vector_end = window_vector_begin(args, chunk_idx + 1),
                           .turned = turned,
                           .scores = scores,
                           .result = result};
-    uint32_t tokens = chunk_end(&chunk, args->rows - 1);
+    uint32_t tokens = chunk_end(&chunk, chunk.vector_end / args->G - 1);
+    chunk.block_begin = chunk_first(&chunk, chunk.vector_begin / args->G) / KV_TOKENS;
     chunk.blocks = (tokens + KV_TOKENS - 1) / KV_TOKENS;
     for (uint32_t b = 0; b < chunk.blocks; b++) {
         const uint32_t *block = args->blocks + chunk.begin / KV_TOKENS + b;
@@ -175,7 +206,7 @@ static void attention_chunk(const struct attention_args *args, uint32_t chunk_id
         wide = *args;
         wide.layout = kv_layout_of(KV_BF16, args->layout.D);
         chunk.args = &wide;
-        for (uint32_t b = 0; b < chunk.blocks; b++) {
+        for (uint32_t b = chunk.block_begin; b < chunk.blocks; b++) {
             uint8_t *to = (uint8_t *)expanded + b * wide.layout.head_bytes;
             const uint8_t *next = b + 1 < chunk.blocks ? chunk.heads[b + 1] : chunk.ahead[0];
             for (size_t i = 0; i < args->layout.head_bytes; i += 64) __builtin_prefetch(next + i, 0, 2);
@@ -195,6 +226,7 @@ static void attention_chunk(const struct attention_args *args, uint32_t chunk_id
 static void attention_run(const struct attention_args *args)
 {
     uint32_t vectors = args->rows * args->G;
+    uint32_t chunk_begin = attention_first(args->position, args->window) / ATTENTION_CHUNK;
     size_t partial = attention_partial_floats(vectors, args->layout.D);
     float *turned = args->scratch, *scores = turned + (size_t)vectors * args->layout.P;
     float *results = scores + (size_t)vectors * ATTENTION_CHUNK;
@@ -203,13 +235,14 @@ static void attention_run(const struct attention_args *args)
     turn_queries(args, turned);
     if (args->partials) {
         for (uint32_t c = args->chunk_begin; c < args->chunk_end; c++) {
-            attention_chunk(args, c, turned, scores, expanded, partial_at(args, args->partials + c * partial));
+            attention_chunk(args, c, turned, scores, expanded,
+                            partial_at(args, args->partials + (c - chunk_begin) * partial));
         }
         return;
     }
-    for (uint32_t c = 0; c < attention_chunks(args->position + args->rows); c++) {
-        attention_chunk(args, c, turned, scores, expanded, c ? one : all);
-        if (c) merge_chunk(args, all, one, chunk_vector_begin(args, c));
+    for (uint32_t c = chunk_begin; c < attention_chunks(args->position + args->rows); c++) {
+        attention_chunk(args, c, turned, scores, expanded, c > chunk_begin ? one : all);
+        if (c > chunk_begin) join_chunk(args, all, one, c);
     }
     write_out(args, all);
 }
@@ -232,8 +265,9 @@ void LANES_NAME(attention_merge)(const struct attention_args *args)
 {
     size_t partial = attention_partial_floats(args->rows * args->G, args->layout.D);
     struct partial all = partial_at(args, args->partials);
-    for (uint32_t c = 1; c < attention_chunks(args->position + args->rows); c++) {
-        merge_chunk(args, all, partial_at(args, args->partials + c * partial), chunk_vector_begin(args, c));
+    uint32_t chunk_begin = attention_first(args->position, args->window) / ATTENTION_CHUNK;
+    for (uint32_t c = chunk_begin + 1; c < attention_chunks(args->position + args->rows); c++) {
+        join_chunk(args, all, partial_at(args, args->partials + (c - chunk_begin) * partial), c);
     }
     write_out(args, all);
 }

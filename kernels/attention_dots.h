@@ -80,7 +80,7 @@ LANES_INLINE void dot_tile(enum kv_type type, bool fetch, int n, int nb, const s
 /* All blocks of the chunk, as many at a time as there are. */
 LANES_INLINE void dot_blocks(enum kv_type type, bool fetch, int n, const struct chunk *chunk, uint32_t v)
 {
-    uint32_t block = 0;
+    uint32_t block = chunk->block_begin;
     if (DOT_BLOCKS >= 4) {
         for (; block + 4 <= chunk->blocks; block += 4) dot_tile(type, fetch, n, 4, chunk, v, block);
     }
@@ -92,8 +92,9 @@ LANES_INLINE void dot_blocks(enum kv_type type, bool fetch, int n, const struct 
 
 LANES_INLINE void dot_groups(enum kv_type type, bool fetch, const struct chunk *chunk)
 {
+    uint32_t vectors = chunk->args->rows * chunk->args->G; /* groups are those of turn_queries */
     for (uint32_t v = 0; v < chunk->vector_end; v += DOT_VECTORS) {
-        uint32_t n = chunk->vector_end - v < DOT_VECTORS ? chunk->vector_end - v : DOT_VECTORS;
+        uint32_t n = vectors - v < DOT_VECTORS ? vectors - v : DOT_VECTORS;
         if (v + n <= chunk->vector_begin) continue;
         if (n == 1) dot_blocks(type, fetch, 1, chunk, v);
         if (DOT_VECTORS >= 2 && n == 2) dot_blocks(type, fetch, 2, chunk, v);

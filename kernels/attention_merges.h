@@ -12,14 +12,14 @@ static struct partial partial_at(const struct attention_args *args, float *base)
     return (struct partial){base, base + padded, base + 2 * (size_t)padded};
 }
 
-/* Merges a chunk's results into those of the chunks before it, for vectors from vector_begin on. */
+/* Merges a chunk's results into those of the chunks before it, for vectors [vector_begin, vector_end). */
 LANES_INLINE void merge(enum kv_type type, const struct attention_args *args, struct partial all, struct partial chunk,
-                        uint32_t vector_begin)
+                        uint32_t vector_begin, uint32_t vector_end)
 {
-    uint32_t vectors = args->rows * args->G, P = args->layout.P;
-    for (uint32_t v = vector_begin; v < vectors; v += 16) {
+    uint32_t P = args->layout.P;
+    for (uint32_t v = vector_begin; v < vector_end; v += 16) {
         float x_of[16], y_of[16];
-        uint32_t n = vectors - v < 16 ? vectors - v : 16;
+        uint32_t n = vector_end - v < 16 ? vector_end - v : 16;
         struct lanes before = lanes_load_n(all.peaks + v, n), added = lanes_load_n(chunk.peaks + v, n);
         struct lanes highest = lanes_max(before, added);
         struct lanes x = exponential(type, lanes_sub(before, highest)),
@@ -40,14 +40,22 @@ LANES_INLINE void merge(enum kv_type type, const struct attention_args *args, st
     }
 }
 
-static void merge_chunk(const struct attention_args *args, struct partial all, struct partial chunk,
-                        uint32_t vector_begin)
+/* A chunk after the first: merged for the vectors that saw chunks before it, taken for those whose first it is. */
+static void join_chunk(const struct attention_args *args, struct partial all, struct partial chunk, uint32_t chunk_idx)
 {
+    uint32_t begin = chunk_vector_begin(args, chunk_idx), first = window_vector_begin(args, chunk_idx);
+    uint32_t end = window_vector_begin(args, chunk_idx + 1);
     if (args->layout.type == KV_F32) {
-        merge(KV_F32, args, all, chunk, vector_begin);
+        merge(KV_F32, args, all, chunk, begin, first);
     } else {
-        merge(KV_BF16, args, all, chunk, vector_begin);
+        merge(KV_BF16, args, all, chunk, begin, first);
     }
+    if (first < begin) first = begin;
+    if (first >= end) return;
+    memcpy(all.peaks + first, chunk.peaks + first, (end - first) * sizeof(float));
+    memcpy(all.sums + first, chunk.sums + first, (end - first) * sizeof(float));
+    memcpy(all.mixed + (size_t)first * args->layout.P, chunk.mixed + (size_t)first * args->layout.P,
+           (size_t)(end - first) * args->layout.P * sizeof(float));
 }
 
 static void write_out(const struct attention_args *args, struct partial all)

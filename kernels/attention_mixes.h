@@ -27,9 +27,9 @@ LANES_INLINE void mix_add(enum kv_type type, int n, int nd, const float *p, cons
     }
 }
 
-/* a[d0 .. d0 + 16 nd) of n vectors over tokens [begin, end) of the chunk, on top of what stands there unless begin is
- * 0; type, fetch, n and nd are constants. fetch: asks for the next chunk's K meanwhile. In BF16 begin is even; a pair
- * of which only the first token counts comes last. */
+/* a[d0 .. d0 + 16 nd) of n vectors over tokens [begin, end) of the chunk, on top of what stands there unless they are
+ * fresh; type, fetch, n and nd are constants. fetch: asks for the next chunk's K meanwhile. In BF16 begin is even; a
+ * pair of which only the first token counts comes last. */
 LANES_INLINE void mix_tile(enum kv_type type, bool fetch, int n, int nd, const struct chunk *chunk, uint32_t v,
                            uint32_t d0, struct token_span tokens)
 {
@@ -41,7 +41,7 @@ LANES_INLINE void mix_tile(enum kv_type type, bool fetch, int n, int nd, const s
     {
         LANES_UNROLL for (int j = 0; j < nd; j++)
         {
-            a[i][j] = tokens.begin ? lanes_load(mixed + (uint32_t)i * P + j * 16) : lanes_zero();
+            a[i][j] = !tokens.fresh ? lanes_load(mixed + (uint32_t)i * P + j * 16) : lanes_zero();
         }
     }
     while (t < whole) {

@@ -34,12 +34,13 @@ static double score(const struct attention_args *args, const float *q, uint32_t 
 
 static void attend(const struct attention_args *args, const float *q, float *out, uint32_t position)
 {
+    uint32_t first = attention_first(position, args->window);
     double peak = -INFINITY, total = 0;
-    for (uint32_t t = 0; t <= position; t++) peak = fmax(peak, score(args, q, t));
-    for (uint32_t t = 0; t <= position; t++) total += exp(score(args, q, t) - peak);
+    for (uint32_t t = first; t <= position; t++) peak = fmax(peak, score(args, q, t));
+    for (uint32_t t = first; t <= position; t++) total += exp(score(args, q, t) - peak);
     for (uint32_t d = 0; d < args->layout.D; d++) {
         double sum = 0;
-        for (uint32_t t = 0; t <= position; t++) {
+        for (uint32_t t = first; t <= position; t++) {
             const uint8_t *v = head_of(args, t) + args->layout.v_offset_bytes;
             size_t idx = kv_v_index(&args->layout, t % KV_TOKENS, d), codes = (size_t)KV_TOKENS * args->layout.P;
             sum += exp(score(args, q, t) - peak) * item(&args->layout, v, idx, t % KV_TOKENS, codes);

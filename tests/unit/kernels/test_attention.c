@@ -79,10 +79,11 @@ static void attend(struct fixture *f, enum cpu_path path, uint32_t position, uin
     }
 }
 
-static void check(enum kv_type type, uint32_t D, uint32_t G, uint32_t tokens, uint64_t *seed)
+static void check(enum kv_type type, uint32_t D, uint32_t G, uint32_t tokens, uint32_t window, uint64_t *seed)
 {
     struct fixture f;
     fixture_make(&f, type, D, G, tokens, seed);
+    f.args.window = window;
     size_t count = (size_t)tokens * G * D;
     float *wanted = mem_alloc(count, sizeof(float));
     assert_non_null(wanted);
@@ -123,33 +124,50 @@ static void test_attention_agrees_over_paths_rows_and_shapes(void **state)
     uint64_t seed = 6;
     static const uint32_t heads[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 11}, sizes[] = {8, 64, 80, 20, 128};
     for (size_t g = 0; g < 10; g++) {
-        check(KV_BF16, 64, heads[g], 150, &seed);
-        check(KV_F32, 16, heads[g], 37, &seed);
+        check(KV_BF16, 64, heads[g], 150, 0, &seed);
+        check(KV_F32, 16, heads[g], 37, 0, &seed);
     }
     for (size_t d = 0; d < 5; d++) {
-        check(KV_F32, sizes[d], 3, 20 + (uint32_t)d, &seed);
-        check(KV_BF16, sizes[d], 2, 130, &seed);
+        check(KV_F32, sizes[d], 3, 20 + (uint32_t)d, 0, &seed);
+        check(KV_BF16, sizes[d], 2, 130, 0, &seed);
     }
-    check(KV_BF16, 32, 3, 384, &seed);
-    check(KV_I8, 64, 3, 150, &seed);
-    check(KV_I8, 80, 4, 131, &seed);
-    check(KV_I8, 7, 2, 33, &seed);
-    check(KV_BF16, 256, 8, 131, &seed);
-    check(KV_BF16, 7, 4, 33, &seed);  /* the last pair of K is half */
-    check(KV_F32, 16, 50, 17, &seed); /* more heads than a tile has vectors */
+    check(KV_BF16, 32, 3, 384, 0, &seed);
+    check(KV_I8, 64, 3, 150, 0, &seed);
+    check(KV_I8, 80, 4, 131, 0, &seed);
+    check(KV_I8, 7, 2, 33, 0, &seed);
+    check(KV_BF16, 256, 8, 131, 0, &seed);
+    check(KV_BF16, 7, 4, 33, 0, &seed);  /* the last pair of K is half */
+    check(KV_F32, 16, 50, 17, 0, &seed); /* more heads than a tile has vectors */
+}
+
+/* Windows shorter and longer than a tile's rows, a block and a chunk, that begin in the middle of each. */
+static void test_attention_agrees_with_windows(void **state)
+{
+    (void)state;
+    uint64_t seed = 16;
+    static const uint32_t windows[] = {1, 2, 3, 15, 16, 17, 40, 127, 128, 129, 200, 300, 1000};
+    for (size_t w = 0; w < 13; w++) {
+        check(KV_BF16, 32, 1 + (uint32_t)w % 5, 300, windows[w], &seed);
+        check(KV_F32, 16, 1 + (uint32_t)w % 4, 290, windows[w], &seed);
+    }
+    check(KV_I8, 32, 4, 280, 65, &seed);
+    check(KV_BF16, 256, 4, 280, 130, &seed);
 }
 
 /* The same bits when the chunks of a call are shared out in `parts` and merged. */
-static void check_parts(enum kv_type type, uint32_t D, uint32_t G, uint32_t position, uint32_t rows, uint64_t *seed)
+static void check_parts(enum kv_type type, uint32_t D, uint32_t G, uint32_t position, uint32_t rows, uint32_t window,
+                        uint64_t *seed)
 {
     struct fixture f;
-    uint32_t tokens = position + rows, chunks = attention_chunks(tokens);
+    uint32_t tokens = position + rows, first = attention_first(position, window) / ATTENTION_CHUNK;
+    uint32_t chunks = attention_chunks(tokens) - first;
     size_t floats = chunks * attention_partial_floats(rows * G, D), count = (size_t)rows * G * D;
     fixture_make(&f, type, D, G, tokens, seed);
     float *wanted = mem_alloc(count, sizeof(float)), *partials = mem_alloc(floats, sizeof(float));
     assert_true(wanted && partials && rows <= attention_rows(G));
     struct attention_args args = f.args;
     args.rows = rows;
+    args.window = window;
     args.position = position;
     args.q = f.q + position * args.q_stride;
     args.out = wanted;
@@ -161,8 +179,8 @@ static void check_parts(enum kv_type type, uint32_t D, uint32_t G, uint32_t posi
             args.out = f.out;
             args.partials = partials;
             for (uint32_t part = parts; part-- > 0;) {
-                args.chunk_begin = chunks * part / parts;
-                args.chunk_end = chunks * (part + 1) / parts;
+                args.chunk_begin = first + chunks * part / parts;
+                args.chunk_end = first + chunks * (part + 1) / parts;
                 attention(path, &args);
             }
             attention_merge(path, &args);
@@ -182,12 +200,13 @@ static void test_attention_merges_parts_into_the_same_bits(void **state)
     static const uint32_t positions[] = {0, 126, 127, 128, 129, 383, 500, 1021};
     for (size_t i = 0; i < 8; i++) {
         for (size_t g = 0; g < 4; g++) {
-            check_parts(KV_BF16, sizes[(i + g) % 4], groups[g], positions[i], 1 + (uint32_t)i % 3, &seed);
-            check_parts(KV_F32, 16, groups[g], positions[i], attention_rows(groups[g]), &seed);
+            check_parts(KV_BF16, sizes[(i + g) % 4], groups[g], positions[i], 1 + (uint32_t)i % 3, 0, &seed);
+            check_parts(KV_BF16, 32, groups[g], positions[i], 1 + (uint32_t)(i + g) % 6, 100 + 60 * (uint32_t)g, &seed);
+            check_parts(KV_F32, 16, groups[g], positions[i], attention_rows(groups[g]), 0, &seed);
         }
     }
-    check_parts(KV_I8, 64, 3, 120, 16, &seed);
-    check_parts(KV_BF16, 64, 3, 120, 16, &seed); /* rows on both sides of a chunk's end */
+    check_parts(KV_I8, 64, 3, 120, 16, 0, &seed);
+    check_parts(KV_BF16, 64, 3, 120, 16, 0, &seed); /* rows on both sides of a chunk's end */
 }
 
 static void test_attention_ignores_what_a_row_may_not_see(void **state)
@@ -203,16 +222,18 @@ static void test_attention_ignores_what_a_row_may_not_see(void **state)
             struct attention_args args = f.args;
             args.rows = 1;
             args.position = position;
+            args.window = position % 2 ? 50 : 0;
             args.q = f.q;
             args.out = wanted;
             attention(path, &args);
             for (int i = 0; i < 3 * 64; i++) assert_true(isfinite(wanted[i]));
-            /* the same with the later tokens gone */
+            /* the same with the later tokens gone, and those before the pair in which the window begins */
             struct fixture g;
             uint64_t same = 7;
             float got[3 * 64];
             fixture_make(&g, KV_BF16, 64, 3, 145, &same);
-            for (uint32_t t = position + 1; t < 145; t++) {
+            for (uint32_t t = 0; t < 145; t++) {
+                if (t >= attention_first(position, args.window) / 2 * 2 && t <= position) continue;
                 float nan[64];
                 for (int d = 0; d < 64; d++) nan[d] = NAN;
                 kv_write(path, &g.args.layout, g.kv + g.blocks[t / KV_TOKENS] * g.args.kv_block_bytes, t % KV_TOKENS,
@@ -252,6 +273,7 @@ static void test_attention_carries_nan_to_its_row(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_attention_agrees_over_paths_rows_and_shapes),
+                                       cmocka_unit_test(test_attention_agrees_with_windows),
                                        cmocka_unit_test(test_attention_merges_parts_into_the_same_bits),
                                        cmocka_unit_test(test_attention_ignores_what_a_row_may_not_see),
                                        cmocka_unit_test(test_attention_carries_nan_to_its_row)};
