@@ -70,6 +70,21 @@ LANES_INLINE struct lanes exponential(enum kv_type type, struct lanes x)
     return type == KV_F32 ? lanes_exp(x) : lanes_exp2(x);
 }
 
+/* Tokens of the chunk that a row sees; 0 when the chunk begins after it. */
+static uint32_t chunk_end(const struct chunk *chunk, uint32_t row)
+{
+    uint32_t seen = chunk->args->position + row + 1;
+    if (seen <= chunk->begin) return 0;
+    return seen - chunk->begin < ATTENTION_CHUNK ? seen - chunk->begin : ATTENTION_CHUNK;
+}
+
+/* The first token of the chunk that a row sees, of the rows that see any. */
+static uint32_t chunk_first(const struct chunk *chunk, uint32_t row)
+{
+    uint32_t first = attention_first(chunk->args->position + row, chunk->args->window);
+    return first > chunk->begin ? first - chunk->begin : 0;
+}
+
 #include "kernels/attention_dots.h"
 #include "kernels/attention_mixes.h"
 
@@ -103,47 +118,6 @@ LANES_INLINE float weigh_vector(enum kv_type type, float *scores, uint32_t begin
         total = lanes_add(total, p);
     }
     return lanes_sum(total);
-}
-
-/* Tokens of the chunk that a row sees; 0 when the chunk begins after it. */
-static uint32_t chunk_end(const struct chunk *chunk, uint32_t row)
-{
-    uint32_t seen = chunk->args->position + row + 1;
-    if (seen <= chunk->begin) return 0;
-    return seen - chunk->begin < ATTENTION_CHUNK ? seen - chunk->begin : ATTENTION_CHUNK;
-}
-
-/* The first token of the chunk that a row sees, of the rows that see any. */
-static uint32_t chunk_first(const struct chunk *chunk, uint32_t row)
-{
-    uint32_t first = attention_first(chunk->args->position + row, chunk->args->window);
-    return first > chunk->begin ? first - chunk->begin : 0;
-}
-
-/* The chunk's a[d] for all vectors that see it: each row's own beginning, what all rows see together, each row's own
- * rest. A chain begins with a whole step; what the row does not see of it has probability 0. */
-LANES_INLINE void chunk_mix(enum kv_type type, bool fetch, const struct chunk *chunk)
-{
-    uint32_t G = chunk->args->G, step = mix_step(type), begin = chunk->vector_begin, end = chunk->vector_end;
-    uint32_t first_end = chunk_end(chunk, begin / G), last_begin = chunk_first(chunk, end / G - 1);
-    last_begin -= last_begin % step;
-    if (chunk_end(chunk, end / G - 1) == first_end && (last_begin == 0 || end - begin == G)) {
-        mix_groups(type, fetch, chunk, begin, end, (struct token_span){last_begin, first_end, true});
-        return;
-    }
-    uint32_t common_end = first_end - first_end % step;
-    bool together = common_end > last_begin;
-    for (uint32_t v = begin; last_begin && v < end; v += G) {
-        uint32_t own = chunk_first(chunk, v / G), own_end = together ? last_begin : chunk_end(chunk, v / G);
-        mix_groups(type, false, chunk, v, v + G, (struct token_span){own - own % step, own_end, true});
-    }
-    if (together)
-        mix_groups(type, false, chunk, begin, end, (struct token_span){last_begin, common_end, last_begin == 0});
-    if (!together && last_begin) return;
-    for (uint32_t v = begin; v < end; v += G) {
-        struct token_span rest = {together ? common_end : 0, chunk_end(chunk, v / G), !together};
-        if (rest.end > rest.begin) mix_groups(type, false, chunk, v, v + G, rest);
-    }
 }
 
 /* fetch: the work is so little for each line of KV that memory must be asked early. */

@@ -10,14 +10,14 @@ void rope_frequencies(double *frequencies, uint32_t rope_size, double base, doub
 }
 
 void rope_angles(float *c, float *s, enum rope_pairs pairs, uint32_t rope_size, const double *frequencies,
-                 uint32_t position)
+                 float magnitude, uint32_t position)
 {
     uint32_t half = rope_size / 2;
     for (uint32_t i = 0; i < half; i++) {
         double angle = position * frequencies[i];
         uint32_t first = pairs == ROPE_PAIRS_INTERLEAVED ? 2 * i : i;
         uint32_t second = pairs == ROPE_PAIRS_INTERLEAVED ? 2 * i + 1 : i + half;
-        float cosine = (float)cos(angle), sine = (float)sin(angle);
+        float cosine = (float)cos(angle) * magnitude, sine = (float)sin(angle) * magnitude;
         c[first] = c[second] = cosine;
         s[first] = -sine;
         s[second] = sine;

@@ -3,7 +3,7 @@
  *   y[i] = x[i] * c[i] + x[partner(i)] * s[i],  i < rope_size;  the rest of a head is unchanged
  *   interleaved: pairs (2i, 2i + 1);  halves: pairs (i, i + rope_size / 2)
  *   angle of pair i = position * scale / (base^(2i / rope_size) * factor[i]);  c = cos, s = -sin for the first of a
- * pair and +sin for the second
+ * pair and +sin for the second, both times magnitude
  *
  * rope_angles fills c and s once a token, in double through the C library; rope turns heads in place, y = fma(x, c,
  * round(partner * s)): the same bits on every path. Tolerance to _ref: 2e-7 * (|x| + |partner|).
@@ -21,9 +21,9 @@ enum rope_pairs { ROPE_PAIRS_INTERLEAVED, ROPE_PAIRS_HALVES };
 
 /* frequencies (rope_size / 2), in double: scale / (base^(2i / rope_size) * factor[i]); factors may be NULL. */
 void rope_frequencies(double *frequencies, uint32_t rope_size, double base, double scale, const float *factors);
-/* c, s (rope_size) for one position. */
+/* c, s (rope_size) for one position, each times magnitude. */
 void rope_angles(float *c, float *s, enum rope_pairs pairs, uint32_t rope_size, const double *frequencies,
-                 uint32_t position);
+                 float magnitude, uint32_t position);
 
 /* Turns one head of at least rope_size values in place. */
 void rope(enum cpu_path path, float *x, const float *c, const float *s, enum rope_pairs pairs, uint32_t rope_size);

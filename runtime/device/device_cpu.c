@@ -71,6 +71,7 @@ static void destroy(struct device *device)
     mem_unmap(cpu->kv, cpu->kv_bytes);
     mem_unmap(cpu->scratch, cpu->scratch_bytes);
     mem_free(cpu->threads);
+    mem_free(cpu->experts);
     mem_free(cpu->layers);
     mem_free(cpu);
 }
@@ -95,12 +96,9 @@ static enum status check_config(const struct model_spec *s, const struct device_
     if (config->kv_int8 && config->numerics == NUMERICS_EXACT) {
         return error_set(err, ST_INVAL, "int8 KV is of fast numerics: exact numerics keep KV in f32");
     }
-    if (s->window || s->experts || s->has_post_norms || s->embedding_scale != 1 || s->residual_scale != 1 ||
-        s->logit_scale != 1 || s->rope_main.magnitude != 1 || s->rope_switch) {
-        return error_set(err, ST_INVAL, "the architecture %s is not yet run by this device", s->arch);
-    }
     bool sound = s->layers && s->width && s->heads && s->kv_heads && s->head_size && s->ff_width && s->vocab &&
-                 s->heads % s->kv_heads == 0 && s->rope_size <= s->head_size && s->rope_size % 2 == 0;
+                 s->heads % s->kv_heads == 0 && s->rope_size <= s->head_size && s->rope_size % 2 == 0 &&
+                 s->experts_used <= s->experts && (!s->experts || (s->experts_used && s->expert_width));
     if (!sound) return error_set(err, ST_INVAL, "the model's dimensions make no transformer (%s)", s->arch);
     return ST_OK;
 }
@@ -109,8 +107,13 @@ static size_t down_acts_bytes(const struct device_cpu *cpu, uint32_t M)
 {
     size_t most = 0;
     for (uint32_t l = 0; l < cpu->spec.layers; l++) {
-        size_t bytes = matmul_act_bytes(cpu->layers[l].down.act, M, cpu->spec.ff_width);
+        const struct cpu_layer *layer = &cpu->layers[l];
+        size_t bytes = layer->experts ? 0 : matmul_act_bytes(layer->down.act, M, cpu->spec.ff_width);
         if (bytes > most) most = bytes;
+        for (uint32_t x = 0; layer->experts && x < cpu->spec.experts; x++) {
+            bytes = device_cpu_items_act_bytes(cpu, layer->experts[x].down.act, M, cpu->spec.expert_width);
+            if (bytes > most) most = bytes;
+        }
     }
     return aligned(most);
 }
@@ -121,11 +124,14 @@ static size_t act_bytes_max(const struct device_cpu *cpu, uint32_t M)
     size_t most = 0;
     for (uint32_t l = 0; l < cpu->spec.layers; l++) {
         const struct cpu_layer *layer = &cpu->layers[l];
-        const struct act_set *sets[] = {&layer->qkv_acts, &layer->o_acts, &layer->ff_acts, &cpu->head_acts};
-        const uint32_t widths[] = {layer->q.K, layer->o.K, layer->gate.K, cpu->head.K};
-        for (uint32_t i = 0; i < 4; i++) {
+        const struct act_set *sets[] = {&layer->qkv_acts, &layer->o_acts, &layer->ff_acts, &layer->router_acts,
+                                        &cpu->head_acts};
+        const uint32_t widths[] = {layer->q.K, layer->o.K, cpu->spec.width, cpu->spec.width, cpu->head.K};
+        for (uint32_t i = 0; i < 5; i++) {
             for (uint32_t k = 0; k < sets[i]->count; k++) {
-                size_t bytes = matmul_act_bytes(sets[i]->kinds[k], M, widths[i]);
+                size_t bytes = i == 2 && layer->experts
+                                   ? device_cpu_items_act_bytes(cpu, sets[i]->kinds[k], M, widths[i])
+                                   : matmul_act_bytes(sets[i]->kinds[k], M, widths[i]);
                 if (bytes > most) most = bytes;
             }
         }
@@ -160,7 +166,17 @@ static size_t place_scratch(struct device_cpu *cpu, uint8_t *base)
     TAKE(cpu->qkv, N * (s->heads + 2 * s->kv_heads) * s->head_size * sizeof(float));
     TAKE(cpu->attended, N * s->heads * s->head_size * sizeof(float));
     TAKE(cpu->down_acts, down_acts_bytes(cpu, info->tokens_max));
-    TAKE(cpu->angles, N * 2 * s->rope_size * sizeof(float));
+    TAKE(cpu->angles, N * cpu->ropes * 2 * s->rope_size * sizeof(float));
+    TAKE(cpu->y, cpu->apart || s->experts ? N * s->width * sizeof(float) : 0);
+    struct expert_routes *routes = &cpu->routes;
+    size_t items = N * s->experts_used;
+    TAKE(routes->logits, N * ((s->experts + 15) & ~15u) * sizeof(float));
+    TAKE(routes->chosen, items * sizeof *routes->chosen);
+    TAKE(routes->weights, items * sizeof *routes->weights);
+    TAKE(routes->begins, (s->experts + 1) * sizeof *routes->begins);
+    TAKE(routes->rows, items * sizeof *routes->rows);
+    TAKE(routes->shares, items * sizeof *routes->shares);
+    TAKE(routes->tokens, items * sizeof *routes->tokens);
     uint32_t logit_rows = LOGIT_ROWS * (info->rows_max > LOGIT_ROWS ? LOGIT_BUFFERS : 1);
     cpu->logits_stride = logits_stride(cpu->head.panels);
     cpu->highest_stride = (sample_units(s->vocab) + 15) & ~15u;
@@ -169,9 +185,13 @@ static size_t place_scratch(struct device_cpu *cpu, uint8_t *base)
     TAKE(cpu->row_tokens, info->rows_max * sizeof *cpu->row_tokens);
     TAKE(cpu->acts, ACT_KINDS_MAX * cpu->act_slot_bytes);
     TAKE(cpu->bad, N);
-    TAKE(cpu->tiles, device_cpu_tiles_max(cpu) * sizeof *cpu->tiles);
+    for (uint32_t i = 0; i < (s->window ? 2 : 1); i++) {
+        struct attention_plan *plan = &cpu->plans[i];
+        plan->window = i ? s->window : 0;
+        TAKE(plan->tiles, device_cpu_tiles_max(cpu) * sizeof *plan->tiles);
+        TAKE(plan->pending, device_cpu_divided_max(cpu) * sizeof *plan->pending);
+    }
     TAKE(cpu->partials, device_cpu_partials_floats(cpu) * sizeof(float));
-    TAKE(cpu->pending, device_cpu_divided_max(cpu) * sizeof *cpu->pending);
     TAKE(cpu->last_x, (size_t)info->rows_max * s->width * sizeof(float));
     TAKE(cpu->last_tokens, info->rows_max * sizeof *cpu->last_tokens);
     TAKE(cpu->last_of_row, info->rows_max * sizeof *cpu->last_of_row);
@@ -236,12 +256,21 @@ enum status device_cpu_create(const struct model *model, const struct device_con
     cpu->numerics = config->numerics;
     cpu->threads_count = config->threads;
     cpu->context_max = config->context_max;
+    cpu->ropes = cpu->spec.has_window_rope ? 2 : 1;
+    cpu->apart = cpu->spec.has_post_norms || cpu->spec.residual_scale != 1;
     cpu->kv_layout = layout_of(&cpu->spec, cpu->numerics, config->kv_int8);
     cpu->layer_bytes = cpu->spec.kv_heads * cpu->kv_layout.head_bytes;
     describe(cpu, config);
     cpu->threads = mem_alloc(cpu->threads_count, sizeof *cpu->threads);
     cpu->layers = mem_alloc(cpu->spec.layers, sizeof *cpu->layers);
-    enum status status = cpu->threads && cpu->layers ? ST_OK : error_set(err, ST_NOMEM, "no memory for the device");
+    cpu->experts = mem_alloc((size_t)cpu->spec.layers * cpu->spec.experts, sizeof *cpu->experts);
+    enum status status =
+        cpu->threads && cpu->layers && cpu->experts ? ST_OK : error_set(err, ST_NOMEM, "no memory for the device");
+    for (uint32_t l = 0; status == ST_OK && l < cpu->spec.layers; l++) {
+        uint8_t flags = cpu->spec.layer_flags[l];
+        cpu->layers[l].windowed = flags & LAYER_WINDOWED;
+        if (flags & LAYER_EXPERTS) cpu->layers[l].experts = cpu->experts + (size_t)l * cpu->spec.experts;
+    }
     if (status == ST_OK) {
         status = team_create(cpu->threads_count, &cpu->team);
         if (status != ST_OK) error_set(err, status, "cannot start %u threads", cpu->threads_count);

@@ -52,15 +52,15 @@ static uint32_t parts_of(const struct device_cpu *cpu, const struct attention_ti
 }
 
 /* Divides the tiles whose work exceeds `most`; from the last, so that each moves to its place once. */
-static void divide_tiles(struct device_cpu *cpu, uint64_t most)
+static void divide_tiles(struct device_cpu *cpu, struct attention_plan *plan, uint64_t most)
 {
     const struct model_spec *s = &cpu->spec;
     size_t floats_left = device_cpu_partials_floats(cpu);
     uint32_t extra = 0, divided = 0;
-    for (uint32_t i = 0; i < cpu->tiles_count; i++) {
-        struct attention_tile *tile = &cpu->tiles[i];
+    for (uint32_t i = 0; i < plan->tiles_count; i++) {
+        struct attention_tile *tile = &plan->tiles[i];
         uint32_t parts = parts_of(cpu, tile, most, floats_left);
-        if (cpu->tiles_count + extra + parts - 1 > device_cpu_tiles_max(cpu) ||
+        if (plan->tiles_count + extra + parts - 1 > device_cpu_tiles_max(cpu) ||
             divided + s->kv_heads > device_cpu_divided_max(cpu)) {
             parts = 1;
         }
@@ -69,7 +69,7 @@ static void divide_tiles(struct device_cpu *cpu, uint64_t most)
         size_t chunk = attention_partial_floats(tile->rows * (s->heads / s->kv_heads), s->head_size);
         tile->partials = cpu->partials + (device_cpu_partials_floats(cpu) - floats_left);
         tile->head_floats = tile->chunks * chunk;
-        tile->pending = cpu->pending + divided;
+        tile->pending = plan->pending + divided;
         floats_left -= s->kv_heads * tile->head_floats;
         for (uint32_t h = 0; h < s->kv_heads; h++) {
             atomic_store_explicit(&tile->pending[h], parts, memory_order_relaxed);
@@ -77,34 +77,43 @@ static void divide_tiles(struct device_cpu *cpu, uint64_t most)
         divided += s->kv_heads;
         extra += parts - 1;
     }
-    for (uint32_t i = cpu->tiles_count, to = cpu->tiles_count + extra; i-- > 0;) {
-        struct attention_tile tile = cpu->tiles[i];
-        for (tile.part = tile.parts; tile.part-- > 0;) cpu->tiles[--to] = tile;
+    for (uint32_t i = plan->tiles_count, to = plan->tiles_count + extra; i-- > 0;) {
+        struct attention_tile tile = plan->tiles[i];
+        for (tile.part = tile.parts; tile.part-- > 0;) plan->tiles[--to] = tile;
     }
-    cpu->tiles_count += extra;
+    plan->tiles_count += extra;
 }
 
-void device_cpu_plan_tiles(struct device_cpu *cpu, const struct batch *batch)
+static void plan_tiles(struct device_cpu *cpu, const struct batch *batch, struct attention_plan *plan)
 {
     uint32_t rows = attention_rows(cpu->spec.heads / cpu->spec.kv_heads), row = 0;
     uint64_t work = 0;
-    cpu->tiles_count = 0;
+    plan->tiles_count = 0;
     for (uint32_t seq = 0; seq < batch->seqs_count; seq++) {
         for (uint32_t token = batch->q_start[seq]; token < batch->q_start[seq + 1]; token += rows) {
             uint32_t left = batch->q_start[seq + 1] - token, count = left < rows ? left : rows;
             while (row < batch->rows_count && batch->rows[row].token < token) row++;
-            struct attention_tile *tile = &cpu->tiles[cpu->tiles_count++];
+            struct attention_tile *tile = &plan->tiles[plan->tiles_count++];
+            uint32_t position = batch->positions[token];
+            uint32_t chunk_begin = attention_first(position, plan->window) / ATTENTION_CHUNK;
             *tile = (struct attention_tile){.seq = seq,
                                             .token = token,
                                             .rows = count,
-                                            .chunks = attention_chunks(batch->positions[token] + count),
+                                            .chunk_begin = chunk_begin,
+                                            .chunks = attention_chunks(position + count) - chunk_begin,
                                             .parts = 1};
             tile->wanted = row < batch->rows_count && batch->rows[row].token < token + count;
             work += cpu->spec.kv_heads * work_of(cpu, tile);
         }
     }
     uint64_t most = work / (PARTS_PER_THREAD * cpu->threads_count) + 1;
-    if (cpu->threads_count > 1) divide_tiles(cpu, most);
+    if (cpu->threads_count > 1) divide_tiles(cpu, plan, most);
+}
+
+void device_cpu_plan_tiles(struct device_cpu *cpu, const struct batch *batch)
+{
+    plan_tiles(cpu, batch, &cpu->plans[0]);
+    if (cpu->spec.window) plan_tiles(cpu, batch, &cpu->plans[1]);
 }
 
 static void attend(struct device_cpu *cpu, uint32_t thread_idx, uint32_t l, const struct attention_tile *tile,
@@ -125,14 +134,15 @@ static void attend(struct device_cpu *cpu, uint32_t thread_idx, uint32_t l, cons
         .rows = tile->rows,
         .G = G,
         .position = cpu->batch->positions[tile->token],
+        .window = cpu->layers[l].windowed ? s->window : 0,
         .scale = s->attention_scale,
         .scratch = cpu->threads[thread_idx].attention,
     };
     if (tile->parts > 1) {
         struct span chunks = span_of(tile->chunks, tile->part, tile->parts);
         args.partials = tile->partials + kv_head * tile->head_floats;
-        args.chunk_begin = chunks.begin;
-        args.chunk_end = chunks.end;
+        args.chunk_begin = tile->chunk_begin + chunks.begin;
+        args.chunk_end = tile->chunk_begin + chunks.end;
     }
     attention(cpu->path, &args);
     if (tile->parts > 1 && atomic_fetch_sub_explicit(&tile->pending[kv_head], 1, memory_order_acq_rel) == 1) {
@@ -144,13 +154,14 @@ static void attend(struct device_cpu *cpu, uint32_t thread_idx, uint32_t l, cons
 /* Items from the last: a prompt's last rows have most to read, and long items should not come at the end. */
 void device_cpu_attend(struct device_cpu *cpu, uint32_t thread_idx, uint32_t l)
 {
-    uint32_t heads = cpu->spec.kv_heads, items = cpu->tiles_count * heads;
+    const struct attention_plan *plan = &cpu->plans[cpu->layers[l].windowed];
+    uint32_t heads = cpu->spec.kv_heads, items = plan->tiles_count * heads;
     bool last = l + 1 == cpu->spec.layers;
     for (;;) {
         uint32_t item = atomic_fetch_add_explicit(&cpu->next_item[l], 1, memory_order_relaxed);
         if (item >= items) break;
         item = items - 1 - item;
-        const struct attention_tile *tile = &cpu->tiles[item / heads];
+        const struct attention_tile *tile = &plan->tiles[item / heads];
         if (!last || tile->wanted) attend(cpu, thread_idx, l, tile, item % heads);
     }
 }

@@ -1,6 +1,6 @@
 /* The parts of the CPU device, shared by its files alone: device_cpu.c (life), device_cpu_weights.c (plan, pack),
- * device_cpu_step.c (the layers), device_cpu_attention.c (theirs), device_cpu_rows.c (logits and sampling). README.md
- * draws the step.
+ * device_cpu_step.c (the layers), device_cpu_attention.c (theirs), device_cpu_experts.c (mixtures of experts),
+ * device_cpu_rows.c (logits and sampling). README.md draws the step.
  *
  * D1. Everything is taken in device_cpu_create; a step only reads and writes it.
  * D2. A thread owns panels (their columns of every matrix, packed and multiplied by it), rows while activations are
@@ -27,7 +27,8 @@ enum {
     ROWS_IN_CACHE = 256, /* tokens whose activations stay in the cache while gate and up pass by */
     LOGIT_ROWS = 16,     /* rows that the head is multiplied with at a time */
     LOGIT_BUFFERS = 2,   /* groups of as many rows held: one is sampled while the next is made */
-    ACT_KINDS_MAX = 3    /* Q, K and V of three types */
+    ACT_KINDS_MAX = 4,   /* Q, K and V of three types; experts of some */
+    ROPES_MAX = 2        /* of all layers, of windowed ones */
 };
 
 struct span {
@@ -40,17 +41,26 @@ struct act_set {
     enum act_kind kinds[ACT_KINDS_MAX];
 };
 
+struct cpu_expert {
+    struct matrix gate, up, down;
+};
+
 struct cpu_layer {
     struct matrix q, k, v, o, gate, up, down;
-    struct act_set qkv_acts, o_acts, ff_acts;
-    float *attn_norm, *ffn_norm;     /* (E) */
-    float *q_bias, *k_bias, *v_bias; /* (H D), (KH D), (KH D) or NULL */
-    float *q_norm, *k_norm;          /* (D) or NULL */
+    struct matrix router; /* with experts, which then take the place of gate, up and down */
+    struct cpu_expert *experts;
+    struct act_set qkv_acts, o_acts, ff_acts, router_acts;
+    bool windowed;
+    float *attn_norm, *ffn_norm;           /* (E) */
+    float *attn_post_norm, *ffn_post_norm; /* (E) or NULL */
+    float *q_bias, *k_bias, *v_bias;       /* (H D), (KH D), (KH D) or NULL */
+    float *q_norm, *k_norm;                /* (D) or NULL */
 };
 
 struct cpu_thread {
     struct span q_heads, kv_heads; /* of QKV */
     struct span o, ff, down, head; /* panels */
+    struct span router, expert_ff; /* panels: of the router; of every expert's gate and up */
     float *row;                    /* a normed row: max(E, H D, F) */
     float *head_row;               /* a row of the head: E */
     float *attention;              /* scratch of the kernel */
@@ -64,11 +74,31 @@ struct cpu_thread {
 struct attention_tile {
     uint32_t seq, token, rows;
     bool wanted;               /* one of them at least has logits */
-    uint32_t chunks;           /* that the last of them sees */
+    uint32_t chunk_begin;      /* the first that one of them sees */
+    uint32_t chunks;           /* how many they see */
     uint32_t part, parts;      /* this one does span_of(chunks, part, parts); the rest only if parts > 1: */
     float *partials;           /* [KV head][chunk] results of all parts */
     size_t head_floats;        /* of one KV head in them */
     _Atomic uint32_t *pending; /* (KH) parts not yet done */
+};
+
+struct attention_plan {
+    uint32_t window; /* of its layers; 0: they see all */
+    uint32_t tiles_count;
+    struct attention_tile *tiles; /* (device_cpu_tiles_max) */
+    _Atomic uint32_t *pending;    /* counters of divided tiles */
+};
+
+/* Which experts the live rows of a layer go to. An item is a row at one of its experts; items stand by expert, and by
+ * row within an expert. */
+struct expert_routes {
+    float *logits;    /* (M, experts rounded up to panels) of the router */
+    uint32_t *chosen; /* (M, U) */
+    float *weights;   /* (M, U) */
+    uint32_t *begins; /* (X + 1) the first item of each expert */
+    uint32_t *rows;   /* (M U) of each item */
+    float *shares;    /* (M U) of each item: its weight */
+    uint32_t *tokens; /* (M U) of each item, for marks of what is not finite */
 };
 
 /* The tokens that a phase works on: all of the step, or in the last layer, once K and V are written, those with logits
@@ -90,11 +120,14 @@ struct device_cpu {
 
     uint8_t *weights;
     size_t weights_bytes;
-    struct cpu_layer *layers;  /* (L) */
-    struct matrix embed, head; /* one and the same data when tied */
+    struct cpu_layer *layers;   /* (L) */
+    struct cpu_expert *experts; /* (L, X) */
+    struct matrix embed, head;  /* one and the same data when tied */
     struct act_set head_acts;
-    float *final_norm;   /* (E) */
-    double *frequencies; /* (rope_size / 2) */
+    float *final_norm; /* (E) */
+    uint32_t ropes;
+    double *frequencies[ROPES_MAX]; /* (rope_size / 2) */
+    bool apart; /* what attention and feed-forward give is normed or scaled before it is added: it goes to y first */
 
     uint8_t *kv;
     struct kv_layout kv_layout;
@@ -105,26 +138,26 @@ struct device_cpu {
     float *x;        /* (N, E) residual stream */
     float *qkv;      /* (N, (H + 2 KH) D) */
     float *attended; /* (N, H D) */
-    float *angles;   /* (N, 2, rope_size): c, then s */
+    float *y;        /* (N, E) what attention or feed-forward gives, where it cannot be added at once; or NULL */
+    float *angles;   /* (N, ropes, 2, rope_size): c, then s */
     uint8_t *acts;   /* ACT_KINDS_MAX slots of act_slot_bytes */
     size_t act_slot_bytes, act_private_slot_bytes;
-    uint8_t *down_acts;           /* activations of down, (N, F) */
-    uint8_t *bad;                 /* (N) tokens that met a NaN or an infinity */
-    struct attention_tile *tiles; /* (device_cpu_tiles_max) */
-    float *partials;              /* results of divided tiles */
-    _Atomic uint32_t *pending;    /* and their counters */
-    float *last_x;                /* (R, E) residual stream of the last layer's live rows */
-    uint32_t *last_tokens;        /* (R) which tokens they are, rising */
-    uint32_t *last_of_row;        /* (R) index among them of each row of the batch */
-    _Atomic uint32_t *next_item;  /* (L + groups of logit rows) counters, zero at the start of a step */
-    uint32_t *row_tokens;         /* (R) of the step in hand */
-    float *logits, *highest;      /* (LOGIT_BUFFERS, LOGIT_ROWS) rows of kernels/sample.h, each at its stride */
+    uint8_t *down_acts;             /* activations of down, (N, F) */
+    uint8_t *bad;                   /* (N) tokens that met a NaN or an infinity */
+    struct attention_plan plans[2]; /* of layers that see all; of windowed ones, if there are any */
+    float *partials;                /* results of divided tiles, of one layer at a time */
+    struct expert_routes routes;
+    float *last_x;               /* (R, E) residual stream of the last layer's live rows */
+    uint32_t *last_tokens;       /* (R) which tokens they are, rising */
+    uint32_t *last_of_row;       /* (R) index among them of each row of the batch */
+    _Atomic uint32_t *next_item; /* (L + groups of logit rows) counters, zero at the start of a step */
+    uint32_t *row_tokens;        /* (R) of the step in hand */
+    float *logits, *highest;     /* (LOGIT_BUFFERS, LOGIT_ROWS) rows of kernels/sample.h, each at its stride */
     size_t logits_stride, highest_stride;
 
     /* the step in hand */
     const struct batch *batch;
     struct batch_result *result;
-    uint32_t tiles_count;
     struct live_rows all, last; /* of all layers but the last; of the last, and of the rows after it */
 };
 
@@ -190,13 +223,31 @@ static inline uint8_t *kv_head_of(const struct device_cpu *cpu, uint32_t layer, 
            kv_head * cpu->kv_layout.head_bytes;
 }
 
-/* Divides the step's attention into tiles; then, in each layer, all threads attend until none is left. */
+/* Divides the step's attention into tiles, for each kind of layer; then, in each layer, all threads attend until none
+ * is left. */
 void device_cpu_plan_tiles(struct device_cpu *cpu, const struct batch *batch);
 void device_cpu_attend(struct device_cpu *cpu, uint32_t thread_idx, uint32_t l);
 /* Sizes of tiles, pending and partials. */
 uint32_t device_cpu_tiles_max(const struct device_cpu *cpu);
 uint32_t device_cpu_divided_max(const struct device_cpu *cpu);
 size_t device_cpu_partials_floats(const struct device_cpu *cpu);
+
+/* The gated unit of some rows: gate, up and GLU of the panels into the activations of down. */
+struct gated {
+    const struct matrix *gate, *up, *down;
+    const uint8_t *gate_act, *up_act; /* of M rows */
+    uint8_t *down_acts;               /* of M rows */
+    uint32_t M;
+    const uint32_t *tokens; /* (M) of the rows; NULL: m itself */
+};
+void device_cpu_gated(struct device_cpu *cpu, const struct gated *gated, struct span panels);
+
+/* The feed-forward of a layer with experts, into y. Ends with a barrier. */
+void device_cpu_run_experts(struct device_cpu *cpu, uint32_t thread_idx, const struct cpu_layer *layer,
+                            const struct live_rows *live);
+/* Room for activations of all items, of whatever kind: experts begin at whole lines. */
+size_t device_cpu_items_act_bytes(const struct device_cpu *cpu, enum act_kind kind, uint32_t tokens, uint32_t K);
+void device_cpu_mark_bad(struct device_cpu *cpu, uint32_t token);
 
 /* team_fn: the layers of a step, then logits and sampling of its rows. */
 void device_cpu_run_layers(struct device_cpu *cpu, uint32_t thread_idx);

@@ -16,7 +16,7 @@
 #include <string.h>
 
 /* Several threads may meet a token's NaN. */
-static void mark_bad(struct device_cpu *cpu, uint32_t token)
+void device_cpu_mark_bad(struct device_cpu *cpu, uint32_t token)
 {
     __atomic_store_n(&cpu->bad[token], 1, __ATOMIC_RELAXED);
 }
@@ -37,7 +37,7 @@ const uint8_t *device_cpu_prepare(struct device_cpu *cpu, uint32_t thread_idx, c
         }
         for (uint32_t i = 0; i < set->count; i++) { /* stride 0: the row stands for every m */
             bool finite = matmul_prepare(cpu->path, set->kinds[i], row, 0, M, K, m, m + 1, base + i * slot_bytes);
-            if (!finite) mark_bad(cpu, source.tokens ? source.tokens[m] : m);
+            if (!finite) device_cpu_mark_bad(cpu, source.tokens ? source.tokens[m] : m);
         }
     }
     if (alone) {
@@ -59,6 +59,11 @@ static void fetch_ahead(const struct matrix *matrix, struct span panels, uint32_
     for (size_t i = 0; i < bytes && i < AHEAD_BYTES; i += 64) __builtin_prefetch(first + i, 0, 2);
 }
 
+static float *angles_of(const struct device_cpu *cpu, uint32_t token, uint32_t rope)
+{
+    return cpu->angles + ((size_t)token * cpu->ropes + rope) * 2 * cpu->spec.rope_size;
+}
+
 static void embed(struct device_cpu *cpu, uint32_t thread_idx)
 {
     const struct model_spec *s = &cpu->spec;
@@ -66,9 +71,14 @@ static void embed(struct device_cpu *cpu, uint32_t thread_idx)
     struct span rows = span_of(batch->tokens_count, thread_idx, cpu->threads_count);
     enum rope_pairs pairs = s->rope == ROPE_INTERLEAVED ? ROPE_PAIRS_INTERLEAVED : ROPE_PAIRS_HALVES;
     for (uint32_t n = rows.begin; n < rows.end; n++) {
-        float *angles = cpu->angles + (size_t)n * 2 * s->rope_size;
-        matmul_unpack_row(&cpu->embed, batch->tokens[n], cpu->x + (size_t)n * s->width);
-        rope_angles(angles, angles + s->rope_size, pairs, s->rope_size, cpu->frequencies, batch->positions[n]);
+        float *x = cpu->x + (size_t)n * s->width;
+        matmul_unpack_row(&cpu->embed, batch->tokens[n], x);
+        for (uint32_t e = 0; s->embedding_scale != 1 && e < s->width; e++) x[e] *= s->embedding_scale;
+        for (uint32_t i = 0; i < cpu->ropes; i++) {
+            float *angles = angles_of(cpu, n, i), magnitude = i ? s->rope_window.magnitude : s->rope_main.magnitude;
+            rope_angles(angles, angles + s->rope_size, pairs, s->rope_size, cpu->frequencies[i], magnitude,
+                        batch->positions[n]);
+        }
         cpu->bad[n] = 0;
     }
     phase_meet(cpu, thread_idx, PHASE_EMBED);
@@ -123,7 +133,7 @@ static void phase_qkv(struct device_cpu *cpu, uint32_t thread_idx, uint32_t l)
     multiply_heads(cpu, &layer->k, own->kv_heads, &layer->qkv_acts, acts, k);
     multiply_heads(cpu, &layer->v, own->kv_heads, &layer->qkv_acts, acts, v);
     for (uint32_t n = 0; n < N; n++) {
-        const float *angles = cpu->angles + (size_t)n * 2 * s->rope_size;
+        const float *angles = angles_of(cpu, n, layer->windowed && s->has_window_rope);
         uint32_t position = batch->positions[n], slot = position % KV_TOKENS;
         block_id block = batch->block_table[batch->seq_of_token[n]][position / KV_TOKENS];
         float *k_n = k + (size_t)n * stride, *v_n = v + (size_t)n * stride;
@@ -153,28 +163,52 @@ static void phase_o(struct device_cpu *cpu, uint32_t thread_idx, const struct cp
         memcpy(live->x + (size_t)m * E + begin, cpu->x + (size_t)live->tokens[m] * E + begin,
                (end - begin) * sizeof(float));
     }
-    matmul_add(cpu->path, &layer->o, own->o.begin, own->o.end, act_of(cpu, acts, &layer->o_acts, layer->o.act, M), M,
-               live->x, E);
-    fetch_ahead(&layer->gate, own->ff, M);
-    fetch_ahead(&layer->up, own->ff, M);
+    acts = act_of(cpu, acts, &layer->o_acts, layer->o.act, M);
+    if (cpu->apart) {
+        matmul(cpu->path, &layer->o, own->o.begin, own->o.end, acts, M, cpu->y, E);
+    } else {
+        matmul_add(cpu->path, &layer->o, own->o.begin, own->o.end, acts, M, live->x, E);
+    }
+    if (!layer->experts) {
+        fetch_ahead(&layer->gate, own->ff, M);
+        fetch_ahead(&layer->up, own->ff, M);
+    }
     phase_meet(cpu, thread_idx, PHASE_O);
 }
 
-/* Gate, up and GLU of a tile of tokens for the columns of panels [p, p_end), of which the tile's rows leave room in the
- * buffers, into the activations of down. A tile's results never leave the cache. */
-static void gated_tile(struct device_cpu *cpu, const struct cpu_layer *layer, const struct live_rows *live,
-                       const uint8_t *gate_act, const uint8_t *up_act, uint32_t p, uint32_t p_end, uint32_t first)
+/* Adds y, which all threads have written, to the residual stream. Rows belong to the thread that prepares them next,
+ * unless each thread prepares all, or `meet` says that others come: then it ends with a barrier. */
+static void settle(struct device_cpu *cpu, uint32_t thread_idx, const struct live_rows *live, const float *norm,
+                   bool meet)
+{
+    const struct model_spec *s = &cpu->spec;
+    struct span rows = span_of(live->count, thread_idx, cpu->threads_count);
+    for (uint32_t m = rows.begin; m < rows.end; m++) {
+        float *x = live->x + (size_t)m * s->width, *y = cpu->y + (size_t)m * s->width;
+        if (norm) rmsnorm(cpu->path, y, y, norm, s->width, s->norm_eps);
+        for (uint32_t e = 0; s->residual_scale != 1 && e < s->width; e++) y[e] *= s->residual_scale;
+        add(x, y, s->width);
+    }
+    if (meet || live->count <= PRIVATE_ROWS_MAX) {
+        phase_meet(cpu, thread_idx, PHASE_PREPARE);
+    } else {
+        phase_end(cpu, thread_idx, PHASE_PREPARE);
+    }
+}
+
+/* A tile of rows for the columns of panels [p, p_end), of which the tile's rows leave room in the buffers. A tile's
+ * results never leave the cache. */
+static void gated_tile(struct device_cpu *cpu, const struct gated *g, uint32_t p, uint32_t p_end, uint32_t first)
 {
     enum { ITEMS = MATMUL_TILE_ROWS * UNIT_PANELS * MATMUL_PANEL_ROWS };
     _Alignas(64) float gate[ITEMS], up[ITEMS];
-    const struct model_spec *s = &cpu->spec;
-    uint32_t M = live->count, rows = M - first < MATMUL_TILE_ROWS ? M - first : MATMUL_TILE_ROWS;
+    uint32_t M = g->M, F = g->down->K, rows = M - first < MATMUL_TILE_ROWS ? M - first : MATMUL_TILE_ROWS;
     uint32_t stride = (p_end - p) * MATMUL_PANEL_ROWS;
     uint32_t k_begin = p * MATMUL_PANEL_ROWS, k_end = p_end * MATMUL_PANEL_ROWS;
-    if (k_end > s->ff_width) k_end = s->ff_width;
-    enum glu_kind kind = s->activation == ACTIVATION_SILU ? GLU_SILU : GLU_GELU_TANH;
-    matmul_tile(cpu->path, &layer->gate, p, p_end, gate_act, M, first, gate, stride);
-    matmul_tile(cpu->path, &layer->up, p, p_end, up_act, M, first, up, stride);
+    if (k_end > F) k_end = F;
+    enum glu_kind kind = cpu->spec.activation == ACTIVATION_SILU ? GLU_SILU : GLU_GELU_TANH;
+    matmul_tile(cpu->path, g->gate, p, p_end, g->gate_act, M, first, gate, stride);
+    matmul_tile(cpu->path, g->up, p, p_end, g->up_act, M, first, up, stride);
     if (k_end - k_begin == stride) {
         glu(cpu->path, kind, gate, gate, up, rows * stride);
     } else {
@@ -182,14 +216,26 @@ static void gated_tile(struct device_cpu *cpu, const struct cpu_layer *layer, co
             glu(cpu->path, kind, gate + m * stride, gate + m * stride, up + m * stride, k_end - k_begin);
         }
     }
-    if (matmul_prepare_columns(cpu->path, layer->down.act, gate, stride, M, s->ff_width, first, first + rows, k_begin,
-                               k_end, cpu->down_acts)) {
+    if (matmul_prepare_columns(cpu->path, g->down->act, gate, stride, M, F, first, first + rows, k_begin, k_end,
+                               g->down_acts)) {
         return;
     }
     for (uint32_t m = 0; m < rows; m++) {
         for (uint32_t k = k_begin; k < k_end; k++) {
             if (!isfinite(gate[m * stride + k - k_begin]))
-                mark_bad(cpu, live->tokens ? live->tokens[first + m] : first + m);
+                device_cpu_mark_bad(cpu, g->tokens ? g->tokens[first + m] : first + m);
+        }
+    }
+}
+
+void device_cpu_gated(struct device_cpu *cpu, const struct gated *gated, struct span panels)
+{
+    uint32_t M = gated->M, unit = M <= PRIVATE_ROWS_MAX ? UNIT_PANELS_FEW_ROWS : UNIT_PANELS;
+    for (uint32_t begin = 0; begin < M; begin += ROWS_IN_CACHE) {
+        uint32_t end = M - begin < ROWS_IN_CACHE ? M : begin + ROWS_IN_CACHE;
+        for (uint32_t p = panels.begin; p < panels.end; p += unit) {
+            uint32_t p_end = panels.end - p < unit ? panels.end : p + unit;
+            for (uint32_t m = begin; m < end; m += MATMUL_TILE_ROWS) gated_tile(cpu, gated, p, p_end, m);
         }
     }
 }
@@ -197,21 +243,18 @@ static void gated_tile(struct device_cpu *cpu, const struct cpu_layer *layer, co
 static void phase_gated(struct device_cpu *cpu, uint32_t thread_idx, const struct cpu_layer *layer,
                         const struct live_rows *live)
 {
-    struct span own = cpu->threads[thread_idx].ff;
-    uint32_t M = live->count, unit = M <= PRIVATE_ROWS_MAX ? UNIT_PANELS_FEW_ROWS : UNIT_PANELS;
+    uint32_t M = live->count;
     const uint8_t *acts = device_cpu_prepare(cpu, thread_idx, &layer->ff_acts, M, cpu->spec.width,
                                              (struct act_source){live->x, NULL, live->tokens}, layer->ffn_norm);
-    const uint8_t *gate_act = act_of(cpu, acts, &layer->ff_acts, layer->gate.act, M);
-    const uint8_t *up_act = act_of(cpu, acts, &layer->ff_acts, layer->up.act, M);
-    for (uint32_t begin = 0; begin < M; begin += ROWS_IN_CACHE) {
-        uint32_t end = M - begin < ROWS_IN_CACHE ? M : begin + ROWS_IN_CACHE;
-        for (uint32_t p = own.begin; p < own.end; p += unit) {
-            uint32_t p_end = own.end - p < unit ? own.end : p + unit;
-            for (uint32_t m = begin; m < end; m += MATMUL_TILE_ROWS) {
-                gated_tile(cpu, layer, live, gate_act, up_act, p, p_end, m);
-            }
-        }
-    }
+    struct gated gated = {.gate = &layer->gate,
+                          .up = &layer->up,
+                          .down = &layer->down,
+                          .gate_act = act_of(cpu, acts, &layer->ff_acts, layer->gate.act, M),
+                          .up_act = act_of(cpu, acts, &layer->ff_acts, layer->up.act, M),
+                          .down_acts = cpu->down_acts,
+                          .M = M,
+                          .tokens = live->tokens};
+    device_cpu_gated(cpu, &gated, cpu->threads[thread_idx].ff);
     fetch_ahead(&layer->down, cpu->threads[thread_idx].down, M);
     phase_meet(cpu, thread_idx, PHASE_GATED);
 }
@@ -220,8 +263,12 @@ static void phase_down(struct device_cpu *cpu, uint32_t thread_idx, const struct
                        const struct live_rows *live)
 {
     const struct cpu_thread *own = &cpu->threads[thread_idx];
-    matmul_add(cpu->path, &layer->down, own->down.begin, own->down.end, cpu->down_acts, live->count, live->x,
-               cpu->spec.width);
+    uint32_t E = cpu->spec.width;
+    if (cpu->apart) {
+        matmul(cpu->path, &layer->down, own->down.begin, own->down.end, cpu->down_acts, live->count, cpu->y, E);
+    } else {
+        matmul_add(cpu->path, &layer->down, own->down.begin, own->down.end, cpu->down_acts, live->count, live->x, E);
+    }
     if (layer == &cpu->layers[cpu->spec.layers - 1]) {
         fetch_ahead(&cpu->head, own->head, live->count);
     } else {
@@ -241,7 +288,14 @@ void device_cpu_run_layers(struct device_cpu *cpu, uint32_t thread_idx)
         device_cpu_attend(cpu, thread_idx, l);
         phase_meet(cpu, thread_idx, PHASE_ATTENTION);
         phase_o(cpu, thread_idx, layer, live);
-        phase_gated(cpu, thread_idx, layer, live);
-        phase_down(cpu, thread_idx, layer, live);
+        if (cpu->apart) settle(cpu, thread_idx, live, layer->attn_post_norm, false);
+        if (layer->experts) {
+            device_cpu_run_experts(cpu, thread_idx, layer, live);
+        } else {
+            phase_gated(cpu, thread_idx, layer, live);
+            phase_down(cpu, thread_idx, layer, live);
+        }
+        bool last = l + 1 == cpu->spec.layers;
+        if (cpu->apart || layer->experts) settle(cpu, thread_idx, live, layer->ffn_post_norm, last);
     }
 }

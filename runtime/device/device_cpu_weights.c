@@ -49,13 +49,33 @@ static enum status plan_matrix(const struct device_cpu *cpu, const struct tensor
     return ST_OK;
 }
 
-static void act_set_add(struct act_set *set, enum act_kind kind)
+/* False: more kinds than a set holds, which experts of many types can bring about. */
+static bool act_set_add(struct act_set *set, enum act_kind kind)
 {
     for (uint32_t i = 0; i < set->count; i++) {
-        if (set->kinds[i] == kind) return;
+        if (set->kinds[i] == kind) return true;
     }
-    CHECK(set->count < ACT_KINDS_MAX);
+    if (set->count == ACT_KINDS_MAX) return false;
     set->kinds[set->count++] = kind;
+    return true;
+}
+
+static enum status plan_experts(const struct device_cpu *cpu, const struct layer_weights *from, struct cpu_layer *layer,
+                                struct error *err)
+{
+    const struct model_spec *s = &cpu->spec;
+    TRY(plan_matrix(cpu, &from->router, s->experts, s->width, &layer->router, err));
+    (void)act_set_add(&layer->router_acts, layer->router.act);
+    for (uint32_t x = 0; x < s->experts; x++) {
+        struct cpu_expert *expert = &layer->experts[x];
+        TRY(plan_matrix(cpu, &from->experts[x].gate, s->expert_width, s->width, &expert->gate, err));
+        TRY(plan_matrix(cpu, &from->experts[x].up, s->expert_width, s->width, &expert->up, err));
+        TRY(plan_matrix(cpu, &from->experts[x].down, s->width, s->expert_width, &expert->down, err));
+        if (!act_set_add(&layer->ff_acts, expert->gate.act) || !act_set_add(&layer->ff_acts, expert->up.act))
+            return error_set(err, ST_INVAL, "tensor %s: the layer's experts are of too many types",
+                             from->experts[x].gate.name);
+    }
+    return ST_OK;
 }
 
 static enum status plan_layer(const struct device_cpu *cpu, const struct layer_weights *from, struct cpu_layer *layer,
@@ -67,11 +87,21 @@ static enum status plan_layer(const struct device_cpu *cpu, const struct layer_w
     TRY(plan_matrix(cpu, &from->k, kv_rows, s->width, &layer->k, err));
     TRY(plan_matrix(cpu, &from->v, kv_rows, s->width, &layer->v, err));
     TRY(plan_matrix(cpu, &from->o, s->width, q_rows, &layer->o, err));
-    TRY(plan_matrix(cpu, &from->gate, s->ff_width, s->width, &layer->gate, err));
-    TRY(plan_matrix(cpu, &from->up, s->ff_width, s->width, &layer->up, err));
-    TRY(plan_matrix(cpu, &from->down, s->width, s->ff_width, &layer->down, err));
+    if (layer->experts) {
+        TRY(plan_experts(cpu, from, layer, err));
+    } else {
+        TRY(plan_matrix(cpu, &from->gate, s->ff_width, s->width, &layer->gate, err));
+        TRY(plan_matrix(cpu, &from->up, s->ff_width, s->width, &layer->up, err));
+        TRY(plan_matrix(cpu, &from->down, s->width, s->ff_width, &layer->down, err));
+        (void)act_set_add(&layer->ff_acts, layer->gate.act);
+        (void)act_set_add(&layer->ff_acts, layer->up.act);
+    }
     TRY(check_shape(&from->attn_norm, 1, s->width, err));
     TRY(check_shape(&from->ffn_norm, 1, s->width, err));
+    if (s->has_post_norms) {
+        TRY(check_shape(&from->attn_post_norm, 1, s->width, err));
+        TRY(check_shape(&from->ffn_post_norm, 1, s->width, err));
+    }
     if (s->has_qkv_bias) {
         TRY(check_shape(&from->q_bias, 1, q_rows, err));
         TRY(check_shape(&from->k_bias, 1, kv_rows, err));
@@ -81,12 +111,10 @@ static enum status plan_layer(const struct device_cpu *cpu, const struct layer_w
         TRY(check_shape(&from->q_norm, 1, s->head_size, err));
         TRY(check_shape(&from->k_norm, 1, s->head_size, err));
     }
-    act_set_add(&layer->qkv_acts, layer->q.act);
-    act_set_add(&layer->qkv_acts, layer->k.act);
-    act_set_add(&layer->qkv_acts, layer->v.act);
-    act_set_add(&layer->o_acts, layer->o.act);
-    act_set_add(&layer->ff_acts, layer->gate.act);
-    act_set_add(&layer->ff_acts, layer->up.act);
+    (void)act_set_add(&layer->qkv_acts, layer->q.act);
+    (void)act_set_add(&layer->qkv_acts, layer->k.act);
+    (void)act_set_add(&layer->qkv_acts, layer->v.act);
+    (void)act_set_add(&layer->o_acts, layer->o.act);
     return ST_OK;
 }
 
@@ -98,7 +126,8 @@ static enum status plan(struct device_cpu *cpu, const struct model_weights *from
     TRY(plan_matrix(cpu, head, s->vocab, s->width, &cpu->head, err));
     TRY(check_shape(&from->final_norm, 1, s->width, err));
     if (from->rope_factors.data) TRY(check_shape(&from->rope_factors, 1, s->rope_size / 2, err));
-    act_set_add(&cpu->head_acts, cpu->head.act);
+    if (from->rope_factors_long.data) TRY(check_shape(&from->rope_factors_long, 1, s->rope_size / 2, err));
+    (void)act_set_add(&cpu->head_acts, cpu->head.act);
     for (uint32_t l = 0; l < s->layers; l++) TRY(plan_layer(cpu, &from->layers[l], &cpu->layers[l], err));
     return ST_OK;
 }
@@ -120,14 +149,24 @@ static void place(struct device_cpu *cpu, struct space *space)
         place_matrix(space, &cpu->embed);
     }
     cpu->final_norm = space_take(space, s->width * sizeof(float));
-    cpu->frequencies = space_take(space, s->rope_size / 2 * sizeof(double));
+    for (uint32_t i = 0; i < cpu->ropes; i++)
+        cpu->frequencies[i] = space_take(space, s->rope_size / 2 * sizeof(double));
     for (uint32_t l = 0; l < s->layers; l++) {
         struct cpu_layer *layer = &cpu->layers[l];
-        struct matrix *matrices[] = {&layer->q,    &layer->k,  &layer->v,   &layer->o,
-                                     &layer->gate, &layer->up, &layer->down};
-        for (uint32_t i = 0; i < 7; i++) place_matrix(space, matrices[i]);
+        struct matrix *matrices[] = {&layer->q,    &layer->k,  &layer->v,    &layer->o,
+                                     &layer->gate, &layer->up, &layer->down, &layer->router};
+        for (uint32_t i = 0; i < 8; i++) place_matrix(space, matrices[i]); /* those that are not there take nothing */
+        for (uint32_t x = 0; layer->experts && x < s->experts; x++) {
+            place_matrix(space, &layer->experts[x].gate);
+            place_matrix(space, &layer->experts[x].up);
+            place_matrix(space, &layer->experts[x].down);
+        }
         layer->attn_norm = space_take(space, s->width * sizeof(float));
         layer->ffn_norm = space_take(space, s->width * sizeof(float));
+        if (s->has_post_norms) {
+            layer->attn_post_norm = space_take(space, s->width * sizeof(float));
+            layer->ffn_post_norm = space_take(space, s->width * sizeof(float));
+        }
         if (s->has_qkv_bias) {
             layer->q_bias = space_take(space, q_rows * sizeof(float));
             layer->k_bias = space_take(space, kv_rows * sizeof(float));
@@ -180,14 +219,21 @@ static struct span units_of(uint32_t panels, uint32_t unit, uint32_t thread_idx,
     return (struct span){span.begin < panels ? span.begin : panels, span.end < panels ? span.end : panels};
 }
 
+static uint32_t panels_of(uint32_t rows)
+{
+    return (rows + MATMUL_PANEL_ROWS - 1) / MATMUL_PANEL_ROWS;
+}
+
 static void divide(struct device_cpu *cpu)
 {
+    const struct model_spec *s = &cpu->spec;
     divide_heads(cpu);
     for (uint32_t t = 0; t < cpu->threads_count; t++) {
         struct cpu_thread *thread = &cpu->threads[t];
-        thread->o = span_of(cpu->layers[0].o.panels, t, cpu->threads_count);
-        thread->ff = units_of(cpu->layers[0].gate.panels, UNIT_PANELS, t, cpu->threads_count);
-        thread->down = span_of(cpu->layers[0].down.panels, t, cpu->threads_count);
+        thread->o = thread->down = span_of(panels_of(s->width), t, cpu->threads_count);
+        thread->ff = units_of(panels_of(s->ff_width), UNIT_PANELS, t, cpu->threads_count);
+        thread->router = span_of(panels_of(s->experts), t, cpu->threads_count);
+        thread->expert_ff = units_of(panels_of(s->expert_width), UNIT_PANELS, t, cpu->threads_count);
         thread->head = units_of(cpu->head.panels, SAMPLE_UNIT / MATMUL_PANEL_ROWS, t, cpu->threads_count);
     }
 }
@@ -240,9 +286,19 @@ static void pack_thread(void *state, uint32_t t)
         pack(job, t, &layer->k, &from->k, panel_of(cpu, own->kv_heads.begin), panel_of(cpu, own->kv_heads.end));
         pack(job, t, &layer->v, &from->v, panel_of(cpu, own->kv_heads.begin), panel_of(cpu, own->kv_heads.end));
         pack(job, t, &layer->o, &from->o, own->o.begin, own->o.end);
-        pack(job, t, &layer->gate, &from->gate, own->ff.begin, own->ff.end);
-        pack(job, t, &layer->up, &from->up, own->ff.begin, own->ff.end);
-        pack(job, t, &layer->down, &from->down, own->down.begin, own->down.end);
+        if (!layer->experts) {
+            pack(job, t, &layer->gate, &from->gate, own->ff.begin, own->ff.end);
+            pack(job, t, &layer->up, &from->up, own->ff.begin, own->ff.end);
+            pack(job, t, &layer->down, &from->down, own->down.begin, own->down.end);
+            continue;
+        }
+        pack(job, t, &layer->router, &from->router, own->router.begin, own->router.end);
+        for (uint32_t x = 0; x < cpu->spec.experts; x++) {
+            const struct cpu_expert *expert = &layer->experts[x];
+            pack(job, t, &expert->gate, &from->experts[x].gate, own->expert_ff.begin, own->expert_ff.end);
+            pack(job, t, &expert->up, &from->experts[x].up, own->expert_ff.begin, own->expert_ff.end);
+            pack(job, t, &expert->down, &from->experts[x].down, own->down.begin, own->down.end);
+        }
     }
 }
 
@@ -251,30 +307,31 @@ static void unpack_vector(float *target, const struct tensor_view *view)
     if (target) dequantize_row(view->type, view->data, target, view->cols);
 }
 
-static enum status unpack_vectors(struct device_cpu *cpu, const struct model_weights *from)
+static void unpack_vectors(struct device_cpu *cpu, const struct model_weights *from)
 {
     const struct model_spec *s = &cpu->spec;
     unpack_vector(cpu->final_norm, &from->final_norm);
+    for (uint32_t e = 0; s->logit_scale != 1 && e < s->width; e++) cpu->final_norm[e] *= s->logit_scale;
     for (uint32_t l = 0; l < s->layers; l++) {
         struct cpu_layer *layer = &cpu->layers[l];
         const struct layer_weights *view = &from->layers[l];
         unpack_vector(layer->attn_norm, &view->attn_norm);
         unpack_vector(layer->ffn_norm, &view->ffn_norm);
+        unpack_vector(layer->attn_post_norm, &view->attn_post_norm);
+        unpack_vector(layer->ffn_post_norm, &view->ffn_post_norm);
         unpack_vector(layer->q_bias, &view->q_bias);
         unpack_vector(layer->k_bias, &view->k_bias);
         unpack_vector(layer->v_bias, &view->v_bias);
         unpack_vector(layer->q_norm, &view->q_norm);
         unpack_vector(layer->k_norm, &view->k_norm);
     }
-    float *factors = NULL;
-    if (from->rope_factors.data) {
-        factors = mem_alloc(s->rope_size / 2, sizeof *factors);
-        if (!factors) return ST_NOMEM;
-        unpack_vector(factors, &from->rope_factors);
-    }
-    rope_frequencies(cpu->frequencies, s->rope_size, (double)s->rope_main.base, (double)s->rope_main.scale, factors);
-    mem_free(factors);
-    return ST_OK;
+    bool beyond = s->rope_switch && cpu->context_max > s->rope_switch;
+    const struct tensor_view *factors = beyond ? &from->rope_factors_long : &from->rope_factors; /* F32 */
+    rope_frequencies(cpu->frequencies[0], s->rope_size, (double)s->rope_main.base, (double)s->rope_main.scale,
+                     factors->data);
+    if (s->has_window_rope)
+        rope_frequencies(cpu->frequencies[1], s->rope_size, (double)s->rope_window.base, (double)s->rope_window.scale,
+                         NULL);
 }
 
 enum status device_cpu_load(struct device_cpu *cpu, const struct model *model, device_progress_fn progress,
@@ -289,10 +346,11 @@ enum status device_cpu_load(struct device_cpu *cpu, const struct model *model, d
     space = (struct space){cpu->weights, 0};
     place(cpu, &space);
     divide(cpu);
-    TRY(unpack_vectors(cpu, &model->weights));
+    unpack_vectors(cpu, &model->weights);
     const struct model_spec *s = &cpu->spec;
     size_t widest = s->ff_width > s->heads * s->head_size ? s->ff_width : s->heads * s->head_size;
     if (s->width > widest) widest = s->width;
+    if (s->expert_width > widest) widest = s->expert_width;
     struct pack_job job = {.cpu = cpu,
                            .model = model,
                            .from = &model->weights,

@@ -19,7 +19,7 @@ static void check(enum rope_pairs pairs, uint32_t rope_size, uint32_t position, 
     memcpy(wanted, x, sizeof x);
     memcpy(scalar, x, sizeof x);
     rope_frequencies(frequencies, rope_size, 10000, scale, factors);
-    rope_angles(c, s, pairs, rope_size, frequencies, position);
+    rope_angles(c, s, pairs, rope_size, frequencies, 1, position);
     rope_ref(wanted, pairs, rope_size, 10000, scale, factors, position);
     rope(CPU_PATH_SCALAR, scalar, c, s, pairs, rope_size);
     for (uint32_t i = 0; i < D_MAX; i++) {

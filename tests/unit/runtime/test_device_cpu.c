@@ -209,6 +209,59 @@ static void test_device_cpu_computes_every_kind_of_model(void **state)
     check_spec(&spec, TENSOR_F32, false, false);
 }
 
+/* Layer 0 sees a window and has RoPE of its own, layer 1 sees all; every scale and norm that a family may have. */
+static struct model_spec rich_spec(void)
+{
+    struct model_spec spec = base_spec;
+    spec.rope = ROPE_HALVES;
+    spec.layer_flags[0] = LAYER_WINDOWED;
+    spec.window = 21;
+    spec.has_window_rope = true;
+    spec.rope_main = (struct rope_spec){100000, 0.125f, 1.1f};
+    spec.rope_window = (struct rope_spec){1000, 1, 1};
+    spec.has_qk_norm = spec.has_post_norms = true;
+    spec.activation = ACTIVATION_GELU_TANH;
+    spec.embedding_scale = 8;
+    spec.residual_scale = 0.7f;
+    spec.logit_scale = 0.25f;
+    return spec;
+}
+
+static struct model_spec experts_spec(void)
+{
+    struct model_spec spec = base_spec;
+    spec.layer_flags[0] = LAYER_EXPERTS;
+    spec.layer_flags[1] = LAYER_EXPERTS | LAYER_WINDOWED;
+    spec.window = 9;
+    spec.experts = 9;
+    spec.experts_used = 3;
+    spec.expert_width = 64;
+    return spec;
+}
+
+static void test_device_cpu_computes_windows_norms_and_scales(void **state)
+{
+    (void)state;
+    struct model_spec spec = rich_spec();
+    check_spec(&spec, TENSOR_F32, true, true);
+    check_spec(&spec, TENSOR_Q8_0, false, false);
+    spec.rope_switch = 512; /* the context is longer */
+    check_spec(&spec, TENSOR_Q8_0, false, true);
+}
+
+static void test_device_cpu_computes_experts(void **state)
+{
+    (void)state;
+    struct model_spec spec = experts_spec();
+    check_spec(&spec, TENSOR_Q8_0, false, false);
+    spec.experts_normed = true;
+    check_spec(&spec, TENSOR_F32, true, false); /* two kinds of activations */
+    spec.layer_flags[0] = LAYER_WINDOWED;       /* one layer without experts */
+    spec.experts_used = 9;
+    spec.residual_scale = 0.5f;
+    check_spec(&spec, TENSOR_Q4_1, false, false);
+}
+
 static void check_same_bits(const struct tiny_model *tiny, enum numerics numerics)
 {
     static struct fixture alone, other;
@@ -259,6 +312,13 @@ static void test_device_cpu_gives_the_same_bits_in_any_batch(void **state)
     check_same_bits(&tiny, NUMERICS_EXACT);
     check_same_bits(&tiny, NUMERICS_FAST);
     tiny_free(&tiny);
+    const struct model_spec specs[] = {rich_spec(), experts_spec()};
+    for (int i = 0; i < 2; i++) {
+        tiny_make(&tiny, &specs[i], TENSOR_Q8_0, false, false);
+        check_same_bits(&tiny, NUMERICS_EXACT);
+        check_same_bits(&tiny, NUMERICS_FAST);
+        tiny_free(&tiny);
+    }
 }
 
 /* Tokens of sequence 0 up to `end`, `chunk` at a time, then one by one to `length`; gives the most parts of a tile. */
@@ -273,8 +333,8 @@ static uint32_t run_long(struct fixture *f, uint32_t chunk, uint32_t end, uint32
         if (position >= end) batch_add(f, 1, position - end, 1); /* a short one beside it */
         step(f);
         collect(f, 0, 0);
-        for (uint32_t i = 0; i < cpu->tiles_count; i++) {
-            if (cpu->tiles[i].parts > parts_max) parts_max = cpu->tiles[i].parts;
+        for (uint32_t i = 0; i < cpu->plans[0].tiles_count; i++) {
+            if (cpu->plans[0].tiles[i].parts > parts_max) parts_max = cpu->plans[0].tiles[i].parts;
         }
     }
     return parts_max;
@@ -286,7 +346,10 @@ static void test_device_cpu_divides_long_contexts_without_a_trace(void **state)
     static struct tiny_model tiny;
     static struct fixture alone, other;
     const uint32_t length = 1010;
-    tiny_make(&tiny, &base_spec, TENSOR_Q8_0, false, false);
+    struct model_spec spec = base_spec;
+    spec.layer_flags[1] = LAYER_WINDOWED;
+    spec.window = 700;
+    tiny_make(&tiny, &spec, TENSOR_Q8_0, false, false);
     for (enum numerics numerics = NUMERICS_FAST; numerics <= NUMERICS_EXACT; numerics++) {
         fixture_make(&alone, &tiny, cpu_path_best(), numerics, 1);
         assert_int_equal(run_long(&alone, 256, length, length), 1);
@@ -494,6 +557,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_device_cpu_computes_every_kind_of_model),
+        cmocka_unit_test(test_device_cpu_computes_windows_norms_and_scales),
+        cmocka_unit_test(test_device_cpu_computes_experts),
         cmocka_unit_test(test_device_cpu_gives_the_same_bits_in_any_batch),
         cmocka_unit_test(test_device_cpu_divides_long_contexts_without_a_trace),
         cmocka_unit_test(test_device_cpu_exact_paths_give_the_same_bits),

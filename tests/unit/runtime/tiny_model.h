@@ -11,11 +11,12 @@
 #include <math.h>
 #include <string.h>
 
-enum { TINY_LAYERS = 2, TINY_TENSORS_MAX = 64, TINY_TOKENS_MAX = 320 };
+enum { TINY_LAYERS = 2, TINY_EXPERTS_MAX = 9, TINY_TENSORS_MAX = 128, TINY_TOKENS_MAX = 320 };
 
 struct tiny_model {
     struct model model;
     struct layer_weights layers[TINY_LAYERS];
+    struct expert_weights experts[TINY_LAYERS][TINY_EXPERTS_MAX];
     void *owned[TINY_TENSORS_MAX];
     uint32_t owned_count;
     uint64_t seed;
@@ -73,6 +74,7 @@ static void tiny_make(struct tiny_model *tiny, const struct model_spec *spec, en
     w->head = spec->tied_head ? w->embed : tiny_tensor(tiny, type, spec->vocab, E, 1, "head");
     w->final_norm = tiny_vector(tiny, E, 0.5f, 1.5f, "final_norm");
     if (factors) w->rope_factors = tiny_vector(tiny, spec->rope_size / 2, 1, 8, "rope_factors");
+    if (spec->rope_switch) w->rope_factors_long = tiny_vector(tiny, spec->rope_size / 2, 1, 8, "rope_factors_long");
     for (uint32_t l = 0; l < TINY_LAYERS; l++) {
         struct layer_weights *layer = &tiny->layers[l];
         layer->attn_norm = tiny_vector(tiny, E, 0.5f, 1.5f, "attn_norm");
@@ -81,9 +83,24 @@ static void tiny_make(struct tiny_model *tiny, const struct model_spec *spec, en
         layer->k = tiny_tensor(tiny, type, KV, E, 0.4f, "k");
         layer->v = tiny_tensor(tiny, q8_v ? TENSOR_Q8_0 : type, KV, E, 0.3f, "v");
         layer->o = tiny_tensor(tiny, type, E, Q, 0.3f, "o");
-        layer->gate = tiny_tensor(tiny, type, spec->ff_width, E, 0.3f, "gate");
-        layer->up = tiny_tensor(tiny, type, spec->ff_width, E, 0.3f, "up");
-        layer->down = tiny_tensor(tiny, type, E, spec->ff_width, 0.2f, "down");
+        if (spec->layer_flags[l] & LAYER_EXPERTS) {
+            layer->router = tiny_tensor(tiny, TENSOR_F32, spec->experts, E, 0.4f, "router");
+            layer->experts = tiny->experts[l];
+            for (uint32_t x = 0; x < spec->experts; x++) {
+                struct expert_weights *expert = &layer->experts[x];
+                expert->gate = tiny_tensor(tiny, type, spec->expert_width, E, 0.3f, "gate");
+                expert->up = tiny_tensor(tiny, q8_v && x % 2 ? TENSOR_Q8_0 : type, spec->expert_width, E, 0.3f, "up");
+                expert->down = tiny_tensor(tiny, type, E, spec->expert_width, 0.3f, "down");
+            }
+        } else {
+            layer->gate = tiny_tensor(tiny, type, spec->ff_width, E, 0.3f, "gate");
+            layer->up = tiny_tensor(tiny, type, spec->ff_width, E, 0.3f, "up");
+            layer->down = tiny_tensor(tiny, type, E, spec->ff_width, 0.2f, "down");
+        }
+        if (spec->has_post_norms) {
+            layer->attn_post_norm = tiny_vector(tiny, E, 0.5f, 1.5f, "attn_post_norm");
+            layer->ffn_post_norm = tiny_vector(tiny, E, 0.5f, 1.5f, "ffn_post_norm");
+        }
         if (spec->has_qkv_bias) {
             layer->q_bias = tiny_vector(tiny, Q, -1, 1, "q_bias");
             layer->k_bias = tiny_vector(tiny, KV, -1, 1, "k_bias");
@@ -130,36 +147,85 @@ static void tiny_norm(const struct tensor_view *view, const double *x, double *y
     for (uint32_t i = 0; i < view->cols; i++) y[i] = x[i] * scale * (double)((const float *)view->data)[i];
 }
 
-static void tiny_turn(const struct tiny_model *tiny, double *head, uint32_t position)
+/* A test's context is longer than rope_switch where there is one. */
+static void tiny_turn(const struct tiny_model *tiny, double *head, uint32_t position, bool windowed)
 {
     const struct model_spec *s = &tiny->model.spec;
-    const float *factors = tiny->model.weights.rope_factors.data;
+    const struct model_weights *w = &tiny->model.weights;
+    const float *factors = s->rope_switch ? w->rope_factors_long.data : w->rope_factors.data;
+    const struct rope_spec *rope = &s->rope_main;
+    if (windowed && s->has_window_rope) rope = &s->rope_window, factors = NULL;
     for (uint32_t i = 0; i < s->rope_size / 2; i++) {
-        double frequency = pow((double)s->rope_main.base, -2.0 * i / s->rope_size) / (factors ? (double)factors[i] : 1);
-        double angle = position * (double)s->rope_main.scale * frequency;
+        double frequency = pow((double)rope->base, -2.0 * i / s->rope_size) / (factors ? (double)factors[i] : 1);
+        double angle = position * (double)rope->scale * frequency, size = (double)rope->magnitude;
         double *a = head + (s->rope == ROPE_INTERLEAVED ? 2 * i : i),
                *b = a + (s->rope == ROPE_INTERLEAVED ? 1 : s->rope_size / 2);
         double x = *a, y = *b;
-        *a = x * cos(angle) - y * sin(angle);
-        *b = y * cos(angle) + x * sin(angle);
+        *a = size * (x * cos(angle) - y * sin(angle));
+        *b = size * (y * cos(angle) + x * sin(angle));
     }
+}
+
+/* y += down(act(gate(h)) * up(h)) * share */
+static void tiny_gated(const struct model_spec *s, const struct tensor_view *gate_view,
+                       const struct tensor_view *up_view, const struct tensor_view *down, const double *h, double share,
+                       double *y)
+{
+    static double gate[512], up[512], out[512];
+    tiny_multiply(gate_view, h, gate);
+    tiny_multiply(up_view, h, up);
+    for (uint32_t f = 0; f < gate_view->rows; f++) {
+        double g = gate[f], u = sqrt(2 / 3.14159265358979323846) * (g + 0.044715 * g * g * g);
+        gate[f] = up[f] * (s->activation == ACTIVATION_SILU ? g / (1 + exp(-g)) : 0.5 * g * (1 + tanh(u)));
+    }
+    tiny_multiply(down, gate, out);
+    for (uint32_t e = 0; e < s->width; e++) y[e] += share * out[e];
+}
+
+static void tiny_experts(const struct model_spec *s, const struct layer_weights *w, const double *h, double *y)
+{
+    static double logits[512];
+    double total = 0, sum = 0;
+    tiny_multiply(&w->router, h, logits);
+    for (uint32_t x = 0; x < s->experts; x++) total += exp(logits[x]);
+    for (int pass = 0; pass < 2; pass++) {
+        bool taken[TINY_EXPERTS_MAX] = {false};
+        for (uint32_t u = 0; u < s->experts_used; u++) {
+            uint32_t best = UINT32_MAX;
+            for (uint32_t x = 0; x < s->experts; x++)
+                if (!taken[x] && (best == UINT32_MAX || logits[x] > logits[best])) best = x;
+            taken[best] = true;
+            double share = exp(logits[best]) / total / (pass && s->experts_normed ? sum : 1);
+            if (!pass) sum += share;
+            const struct expert_weights *expert = &w->experts[best];
+            if (pass) tiny_gated(s, &expert->gate, &expert->up, &expert->down, h, share, y);
+        }
+    }
+}
+
+/* x += residual_scale * norm(y) */
+static void tiny_settle(const struct model_spec *s, const struct tensor_view *norm, double *y, double *x)
+{
+    if (s->has_post_norms) tiny_norm(norm, y, y, (double)s->norm_eps);
+    for (uint32_t e = 0; e < s->width; e++) x[e] += (double)s->residual_scale * y[e];
 }
 
 /* Log-probabilities (count, V) of all positions of one sequence. */
 static void tiny_forward(const struct tiny_model *tiny, const uint32_t *tokens, uint32_t count, double *logprobs)
 {
     const struct model_spec *s = &tiny->model.spec;
-    uint32_t E = s->width, D = s->head_size, F = s->ff_width, V = s->vocab, group = s->heads / s->kv_heads;
+    uint32_t E = s->width, D = s->head_size, V = s->vocab, group = s->heads / s->kv_heads;
     static double x[TINY_TOKENS_MAX][256], q[TINY_TOKENS_MAX][256], k[TINY_TOKENS_MAX][256], v[TINY_TOKENS_MAX][256];
-    static double h[512], mixed[512], gate[512], up[512], scores[TINY_TOKENS_MAX];
+    static double h[512], mixed[512], y[512], scores[TINY_TOKENS_MAX];
     double eps = (double)s->norm_eps;
     for (uint32_t n = 0; n < count; n++) {
         float row[512];
         tiny_row(&tiny->model.weights.embed, tokens[n], row);
-        for (uint32_t e = 0; e < E; e++) x[n][e] = (double)row[e];
+        for (uint32_t e = 0; e < E; e++) x[n][e] = (double)row[e] * (double)s->embedding_scale;
     }
     for (uint32_t l = 0; l < s->layers; l++) {
         const struct layer_weights *w = &tiny->layers[l];
+        bool windowed = s->layer_flags[l] & LAYER_WINDOWED;
         for (uint32_t n = 0; n < count; n++) {
             tiny_norm(&w->attn_norm, x[n], h, eps);
             tiny_multiply(&w->q, h, q[n]);
@@ -171,41 +237,43 @@ static void tiny_forward(const struct tiny_model *tiny, const uint32_t *tokens, 
             for (uint32_t i = 0; i < s->heads + s->kv_heads; i++) {
                 double *head = i < s->heads ? q[n] + i * D : k[n] + (i - s->heads) * D;
                 if (s->has_qk_norm) tiny_norm(i < s->heads ? &w->q_norm : &w->k_norm, head, head, eps);
-                tiny_turn(tiny, head, n);
+                tiny_turn(tiny, head, n, windowed);
             }
         }
         for (uint32_t n = 0; n < count; n++) {
             for (uint32_t i = 0; i < s->heads; i++) {
                 double peak = -INFINITY, total = 0;
-                for (uint32_t t = 0; t <= n; t++) {
+                uint32_t first = windowed && n >= s->window ? n + 1 - s->window : 0;
+                for (uint32_t t = first; t <= n; t++) {
                     scores[t] = 0;
                     for (uint32_t d = 0; d < D; d++) scores[t] += q[n][i * D + d] * k[t][i / group * D + d];
                     scores[t] *= (double)s->attention_scale;
                     peak = fmax(peak, scores[t]);
                 }
-                for (uint32_t t = 0; t <= n; t++) total += scores[t] = exp(scores[t] - peak);
+                for (uint32_t t = first; t <= n; t++) total += scores[t] = exp(scores[t] - peak);
                 for (uint32_t d = 0; d < D; d++) {
                     mixed[i * D + d] = 0;
-                    for (uint32_t t = 0; t <= n; t++) mixed[i * D + d] += scores[t] / total * v[t][i / group * D + d];
+                    for (uint32_t t = first; t <= n; t++)
+                        mixed[i * D + d] += scores[t] / total * v[t][i / group * D + d];
                 }
             }
-            tiny_multiply(&w->o, mixed, h);
-            for (uint32_t e = 0; e < E; e++) x[n][e] += h[e];
+            tiny_multiply(&w->o, mixed, y);
+            tiny_settle(s, &w->attn_post_norm, y, x[n]);
             tiny_norm(&w->ffn_norm, x[n], h, eps);
-            tiny_multiply(&w->gate, h, gate);
-            tiny_multiply(&w->up, h, up);
-            for (uint32_t f = 0; f < F; f++) {
-                double g = gate[f], u = sqrt(2 / 3.14159265358979323846) * (g + 0.044715 * g * g * g);
-                gate[f] = up[f] * (s->activation == ACTIVATION_SILU ? g / (1 + exp(-g)) : 0.5 * g * (1 + tanh(u)));
+            for (uint32_t e = 0; e < E; e++) y[e] = 0;
+            if (s->layer_flags[l] & LAYER_EXPERTS) {
+                tiny_experts(s, w, h, y);
+            } else {
+                tiny_gated(s, &w->gate, &w->up, &w->down, h, 1, y);
             }
-            tiny_multiply(&w->down, gate, h);
-            for (uint32_t e = 0; e < E; e++) x[n][e] += h[e];
+            tiny_settle(s, &w->ffn_post_norm, y, x[n]);
         }
     }
     for (uint32_t n = 0; n < count; n++) {
         double *out = logprobs + (size_t)n * V, peak = -INFINITY, total = 0;
         tiny_norm(&tiny->model.weights.final_norm, x[n], h, eps);
         tiny_multiply(&tiny->model.weights.head, h, out);
+        for (uint32_t i = 0; i < V; i++) out[i] *= (double)s->logit_scale;
         for (uint32_t i = 0; i < V; i++) peak = fmax(peak, out[i]);
         for (uint32_t i = 0; i < V; i++) total += exp(out[i] - peak);
         for (uint32_t i = 0; i < V; i++) out[i] -= peak + log(total);
