@@ -9,16 +9,12 @@
 
 #include "runtime/base/limits.h"
 #include "runtime/base/mem.h"
+#include "runtime/model/mapped_file.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 _Static_assert(sizeof(size_t) == 8, "offsets in files are 64-bit");
 
@@ -34,9 +30,9 @@ enum {
 };
 
 struct gguf {
-    const uint8_t *data;
+    struct mapped_file map;
+    const uint8_t *data; /* map's, as is size */
     size_t size;
-    bool mapped;
     uint32_t version, alignment;
     size_t keys_count, tensors_count;
     struct gguf_key *keys;
@@ -452,16 +448,17 @@ static enum status read_all(struct gguf *file, struct error *err)
     return read_tensors(file, &c, err);
 }
 
-static enum status open_bytes(const uint8_t *data, size_t size, bool mapped, struct gguf **out, struct error *err)
+/* Owns the mapping from here on. */
+static enum status open_bytes(struct mapped_file map, struct gguf **out, struct error *err)
 {
     struct gguf *file = mem_alloc(1, sizeof *file);
     if (!file) {
-        if (mapped) munmap((void *)(uintptr_t)data, size);
+        mapped_file_close(&map);
         return error_set(err, ST_NOMEM, "no memory to open the file");
     }
-    file->data = data;
-    file->size = size;
-    file->mapped = mapped;
+    file->map = map;
+    file->data = map.data;
+    file->size = map.bytes;
     enum status status = read_all(file, err);
     if (status != ST_OK) {
         gguf_close(file);
@@ -473,28 +470,14 @@ static enum status open_bytes(const uint8_t *data, size_t size, bool mapped, str
 
 enum status gguf_open_memory(const void *data, size_t size_bytes, struct gguf **file, struct error *err)
 {
-    return open_bytes(data, size_bytes, false, file, err);
+    return open_bytes(mapped_file_of_memory(data, size_bytes), file, err);
 }
 
 enum status gguf_open(const char *path, struct gguf **file, struct error *err)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not make us wait */
-    if (fd < 0)
-        return error_set(err, errno == ENOENT || errno == ENOTDIR ? ST_NOTFOUND : ST_IO, "cannot open the file: %s",
-                         strerror(errno));
-    struct stat info;
-    enum status status = ST_OK;
-    void *data = MAP_FAILED;
-    if (fstat(fd, &info) != 0)
-        status = error_set(err, ST_IO, "cannot read the file's size: %s", strerror(errno));
-    else if (!S_ISREG(info.st_mode))
-        status = error_set(err, ST_IO, "this is not a regular file: give the path of a GGUF file");
-    else if (info.st_size == 0)
-        status = error_set(err, ST_INVAL, "the file is empty: fetch it again");
-    else if ((data = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, fd, 0)) == MAP_FAILED)
-        status = error_set(err, ST_IO, "cannot map the file: %s", strerror(errno));
-    close(fd);
-    return status == ST_OK ? open_bytes(data, (size_t)info.st_size, true, file, err) : status;
+    struct mapped_file map;
+    TRY(mapped_file_open(path, "a GGUF file", &map, err));
+    return open_bytes(map, file, err);
 }
 
 void gguf_close(struct gguf *file)
@@ -505,16 +488,13 @@ void gguf_close(struct gguf *file)
     mem_free(file->keys_sorted);
     mem_free(file->tensors_sorted);
     mem_free(file->tensor_names);
-    if (file->mapped) munmap((void *)(uintptr_t)file->data, file->size);
+    mapped_file_close(&file->map);
     mem_free(file);
 }
 
 void gguf_forget(const struct gguf *file, const void *data, size_t bytes)
 {
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    uintptr_t begin = ((uintptr_t)data + page - 1) & ~(uintptr_t)(page - 1);
-    uintptr_t end = ((uintptr_t)data + bytes) & ~(uintptr_t)(page - 1);
-    if (file->mapped && begin < end) madvise((void *)begin, end - begin, MADV_DONTNEED); /* only advice */
+    mapped_file_forget(&file->map, data, bytes);
 }
 
 /* --- queries --- */
