@@ -57,6 +57,10 @@
     LIMIT(gguf_tensors, 65536, 1, 1048576, "tensors", ST_LIMIT, 0)                                                     \
     LIMIT(gguf_string_bytes, 16777216, 64, 268435456, "bytes", ST_LIMIT, 0)                                            \
     LIMIT(gguf_array_items, 4194304, 16, 67108864, "items", ST_LIMIT, 0)                                               \
+    LIMIT(safetensors_shards, 1024, 1, 65536, "files", ST_LIMIT, 0)                                                    \
+    LIMIT(safetensors_header_bytes, 100000000, 64, 1000000000, "bytes", ST_LIMIT, 0)                                   \
+    LIMIT(safetensors_tensors, 262144, 1, 4194304, "tensors", ST_LIMIT, 0)                                             \
+    LIMIT(model_json_bytes, 33554432, 64, 1073741824, "bytes", ST_LIMIT, 0)                                            \
     LIMIT(model_layers, 512, 1, 1024, "layers", ST_LIMIT, 0)                                                           \
     LIMIT(model_experts, 1024, 1, 65536, "experts", ST_LIMIT, 0)                                                       \
     LIMIT(model_heads, 1024, 1, 16384, "heads", ST_LIMIT, 0)                                                           \

@@ -1,30 +1,104 @@
-/* The report on a model file, as text and as JSON, from one gathered struct; see inspect.h. */
+/* The report on a model, as text and as JSON, from one gathered struct; see inspect.h. */
 #include "runtime/model/inspect.h"
 
+#include "runtime/base/check.h"
 #include "runtime/base/utf8.h"
 #include "runtime/model/gguf.h"
 #include "runtime/model/model.h"
+#include "runtime/model/safetensors.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
-enum { KV_VALUE_BYTES = 2, FORMATS_MAX = 64 }; /* KV at BF16; ids of TENSOR_TYPE_MAP lie below FORMATS_MAX */
+enum { KV_VALUE_BYTES = 2, TOTALS_MAX = 64, DIMENSIONS_MAX = 8 }; /* KV at BF16 */
+
+/* Of all tensors of a format. */
+struct total {
+    const char *format;
+    uint64_t tensors, values, bytes;
+};
 
 struct report {
     const char *path;
-    struct gguf *own_file;   /* closed at the end when there is no model */
-    const struct gguf *file; /* the model's, or own_file */
-    struct model *model;     /* NULL when the file cannot be served */
-    struct error reason;     /* why not */
-    uint64_t tensors[FORMATS_MAX], values[FORMATS_MAX], bytes[FORMATS_MAX], bytes_all;
+    struct gguf *own_file;   /* closed at the end when there is no model, as is own_shards */
+    const struct gguf *file; /* the model's, or own_file; NULL for a folder */
+    struct safetensors *own_shards;
+    const struct safetensors *shards; /* NULL for a file */
+    struct model *model;              /* NULL when it cannot be served */
+    struct error reason;              /* why not */
+    struct total totals[TOTALS_MAX];
+    size_t totals_count;
+    uint64_t bytes_all;
 };
 
-static uint64_t values_of(const struct gguf_tensor *tensor)
+/* A tensor of either kind, its row's length first. */
+struct entry {
+    const char *name, *format, *shard;
+    uint32_t dims_count;
+    uint64_t dims[DIMENSIONS_MAX], values;
+    size_t bytes, offset;
+};
+
+_Static_assert((int)DIMENSIONS_MAX >= (int)SAFETENSORS_DIMENSIONS_MAX, "every shape has room");
+_Static_assert((int)DIMENSIONS_MAX >= (int)GGUF_DIMENSIONS_MAX, "every shape has room");
+
+static size_t entries(const struct report *r)
 {
-    uint64_t values = 1;
-    for (uint32_t d = 0; d < tensor->dims_count; d++) values *= tensor->dims[d];
-    return values;
+    return r->file ? gguf_tensors(r->file) : safetensors_tensors(r->shards);
+}
+
+static struct entry entry_at(const struct report *r, size_t idx)
+{
+    struct entry entry = {.values = 1};
+    if (r->file) {
+        const struct gguf_tensor *tensor = gguf_tensor_at(r->file, idx);
+        entry.name = tensor->name;
+        entry.format = tensor_type_info(tensor->type)->name;
+        entry.dims_count = tensor->dims_count;
+        memcpy(entry.dims, tensor->dims, tensor->dims_count * sizeof *entry.dims);
+        entry.bytes = tensor->bytes;
+        entry.offset = tensor->offset;
+    } else {
+        const struct safetensors_tensor *tensor = safetensors_tensor_at(r->shards, idx);
+        entry.name = tensor->name;
+        entry.format = safetensors_dtype_name(tensor->dtype);
+        entry.shard = safetensors_shard_name(r->shards, tensor->shard);
+        entry.dims_count = tensor->dims_count;
+        for (uint32_t d = 0; d < tensor->dims_count; d++) entry.dims[d] = tensor->dims[tensor->dims_count - 1 - d];
+        entry.bytes = tensor->bytes;
+        entry.offset = tensor->offset;
+    }
+    for (uint32_t d = 0; d < entry.dims_count; d++) entry.values *= entry.dims[d]; /* fits: the readers checked */
+    return entry;
+}
+
+static void add_total(struct report *r, const struct entry *entry)
+{
+    size_t i = 0;
+    while (i < r->totals_count && strcmp(r->totals[i].format, entry->format) != 0) i++;
+    if (i == r->totals_count) {
+        CHECK(i < TOTALS_MAX);
+        r->totals[r->totals_count++].format = entry->format;
+    }
+    r->totals[i].tensors++;
+    r->totals[i].values += entry->values;
+    r->totals[i].bytes += entry->bytes;
+    r->bytes_all += entry->bytes;
+}
+
+/* What cannot be served but is sound in itself. */
+static enum status open_unserved(struct report *report, enum status reason, struct error *err)
+{
+    struct stat info;
+    bool folder = stat(report->path, &info) == 0 && S_ISDIR(info.st_mode);
+    enum status status = folder ? safetensors_open_folder(report->path, &report->own_shards, err)
+                                : gguf_open(report->path, &report->own_file, err);
+    if (status != ST_OK) return error_set(err, reason, "%s", report->reason.message);
+    report->file = report->own_file;
+    report->shards = report->own_shards;
+    return ST_OK;
 }
 
 static enum status open_report(struct report *report, const char *path, struct error *err)
@@ -33,29 +107,22 @@ static enum status open_report(struct report *report, const char *path, struct e
     enum status status = model_open(path, &report->model, &report->reason);
     if (status == ST_OK) {
         report->file = report->model->file;
+        report->shards = report->model->shards;
     } else {
-        if (gguf_open(path, &report->own_file, err) != ST_OK)
-            return error_set(err, status, "%s", report->reason.message);
-        report->file = report->own_file;
+        TRY(open_unserved(report, status, err));
     }
-    for (size_t i = 0; i < gguf_tensors(report->file); i++) {
-        const struct gguf_tensor *tensor = gguf_tensor_at(report->file, i);
-        report->tensors[tensor->type]++;
-        report->values[tensor->type] += values_of(tensor);
-        report->bytes[tensor->type] += tensor->bytes;
-        report->bytes_all += tensor->bytes;
+    for (size_t i = 0; i < entries(report); i++) {
+        struct entry entry = entry_at(report, i);
+        add_total(report, &entry);
     }
     return ST_OK;
 }
-
-#define X(name, id, block_items, block_bytes) _Static_assert((id) < FORMATS_MAX, #name " has a place in the totals");
-TENSOR_TYPE_MAP(X)
-#undef X
 
 static enum status close_report(struct report *report, const struct buf *out, struct error *err)
 {
     model_close(report->model);
     gguf_close(report->own_file);
+    safetensors_close(report->own_shards);
     return buf_ok(out) ? ST_OK : error_set(err, ST_NOMEM, "no memory for the description of the file");
 }
 
@@ -105,13 +172,12 @@ static void append_clean(struct buf *out, const char *text, size_t length, size_
     if (cut) buf_append_text(out, "...");
 }
 
-static void text_head(const struct report *r, struct buf *out)
+static void text_gguf(const struct report *r, struct buf *out)
 {
     struct error ignored;
     struct vocab_string arch = {"?", 1}, name = {"", 0};
     enum status status = gguf_get_text(r->file, "general.architecture", &arch, &ignored);
     if (status == ST_OK && gguf_get_text(r->file, "general.name", &name, &ignored) != ST_OK) name.length = 0;
-    append_clean(out, r->path, strlen(r->path), 4096);
     buf_append_format(out, "\n  format        GGUF version %" PRIu32 ", ", gguf_version(r->file));
     append_number(out, gguf_bytes(r->file));
     buf_append_format(out, " bytes, %zu keys, %zu tensors, alignment %" PRIu32 "\n  architecture  ", gguf_keys(r->file),
@@ -122,6 +188,25 @@ static void text_head(const struct report *r, struct buf *out)
         append_clean(out, name.text, name.length, 127);
     }
     buf_append_char(out, '\n');
+}
+
+static void text_folder(const struct report *r, struct buf *out)
+{
+    size_t shards = safetensors_shards(r->shards);
+    buf_append_format(out, "\n  format        Hugging Face folder, %zu safetensors file%s, ", shards,
+                      shards == 1 ? "" : "s");
+    append_number(out, safetensors_bytes(r->shards));
+    buf_append_format(out, " bytes, %zu tensors\n", safetensors_tensors(r->shards));
+    if (r->model) buf_append_format(out, "  architecture  %s\n", r->model->spec.arch);
+}
+
+static void text_head(const struct report *r, struct buf *out)
+{
+    append_clean(out, r->path, strlen(r->path), 4096);
+    if (r->file)
+        text_gguf(r, out);
+    else
+        text_folder(r, out);
 }
 
 static uint32_t count_layers(const struct model_spec *s, enum layer_flag flag)
@@ -228,25 +313,25 @@ static void text_memory(const struct report *r, struct buf *out)
 static void text_tensors(const struct report *r, struct buf *out)
 {
     buf_append_text(out, "\nTensors (row length first)\n");
-    for (size_t i = 0; i < gguf_tensors(r->file); i++) {
-        const struct gguf_tensor *tensor = gguf_tensor_at(r->file, i);
-        char shape[96];
-        int used = 0;
-        for (uint32_t d = 0; d < tensor->dims_count; d++)
-            used += snprintf(shape + used, sizeof shape - (size_t)used, "%s%" PRIu64, d ? " x " : "", tensor->dims[d]);
+    for (size_t i = 0; i < entries(r); i++) {
+        struct entry entry = entry_at(r, i);
+        char shape[DIMENSIONS_MAX * 24];
+        int used = snprintf(shape, sizeof shape, "%s", entry.dims_count ? "" : "1");
+        for (uint32_t d = 0; d < entry.dims_count; d++)
+            used += snprintf(shape + used, sizeof shape - (size_t)used, "%s%" PRIu64, d ? " x " : "", entry.dims[d]);
         size_t start = out->length;
         buf_append_text(out, "  ");
-        append_clean(out, tensor->name, strlen(tensor->name), 64);
-        while (buf_ok(out) && out->length - start < 34) buf_append_char(out, ' ');
-        buf_append_format(out, "  %-18s  %-5s %14zu\n", shape, tensor_type_info(tensor->type)->name, tensor->bytes);
+        append_clean(out, entry.name, strlen(entry.name), r->file ? 64 : SAFETENSORS_NAME_MAX);
+        while (buf_ok(out) && out->length - start < (r->file ? 34 : 52)) buf_append_char(out, ' ');
+        buf_append_format(out, "  %-18s  %-5s %14zu\n", shape, entry.format, entry.bytes);
     }
     buf_append_text(out, "\nTotals\n");
-    for (uint32_t type = 0; type < FORMATS_MAX; type++) {
-        if (!r->tensors[type]) continue;
+    for (size_t i = 0; i < r->totals_count; i++) {
+        const struct total *total = &r->totals[i];
+        double bits = total->values ? 8.0 * (double)total->bytes / (double)total->values : 0;
         buf_append_format(out,
                           "  %-5s %5" PRIu64 " tensors, %14" PRIu64 " values, %14" PRIu64 " bytes, %.2f bits a value\n",
-                          tensor_type_info(type)->name, r->tensors[type], r->values[type], r->bytes[type],
-                          8.0 * (double)r->bytes[type] / (double)r->values[type]);
+                          total->format, total->tensors, total->values, total->bytes, bits);
     }
 }
 
@@ -347,40 +432,53 @@ static void json_vocab(const struct report *r, struct buf *out)
 static void json_tensors(const struct report *r, struct buf *out)
 {
     buf_append_text(out, ",\"tensors\":[");
-    for (size_t i = 0; i < gguf_tensors(r->file); i++) {
-        const struct gguf_tensor *tensor = gguf_tensor_at(r->file, i);
+    for (size_t i = 0; i < entries(r); i++) {
+        struct entry entry = entry_at(r, i);
         buf_append_text(out, i ? ",{\"name\":" : "{\"name\":");
-        buf_append_json_string(out, tensor->name, strlen(tensor->name));
+        buf_append_json_string(out, entry.name, strlen(entry.name));
         buf_append_text(out, ",\"shape\":[");
-        for (uint32_t d = 0; d < tensor->dims_count; d++)
-            buf_append_format(out, "%s%" PRIu64, d ? "," : "", tensor->dims[d]);
-        buf_append_format(out, "],\"type\":\"%s\",\"offset\":%zu,\"bytes\":%zu}", tensor_type_info(tensor->type)->name,
-                          tensor->offset, tensor->bytes);
+        for (uint32_t d = 0; d < entry.dims_count; d++)
+            buf_append_format(out, "%s%" PRIu64, d ? "," : "", entry.dims[d]);
+        buf_append_format(out, "],\"type\":\"%s\",\"offset\":%zu,\"bytes\":%zu", entry.format, entry.offset,
+                          entry.bytes);
+        if (entry.shard) json_text(out, "file", entry.shard, strlen(entry.shard));
+        buf_append_char(out, '}');
     }
     buf_append_text(out, "],\"totals\":{");
-    const char *comma = "";
-    for (uint32_t type = 0; type < FORMATS_MAX; type++) {
-        if (!r->tensors[type]) continue;
-        buf_append_format(out, "%s\"%s\":{\"tensors\":%" PRIu64 ",\"values\":%" PRIu64 ",\"bytes\":%" PRIu64 "}", comma,
-                          tensor_type_info(type)->name, r->tensors[type], r->values[type], r->bytes[type]);
-        comma = ",";
+    for (size_t i = 0; i < r->totals_count; i++) {
+        const struct total *total = &r->totals[i];
+        buf_append_format(out, "%s\"%s\":{\"tensors\":%" PRIu64 ",\"values\":%" PRIu64 ",\"bytes\":%" PRIu64 "}",
+                          i ? "," : "", total->format, total->tensors, total->values, total->bytes);
     }
     buf_append_text(out, "}");
+}
+
+static void json_head(const struct report *r, struct buf *out)
+{
+    struct error ignored;
+    struct vocab_string arch = {NULL, 0};
+    if (r->file) {
+        buf_append_format(out,
+                          "{\"format\":\"GGUF\",\"version\":%" PRIu32 ",\"alignment\":%" PRIu32
+                          ",\"file_bytes\":%zu,\"keys\":%zu",
+                          gguf_version(r->file), gguf_alignment(r->file), gguf_bytes(r->file), gguf_keys(r->file));
+        if (gguf_get_text(r->file, "general.architecture", &arch, &ignored) != ST_OK) arch.text = NULL;
+    } else {
+        buf_append_format(out, "{\"format\":\"safetensors\",\"files\":%zu,\"file_bytes\":%zu",
+                          safetensors_shards(r->shards), safetensors_bytes(r->shards));
+        if (r->model) arch = (struct vocab_string){r->model->spec.arch, (uint32_t)strlen(r->model->spec.arch)};
+    }
+    if (arch.text)
+        json_text(out, "architecture", arch.text, arch.length);
+    else
+        buf_append_text(out, ",\"architecture\":null");
 }
 
 enum status model_inspect_json(const char *path, struct buf *out, struct error *err)
 {
     struct report report;
-    struct error ignored;
-    struct vocab_string arch = {"", 0};
     TRY(open_report(&report, path, err));
-    buf_append_format(
-        out, "{\"format\":\"GGUF\",\"version\":%" PRIu32 ",\"alignment\":%" PRIu32 ",\"file_bytes\":%zu,\"keys\":%zu",
-        gguf_version(report.file), gguf_alignment(report.file), gguf_bytes(report.file), gguf_keys(report.file));
-    if (gguf_get_text(report.file, "general.architecture", &arch, &ignored) == ST_OK)
-        json_text(out, "architecture", arch.text, arch.length);
-    else
-        buf_append_text(out, ",\"architecture\":null");
+    json_head(&report, out);
     buf_append_format(out, ",\"servable\":%s", truth(report.model));
     if (report.model) {
         json_model(&report, out);

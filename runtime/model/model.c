@@ -1,4 +1,5 @@
-/* From an open GGUF file to a model: the spec, a view of every weight, and copies of what outlives the file.
+/* From an open GGUF file to a model: the spec, a view of every weight, and copies of what outlives the file. (A folder:
+ * hf_folder.c.)
  *
  * Weights are placed by two tables, one for the model and one for a layer: name, place in the struct, shape in words of
  * the spec, and when it is there. Each tensor of the file must have been placed at the end, so nothing is left out in
@@ -8,6 +9,8 @@
 #include "runtime/base/check.h"
 #include "runtime/base/mem.h"
 #include "runtime/model/gguf.h"
+#include "runtime/model/hf_folder.h"
+#include "runtime/model/safetensors.h"
 #include "runtime/model/rope_factors.h"
 #include "runtime/model/vocab_read.h"
 
@@ -15,6 +18,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 enum size { /* SIZE_1 rows: a vector */
             SIZE_1,
@@ -329,12 +333,36 @@ enum status model_open_memory(const void *data, size_t size_bytes, struct model 
     return open_file(file, model, err);
 }
 
-enum status model_open(const char *path, struct model **model, struct error *err)
+static enum status open_folder(const char *path, struct model **out, struct error *err)
+{
+    struct model *model = mem_alloc(1, sizeof *model);
+    if (!model) return error_set(err, ST_NOMEM, "no memory for the model");
+    arena_init(&model->arena, 0);
+    enum status status = hf_folder_open(path, model, err);
+    if (status != ST_OK) {
+        model_close(model);
+        return status;
+    }
+    *out = model;
+    return ST_OK;
+}
+
+static enum status open_path(const char *path, struct model **model, struct error *err)
 {
     struct gguf *file = NULL;
+    struct stat info;
+    const char *ending = strrchr(path, '.');
+    if (stat(path, &info) == 0 && S_ISDIR(info.st_mode)) return open_folder(path, model, err);
+    if (ending && strcmp(ending, ".safetensors") == 0)
+        return error_set(err, ST_INVAL, "these are weights alone: give the folder, which has config.json beside them");
+    TRY(gguf_open(path, &file, err));
+    return open_file(file, model, err);
+}
+
+enum status model_open(const char *path, struct model **model, struct error *err)
+{
     struct error inner = {""};
-    enum status status = gguf_open(path, &file, &inner);
-    if (status == ST_OK) status = open_file(file, model, &inner);
+    enum status status = open_path(path, model, &inner);
     return status == ST_OK ? ST_OK : error_set(err, status, "%.160s: %s", path, inner.message);
 }
 
@@ -350,9 +378,10 @@ void model_forget_rows(const struct model *model, const struct tensor_view *view
 {
     size_t row_bytes = tensor_row_bytes(tensor_type_info(view->type), view->cols);
     if (row_end > view->rows) row_end = view->rows;
-    if (model->file && !view->recipe && row_begin < row_end)
-        gguf_forget(model->file, (const uint8_t *)view->data + row_begin * row_bytes,
-                    (row_end - row_begin) * row_bytes);
+    if (view->recipe || row_begin >= row_end) return;
+    const uint8_t *rows = (const uint8_t *)view->data + row_begin * row_bytes;
+    if (model->file) gguf_forget(model->file, rows, (row_end - row_begin) * row_bytes);
+    if (model->shards) safetensors_forget(model->shards, rows, (row_end - row_begin) * row_bytes);
 }
 
 void model_release_file(struct model *model)
@@ -360,7 +389,9 @@ void model_release_file(struct model *model)
     arena_free(&model->arena);
     model->weights = (struct model_weights){0};
     gguf_close(model->file);
+    safetensors_close(model->shards);
     model->file = NULL;
+    model->shards = NULL;
 }
 
 void model_close(struct model *model)

@@ -1,4 +1,4 @@
-/* A model file opened for use: its description, its vocabulary, and views of its weights.
+/* A model opened for use: its description, its vocabulary, and views of its weights.
  *
  * Weights are borrowed from the mapped file until model_release_file: a device packs them into its own memory first.
  * After that only spec, vocab and chat_template stay. Owner: the caller. Not thread-safe while opening; then read-only.
@@ -63,17 +63,18 @@ struct model {
     const char *chat_template; /* NUL-terminated, or NULL */
     size_t chat_template_length;
     size_t file_bytes;
-    struct gguf *file;  /* NULL after model_release_file */
-    struct arena arena; /* what was made for the weights while opening; released with the file */
+    struct gguf *file;          /* of a GGUF file; NULL after model_release_file */
+    struct safetensors *shards; /* of a folder; the same */
+    struct arena arena;         /* what was made for the weights while opening; released with the file */
 };
 
 /* Rows [row_begin, row_end) of a matrix as whole blocks: where they lie, or made into `rows`, which then holds them. */
 const void *tensor_rows(const struct tensor_view *view, uint32_t row_begin, uint32_t row_end, void *rows);
 
-/* Opens a GGUF file. ST_NOTFOUND, ST_IO: path; ST_INVAL, ST_LIMIT: the file's content: err says what, where (offset,
- * key, tensor) and, for an unknown architecture, which are known. */
+/* Opens a GGUF file, or a Hugging Face folder. ST_NOTFOUND, ST_IO: path; ST_INVAL, ST_LIMIT: the content: err says
+ * what, where (file, offset, key, tensor) and, for an unknown architecture, which are known. */
 NODISCARD enum status model_open(const char *path, struct model **model, struct error *err);
-/* The same from memory, which stays the caller's, is aligned to 64 bytes and outlives the model's use of its weights.
+/* A GGUF file in memory, which stays the caller's, is aligned to 64 bytes and outlives the model's use of its weights.
  */
 NODISCARD enum status model_open_memory(const void *data, size_t size_bytes, struct model **model, struct error *err);
 /* Rows [row_begin, row_end) of a matrix are packed: their pages of the file may leave memory. Any thread, while open.
