@@ -122,6 +122,7 @@ int main(int argc, char **argv)
         give_up(err.message);
     if (tokenizer_encode(tokenizer, english, sizeof english - 1, NULL, 0, false, &list) != ST_OK) give_up("encode");
     const struct api_model model = {.names = names,
+                                    .defaults = sampling_defaults_none(),
                                     .names_count = 1,
                                     .tokenizer = tokenizer,
                                     .context_max = 8192,

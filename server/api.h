@@ -14,6 +14,7 @@
 #include "runtime/base/buf.h"
 #include "runtime/base/status.h"
 #include "runtime/text/chat_template.h"
+#include "runtime/model/sampling_defaults.h"
 #include "runtime/text/tokenizer.h"
 #include "scheduler/request.h"
 
@@ -48,6 +49,7 @@ struct api_model {
     char fingerprint[32];     /* system_fingerprint */
     uint8_t cache_secret[32]; /* of this node; prefix-cache domains derive from it and the tenant */
     bool trust_request_chat_template;
+    struct sampling_defaults defaults; /* of what a request does not say */
 };
 
 enum api_kind { API_CHAT, API_COMPLETIONS };

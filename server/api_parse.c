@@ -17,7 +17,6 @@
 static const char invalid[] = "invalid_request_error";
 
 /* Keeps logits finite whatever they are; both engines' users stay within 1..2. */
-static const double REPETITION_PENALTY_MIN = 0.01, REPETITION_PENALTY_MAX = 100;
 
 bool api_read_object(const char *body, size_t length, struct json **root, struct api_error *error)
 {
@@ -75,13 +74,15 @@ bool api_refuse_context(const struct api_model *model, enum api_kind kind, uint6
 static bool read_sampling(struct api_call *call, const struct fields *fields)
 {
     struct sampling_params *params = &call->base.params;
-    double temperature = 1, top_p = 1, min_p = 0, repetition = 1, frequency = 0, presence = 0;
-    int64_t top_k = 0;
+    const struct sampling_defaults *defaults = &call->model->defaults;
+    double temperature = defaults->temperature, top_p = defaults->top_p, min_p = defaults->min_p;
+    double repetition = defaults->repetition_penalty, frequency = 0, presence = 0;
+    int64_t top_k = defaults->top_k;
     if (!field_number(fields, "temperature", 0, 2, &temperature)) return false;
     if (!field_number(fields, "top_p", 0, 1, &top_p)) return false;
     if (!field_number(fields, "min_p", 0, 1, &min_p)) return false;
     if (!field_int(fields, "top_k", -1, INT32_MAX, &top_k)) return false;
-    if (!field_number(fields, "repetition_penalty", REPETITION_PENALTY_MIN, REPETITION_PENALTY_MAX, &repetition))
+    if (!field_number(fields, "repetition_penalty", SAMPLING_REPETITION_MIN, SAMPLING_REPETITION_MAX, &repetition))
         return false;
     if (!field_number(fields, "frequency_penalty", -2, 2, &frequency)) return false;
     if (!field_number(fields, "presence_penalty", -2, 2, &presence)) return false;

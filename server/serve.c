@@ -506,6 +506,7 @@ static enum status start_engine(struct server *server, struct error *err)
     model->tokenizer = server->loaded.tokenizer;
     model->chat_template = server->loaded.chat_template;
     model->context_max = server->loaded.context_max;
+    model->defaults = server->loaded.model ? server->loaded.model->defaults : sampling_defaults_none();
     model->think_start_id = tokenizer_special_id(model->tokenizer, "<think>");
     model->think_end_id = tokenizer_special_id(model->tokenizer, "</think>");
     make_fingerprint(server);

@@ -4,6 +4,7 @@
 #include "runtime/model/hf_config.h"
 #include "runtime/model/hf_weights.h"
 #include "runtime/model/safetensors.h"
+#include "runtime/model/sampling_defaults.h"
 #include "runtime/model/vocab_folder.h"
 
 #include <inttypes.h>
@@ -93,5 +94,6 @@ enum status hf_folder_open(const char *folder, struct model *model, struct error
     TRY(status);
     TRY(vocab_read_folder(folder, &model->vocab, err));
     TRY(fit_vocab(&model->vocab, model->spec.vocab, err));
+    TRY(sampling_defaults_read(folder, &model->defaults, err));
     return vocab_read_folder_template(folder, &model->chat_template, &model->chat_template_length, err);
 }

@@ -309,6 +309,7 @@ static enum status open_file(struct gguf *file, struct model **out, struct error
         gguf_close(file);
         return error_set(err, ST_NOMEM, "no memory for the model");
     }
+    model->defaults = sampling_defaults_none();
     model->file = file;
     model->file_bytes = gguf_bytes(file);
     arena_init(&model->arena, 0);

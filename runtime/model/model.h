@@ -13,6 +13,7 @@
 #include "runtime/base/arena.h"
 #include "runtime/base/status.h"
 #include "runtime/model/model_spec.h"
+#include "runtime/model/sampling_defaults.h"
 #include "runtime/model/vocab.h"
 
 #include <stddef.h>
@@ -62,6 +63,7 @@ struct model {
     struct model_weights weights;
     const char *chat_template; /* NUL-terminated, or NULL */
     size_t chat_template_length;
+    struct sampling_defaults defaults;
     size_t file_bytes;
     struct gguf *file;          /* of a GGUF file; NULL after model_release_file */
     struct safetensors *shards; /* of a folder; the same */

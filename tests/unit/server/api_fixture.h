@@ -111,6 +111,7 @@ static inline void fixture_init(struct fixture *fixture)
         abort();
     }
     fixture->model = (struct api_model){.names = names,
+                                        .defaults = sampling_defaults_none(),
                                         .names_count = 2,
                                         .tokenizer = fixture->tokenizer,
                                         .chat_template = fixture->chat_template,

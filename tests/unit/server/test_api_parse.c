@@ -209,6 +209,23 @@ static void test_parse_sampling_takes_effect(void **state)
     api_call_destroy(call);
 }
 
+static void test_parse_takes_what_the_vendor_means(void **state)
+{
+    (void)state;
+    struct api_call *call;
+    fixture.model.defaults = (struct sampling_defaults){0.6, 0.95, 0.05, 1.1, 20};
+    struct request *request = accepted(API_CHAT, "\"user\":\"u\"", &call);
+    assert_true(request->params.temperature == 0.6f && request->params.top_p == 0.95f);
+    assert_true(request->params.min_p == 0.05f && request->params.repetition_penalty == 1.1f);
+    assert_int_equal(request->params.top_k, 20);
+    api_call_destroy(call);
+    request = accepted(API_CHAT, "\"temperature\":0,\"top_k\":-1,\"top_p\":null", &call); /* the request wins */
+    assert_true(request->params.temperature == 0 && request->params.top_p == 0.95f);
+    assert_int_equal(request->params.top_k, 0);
+    api_call_destroy(call);
+    fixture.model.defaults = sampling_defaults_none();
+}
+
 static void test_parse_defaults(void **state)
 {
     (void)state;
@@ -818,6 +835,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_parse_numbers),
         cmocka_unit_test(test_parse_sampling_takes_effect),
+        cmocka_unit_test(test_parse_takes_what_the_vendor_means),
         cmocka_unit_test(test_parse_defaults),
         cmocka_unit_test(test_parse_model),
         cmocka_unit_test(test_parse_seeds),
