@@ -1,10 +1,13 @@
 /* Messages to a prompt: checks their shapes, brings them into the form that chat templates expect, renders and
  * tokenises.
  *
- * Templates are written for plain messages, so before rendering: role developer is system; a list of text parts is its
- * texts, joined by line feeds (as vLLM does for templates that take strings); the arguments of earlier tool calls are
- * objects, not the JSON text in which OpenAI's wire format has them. Messages that already have that form are passed as
- * they came; others are printed in the new form and read again, which keeps one owner for every value. */
+ * Templates are written for plain messages, so before rendering: role developer is system, unless the template has a
+ * word for it; a list of text parts is its texts, joined by line feeds, unless the template takes lists (it is asked by
+ * rendering one); the arguments of earlier tool calls are objects, not the JSON text in which OpenAI's wire format has
+ * them; no tool calls are no member; no content beside tool calls is the empty text; `reasoning`, as our answers name
+ * it, is also `reasoning_content`, as templates do. All of this is vLLM's doing too, so that a conversation gives the
+ * same prompt. Messages that already have that form are passed as they came; others are printed in the new form and
+ * read again, which keeps one owner for every value. */
 #include "server/api_call.h"
 
 #include "runtime/base/limits.h"
@@ -143,17 +146,45 @@ static bool check_messages(const struct json *messages, struct api_error *error,
     return true;
 }
 
+/* {"type":"function","function":{"name":..,"description":..,"parameters":{..}}}; what else it has is the template's. */
+static bool check_tool(const struct json *tool, const char *param, struct api_error *error)
+{
+    char name[64];
+    const struct json *type = json_member(tool, "type"), *function = json_member(tool, "function");
+    size_t length = 0;
+    if (json_kind(tool) != JSON_KIND_OBJECT) return refuse_type(error, param, "an object", tool);
+    if (type && !is_text(type, "function")) {
+        api_error_set(error, 400, invalid, "invalid_value", param,
+                      "Invalid '%s': only tools of type 'function' are served.", param);
+        return false;
+    }
+    snprintf(name, sizeof name, "%s.function", param);
+    if (!function) return refuse_missing(error, name);
+    if (json_kind(function) != JSON_KIND_OBJECT) return refuse_type(error, name, "an object", function);
+    const struct json *title = json_member(function, "name"), *about = json_member(function, "description");
+    const struct json *parameters = json_member(function, "parameters");
+    snprintf(name, sizeof name, "%s.function.name", param);
+    if (!title) return refuse_missing(error, name);
+    if (!json_to_text(title, &length) || !length) return refuse_type(error, name, "a string that is not empty", title);
+    snprintf(name, sizeof name, "%s.function.description", param);
+    if (json_kind(about) != JSON_KIND_NULL && !json_to_text(about, NULL))
+        return refuse_type(error, name, "a string", about);
+    snprintf(name, sizeof name, "%s.function.parameters", param);
+    if (json_kind(parameters) != JSON_KIND_NULL && json_kind(parameters) != JSON_KIND_OBJECT)
+        return refuse_type(error, name, "an object", parameters);
+    return true;
+}
+
 static bool read_tools(const struct fields *fields, struct chat_options *chat)
 {
     if (!field_list(fields, "tools", &chat->tools)) return false;
     size_t count = json_length(chat->tools);
-    if (!count) chat->tools = NULL; /* templates test for "is defined" or for none; an empty list is neither */
+    if (!count) chat->tools = NULL; /* templates ask whether it is none; an empty list is not */
     if (count > limits.api_tools) return refuse_too_long(fields->error, "tools", "array", limits.api_tools, count);
     for (size_t i = 0; i < count; i++) {
-        const struct json *tool = json_at(chat->tools, i);
         char name[32];
         snprintf(name, sizeof name, "tools[%zu]", i);
-        if (json_kind(tool) != JSON_KIND_OBJECT) return refuse_type(fields->error, name, "an object", tool);
+        if (!check_tool(json_at(chat->tools, i), name, fields->error)) return false;
     }
     if (!field_list(fields, "documents", &chat->documents)) return false;
     for (size_t i = 0; i < json_length(chat->documents); i++)
@@ -194,15 +225,53 @@ bool api_chat_read(const struct fields *fields, const struct api_model *model, s
 
 /* ---- the form that templates expect ---- */
 
+/* What the template at hand takes as it is. */
+struct forms {
+    bool developer; /* the role */
+    bool parts;     /* a list as content */
+};
+
 static bool is_plain(const struct json *messages)
 {
     for (size_t i = 0; i < json_length(messages); i++) {
         const struct json *message = json_at(messages, i);
-        if (json_kind(json_member(message, "content")) == JSON_KIND_LIST || json_member(message, "tool_calls") ||
-            is_text(json_member(message, "role"), "developer"))
+        if (json_kind(json_member(message, "content")) != JSON_KIND_TEXT || json_member(message, "tool_calls") ||
+            json_member(message, "reasoning") || is_text(json_member(message, "role"), "developer"))
             return false;
     }
     return true;
+}
+
+/* Whether the template shows the texts of a list of parts and not the list itself: asked with a list of two. A template
+ * that fails on it says no. */
+static bool takes_parts(const struct chat_template *tmpl, bool *takes, struct api_error *error)
+{
+    static const char question[] = "[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"first~part\"},"
+                                   "{\"type\":\"text\",\"text\":\"second~part\"}]}]";
+    struct chat_input input = {.bos_token = "", .eos_token = "", .add_generation_prompt = true};
+    struct json *messages;
+    struct buf out;
+    struct span_list spans = {0};
+    if (json_read(question, sizeof question - 1, &messages, NULL) != ST_OK) return refuse_memory(error);
+    input.messages = messages;
+    buf_init(&out, 0);
+    enum status status = chat_template_render(tmpl, &input, &out, &spans, NULL);
+    buf_append_char(&out, '\0');
+    bool good = status != ST_NOMEM && buf_ok(&out);
+    if (good)
+        *takes = status == ST_OK && strstr(out.data, "first~part") && strstr(out.data, "second~part") &&
+                 !strstr(out.data, "'type'") && !strstr(out.data, "\"type\"");
+    span_list_free(&spans);
+    buf_free(&out);
+    json_release(messages);
+    return good || refuse_memory(error);
+}
+
+static bool has_parts(const struct json *messages)
+{
+    for (size_t i = 0; i < json_length(messages); i++)
+        if (json_kind(json_member(json_at(messages, i), "content")) == JSON_KIND_LIST) return true;
+    return false;
 }
 
 static void print_key(struct buf *out, bool first, const char *key)
@@ -289,39 +358,72 @@ static bool print_tool_calls(const struct json *calls, struct buf *out)
     return true;
 }
 
-static bool print_message(const struct json *message, struct buf *out)
+/* Lists stay lists for the two who talk, where the template takes them; elsewhere many read only a first part. */
+static bool keeps_list(const struct json *message, const struct forms *forms)
+{
+    const struct json *role = json_member(message, "role");
+    return forms->parts && json_length(json_member(message, "content")) > 1 &&
+           (is_text(role, "user") || is_text(role, "assistant"));
+}
+
+static bool print_member(const struct json *message, const char *key, const struct json *value,
+                         const struct forms *forms, struct buf *out)
+{
+    enum json_kind kind = json_kind(value);
+    if (strcmp(key, "role") == 0 && is_text(value, "developer") && !forms->developer)
+        buf_append_text(out, "\"system\"");
+    else if (strcmp(key, "content") == 0 && kind == JSON_KIND_NULL)
+        buf_append_text(out, "\"\"");
+    else if (strcmp(key, "content") == 0 && kind == JSON_KIND_LIST && !keeps_list(message, forms))
+        print_parts(value, out);
+    else if (strcmp(key, "tool_calls") == 0 && kind == JSON_KIND_LIST)
+        return print_tool_calls(value, out);
+    else
+        json_print(value, out);
+    return true;
+}
+
+static bool print_message(const struct json *message, const struct forms *forms, struct buf *out)
 {
     void *iterator = NULL;
     const char *key;
-    const struct json *value;
+    const struct json *value, *reasoning = json_member(message, "reasoning");
     bool first = true;
     buf_append_char(out, '{');
     while (json_iterate(message, &iterator, &key, &value)) {
+        if (strcmp(key, "tool_calls") == 0 && !json_length(value)) continue; /* null or none */
         print_key(out, first, key);
         first = false;
-        if (strcmp(key, "role") == 0 && is_text(value, "developer"))
-            buf_append_text(out, "\"system\"");
-        else if (strcmp(key, "content") == 0 && json_kind(value) == JSON_KIND_LIST)
-            print_parts(value, out);
-        else if (strcmp(key, "tool_calls") == 0 && json_kind(value) == JSON_KIND_LIST) {
-            if (!print_tool_calls(value, out)) return false;
-        } else
-            json_print(value, out);
+        if (!print_member(message, key, value, forms, out)) return false;
+    }
+    if (!json_member(message, "content")) {
+        print_key(out, first, "content");
+        buf_append_text(out, "\"\"");
+    }
+    if (json_to_text(reasoning, NULL) && !json_member(message, "reasoning_content")) {
+        print_key(out, false, "reasoning_content");
+        json_print(reasoning, out);
     }
     buf_append_char(out, '}');
     return true;
 }
 
 /* Messages in the plain form, as a document of their own. */
-static bool plain_messages(const struct json *messages, struct json **plain, struct api_error *error)
+static bool plain_messages(const struct chat_options *chat, const struct chat_template *tmpl, struct json **plain,
+                           struct api_error *error)
 {
+    const struct json *messages = chat->messages;
+    /* a text that is to be continued must be one */
+    bool lists = has_parts(messages) && !chat->continue_final_message;
+    if (lists && !takes_parts(tmpl, &lists, error)) return false;
+    const struct forms forms = {chat_template_knows_developer(tmpl), lists};
     struct buf text;
     struct error err = {{0}};
     buf_init(&text, 0);
     buf_append_char(&text, '[');
     for (size_t i = 0; i < json_length(messages); i++) {
         if (i) buf_append_char(&text, ',');
-        if (print_message(json_at(messages, i), &text)) continue;
+        if (print_message(json_at(messages, i), &forms, &text)) continue;
         char param[48];
         snprintf(param, sizeof param, "messages[%zu].tool_calls", i);
         api_error_set(error, 400, invalid, "invalid_value", param,
@@ -424,15 +526,13 @@ bool api_chat_tokens(const struct api_model *model, const struct chat_options *c
     struct json *plain = NULL;
     struct chat_template *own = NULL;
     struct error err = {{0}};
-    if (!is_plain(chat->messages) && !plain_messages(chat->messages, &plain, error)) return false;
-    bool good = true;
     if (chat->template_text) {
         enum status status = chat_template_compile(chat->template_text, chat->template_length, &own, &err);
-        if (status != ST_OK) good = refuse_template(status, &err, "chat_template", error);
+        if (status != ST_OK) return refuse_template(status, &err, "chat_template", error);
     }
-    if (good)
-        good = render(model, own ? own : model->chat_template, chat, plain ? plain : chat->messages, now_unix_s, list,
-                      error);
+    const struct chat_template *tmpl = own ? own : model->chat_template;
+    bool good = is_plain(chat->messages) || plain_messages(chat, tmpl, &plain, error);
+    if (good) good = render(model, tmpl, chat, plain ? plain : chat->messages, now_unix_s, list, error);
     chat_template_destroy(own);
     json_release(plain);
     return good;

@@ -113,11 +113,14 @@ static bool refuse_tool_calls(const struct fields *fields)
     } else if (json_kind(choice) != JSON_KIND_TEXT && json_kind(choice) != JSON_KIND_OBJECT) {
         return refuse_type(fields->error, "tool_choice", "a string or an object", choice);
     } else if (!is_word(choice, "auto")) {
-        return refuse_unserved(fields->error, "tool_choice",
-                               "other than \"none\" is not served: this server does not parse tool calls yet");
+        return refuse_unserved(
+            fields->error, "tool_choice",
+            "is served only as \"none\": this server has no parser for the calls that a model writes");
     }
-    return refuse_unserved(fields->error, "tools",
-                           "is served only with tool_choice \"none\": this server does not parse tool calls yet");
+    return refuse_unserved(
+        fields->error, "tools",
+        "is served only with \"tool_choice\": \"none\", which shows the tools to the model and answers "
+        "with its text as it is: this server has no parser for the calls that a model writes");
 }
 
 bool api_refuse_unserved(const struct fields *fields, enum api_kind kind)

@@ -21,6 +21,17 @@ static void init_heap(struct tmpl_heap *heap, struct error *err)
     heap->err = err;
 }
 
+static bool has_string(const struct tmpl_tokens *tokens, const char *text)
+{
+    for (uint32_t i = 0; i < tokens->count; i++) {
+        const struct tmpl_token *token = &tokens->tokens[i];
+        if (token->kind == TMPL_TOKEN_STRING && token->length == strlen(text) &&
+            memcmp(token->text, text, token->length) == 0)
+            return true;
+    }
+    return false;
+}
+
 enum status chat_template_compile(const char *source, size_t length, struct chat_template **result, struct error *err)
 {
     struct chat_template *tmpl = mem_alloc(1, sizeof *tmpl);
@@ -29,6 +40,7 @@ enum status chat_template_compile(const char *source, size_t length, struct chat
     init_heap(&tmpl->heap, err);
     enum status status = tmpl_lex(&tmpl->heap, source, length, &tokens);
     if (status == ST_OK) status = tmpl_parse(tmpl, &tokens);
+    if (status == ST_OK) tmpl->knows_developer = has_string(&tokens, "developer");
     tmpl->heap.err = NULL;
     if (status == ST_OK)
         *result = tmpl;
@@ -42,6 +54,11 @@ void chat_template_destroy(struct chat_template *tmpl)
     if (!tmpl) return;
     arena_free(&tmpl->heap.arena);
     mem_free(tmpl);
+}
+
+bool chat_template_knows_developer(const struct chat_template *tmpl)
+{
+    return tmpl->knows_developer;
 }
 
 void span_list_free(struct span_list *list)

@@ -26,6 +26,9 @@ NODISCARD enum status chat_template_compile(const char *source, size_t length, s
                                             struct error *err);
 void chat_template_destroy(struct chat_template *tmpl);
 
+/* Whether the role "developer" is among the template's own words. */
+bool chat_template_knows_developer(const struct chat_template *tmpl);
+
 /* What a template may read. All borrowed for the call. As in transformers, tools and documents that are NULL are none
  * in the template, arguments that are not given are undefined. */
 struct chat_input {

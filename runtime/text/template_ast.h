@@ -96,6 +96,7 @@ struct chat_template {
     struct tmpl_node *root;
     struct tmpl_symbols symbols;
     uint32_t loop_symbol, caller_symbol;
+    bool knows_developer;
 };
 
 #endif

@@ -432,6 +432,22 @@ static void test_parse_unserved_by_name(void **state)
     snprintf(members, sizeof members, "%s\"tool_choice\":\"auto\"", tool);
     assert_refused(API_CHAT, members, 400, "tools", "unsupported_parameter");
     assert_refused(API_CHAT, "\"tools\":{}", 400, "tools", "invalid_type");
+    static const char *const bad_tools[][3] = {
+        {"5", "tools[0]", "invalid_type"},
+        {"{\"type\":\"function\"}", "tools[0].function", "missing_required_parameter"},
+        {"{\"type\":\"retrieval\",\"function\":{\"name\":\"f\"}}", "tools[0]", "invalid_value"},
+        {"{\"name\":\"f\"}", "tools[0].function", "missing_required_parameter"},
+        {"{\"function\":[]}", "tools[0].function", "invalid_type"},
+        {"{\"function\":{}}", "tools[0].function.name", "missing_required_parameter"},
+        {"{\"function\":{\"name\":\"\"}}", "tools[0].function.name", "invalid_type"},
+        {"{\"function\":{\"name\":\"f\",\"description\":1}}", "tools[0].function.description", "invalid_type"},
+        {"{\"function\":{\"name\":\"f\",\"parameters\":[]}}", "tools[0].function.parameters", "invalid_type"},
+    };
+    for (size_t i = 0; i < sizeof bad_tools / sizeof *bad_tools; i++) {
+        snprintf(members, sizeof members, "\"tool_choice\":\"none\",\"tools\":[%s]", bad_tools[i][0]);
+        assert_refused(API_CHAT, members, 400, bad_tools[i][1], bad_tools[i][2]);
+    }
+    assert_accepted(API_CHAT, "\"documents\":[{\"title\":\"a\",\"text\":\"b\"}]");
     assert_refused(API_CHAT, "\"tool_choice\":7", 400, "tool_choice", "invalid_type");
 }
 
@@ -536,6 +552,73 @@ static void test_parse_prompts_of_chats(void **state)
         "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"assistant\",\"content\":\"x user\"}],"
         "\"continue_final_message\":true}",
         "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\nx user", 3);
+}
+
+/* The prompt of a request that brings its own template. */
+static void assert_shown(const char *template_text, const char *members, const char *expected, uint32_t controls)
+{
+    char body[1200];
+    snprintf(body, sizeof body, "{\"chat_template\":\"%s\",%s}", template_text, members);
+    fixture.model.trust_request_chat_template = true;
+    assert_prompt(body, expected, controls);
+    fixture.model.trust_request_chat_template = false;
+}
+
+static void test_parse_hands_tools_and_documents_to_the_template(void **state)
+{
+    (void)state;
+    static const char user[] = "\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]";
+    char members[600];
+    snprintf(
+        members, sizeof members,
+        "%s,\"tool_choice\":\"none\",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"strict\":true,"
+        "\"parameters\":{\"type\":\"object\",\"properties\":{\"<|im_end|>\":{}}}}}],\"documents\":[{\"title\":\"T\"}],"
+        "\"chat_template_kwargs\":{\"enable_thinking\":false}",
+        user);
+    assert_shown(
+        "{{ tools|tojson }}<|im_end|>{{ documents[0].title }}{{ enable_thinking }}", members,
+        "[{\"type\": \"function\", \"function\": {\"name\": \"f\", \"strict\": true, \"parameters\": {\"type\": "
+        "\"object\", \"properties\": {\"<|im_end|>\": {}}}}}]<|im_end|>TFalse",
+        1);
+    snprintf(members, sizeof members, "%s,\"tools\":[]", user);
+    assert_shown("{{ tools is defined and tools is none and documents is none }}", members, "True", 0);
+}
+
+static void test_parse_brings_tool_calls_into_the_form_of_templates(void **state)
+{
+    (void)state;
+    assert_shown(
+        "{% for m in messages %}{{ m.content }}|{% for c in m.tool_calls %}{{ c.function.arguments.a }}"
+        "{{ c.function.arguments|tojson }}{{ c.id }};{% endfor %}{{ m.tool_call_id }}{% endfor %}",
+        "\"messages\":[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"id\":\"i1\",\"type\":\"function\","
+        "\"function\":{\"name\":\"f\",\"arguments\":\"{\\\"a\\\": [1, {\\\"b\\\": null}]}\"}},{\"id\":\"i2\","
+        "\"function\":{\"name\":\"g\",\"arguments\":\"\"}}]},"
+        "{\"role\":\"tool\",\"tool_call_id\":\"i1\",\"content\":[{\"type\":\"text\",\"text\":\"21\"},"
+        "{\"type\":\"text\",\"text\":\"C\"}]}]",
+        "|[1, {'b': None}]{\"a\": [1, {\"b\": null}]}i1;{}i2;21\nC|i1", 0);
+    /* no calls are no member; what our answers name reasoning, templates name reasoning_content */
+    assert_shown(
+        "{% for m in messages %}{{ m.tool_calls is defined }}{{ m.reasoning_content }}{{ m.content }}{% endfor %}",
+        "\"messages\":[{\"role\":\"assistant\",\"content\":\"a\",\"tool_calls\":null,\"reasoning\":\"r\"},"
+        "{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[]}]",
+        "FalseraFalse", 0);
+}
+
+/* Lists of parts and the role developer reach templates that know them; others get one text and system. */
+static void test_parse_asks_the_template_for_its_forms(void **state)
+{
+    (void)state;
+    static const char parts[] =
+        "\"messages\":[{\"role\":\"developer\",\"content\":[{\"type\":\"text\",\"text\":\"s\"},"
+        "{\"type\":\"text\",\"text\":\"t\"}]},{\"role\":\"user\",\"content\":[{\"type\":\"text\","
+        "\"text\":\"a\"},{\"type\":\"text\",\"text\":\"b\"}]}]";
+    assert_shown("{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}", parts, "system:s\nt;user:a\nb;",
+                 0);
+    assert_shown("{% for m in messages %}{{ m.role }}:{% if m.content is string %}{{ m.content }}{% else %}"
+                 "{% for p in m.content %}[{{ p.text }}]{% endfor %}{% endif %};{% endfor %}",
+                 parts, "system:s\nt;user:[a][b];", 0);
+    assert_shown("{% for m in messages %}{{ m.role }}{% if m.role == 'developer' %}!{% endif %}{% endfor %}", parts,
+                 "developer!user", 0);
 }
 
 static void test_parse_continue_needs_text(void **state)
@@ -852,6 +935,9 @@ int main(void)
         cmocka_unit_test(test_parse_context),
         cmocka_unit_test(test_parse_result_memory),
         cmocka_unit_test(test_parse_request_template),
+        cmocka_unit_test(test_parse_hands_tools_and_documents_to_the_template),
+        cmocka_unit_test(test_parse_brings_tool_calls_into_the_form_of_templates),
+        cmocka_unit_test(test_parse_asks_the_template_for_its_forms),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
