@@ -39,7 +39,8 @@ static _Noreturn void give_up(const char *why)
 static uint64_t run(const struct api_model *model, const struct token_list *list, const char *body, uint32_t every,
                     struct buf *out, struct result *result)
 {
-    const struct api_context context = {.model = model, .tenant_name = ""};
+    struct api_models models = {.items = &model, .count = 1};
+    const struct api_context context = {.models = &models, .tenant_name = ""};
     struct api_call *call;
     struct api_error error;
     uint32_t count;

@@ -37,13 +37,15 @@ int api_error_set(struct api_error *error, int http_status, const char *type, co
                   const char *format, ...) PRINTF_LIKE(6, 7);
 void api_error_body(const struct api_error *error, struct buf *out);
 
-/* What answers tell about the served model, and what requests are checked against. Immutable while serving. */
+/* What answers tell about a served model, and what requests are checked against. Names never change; the rest only
+ * while no request uses the model; `state` belongs to the io thread. */
 struct api_model {
     const char *const *names; /* served-model-name and its aliases: names[0] is shown */
     uint32_t names_count;
+    const char *state; /* "ready", "loading", "asleep", ... for the list of models; NULL: it is not told */
     const struct tokenizer *tokenizer;
     const struct chat_template *chat_template; /* NULL: chat is refused with a clear 400 */
-    uint32_t context_max;                      /* prompt + output tokens */
+    uint32_t context_max;                      /* prompt + output tokens; 0: not known yet */
     uint32_t think_start_id, think_end_id;     /* VOCAB_NO_ID without reasoning markers */
     int64_t created_unix_s;
     char fingerprint[32];     /* system_fingerprint */
@@ -52,10 +54,18 @@ struct api_model {
     struct sampling_defaults defaults; /* of what a request does not say */
 };
 
+/* All models of a server, in the order in which they are listed, and which of them a body named. */
+struct api_models {
+    const struct api_model *const *items;
+    uint32_t count;
+    const bool *ready; /* [count], NULL: all are. Of one that is not ready nothing but its names is looked at */
+    uint32_t picked;   /* out: index, or count: the body named none. Without "model" it is the only one there is */
+};
+
 enum api_kind { API_CHAT, API_COMPLETIONS };
 
 struct api_context {
-    const struct api_model *model;
+    struct api_models *models;
     uint32_t tenant;         /* index, for fairness and queue shares */
     const char *tenant_name; /* for the cache domain */
     int64_t now_unix_s;
@@ -66,7 +76,8 @@ struct api_context {
 struct api_call;
 
 /* Parses and validates a body (io thread; a few microseconds a KiB). On failure returns false and fills error.
- * Ids are made with random_fill: "chatcmpl-" / "cmpl-" and 32 hex digits. */
+ * A model that is served and not ready is a failure with models->picked set; the error then is only the caller's to
+ * replace. Ids are made with random_fill: "chatcmpl-" / "cmpl-" and 32 hex digits. */
 NODISCARD bool api_call_create(enum api_kind kind, const char *body, size_t length, const struct api_context *context,
                                struct api_call **call, struct api_error *error);
 void api_call_destroy(struct api_call *call);
@@ -78,6 +89,7 @@ NODISCARD bool api_call_prepare(struct api_call *call, struct api_error *error);
 /* The engine requests to submit: one a prompt. Their `id` and `owner` are the server's to set before submitting. */
 struct request *api_call_requests(struct api_call *call, uint32_t *count);
 
+const struct api_model *api_call_model(const struct api_call *call);
 bool api_call_streams(const struct api_call *call);
 const char *api_call_id(const struct api_call *call);
 size_t api_call_prompt_bytes(const struct api_call *call); /* of text and messages, for admission before tokenising */
@@ -102,9 +114,12 @@ struct usage api_call_usage(const struct api_call *call);
 
 /* Whole answers without the engine. Each appends a JSON body to out and returns the HTTP status; a failure's body is
  * the error object. */
-int api_models(const struct api_model *model, const char *id_or_null, struct buf *out);
-int api_tokenize(const struct api_model *model, const char *body, size_t length, struct buf *out);
-int api_detokenize(const struct api_model *model, const char *body, size_t length, struct buf *out);
+int api_models(const struct api_models *models, const char *id_or_null, struct buf *out);
+int api_tokenize(struct api_models *models, const char *body, size_t length, struct buf *out);
+int api_detokenize(struct api_models *models, const char *body, size_t length, struct buf *out);
+
+/* 404 model_not_found; the message lists the names that are served. Returns false. */
+bool api_refuse_model(const struct api_models *models, const char *name, struct api_error *error);
 
 /* How an engine's refusal or failure reads to a client. status: of the event. retry_after_ms: the engine's estimate. */
 void api_error_from_status(enum status status, uint32_t retry_after_ms, struct api_error *error);

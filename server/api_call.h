@@ -8,7 +8,8 @@
  *   api_view.c         what of a choice may be shown, and what has been
  *   api_logprobs.c     log-probabilities in both dialects' shapes
  *   api_render.c       chunks and bodies
- *   api_misc.c         models, tokenize, detokenize
+ *   api_models.c       which model a body names, the list of models
+ *   api_misc.c         tokenize, detokenize
  */
 #ifndef SERVER_API_CALL_H
 #define SERVER_API_CALL_H
@@ -109,8 +110,9 @@ NODISCARD bool api_prompt_read(struct api_call *call, const struct fields *field
 NODISCARD bool api_prompt_tokens(const struct api_call *call, uint32_t idx, struct token_list *list,
                                  struct api_error *error);
 
-/* api_parse.c: the served name, shared with /tokenize. Absent or null is the first name. */
-NODISCARD bool api_model_matches(const struct fields *fields, const struct api_model *model);
+/* api_models.c: which model the body names, shared with /tokenize. False: models->picked says whether it is one that is
+ * not ready. */
+NODISCARD bool api_model_pick(const struct fields *fields, struct api_models *models);
 NODISCARD bool api_read_object(const char *body, size_t length, struct json **root, struct api_error *error);
 bool api_refuse_context(const struct api_model *model, enum api_kind kind, uint64_t prompt, uint64_t completion,
                         struct api_error *error);

@@ -1,4 +1,4 @@
-/* Answers that need no engine: the list of models, text to ids and back. Shapes are vLLM's; see api.h. */
+/* Answers that need no engine: text to ids and back. Shapes are vLLM's; see api.h. */
 #include "server/api_call.h"
 
 #include "runtime/base/limits.h"
@@ -6,40 +6,6 @@
 
 #include <inttypes.h>
 #include <string.h>
-
-static void append_card(const struct api_model *model, const char *name, struct buf *out)
-{
-    const char *root = model->names[0];
-    buf_append_text(out, "{\"id\":");
-    buf_append_json_string(out, name, strlen(name));
-    buf_append_format(out, ",\"object\":\"model\",\"created\":%" PRId64 ",\"owned_by\":\"millrace\",\"root\":",
-                      model->created_unix_s);
-    buf_append_json_string(out, root, strlen(root));
-    buf_append_format(out, ",\"parent\":null,\"max_model_len\":%" PRIu32 "}", model->context_max);
-}
-
-int api_models(const struct api_model *model, const char *id_or_null, struct buf *out)
-{
-    if (id_or_null) {
-        struct api_error error;
-        for (uint32_t i = 0; i < model->names_count; i++) {
-            if (strcmp(model->names[i], id_or_null) != 0) continue;
-            append_card(model, model->names[i], out);
-            return 200;
-        }
-        api_error_set(&error, 404, "not_found_error", "model_not_found", "model",
-                      "The model `%.200s` does not exist or you do not have access to it.", id_or_null);
-        api_error_body(&error, out);
-        return error.http_status;
-    }
-    buf_append_text(out, "{\"object\":\"list\",\"data\":[");
-    for (uint32_t i = 0; i < model->names_count; i++) {
-        if (i) buf_append_char(out, ',');
-        append_card(model, model->names[i], out);
-    }
-    buf_append_text(out, "]}");
-    return 200;
-}
 
 /* A list that refuses to outgrow what one request may hold. */
 static struct token_list bounded_list(void)
@@ -87,7 +53,6 @@ static bool tokenize(const struct api_model *model, const struct fields *fields,
 {
     bool strings = false, good;
     struct token_list list = bounded_list();
-    if (!api_model_matches(fields, model)) return false;
     if (!field_bool(fields, "return_token_strs", &strings)) return false;
     if (field_get(fields, "messages")) {
         good = tokenize_chat(model, fields, &list);
@@ -116,7 +81,6 @@ static bool detokenize(const struct api_model *model, const struct fields *field
     const struct json *tokens = field_get(fields, "tokens");
     struct detokenizer detokenizer;
     struct buf text;
-    if (!api_model_matches(fields, model)) return false;
     if (!tokens) return refuse_missing(fields->error, "tokens");
     size_t count = json_length(tokens);
     uint32_t *ids = mem_alloc(count ? count : 1, sizeof *ids);
@@ -137,7 +101,7 @@ static bool detokenize(const struct api_model *model, const struct fields *field
     return good;
 }
 
-static int answer(const struct api_model *model, const char *body, size_t length, struct buf *out,
+static int answer(struct api_models *models, const char *body, size_t length, struct buf *out,
                   bool (*work)(const struct api_model *, const struct fields *, struct buf *))
 {
     struct json *root;
@@ -146,7 +110,7 @@ static int answer(const struct api_model *model, const char *body, size_t length
     bool good = api_read_object(body, length, &root, &error);
     if (good) {
         struct fields fields = {root, &error};
-        good = work(model, &fields, out);
+        good = api_model_pick(&fields, models) && work(models->items[models->picked], &fields, out);
         json_release(root);
     }
     if (good) return 200;
@@ -155,12 +119,12 @@ static int answer(const struct api_model *model, const char *body, size_t length
     return error.http_status;
 }
 
-int api_tokenize(const struct api_model *model, const char *body, size_t length, struct buf *out)
+int api_tokenize(struct api_models *models, const char *body, size_t length, struct buf *out)
 {
-    return answer(model, body, length, out, tokenize);
+    return answer(models, body, length, out, tokenize);
 }
 
-int api_detokenize(const struct api_model *model, const char *body, size_t length, struct buf *out)
+int api_detokenize(struct api_models *models, const char *body, size_t length, struct buf *out)
 {
-    return answer(model, body, length, out, detokenize);
+    return answer(models, body, length, out, detokenize);
 }

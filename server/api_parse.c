@@ -40,19 +40,6 @@ bool api_read_object(const char *body, size_t length, struct json **root, struct
     return true;
 }
 
-bool api_model_matches(const struct fields *fields, const struct api_model *model)
-{
-    const char *name = "";
-    size_t length = 0;
-    if (!field_text(fields, "model", &name, &length)) return false;
-    if (!length) return true; /* as vLLM: there is only one */
-    for (uint32_t i = 0; i < model->names_count; i++)
-        if (strcmp(model->names[i], name) == 0) return true;
-    api_error_set(fields->error, 404, "not_found_error", "model_not_found", "model",
-                  "The model `%.200s` does not exist or you do not have access to it.", name);
-    return false;
-}
-
 bool api_refuse_context(const struct api_model *model, enum api_kind kind, uint64_t prompt, uint64_t completion,
                         struct api_error *error)
 {
@@ -412,7 +399,8 @@ static bool read_prompt(struct api_call *call, const struct fields *fields)
 
 static bool read_call(struct api_call *call, const struct fields *fields, const struct api_context *context)
 {
-    if (!api_model_matches(fields, call->model)) return false;
+    if (!api_model_pick(fields, context->models)) return false;
+    call->model = context->models->items[context->models->picked];
     if (!api_refuse_unserved(fields, call->kind)) return false;
     if (call->kind == API_COMPLETIONS && !field_bool(fields, "echo", &call->echo)) return false;
     if (!read_prompt(call, fields)) return false;
@@ -447,7 +435,6 @@ bool api_call_create(enum api_kind kind, const char *body, size_t length, const 
     }
     arena_init(&made->arena, limits.api_request_memory_bytes);
     made->kind = kind;
-    made->model = context->model;
     made->now_unix_s = context->now_unix_s;
     made->body = root;
     made->include_reasoning = true;
@@ -483,6 +470,10 @@ struct request *api_call_requests(struct api_call *call, uint32_t *count)
 bool api_call_streams(const struct api_call *call)
 {
     return call->stream;
+}
+const struct api_model *api_call_model(const struct api_call *call)
+{
+    return call->model;
 }
 const char *api_call_id(const struct api_call *call)
 {

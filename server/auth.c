@@ -26,7 +26,7 @@ struct key_list {
 
 struct auth {
     uint8_t secret[32];
-    struct key_list keys;
+    struct key_list keys, admin_keys;
     char tenants[AUTH_TENANTS_MAX][AUTH_TENANT_BYTES_MAX + 1];
     uint32_t tenants_count;
 };
@@ -98,7 +98,7 @@ static enum status read_file(const char *path, struct buf *text, struct error *e
 }
 
 static enum status add_lines(struct auth *auth, struct key_list *list, const char *path, const struct buf *text,
-                             struct error *err)
+                             bool has_tenant, struct error *err)
 {
     uint32_t line = 0;
     for (size_t start = 0; start < text->length; line++) {
@@ -110,26 +110,43 @@ static enum status add_lines(struct auth *auth, struct key_list *list, const cha
         while (length > 0 && strchr(" \t", *from)) from++, length--;
         if (length == 0 || *from == '#') continue;
         struct error reason = {""};
-        enum status status = add_key(auth, list, from, length, true, &reason);
+        enum status status = add_key(auth, list, from, length, has_tenant, &reason);
         if (status != ST_OK) return error_set(err, status, "%s line %u: %s", path, line + 1, reason.message);
     }
     return ST_OK;
 }
 
-NODISCARD static enum status read_keys(struct auth *auth, const struct config *config, struct key_list *list,
-                                       struct error *err)
+NODISCARD static enum status read_keys(struct auth *auth, const struct config_list *given, const char *file,
+                                       bool has_tenant, struct key_list *list, struct error *err)
 {
-    for (uint32_t i = 0; i < config->api_keys.count; i++)
-        TRY(add_key(auth, list, config->api_keys.items[i], strlen(config->api_keys.items[i]), false, err));
-    if (!config->api_key_file) return ST_OK;
+    for (uint32_t i = 0; i < given->count; i++)
+        TRY(add_key(auth, list, given->items[i], strlen(given->items[i]), false, err));
+    if (!file) return ST_OK;
     struct buf text;
     buf_init(&text, (size_t)limits.config_bytes);
-    enum status status = read_file(config->api_key_file, &text, err);
-    if (status == ST_OK) status = add_lines(auth, list, config->api_key_file, &text, err);
+    enum status status = read_file(file, &text, err);
+    if (status == ST_OK) status = add_lines(auth, list, file, &text, has_tenant, err);
     buf_free(&text);
     if (status == ST_OK && list->count == 0)
-        return error_set(err, ST_INVAL, "%s has no key; an empty file would open the server to everybody",
-                         config->api_key_file);
+        return error_set(err, ST_INVAL, "%s has no key; an empty file would open the server to everybody", file);
+    return status;
+}
+
+/* Both lists anew, or neither. */
+NODISCARD static enum status read_all_keys(struct auth *auth, const struct config *config, struct error *err)
+{
+    struct key_list keys = {0}, admin_keys = {0};
+    enum status status = read_keys(auth, &config->api_keys, config->api_key_file, true, &keys, err);
+    if (status == ST_OK) status = read_keys(auth, &config->admin_keys, config->admin_key_file, false, &admin_keys, err);
+    if (status == ST_OK) {
+        mem_free(auth->keys.keys);
+        mem_free(auth->admin_keys.keys);
+        auth->keys = keys;
+        auth->admin_keys = admin_keys;
+        return ST_OK;
+    }
+    mem_free(keys.keys);
+    mem_free(admin_keys.keys);
     return status;
 }
 
@@ -140,7 +157,7 @@ enum status auth_create(const struct config *config, struct auth **auth, struct 
     random_fill(made->secret, sizeof made->secret);
     memcpy(made->tenants[0], "default", sizeof "default");
     made->tenants_count = 1;
-    enum status status = read_keys(made, config, &made->keys, err);
+    enum status status = read_all_keys(made, config, err);
     if (status != ST_OK) {
         auth_destroy(made);
         return status;
@@ -153,28 +170,18 @@ void auth_destroy(struct auth *auth)
 {
     if (!auth) return;
     mem_free(auth->keys.keys);
+    mem_free(auth->admin_keys.keys);
     mem_free(auth);
 }
 
 enum status auth_reload(struct auth *auth, const struct config *config, struct error *err)
 {
-    struct key_list list = {0};
-    enum status status = read_keys(auth, config, &list, err);
-    if (status != ST_OK) {
-        mem_free(list.keys);
-        return status;
-    }
-    mem_free(auth->keys.keys);
-    auth->keys = list;
-    return ST_OK;
+    return read_all_keys(auth, config, err);
 }
 
-enum auth_result auth_check(const struct auth *auth, const char *authorization, const char *x_api_key, uint32_t *tenant)
+static enum auth_result check(const struct auth *auth, const struct key_list *keys, const char *authorization,
+                              const char *x_api_key, uint32_t *tenant)
 {
-    if (auth->keys.count == 0) {
-        *tenant = 0;
-        return AUTH_OK;
-    }
     const char *key = x_api_key;
     if (authorization) {
         if (strncasecmp(authorization, "bearer ", 7) != 0) return AUTH_WRONG;
@@ -186,14 +193,28 @@ enum auth_result auth_check(const struct auth *auth, const char *authorization, 
     digest_of(auth, key, strlen(key), digest);
     bool found = false;
     uint32_t owner = 0;
-    for (uint32_t i = 0; i < auth->keys.count; i++) { /* all of them, whatever matches */
-        bool same = equal_constant_time(digest, auth->keys.keys[i].digest, sizeof digest);
+    for (uint32_t i = 0; i < keys->count; i++) { /* all of them, whatever matches */
+        bool same = equal_constant_time(digest, keys->keys[i].digest, sizeof digest);
         found |= same;
-        owner = same ? auth->keys.keys[i].tenant : owner;
+        owner = same ? keys->keys[i].tenant : owner;
     }
     if (!found) return AUTH_WRONG;
     *tenant = owner;
     return AUTH_OK;
+}
+
+enum auth_result auth_check(const struct auth *auth, const char *authorization, const char *x_api_key, uint32_t *tenant)
+{
+    if (auth->keys.count > 0) return check(auth, &auth->keys, authorization, x_api_key, tenant);
+    *tenant = 0;
+    return AUTH_OK;
+}
+
+enum auth_result auth_check_admin(const struct auth *auth, const char *authorization, const char *x_api_key)
+{
+    uint32_t tenant;
+    if (auth->admin_keys.count == 0) return AUTH_OFF;
+    return check(auth, &auth->admin_keys, authorization, x_api_key, &tenant);
 }
 
 const char *auth_tenant_name(const struct auth *auth, uint32_t tenant)

@@ -22,14 +22,18 @@ struct auth;
 NODISCARD enum status auth_create(const struct config *config, struct auth **auth, struct error *err);
 void auth_destroy(struct auth *auth);
 
-/* Reads the key file again (SIGHUP). On failure the old keys stay. */
+/* Reads the key files again (SIGHUP). On failure the old keys stay. */
 NODISCARD enum status auth_reload(struct auth *auth, const struct config *config, struct error *err);
 
-enum auth_result { AUTH_OK, AUTH_MISSING, AUTH_WRONG };
+enum auth_result { AUTH_OK, AUTH_MISSING, AUTH_WRONG, AUTH_OFF };
 
 /* authorization, x_api_key: header values or NULL. AUTH_OK fills *tenant. */
 enum auth_result auth_check(const struct auth *auth, const char *authorization, const char *x_api_key,
                             uint32_t *tenant);
+
+/* The same for admin calls, against config->admin_keys and config->admin_key_file alone. Without any such key nobody is
+ * let in: AUTH_OFF. */
+enum auth_result auth_check_admin(const struct auth *auth, const char *authorization, const char *x_api_key);
 
 const char *auth_tenant_name(const struct auth *auth, uint32_t tenant); /* valid as long as auth */
 uint32_t auth_tenants(const struct auth *auth);

@@ -1,4 +1,4 @@
-/* millrace serve MODEL: the server. --dry-run prints the settings in force and what the model needs, and ends. */
+/* millrace serve MODEL..: the server. --dry-run prints the settings in force and what the models need, and ends. */
 #include "server/cmd.h"
 #include "server/serve.h"
 
@@ -6,27 +6,44 @@
 #include <stdio.h>
 #include <string.h>
 
+/* The shares and the sum as models.c will take them. */
+static enum status print_plan(const struct config *config, struct loaded *loaded, struct buf *text, struct error *err)
+{
+    uint32_t count = config->models.count;
+    uint64_t least[MODELS_MAX], shares[MODELS_MAX], weights_bytes = 0, limit_bytes = load_memory_limit(config);
+    struct memory_row rows[MODELS_MAX];
+    for (uint32_t i = 0; i < count; i++) {
+        struct load_need need;
+        TRY(load_open(config, config->models.items[i], &loaded[i], &need, err));
+        least[i] = need.kv_least_bytes;
+        weights_bytes += need.weights_bytes;
+        rows[i] = (struct memory_row){config->models.items[i], need.weights_bytes, 0, least[i]};
+    }
+    TRY(memory_check(limit_bytes, rows, count - 1, &rows[count - 1], err));
+    uint64_t kv_bytes = memory_kv_total(config->kv_cache_memory_bytes, limit_bytes, weights_bytes);
+    TRY(memory_divide(kv_bytes, least, count, shares, err));
+    for (uint32_t i = 0; i < count; i++) {
+        rows[i].kv_bytes = shares[i];
+        buf_append_format(text,
+                          "# memory of %s: model file %" PRIu64 " bytes; KV %" PRIu64 " bytes; one sequence of %" PRIu32
+                          " tokens needs %" PRIu64 " bytes\n",
+                          config->models.items[i], rows[i].weights_bytes, shares[i], loaded[i].context_max, least[i]);
+    }
+    TRY(memory_check(limit_bytes, rows, count - 1, &rows[count - 1], err));
+    buf_append_format(text, "# memory: %" PRIu64 " bytes of files and %" PRIu64 " of KV, limit %" PRIu64 "\n",
+                      weights_bytes, kv_bytes, limit_bytes);
+    return ST_OK;
+}
+
 static int dry_run(const struct config *config)
 {
     struct buf text;
     struct error err = {""};
-    struct model *model;
+    struct loaded loaded[MODELS_MAX] = {{NULL}};
     buf_init(&text, 0);
     config_print(config, COMMAND_SERVE, &text);
-    enum status status = model_open(config->model, &model, &err);
-    if (status == ST_OK) {
-        enum numerics numerics = strcmp(config->numerics, "exact") == 0 ? NUMERICS_EXACT : NUMERICS_FAST;
-        uint32_t context = config->max_model_len ? config->max_model_len : model->spec.context_max;
-        bool kv_int8 = strcmp(config->kv_cache_dtype, "int8") == 0;
-        uint64_t block_bytes = device_cpu_kv_block_bytes(&model->spec, numerics, kv_int8);
-        uint64_t blocks = ((uint64_t)context + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
-        buf_append_format(&text,
-                          "# memory: model file %zu bytes; %" PRIu64
-                          " bytes of KV a block of %d tokens; one sequence of %" PRIu32 " tokens needs %" PRIu64
-                          " bytes\n",
-                          model->file_bytes, block_bytes, KV_BLOCK_TOKENS, context, blocks * block_bytes);
-        model_close(model);
-    }
+    enum status status = print_plan(config, loaded, &text, &err);
+    for (uint32_t i = 0; i < config->models.count; i++) load_free(&loaded[i]);
     if (status == ST_OK && buf_ok(&text))
         fwrite(text.data, 1, text.length, stdout);
     else
@@ -38,6 +55,6 @@ static int dry_run(const struct config *config)
 int cmd_serve(const struct config *config)
 {
     if (config->dry_run) return dry_run(config);
-    struct serve_setup setup = {.config = config, .load = load_model, .unload = load_free};
+    struct serve_setup setup = {.config = config, .hooks = {load_open, load_build, load_free}};
     return serve_run(&setup);
 }

@@ -9,6 +9,7 @@
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
 #include "server/config_yaml.h"
+#include "server/model_names.h"
 #include "server/options.h"
 
 #include <errno.h>
@@ -78,6 +79,19 @@ static enum status set_named(struct source *source, const char *name, const char
     return status == ST_NOTFOUND ? unknown(origin, name, source->command, err) : status;
 }
 
+static enum status add_model(struct source *source, const char *path, struct error *err)
+{
+    struct config_list *models = &source->config->models;
+    uint32_t most = source->command == COMMAND_SERVE ? MODELS_MAX : 1;
+    if (models->count == most)
+        return error_set(err, ST_INVAL, "%.80s: %s, %.200s was given before", path,
+                         most == 1 ? "one model at a time" : "too many models", models->items[models->count - 1]);
+    char *copy = mem_strdup(path, strlen(path));
+    if (!copy) return error_set(err, ST_NOMEM, "%s", status_text(ST_NOMEM));
+    models->items[models->count++] = copy;
+    return ST_OK;
+}
+
 static enum status set_from_yaml(void *state, const char *key, const char *value, struct error *err)
 {
     struct source *source = state;
@@ -86,11 +100,7 @@ static enum status set_from_yaml(void *state, const char *key, const char *value
     size_t length = strlen(key);
     if (length >= sizeof name) return error_set(err, ST_INVAL, "%s: the name is too long", origin);
     for (size_t i = 0; i <= length; i++) name[i] = key[i] == '_' ? '-' : key[i];
-    if (!strcmp(name, "model")) {
-        if (source->config->model) return ST_OK;
-        source->config->model = mem_strdup(value, strlen(value));
-        return source->config->model ? ST_OK : ST_NOMEM;
-    }
+    if (!strcmp(name, "model")) return add_model(source, value, err);
     if (!strcmp(name, "config"))
         return error_set(err, ST_INVAL, "%s: a configuration file cannot name another", origin);
     return set_named(source, name, origin, value, err);
@@ -159,7 +169,7 @@ static enum status read_flag(struct source *source, int argc, char **argv, int *
     TRY(set_named(source, name, origin, value, err));
     /* vLLM's list flags take several values: --served-model-name A B */
     while (option && option->kind == OPTION_LIST && !option->secret && !equals && *at + 1 < argc &&
-           argv[*at + 1][0] != '-' && source->config->model)
+           argv[*at + 1][0] != '-' && source->config->models.count > 0)
         TRY(set_named(source, name, origin, argv[++*at], err));
     return ST_OK;
 }
@@ -180,12 +190,8 @@ static enum status read_arguments(struct source *source, int argc, char **argv, 
             if (!option) return error_set(err, ST_INVAL, "%.80s: no such option; --help lists them", argument);
             if (i + 1 >= argc) return error_set(err, ST_INVAL, "%s: a value is missing", argument);
             TRY(source_set(source, option, argument, argv[++i], err));
-        } else if (source->config->model) {
-            return error_set(err, ST_INVAL, "%.80s: one model at a time; %.200s was given before", argument,
-                             source->config->model);
         } else {
-            source->config->model = mem_strdup(argument, strlen(argument));
-            if (!source->config->model) return error_set(err, ST_NOMEM, "%s", status_text(ST_NOMEM));
+            TRY(add_model(source, argument, err));
         }
     }
     return ST_OK;
@@ -248,22 +254,24 @@ enum status config_read(struct config *config, enum config_command command, int 
     source.replaced = 0;
     TRY(read_environment(&source, environment, err));
     source.replaced = 0;
-    char *model_of_file = config->model;
-    config->model = NULL;
+    struct config_list models_of_file = config->models;
+    config->models.count = 0;
     enum status status = read_arguments(&source, argc, argv, err);
-    if (!config->model)
-        config->model = model_of_file;
+    if (config->models.count == 0)
+        config->models = models_of_file;
     else
-        mem_free(model_of_file);
+        list_clear(&models_of_file);
     TRY(status);
     TRY(check_words(config, err));
-    if (!config->model) return error_set(err, ST_INVAL, "no model was given: name a GGUF file; --help tells more");
-    return ST_OK;
+    if (config->models.count == 0)
+        return error_set(err, ST_INVAL, "no model was given: name a model's file or folder; --help tells more");
+    config->model = config->models.items[0];
+    return command == COMMAND_SERVE ? model_names_check(config, err) : ST_OK;
 }
 
 void config_free(struct config *config)
 {
-    mem_free(config->model);
+    list_clear(&config->models);
     for (size_t i = 0; i < option_count; i++) {
         void *member = (char *)config + option_table[i].offset;
         if (option_table[i].kind == OPTION_TEXT) mem_free(*(char **)member);
@@ -298,9 +306,11 @@ static const char *command_head(enum config_command command)
 {
     switch (command) {
     case COMMAND_SERVE:
-        return "usage: millrace serve MODEL.gguf [options]\n\n"
-               "Serves the model over the OpenAI API until SIGTERM, which drains it.\n"
+        return "usage: millrace serve MODEL [MODEL ..] [options]\n\n"
+               "Serves models over the OpenAI API until SIGTERM, which drains it. A MODEL is a .gguf file or a "
+               "folder.\n"
                "  millrace serve SmolLM2-135M-Instruct.Q4_1.gguf --port 8000\n"
+               "  millrace serve small.gguf large.gguf --served-model-name small,fast large\n"
                "  curl http://127.0.0.1:8000/v1/models\n\n";
     case COMMAND_GENERATE:
         return "usage: millrace generate MODEL.gguf -p TEXT [options]\n\n"
@@ -346,7 +356,7 @@ void config_help(enum config_command command, struct buf *out)
 
 void config_print(const struct config *config, enum config_command command, struct buf *out)
 {
-    buf_append_format(out, "model: %s\n", config->model ? config->model : "");
+    for (uint32_t i = 0; i < config->models.count; i++) buf_append_format(out, "model: %s\n", config->models.items[i]);
     for (size_t i = 0; i < option_count; i++) {
         if (!(option_table[i].commands & command)) continue;
         buf_append_format(out, "%s: ", option_table[i].name);

@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { CONFIG_LIST_MAX = 64 };
+enum { CONFIG_LIST_MAX = 64, MODELS_MAX = 16 };
 
 struct config_list {
     char *items[CONFIG_LIST_MAX];
@@ -19,25 +19,31 @@ struct config_list {
 };
 
 struct config {
-    char *model; /* positional: path of a GGUF file */
+    struct config_list models; /* positional: paths of model files or folders; serve takes several */
+    const char *model;         /* the first of them */
 
-    char *host;                      /* --host, 127.0.0.1 */
-    uint32_t port;                   /* --port, 8000; 0: any free port, told in the "ready" line */
-    struct config_list api_keys;     /* --api-key (repeatable); also MILLRACE_API_KEY, and --api-key-file */
-    char *api_key_file;              /* --api-key-file: lines "key" or "tenant:key" */
-    struct config_list served_names; /* --served-model-name A B */
-    uint32_t max_model_len;          /* --max-model-len; 0: the model's own */
-    uint32_t max_num_seqs;           /* --max-num-seqs */
-    uint32_t max_num_batched_tokens; /* --max-num-batched-tokens */
-    uint32_t max_num_queued_reqs;    /* --max-num-queued-reqs */
-    bool enable_prefix_caching;      /* --enable-prefix-caching / --no-enable-prefix-caching, on */
-    uint64_t kv_cache_memory_bytes; /* --kv-cache-memory-bytes (suffixes K M G, Ki Mi Gi); 0: chosen from free memory */
-    char *kv_cache_dtype;           /* --kv-cache-dtype auto|bf16|int8 */
-    uint32_t itl_target_ms;         /* --itl-target-ms */
-    uint32_t threads;               /* --threads; 0: physical cores */
-    char *cpu_path;                 /* --cpu-path auto|NAME of cpu_path.h */
-    char *numerics;                 /* --numerics fast|exact */
-    char *chat_template;            /* --chat-template FILE */
+    char *host;                       /* --host, 127.0.0.1 */
+    uint32_t port;                    /* --port, 8000; 0: any free port, told in the "ready" line */
+    struct config_list api_keys;      /* --api-key (repeatable); also MILLRACE_API_KEY, and --api-key-file */
+    char *api_key_file;               /* --api-key-file: lines "key" or "tenant:key" */
+    struct config_list served_names;  /* --served-model-name A B; see model_names.h */
+    struct config_list admin_keys;    /* --admin-key (repeatable); also MILLRACE_ADMIN_KEY, and --admin-key-file */
+    char *admin_key_file;             /* --admin-key-file: a key a line */
+    struct config_list model_dirs;    /* --model-dir (repeatable): folders that admin calls may load from */
+    bool auto_wake;                   /* --auto-wake / --no-auto-wake, on */
+    uint32_t max_model_len;           /* --max-model-len; 0: the model's own */
+    uint32_t max_num_seqs;            /* --max-num-seqs */
+    uint32_t max_num_batched_tokens;  /* --max-num-batched-tokens */
+    uint32_t max_num_queued_reqs;     /* --max-num-queued-reqs */
+    bool enable_prefix_caching;       /* --enable-prefix-caching / --no-enable-prefix-caching, on */
+    uint64_t memory_limit_bytes;      /* --memory-limit: weights, KV and scratch of all models; 0: of the machine */
+    uint64_t kv_cache_memory_bytes;   /* --kv-cache-memory-bytes (suffixes K M G, Ki Mi Gi), all models'; 0: chosen */
+    char *kv_cache_dtype;             /* --kv-cache-dtype auto|bf16|int8 */
+    uint32_t itl_target_ms;           /* --itl-target-ms */
+    uint32_t threads;                 /* --threads; 0: physical cores */
+    char *cpu_path;                   /* --cpu-path auto|NAME of cpu_path.h */
+    char *numerics;                   /* --numerics fast|exact */
+    char *chat_template;              /* --chat-template FILE */
     bool trust_request_chat_template; /* --trust-request-chat-template */
     uint32_t drain_delay_ms;          /* --drain-delay (seconds, may be fractional) */
     uint32_t shutdown_timeout_ms;     /* --shutdown-timeout (seconds) */

@@ -1,4 +1,4 @@
-/* See exchange.h for the life of an exchange and the rules E1-E5. */
+/* See exchange.h for the life of an exchange and the rules E1-E7. */
 #include "server/exchange.h"
 
 #include "runtime/base/check.h"
@@ -24,7 +24,13 @@ struct exchange {
     enum exchange_kind kind;
     uint32_t tenant;
     const char *tenant_name;
-    struct buf body; /* until the pool has read it; counted for C8 */
+    struct buf body;          /* until the pool has read it for a model that is ready; counted for C8 */
+    struct served *served;    /* whom the call is for, used (E7); NULL: not known, or not ready */
+    struct served *waits_for; /* pinned: asleep, to be woken */
+    struct served *candidates[MODELS_MAX];
+    const struct api_model *candidate_models[MODELS_MAX];
+    bool candidate_ready[MODELS_MAX];
+    struct api_models models; /* of the candidates; what the body named */
     uv_work_t work;
     bool in_pool, prepared, touched, streaming, head_sent, failed, bytes_sent, has_tokens;
     bool cancel_wanted; /* not all requests of it have been told */
@@ -57,7 +63,7 @@ static void write_usage(struct exchange *exchange)
     strncpy(record.call_id, api_call_id(exchange->call), sizeof record.call_id - 1);
     strncpy(record.request_id, exchange->request_id, sizeof record.request_id - 1);
     strncpy(record.tenant, exchange->tenant_name, sizeof record.tenant - 1);
-    strncpy(record.model, exchange->set->model->names[0], sizeof record.model - 1);
+    strncpy(record.model, exchange->served->names.items[0], sizeof record.model - 1);
     for (uint32_t i = 0; i < exchange->submitted; i++)
         if (exchange->requests[i].scheduled_ns) usage_record_add(&record, &exchange->requests[i].usage);
     if (record.requests == 0) return;
@@ -68,7 +74,7 @@ static void write_usage(struct exchange *exchange)
     buf_append_char(&line, '\0');
     if (buf_ok(&line)) log_line(LOG_INFO, "usage", "%s", line.data);
     buf_free(&line);
-    metrics_usage(exchange->set->metrics, &record);
+    metrics_usage(&exchange->served->metrics, &record);
 }
 
 static void drop_body(struct exchange *exchange)
@@ -90,6 +96,7 @@ static void destroy(struct exchange *exchange)
     drop_body(exchange);
     buf_free(&exchange->answer);
     mem_free(exchange->last_token_ns);
+    if (exchange->served) served_leave(exchange->served);
     mem_free(exchange);
     if (set->count == 0 && set->emptied) set->emptied(set->state);
 }
@@ -97,7 +104,22 @@ static void destroy(struct exchange *exchange)
 /* E1 */
 static bool may_end(const struct exchange *exchange)
 {
-    return !exchange->in_pool && exchange->alive == 0 && !exchange->touched;
+    return !exchange->in_pool && exchange->alive == 0 && !exchange->touched && !exchange->waits_for;
+}
+
+/* Gives the model that it waits for back to the caller, with the pin. Waiting it counts as being prepared. */
+static struct served *stop_waiting(struct exchange *exchange)
+{
+    struct served *served = exchange->waits_for;
+    if (served) exchange->set->preparing--;
+    exchange->waits_for = NULL;
+    return served;
+}
+
+static void wait_no_more(struct exchange *exchange)
+{
+    struct served *served = stop_waiting(exchange);
+    if (served) served_unpin(served);
 }
 
 static void reply_error(struct exchange *exchange, const struct api_error *error)
@@ -136,7 +158,7 @@ static void try_cancel(struct exchange *exchange)
     exchange->cancel_wanted = false;
     for (uint32_t i = 0; i < exchange->submitted; i++) {
         struct request *request = &exchange->requests[i];
-        if (request->owner && !engine_cancel(exchange->set->engine, request->id, exchange->cancel_cause))
+        if (request->owner && !engine_cancel(exchange->served->engine, request->id, exchange->cancel_cause))
             exchange->cancel_wanted = true; /* E5 */
     }
 }
@@ -160,11 +182,23 @@ static uint32_t retry_after(uint64_t wait_ns, const char *id)
 
 bool exchanges_have_room(struct exchanges *set, const char *request_id, uint32_t *retry_after_ms)
 {
-    struct engine_stats stats;
-    engine_stats_read(set->engine, &stats);
-    if ((uint64_t)stats.waiting + set->preparing < set->queue_max) return true;
-    set->metrics->rejected_requests++;
-    *retry_after_ms = retry_after(stats.queue_wait_estimate_ns, request_id);
+    const struct models *models = set->models;
+    struct served *full = NULL;
+    uint64_t wait_ns = UINT64_MAX;
+    bool others = set->preparing < set->queue_max; /* that sleep, or come up meanwhile */
+    for (uint32_t i = 0; i < models->count; i++) {
+        struct served *served = models->items[i];
+        struct engine_stats stats;
+        if (served->life.state != MODEL_READY) continue;
+        engine_stats_read(served->engine, &stats);
+        if ((uint64_t)stats.waiting + set->preparing < set->queue_max) return true;
+        if (stats.queue_wait_estimate_ns >= wait_ns) continue;
+        wait_ns = stats.queue_wait_estimate_ns;
+        full = served;
+    }
+    if (others && models_serving(models) > models_in(models, MODEL_READY)) return true;
+    if (full) full->metrics.rejected_requests++;
+    *retry_after_ms = retry_after(full ? wait_ns : 0, request_id);
     return false;
 }
 
@@ -175,18 +209,17 @@ static void work_in_pool(uv_work_t *work)
     struct exchange *exchange = work->data;
     const char *body = exchange->body.data ? exchange->body.data : "";
     size_t length = exchange->body.length;
-    const struct api_model *model = exchange->set->model;
     if (exchange->kind == EXCHANGE_TOKENIZE) {
-        exchange->answer_status = api_tokenize(model, body, length, &exchange->answer);
+        exchange->answer_status = api_tokenize(&exchange->models, body, length, &exchange->answer);
         return;
     }
     if (exchange->kind == EXCHANGE_DETOKENIZE) {
-        exchange->answer_status = api_detokenize(model, body, length, &exchange->answer);
+        exchange->answer_status = api_detokenize(&exchange->models, body, length, &exchange->answer);
         return;
     }
     uint64_t now_ns = clock_ns();
     struct api_context context = {
-        .model = model,
+        .models = &exchange->models,
         .tenant = exchange->tenant,
         .tenant_name = exchange->tenant_name,
         .now_unix_s = clock_unix_us(clock_system()) / 1000000,
@@ -196,6 +229,127 @@ static void work_in_pool(uv_work_t *work)
     enum api_kind kind = exchange->kind == EXCHANGE_CHAT ? API_CHAT : API_COMPLETIONS;
     exchange->prepared = api_call_create(kind, body, length, &context, &exchange->call, &exchange->error) &&
                          api_call_prepare(exchange->call, &exchange->error);
+}
+
+/* E7 */
+static void take_candidates(struct exchange *exchange)
+{
+    const struct models *models = exchange->set->models;
+    for (uint32_t i = 0; i < models->count; i++) {
+        struct served *served = models->items[i];
+        exchange->candidates[i] = served;
+        exchange->candidate_models[i] = &served->model;
+        exchange->candidate_ready[i] = served->life.state == MODEL_READY;
+        if (exchange->candidate_ready[i])
+            served_use(served);
+        else
+            served_pin(served);
+    }
+    exchange->models = (struct api_models){.items = exchange->candidate_models,
+                                           .count = models->count,
+                                           .ready = exchange->candidate_ready,
+                                           .picked = models->count};
+}
+
+/* Lets go of all but the one that the body named, which becomes exchange->served or, not ready, *asleep with a pin. */
+static void drop_candidates(struct exchange *exchange, struct served **asleep)
+{
+    uint32_t picked = exchange->models.picked;
+    *asleep = NULL;
+    for (uint32_t i = 0; i < exchange->models.count; i++) {
+        struct served *served = exchange->candidates[i];
+        if (i == picked && exchange->candidate_ready[i])
+            exchange->served = served;
+        else if (i == picked)
+            *asleep = served;
+        else if (exchange->candidate_ready[i])
+            served_leave(served);
+        else
+            served_unpin(served);
+    }
+    exchange->models.count = 0;
+}
+
+static void work_done(uv_work_t *work, int status);
+
+static bool enter_pool(struct exchange *exchange)
+{
+    struct exchanges *set = exchange->set;
+    take_candidates(exchange);
+    exchange->in_pool = true;
+    if (uv_queue_work(set->loop, &exchange->work, work_in_pool, work_done) == 0) return true;
+    struct served *asleep;
+    exchange->in_pool = false;
+    drop_candidates(exchange, &asleep); /* it has picked none */
+    return false;
+}
+
+static void refuse(struct exchange *exchange, enum refusal refusal, uint64_t wait_ns)
+{
+    refusal_error(refusal, retry_after(wait_ns, exchange->request_id), &exchange->error);
+    fail(exchange, &exchange->error);
+}
+
+/* Once more into the pool: its model was not ready before. */
+static void go_on(struct exchange *exchange)
+{
+    buf_clear(&exchange->answer);
+    if (exchange->failed || !exchange->conn) return;
+    if (enter_pool(exchange))
+        exchange->set->preparing++;
+    else
+        refuse(exchange, REFUSE_NO_MEMORY, 0);
+}
+
+/* A call for a model that was not ready when the pool read it; takes over the pin. */
+static void await(struct exchange *exchange, struct served *served)
+{
+    struct models *models = exchange->set->models;
+    struct error err;
+    enum model_verdict verdict;
+    uint64_t left_ns = model_life_wake_estimate_ns(&served->life, clock_ns());
+    switch (model_life_answer(&served->life, exchange->set->auto_wake)) {
+    case MODEL_SERVES: go_on(exchange); break;
+    case MODEL_WAKES:
+        if (models->stopping) {
+            refuse(exchange, REFUSE_DRAINING, 0);
+        } else if (models_wake(served, &verdict, &err) == ST_OK) {
+            exchange->waits_for = served;
+            exchange->set->preparing++;
+            return;
+        } else {
+            refuse(exchange, REFUSE_MODEL_MEMORY, 0);
+        }
+        break;
+    case MODEL_SLEEPS: refuse(exchange, REFUSE_MODEL_ASLEEP, left_ns); break;
+    case MODEL_LOADS: refuse(exchange, REFUSE_LOADING, left_ns); break;
+    case MODEL_LEAVES: refuse(exchange, REFUSE_MODEL_LEAVING, 0); break;
+    case MODEL_HAS_FAILED: refuse(exchange, REFUSE_MODEL_FAILED, 0); break;
+    }
+    served_unpin(served);
+}
+
+void exchanges_settled(struct exchanges *set, struct served *served)
+{
+    for (struct exchange *exchange = set->all, *next; exchange; exchange = next) {
+        next = exchange->next;
+        if (exchange->waits_for != served) continue;
+        await(exchange, stop_waiting(exchange));
+        if (may_end(exchange) && !exchange->conn) destroy(exchange);
+    }
+}
+
+void exchanges_cut(struct exchanges *set, const struct served *served)
+{
+    struct api_error error;
+    refusal_error(REFUSE_MODEL_LEAVING, RETRY_AFTER_MS_MIN, &error);
+    for (struct exchange *exchange = set->all, *next; exchange; exchange = next) {
+        next = exchange->next;
+        if (exchange->served != served || exchange->failed) continue;
+        cancel(exchange, CAUSE_PLATFORM_CANCEL);
+        fail(exchange, &error);
+        if (may_end(exchange)) destroy(exchange);
+    }
 }
 
 static void submit_all(struct exchange *exchange)
@@ -211,7 +365,7 @@ static void submit_all(struct exchange *exchange)
         struct request *request = &exchange->requests[i];
         request->id = ++set->next_request_id;
         request->owner = exchange;
-        status = engine_submit(set->engine, request);
+        status = engine_submit(exchange->served->engine, request);
         if (status == ST_OK) {
             exchange->submitted++;
             exchange->alive++;
@@ -219,10 +373,10 @@ static void submit_all(struct exchange *exchange)
     }
     if (status == ST_OK) return;
     struct engine_stats stats;
-    engine_stats_read(set->engine, &stats);
+    engine_stats_read(exchange->served->engine, &stats);
     refusal_error(status == ST_NOMEM ? REFUSE_NO_MEMORY : REFUSE_OVERLOADED,
                   retry_after(stats.queue_wait_estimate_ns, exchange->request_id), &exchange->error);
-    set->metrics->rejected_requests++;
+    exchange->served->metrics.rejected_requests++;
     cancel(exchange, CAUSE_PLATFORM_CANCEL);
     fail(exchange, &exchange->error);
 }
@@ -246,11 +400,15 @@ static void work_done(uv_work_t *work, int status)
 {
     struct exchange *exchange = work->data;
     struct exchanges *set = exchange->set;
+    struct served *asleep;
     exchange->in_pool = false;
     set->preparing--;
-    drop_body(exchange);
+    drop_candidates(exchange, &asleep);
+    if (!asleep || !exchange->conn || exchange->failed) drop_body(exchange);
     if (status == UV_ECANCELED || !exchange->conn || exchange->failed) {
-        /* nobody waits for it any more */
+        if (asleep) served_unpin(asleep); /* nobody waits for it any more */
+    } else if (asleep) {
+        await(exchange, asleep);
     } else if (exchange->kind == EXCHANGE_TOKENIZE || exchange->kind == EXCHANGE_DETOKENIZE) {
         reply_answer(exchange);
     } else if (!exchange->prepared) {
@@ -282,12 +440,11 @@ void exchange_start(struct exchanges *set, enum exchange_kind kind, struct http_
         if (exchange->next) exchange->next->previous = exchange;
         set->all = exchange;
         set->count++;
-        set->preparing++;
-        exchange->in_pool = true;
         http_conn_user_set(conn, exchange);
-        if (uv_queue_work(set->loop, &exchange->work, work_in_pool, work_done) == 0) return;
-        exchange->in_pool = false;
-        set->preparing--;
+        if (enter_pool(exchange)) {
+            set->preparing++;
+            return;
+        }
         exchange->conn = NULL;
         destroy(exchange);
     }
@@ -394,7 +551,7 @@ static uint64_t *token_clock(struct exchange *exchange, const struct event *even
 
 static void count_tokens(struct exchange *exchange, const struct event *event, uint64_t now_ns)
 {
-    struct metrics *metrics = exchange->set->metrics;
+    struct metrics *metrics = &exchange->served->metrics;
     uint64_t *last_ns = token_clock(exchange, event);
     if (event->output_count == 0) return;
     exchange->has_tokens = true;
@@ -408,12 +565,12 @@ static void count_tokens(struct exchange *exchange, const struct event *event, u
 
 static void take_refusal(struct exchange *exchange, const struct event *event)
 {
-    struct exchanges *set = exchange->set;
-    if (event->status == ST_LIMIT) set->metrics->rejected_requests++;
-    if (event->status == ST_QUOTA) set->metrics->rate_limited++;
+    struct metrics *metrics = &exchange->served->metrics;
+    if (event->status == ST_LIMIT) metrics->rejected_requests++;
+    if (event->status == ST_QUOTA) metrics->rate_limited++;
     if (exchange->failed) return;
     struct engine_stats stats;
-    engine_stats_read(set->engine, &stats);
+    engine_stats_read(exchange->served->engine, &stats);
     api_error_from_status(event->status, retry_after(stats.queue_wait_estimate_ns, exchange->request_id),
                           &exchange->error);
     cancel(exchange, CAUSE_PLATFORM_CANCEL);
@@ -436,7 +593,7 @@ static void take_event(struct exchange *exchange, const struct event *event, uin
     if (event->kind == REQUEST_SCHEDULED) exchange->scheduled++;
     if (event->kind == CHOICE_TOKENS) count_tokens(exchange, event, now_ns);
     if (event->kind != REQUEST_DONE) return;
-    if (event->request->scheduled_ns) metrics_request_done(exchange->set->metrics, event->request);
+    if (event->request->scheduled_ns) metrics_request_done(&exchange->served->metrics, event->request);
     if (event->status != ST_OK && !exchange->failed && event->status != ST_CANCELED) {
         api_error_from_status(event->status, RETRY_AFTER_MS_MIN, &exchange->error);
         cancel(exchange, CAUSE_PLATFORM_CANCEL);
@@ -445,25 +602,33 @@ static void take_event(struct exchange *exchange, const struct event *event, uin
     if (exchange->alive == 0) write_usage(exchange);
 }
 
-void exchanges_poll(struct exchanges *set)
+/* The events of one engine; puts the exchanges they touched in front of *touched. */
+static void poll_engine(struct served *served, uint64_t now_ns, struct exchange **touched)
 {
     struct engine_stats stats;
     struct event event;
-    struct exchange *touched = NULL;
-    uint64_t now_ns = clock_ns();
-    while (engine_poll(set->engine, &event)) {
+    while (engine_poll(served->engine, &event)) {
         struct exchange *exchange = event.request->owner;
-        CHECK(exchange != NULL);
+        CHECK(exchange != NULL && exchange->served == served);
         take_event(exchange, &event, now_ns);
         if (!exchange->touched) {
             exchange->touched = true;
-            exchange->next_touched = touched;
-            touched = exchange;
+            exchange->next_touched = *touched;
+            *touched = exchange;
         }
     }
-    engine_stats_read(set->engine, &stats);
-    if (stats.steps != set->steps_seen) metrics_observe(set->metrics, HISTOGRAM_ITERATION, stats.last_step_tokens);
-    set->steps_seen = stats.steps;
+    engine_stats_read(served->engine, &stats);
+    if (stats.steps != served->steps_seen)
+        metrics_observe(&served->metrics, HISTOGRAM_ITERATION, stats.last_step_tokens);
+    served->steps_seen = stats.steps;
+}
+
+void exchanges_poll(struct exchanges *set)
+{
+    struct exchange *touched = NULL;
+    uint64_t now_ns = clock_ns();
+    for (uint32_t i = 0; i < set->models->count; i++)
+        if (set->models->items[i]->engine) poll_engine(set->models->items[i], now_ns, &touched);
     while (touched) { /* E2 */
         struct exchange *exchange = touched;
         touched = exchange->next_touched;
@@ -480,6 +645,7 @@ void exchange_writable(struct exchange *exchange)
 void exchange_gone(struct exchange *exchange)
 {
     exchange->conn = NULL;
+    wait_no_more(exchange);
     if (exchange->in_pool) (void)uv_cancel((uv_req_t *)&exchange->work); /* if it has begun, work_done finds nobody */
     cancel(exchange, CAUSE_CLIENT_GONE);
     if (may_end(exchange)) destroy(exchange);
@@ -516,6 +682,7 @@ void exchanges_abort(struct exchanges *set)
     for (struct exchange *exchange = set->all, *next; exchange; exchange = next) {
         next = exchange->next;
         if (exchange->failed) continue;
+        wait_no_more(exchange);
         if (exchange->in_pool) (void)uv_cancel((uv_req_t *)&exchange->work);
         cancel(exchange, CAUSE_PLATFORM_CANCEL);
         fail(exchange, &error);
@@ -528,6 +695,7 @@ void exchanges_free(struct exchanges *set)
     set->emptied = NULL;
     while (set->all) {
         CHECK(!set->all->in_pool);
+        wait_no_more(set->all);
         destroy(set->all);
     }
 }

@@ -2,7 +2,8 @@
  *
  *   exchange_start -> [pool: parse, template, tokens] -> engine_submit -> events -> render when writable -> end
  *        |                    |                                |                           |
- *      refused              refused (400)             refused (429, 503, 504)      client gone: engine_cancel
+ *      refused              refused (400, 404)        refused (429, 503, 504)      client gone: engine_cancel
+ *                             asleep: waits for the wake, then once more through the pool
  *
  * E1  An exchange is destroyed when it is out of the pool and every engine request of it has ended, whether or not its
  *     client is still there: until then the engine may write into its arena.
@@ -14,15 +15,17 @@
  * E6  Below COALESCE_WRITES_PER_S each step's tokens go out at once. Above it a stream is written at 8 tokens or 20 ms,
  *     its first and last always at once: a send costs more than rendering a token.
  *
+ * E7  Which model a call is for stands in its body, which only the pool reads. So a call holds the records of all
+ * models while it is in the pool (served_pin), and may use those that were ready when it entered (served_use); out of
+ * it it keeps the one it is for, until it is destroyed.
+ *
  * /tokenize and /detokenize are exchanges too that never meet the engine: a large text must not hold up the loop.
  * io thread only, but for the work in the pool. */
 #ifndef SERVER_EXCHANGE_H
 #define SERVER_EXCHANGE_H
 
-#include "scheduler/engine.h"
-#include "server/api.h"
 #include "server/http_conn.h"
-#include "server/metrics.h"
+#include "server/models.h"
 
 #include <uv.h>
 
@@ -33,31 +36,29 @@ struct exchange;
 
 enum exchange_kind { EXCHANGE_CHAT, EXCHANGE_COMPLETIONS, EXCHANGE_TOKENIZE, EXCHANGE_DETOKENIZE };
 
-/* All exchanges of a process, and what they need. Filled by serve.c; engine and model are set before the first start.
- */
+/* All exchanges of a process, and what they need. Filled by serve.c. */
 struct exchanges {
     uv_loop_t *loop;
-    struct engine *engine;
     struct http_server *http;
-    const struct api_model *model;
-    struct metrics *metrics;
+    struct models *models;
+    bool auto_wake;
     uint64_t head_after_ns;       /* E3: 10 s */
     uint64_t keep_alive_ns;       /* a comment line on an idle stream: 15 s */
-    uint32_t queue_max;           /* waiting requests, those in the pool included */
+    uint32_t queue_max;           /* waiting requests of a model, those in the pool included */
     void (*emptied)(void *state); /* the last exchange is gone */
     void *state;
     /* own */
     struct exchange *all;
     uint32_t count, preparing;
-    uint64_t next_request_id, steps_seen;
+    uint64_t next_request_id;
     bool aborting;
     bool coalescing;    /* E6 */
     uint64_t window_ns; /* start of the window that writes are counted in */
     uint32_t window_writes;
 };
 
-/* Whether one more call may start; else the refusal's milliseconds until a retry makes sense, and false. Looked at
- * before the body is read. */
+/* Whether one more call may start, for some model that is ready; else the refusal's milliseconds until a retry makes
+ * sense, and false. Looked at before the body is read. */
 bool exchanges_have_room(struct exchanges *set, const char *request_id, uint32_t *retry_after_ms);
 
 /* Takes the connection's current request. Replies itself, now or later. */
@@ -67,10 +68,15 @@ void exchange_start(struct exchanges *set, enum exchange_kind kind, struct http_
 void exchange_writable(struct exchange *exchange);
 void exchange_gone(struct exchange *exchange); /* its connection is about to be freed */
 
-/* Takes all events of the engine, then renders each exchange they touched. After each wake of the engine. */
+/* Takes all events of the engines, then renders each exchange they touched. After each wake of the engine. */
 void exchanges_poll(struct exchanges *set);
 /* Late headers, tokens held back, keep-alive comments, cancels that found the ring full. Every HTTP_TICK_MS. */
 void exchanges_tick(struct exchanges *set, uint64_t now_ns);
+
+/* A model has become READY, ASLEEP, FAILED or GONE: calls that wait for it go on, or end with an error. */
+void exchanges_settled(struct exchanges *set, struct served *served);
+/* Ends the calls that use the model: usage, and an error for their clients. */
+void exchanges_cut(struct exchanges *set, const struct served *served);
 
 /* The end of a drain: cancels everything that is left; its clients get 503 or an error event. */
 void exchanges_abort(struct exchanges *set);

@@ -18,6 +18,13 @@ const struct route routes[] = {
     {"/metrics", ROUTE_METRICS, .open = true},
     {"/version", ROUTE_VERSION, .open = false},
     {"/load", ROUTE_LOAD, .open = false},
+    /* llama.cpp's names for loading, vLLM's for sleeping */
+    {"/models", ROUTE_ADMIN_MODELS, .admin = true},
+    {"/models/load", ROUTE_ADMIN_LOAD, .post = true, .admin = true},
+    {"/models/unload", ROUTE_ADMIN_UNLOAD, .post = true, .admin = true},
+    {"/sleep", ROUTE_ADMIN_SLEEP, .post = true, .admin = true},
+    {"/wake_up", ROUTE_ADMIN_WAKE, .post = true, .admin = true},
+    {"/is_sleeping", ROUTE_ADMIN_IS_SLEEPING, .admin = true},
 };
 const size_t routes_count = sizeof routes / sizeof routes[0];
 
@@ -64,6 +71,18 @@ void refusal_error(enum refusal refusal, uint32_t retry_after_ms, struct api_err
         [REFUSE_ENGINE_LOST] = {503, "server_error", "resource_unavailable", "The engine has stopped.", true},
         [REFUSE_STUCK] = {503, "server_error", "resource_unavailable", "The engine does not answer.", true},
         [REFUSE_NO_MEMORY] = {503, "server_error", "resource_unavailable", "The server is out of memory.", true},
+        [REFUSE_ADMIN_OFF] = {403, "permission_error", "admin_key_not_set",
+                              "Admin calls are off: start the server with --admin-key-file, --admin-key or "
+                              "MILLRACE_ADMIN_KEY.",
+                              false},
+        [REFUSE_MODEL_ASLEEP] = {503, "server_error", "model_asleep",
+                                 "The model is asleep, or waking; it takes no requests yet.", true},
+        [REFUSE_MODEL_LEAVING] = {503, "server_error", "model_unloaded",
+                                  "The model is being unloaded or put to sleep by its operator.", true},
+        [REFUSE_MODEL_FAILED] = {503, "server_error", "model_failed",
+                                 "The model could not be loaded; its operator can see why.", true},
+        [REFUSE_MODEL_MEMORY] = {503, "server_error", "insufficient_memory",
+                                 "The model is asleep and its memory is in use by others.", true},
     };
     (void)api_error_set(error, table[refusal].status, table[refusal].type, table[refusal].code, "", "%s",
                         table[refusal].message);

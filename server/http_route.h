@@ -21,7 +21,13 @@ enum route_id {
     ROUTE_PING,
     ROUTE_METRICS,
     ROUTE_VERSION,
-    ROUTE_LOAD
+    ROUTE_LOAD,
+    ROUTE_ADMIN_MODELS,
+    ROUTE_ADMIN_LOAD,
+    ROUTE_ADMIN_UNLOAD,
+    ROUTE_ADMIN_SLEEP,
+    ROUTE_ADMIN_WAKE,
+    ROUTE_ADMIN_IS_SLEEPING
 };
 
 struct route {
@@ -31,6 +37,7 @@ struct route {
     bool prefix;       /* the rest of the path is an argument (at least one byte) */
     bool open;         /* needs no key */
     bool needs_engine; /* refused while loading and when the engine is lost */
+    bool admin;        /* needs an admin key instead of an API key */
 };
 
 extern const struct route routes[];
@@ -54,7 +61,12 @@ enum refusal {
     REFUSE_OVERLOADED,
     REFUSE_ENGINE_LOST,
     REFUSE_STUCK,
-    REFUSE_NO_MEMORY
+    REFUSE_NO_MEMORY,
+    REFUSE_ADMIN_OFF,
+    REFUSE_MODEL_ASLEEP,
+    REFUSE_MODEL_LEAVING,
+    REFUSE_MODEL_FAILED,
+    REFUSE_MODEL_MEMORY
 };
 
 /* Fills error. retry_after_ms: for those that may be repeated, else ignored. */

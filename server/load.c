@@ -5,6 +5,7 @@
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
 #include "server/machine.h"
+#include "server/memory_plan.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -13,7 +14,6 @@
 #include <unistd.h>
 
 enum { TEMPLATE_BYTES_MAX = 1 << 20 };
-static const uint64_t kv_bytes_default_max = UINT64_C(4) << 30;
 
 struct progress {
     uint64_t start_ns, shown_ns;
@@ -73,68 +73,87 @@ static enum status compile_template(const struct config *config, struct loaded *
     return ST_OK;
 }
 
-static enum status device_settings(const struct config *config, const struct loaded *loaded,
-                                   struct device_config *settings, struct error *err)
+uint64_t load_memory_limit(const struct config *config)
 {
-    bool exact = !strcmp(config->numerics, "exact");
-    if (exact && strcmp(config->kv_cache_dtype, "auto") != 0)
+    return config->memory_limit_bytes ? config->memory_limit_bytes : machine_memory_bytes() / 10 * 9;
+}
+
+static bool is_exact(const struct config *config)
+{
+    return !strcmp(config->numerics, "exact");
+}
+
+static bool is_kv_int8(const struct config *config)
+{
+    return !strcmp(config->kv_cache_dtype, "int8");
+}
+
+static enum status find_context(const struct config *config, struct loaded *loaded, struct error *err)
+{
+    uint32_t trained = loaded->model->spec.context_max, asked = config->max_model_len;
+    loaded->context_max = asked && asked < trained ? asked : trained;
+    if (asked > trained && config->models.count < 2)
+        return error_set(err, ST_INVAL, "--max-model-len %" PRIu32 ": the model was trained for %" PRIu32 " tokens",
+                         asked, trained);
+    return ST_OK;
+}
+
+static enum status open_parts(const struct config *config, const char *path, struct loaded *loaded, struct error *err)
+{
+    if (is_exact(config) && strcmp(config->kv_cache_dtype, "auto") != 0)
         return error_set(err, ST_INVAL, "--kv-cache-dtype %s: exact numerics keep KV in f32; leave it at auto",
                          config->kv_cache_dtype);
-    *settings = (struct device_config){
-        .numerics = exact ? NUMERICS_EXACT : NUMERICS_FAST,
-        .kv_int8 = !strcmp(config->kv_cache_dtype, "int8"),
-        .threads = config->threads ? config->threads : machine_cores(),
-        .kv_bytes = config->kv_cache_memory_bytes,
-        .tokens_max = config->max_num_batched_tokens ? config->max_num_batched_tokens : 512,
-        .seqs_max = config->max_num_seqs ? config->max_num_seqs : 1,
-        .context_max = loaded->context_max,
-    };
-    TRY(cpu_path_parse(config->cpu_path, &settings->path, err));
-    if (settings->tokens_max < settings->seqs_max) settings->tokens_max = settings->seqs_max; /* a token for each */
-    settings->rows_max = settings->tokens_max;
-    size_t block_bytes = device_cpu_kv_block_bytes(&loaded->model->spec, settings->numerics, settings->kv_int8);
-    uint64_t least = (uint64_t)block_bytes * ((loaded->context_max + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS);
-    if (!settings->kv_bytes) {
-        settings->kv_bytes = machine_memory_bytes() / 4;
-        if (settings->kv_bytes > kv_bytes_default_max) settings->kv_bytes = kv_bytes_default_max;
-    }
-    if (settings->kv_bytes < least)
-        return error_set(err, ST_INVAL,
-                         "KV cache: one sequence of %" PRIu32 " tokens needs %" PRIu64
-                         " bytes, %zu are given; lower --max-model-len or "
-                         "raise --kv-cache-memory-bytes",
-                         loaded->context_max, least, settings->kv_bytes);
-    return ST_OK;
-}
-
-static enum status load_parts(const struct config *config, struct loaded *loaded, struct error *err)
-{
-    TRY(model_open(config->model, &loaded->model, err));
+    TRY(model_open(path, &loaded->model, err));
     TRY(tokenizer_create(&loaded->model->vocab, &loaded->tokenizer, err));
     TRY(compile_template(config, loaded, err));
-    const struct model_spec *spec = &loaded->model->spec;
-    loaded->context_max = config->max_model_len ? config->max_model_len : spec->context_max;
-    if (loaded->context_max > spec->context_max)
-        return error_set(err, ST_INVAL, "--max-model-len %" PRIu32 ": the model was trained for %" PRIu32 " tokens",
-                         loaded->context_max, spec->context_max);
-    struct device_config settings;
-    TRY(device_settings(config, loaded, &settings, err));
-    uint64_t now_ns = clock_now_ns(clock_system());
-    struct progress progress = {now_ns, now_ns, isatty(STDERR_FILENO) != 0};
-    TRY(device_cpu_create(loaded->model, &settings, show_progress, &progress, &loaded->device, err));
-    model_release_file(loaded->model);
-    return ST_OK;
+    return find_context(config, loaded, err);
 }
 
-enum status load_model(const struct config *config, struct loaded *loaded, struct error *err)
+enum status load_open(const struct config *config, const char *path, struct loaded *loaded, struct load_need *need,
+                      struct error *err)
 {
     memset(loaded, 0, sizeof *loaded);
-    uint64_t start_ns = clock_now_ns(clock_system());
-    enum status status = load_parts(config, loaded, err);
+    enum status status = open_parts(config, path, loaded, err);
     if (status != ST_OK) {
         load_free(loaded);
         return status;
     }
+    enum numerics numerics = is_exact(config) ? NUMERICS_EXACT : NUMERICS_FAST;
+    uint64_t block_bytes = device_cpu_kv_block_bytes(&loaded->model->spec, numerics, is_kv_int8(config));
+    need->weights_bytes = loaded->model->file_bytes;
+    need->kv_least_bytes = block_bytes * (((uint64_t)loaded->context_max + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS);
+    return ST_OK;
+}
+
+static enum status build_device(const struct config *config, uint64_t kv_bytes, struct loaded *loaded,
+                                struct error *err)
+{
+    struct device_config settings = {
+        .numerics = is_exact(config) ? NUMERICS_EXACT : NUMERICS_FAST,
+        .kv_int8 = is_kv_int8(config),
+        .threads = config->threads ? config->threads : machine_cores(),
+        .kv_bytes = kv_bytes,
+        .tokens_max = config->max_num_batched_tokens ? config->max_num_batched_tokens : 512,
+        .seqs_max = config->max_num_seqs ? config->max_num_seqs : 1,
+        .context_max = loaded->context_max,
+    };
+    TRY(cpu_path_parse(config->cpu_path, &settings.path, err));
+    if (settings.tokens_max < settings.seqs_max) settings.tokens_max = settings.seqs_max; /* a token for each */
+    settings.rows_max = settings.tokens_max;
+    uint64_t now_ns = clock_now_ns(clock_system());
+    struct progress progress = {now_ns, now_ns, isatty(STDERR_FILENO) != 0};
+    return device_cpu_create(loaded->model, &settings, show_progress, &progress, &loaded->device, err);
+}
+
+enum status load_build(const struct config *config, uint64_t kv_bytes, struct loaded *loaded, struct error *err)
+{
+    uint64_t start_ns = clock_now_ns(clock_system());
+    enum status status = build_device(config, kv_bytes, loaded, err);
+    if (status != ST_OK) {
+        load_free(loaded);
+        return status;
+    }
+    model_release_file(loaded->model);
     const struct device_info *info = &loaded->device->info;
     log_line(LOG_INFO, "load",
              "model=\"%s\" arch=%s device=\"%s\" weights_bytes=%zu kv_blocks=%" PRIu32 " kv_bytes=%zu context=%" PRIu32
@@ -143,6 +162,17 @@ enum status load_model(const struct config *config, struct loaded *loaded, struc
              (size_t)info->kv_blocks * info->kv_block_bytes, loaded->context_max,
              (clock_now_ns(clock_system()) - start_ns) / NS_PER_MS);
     return ST_OK;
+}
+
+enum status load_model(const struct config *config, struct loaded *loaded, struct error *err)
+{
+    struct load_need need;
+    TRY(load_open(config, config->model, loaded, &need, err));
+    uint64_t kv_bytes = memory_kv_total(config->kv_cache_memory_bytes, load_memory_limit(config), need.weights_bytes);
+    enum status status = memory_divide(kv_bytes, &need.kv_least_bytes, 1, &kv_bytes, err);
+    if (status == ST_OK) return load_build(config, kv_bytes, loaded, err);
+    load_free(loaded);
+    return status;
 }
 
 void load_free(struct loaded *loaded)

@@ -1,4 +1,9 @@
-/* From a configuration to a model that can serve: file, vocabulary, template, device. Shared by serve and generate. */
+/* From a configuration to a model that can serve: file, vocabulary, template, device. Shared by serve and generate.
+ *
+ *   load_open: file, vocabulary, template -> what the model needs     load_build: device, packed weights; the file is
+ * let go
+ *
+ * In between the memory of several models can be divided (memory_plan.h). */
 #ifndef SERVER_LOAD_H
 #define SERVER_LOAD_H
 
@@ -12,14 +17,28 @@ struct loaded {
     struct model *model;
     struct tokenizer *tokenizer;
     struct chat_template *chat_template; /* NULL: the model has none */
-    struct device *device;
+    struct device *device;               /* NULL before load_build */
     uint32_t context_max;
 };
 
-/* Opens, checks, packs (with a progress bar on a terminal, else a line at the end), releases the file. The caller's
- * thread: the server runs it on a thread of its own, so that it already answers /health while loading. ST_*: err is one
- * line. */
+struct load_need {
+    uint64_t weights_bytes;  /* of the file; packed they may differ */
+    uint64_t kv_least_bytes; /* KV of one sequence of full context */
+};
+
+/* Opens and checks a model. The caller's thread: the server runs it on a thread of its own, so that it already answers
+ * /health while loading. ST_*: err is one line, and *loaded is empty. */
+NODISCARD enum status load_open(const struct config *config, const char *path, struct loaded *loaded,
+                                struct load_need *need, struct error *err);
+/* Packs the weights (with a progress bar on a terminal, else a line at the end) and takes kv_bytes for KV blocks, at
+ * least what load_open found to be needed. On failure *loaded is empty. */
+NODISCARD enum status load_build(const struct config *config, uint64_t kv_bytes, struct loaded *loaded,
+                                 struct error *err);
+/* Both, for the configuration's first model and with the KV memory that it sets. */
 NODISCARD enum status load_model(const struct config *config, struct loaded *loaded, struct error *err);
 void load_free(struct loaded *loaded);
+
+/* What all models of the process may take: the option, or nine tenths of what the machine or the cgroup gives. */
+uint64_t load_memory_limit(const struct config *config);
 
 #endif

@@ -1,5 +1,7 @@
 /* See metrics.h. Names, labels and buckets: API design section 2. A bound is printed as Python's client prints it
- * ("1.0", "1e+06"), because dashboards match `le` as text. */
+ * ("1.0", "1e+06"), because dashboards match `le` as text. Each model prints its series into a text of its own, which
+ * notes where a family begins; the families of all models are then put together, for the format wants each in one
+ * piece. */
 #include "server/metrics.h"
 
 #include "runtime/base/check.h"
@@ -127,32 +129,38 @@ void metrics_usage(struct metrics *metrics, const struct usage_record *record)
     metrics->recorded_recomputed += record->sum.recomputed;
 }
 
-void metrics_reply(struct metrics *metrics, int http_status)
+void metrics_reply(struct metrics_process *process, int http_status)
 {
     int first = http_status / 100;
-    metrics->replies[first >= 1 && first <= 5 ? first : 0]++;
+    process->replies[first >= 1 && first <= 5 ? first : 0]++;
 }
 
 /* ---- text ---- */
 
+enum { FAMILIES_MAX = 96 };
+
 struct printer {
     struct buf *out;
-    const char *model_name;
+    const char *model_label; /* ",model_name=\"..\"", or "" for the process's */
+    uint32_t families;
+    size_t heads[FAMILIES_MAX], samples[FAMILIES_MAX]; /* where a family's head and its samples begin */
 };
 
-static void head(const struct printer *printer, const char *name, const char *kind, const char *help)
+static void head(struct printer *printer, const char *name, const char *kind, const char *help)
 {
+    CHECK(printer->families < FAMILIES_MAX);
+    printer->heads[printer->families] = printer->out->length;
     buf_append_format(printer->out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind);
+    printer->samples[printer->families++] = printer->out->length;
 }
 
 /* One sample; labels: more of them, each with a leading comma, or "". */
 static void sample(const struct printer *printer, const char *name, const char *labels, double value)
 {
-    buf_append_format(printer->out, "%s{engine=\"0\",model_name=\"%s\"%s} %.17g\n", name, printer->model_name, labels,
-                      value);
+    buf_append_format(printer->out, "%s{engine=\"0\"%s%s} %.17g\n", name, printer->model_label, labels, value);
 }
 
-static void single(const struct printer *printer, const char *name, const char *kind, const char *help, double value)
+static void single(struct printer *printer, const char *name, const char *kind, const char *help, double value)
 {
     head(printer, name, kind, help);
     sample(printer, name, "", value);
@@ -171,11 +179,13 @@ static void print_bound(struct buf *out, double bound)
     buf_append_format(out, "%.6ge+%02u", bound, exponent);
 }
 
-static void histogram_print(const struct printer *printer, const char *name, const char *help,
+static void histogram_print(struct printer *printer, const char *name, const char *help,
                             const struct histogram *histogram)
 {
     uint64_t total = 0;
-    buf_append_format(printer->out, "# HELP vllm:%s %s\n# TYPE vllm:%s histogram\n", name, help, name);
+    char family[80];
+    (void)snprintf(family, sizeof family, "vllm:%s", name);
+    head(printer, family, "histogram", help);
     for (uint32_t i = 0; i <= histogram->bounds_count; i++) {
         total += histogram->counts[i];
         buf_append_format(printer->out, "vllm:%s_bucket{engine=\"0\",le=\"", name);
@@ -183,15 +193,13 @@ static void histogram_print(const struct printer *printer, const char *name, con
             print_bound(printer->out, histogram->bounds[i]);
         else
             buf_append_text(printer->out, "+Inf");
-        buf_append_format(printer->out, "\",model_name=\"%s\"} %" PRIu64 "\n", printer->model_name, total);
+        buf_append_format(printer->out, "\"%s} %" PRIu64 "\n", printer->model_label, total);
     }
-    buf_append_format(printer->out, "vllm:%s_sum{engine=\"0\",model_name=\"%s\"} %.17g\n", name, printer->model_name,
-                      histogram->sum);
-    buf_append_format(printer->out, "vllm:%s_count{engine=\"0\",model_name=\"%s\"} %" PRIu64 "\n", name,
-                      printer->model_name, total);
+    buf_append_format(printer->out, "vllm:%s_sum{engine=\"0\"%s} %.17g\n", name, printer->model_label, histogram->sum);
+    buf_append_format(printer->out, "vllm:%s_count{engine=\"0\"%s} %" PRIu64 "\n", name, printer->model_label, total);
 }
 
-static void print_gauges(const struct printer *p, const struct engine_stats *stats, const struct metrics_now *now)
+static void print_gauges(struct printer *p, const struct engine_stats *stats, const struct metrics_model *now)
 {
     double total = stats->kv_blocks_total, usage = total > 0 ? stats->kv_blocks_used / total : 0;
     double waiting = (double)stats->waiting + now->preparing;
@@ -203,17 +211,46 @@ static void print_gauges(const struct printer *p, const struct engine_stats *sta
     single(p, "vllm:kv_cache_usage_perc", "gauge", "Share of KV blocks in use, 1 is all", usage);
     single(p, "vllm:gpu_cache_usage_perc", "gauge", "Old name of kv_cache_usage_perc", usage);
     head(p, "vllm:engine_sleep_state", "gauge", "1 for the state the engine is in");
-    sample(p, "vllm:engine_sleep_state", ",sleep_state=\"awake\"", 1);
-    sample(p, "vllm:engine_sleep_state", ",sleep_state=\"weights_offloaded\"", 0);
-    sample(p, "vllm:engine_sleep_state", ",sleep_state=\"discard_all\"", 0);
+    sample(p, "vllm:engine_sleep_state", ",sleep_state=\"awake\"", now->sleep_level == 0);
+    sample(p, "vllm:engine_sleep_state", ",sleep_state=\"weights_offloaded\"", now->sleep_level == 1);
+    sample(p, "vllm:engine_sleep_state", ",sleep_state=\"discard_all\"", now->sleep_level == 2);
     head(p, "vllm:cache_config_info", "gauge", "How the KV cache is set up");
     buf_append_format(p->out,
-                      "vllm:cache_config_info{block_size=\"%d\",enable_prefix_caching=\"%s\",engine=\"0\","
-                      "model_name=\"%s\",num_gpu_blocks=\"%u\"} 1\n",
-                      KV_BLOCK_TOKENS, now->prefix_cache ? "True" : "False", p->model_name, stats->kv_blocks_total);
+                      "vllm:cache_config_info{block_size=\"%d\",enable_prefix_caching=\"%s\",engine=\"0\""
+                      "%s,num_gpu_blocks=\"%u\"} 1\n",
+                      KV_BLOCK_TOKENS, now->prefix_cache ? "True" : "False", p->model_label, stats->kv_blocks_total);
+    single(p, "mr_ready", "gauge", "1 while new requests are taken", now->ready);
+    head(p, "mr_model_memory_bytes", "gauge", "Memory that the model takes now, by what for");
+    sample(p, "mr_model_memory_bytes", ",of=\"weights\"", (double)now->weights_bytes);
+    sample(p, "mr_model_memory_bytes", ",of=\"kv\"", (double)now->kv_bytes);
+    sample(p, "mr_model_memory_bytes", ",of=\"scratch\"", (double)now->scratch_bytes);
+    single(p, "mr_model_load_seconds", "gauge", "How long the last load took, 0: none yet", (double)now->load_ns / 1e9);
+    single(p, "mr_model_wake_seconds", "gauge", "How long the last wake took, 0: none yet", (double)now->wake_ns / 1e9);
+    single(p, "mr_model_wake_estimate_seconds", "gauge", "How long the next wake is expected to take",
+           (double)now->wake_estimate_ns / 1e9);
 }
 
-static void print_counters(const struct printer *p, const struct metrics *metrics, const struct engine_stats *stats)
+static void print_usage(struct printer *p, const struct metrics *metrics)
+{
+    char label[64];
+    head(p, "mr_rate_limited_total", "counter", "Requests refused with 429, by limit");
+    sample(p, "mr_rate_limited_total", ",limit=\"queue_share\"", (double)metrics->rate_limited);
+    head(p, "mr_usage_records_total", "counter", "Usage records, by cause");
+    for (int i = CAUSE_STOP; i <= CAUSE_PLATFORM_ERROR; i++) {
+        (void)snprintf(label, sizeof label, ",cause=\"%s\"", usage_cause_name((enum cause)i));
+        sample(p, "mr_usage_records_total", label, (double)metrics->records[i]);
+    }
+    single(p, "mr_usage_mismatch_total", "counter", "Records whose counts disagreed",
+           (double)metrics->records_mismatch);
+    head(p, "mr_usage_tokens_total", "counter", "Tokens in usage records, by kind");
+    sample(p, "mr_usage_tokens_total", ",kind=\"in_total\"", (double)metrics->recorded_in);
+    sample(p, "mr_usage_tokens_total", ",kind=\"in_hit\"", (double)metrics->recorded_hit);
+    sample(p, "mr_usage_tokens_total", ",kind=\"out\"", (double)metrics->recorded_out);
+    sample(p, "mr_usage_tokens_total", ",kind=\"out_reasoning\"", (double)metrics->recorded_reasoning);
+    sample(p, "mr_usage_tokens_total", ",kind=\"recomputed\"", (double)metrics->recorded_recomputed);
+}
+
+static void print_counters(struct printer *p, const struct metrics *metrics, const struct engine_stats *stats)
 {
     single(p, "vllm:prompt_tokens_total", "counter", "Prompt tokens", (double)stats->prompt_tokens);
     head(p, "vllm:prompt_tokens_by_source_total", "counter", "Prompt tokens, by where their KV came from");
@@ -246,15 +283,18 @@ static void print_counters(const struct printer *p, const struct metrics *metric
            (double)stats->own_ns_total / 1e9);
     single(p, "mr_engine_idle_seconds_total", "counter", "Time of the engine's thread asleep",
            (double)stats->idle_ns_total / 1e9);
+    single(p, "mr_engine_turn_seconds_total", "counter", "Of it waiting for another model's step on the same cores",
+           (double)stats->turn_ns_total / 1e9);
+    print_usage(p, metrics);
 }
 
-static void print_own(const struct printer *p, const struct metrics *metrics, const struct metrics_now *now)
+static void print_process(struct printer *p, const struct metrics_process *now)
 {
     static const char *const classes[] = {"other", "1xx", "2xx", "3xx", "4xx", "5xx"};
     char label[64];
-    single(p, "mr_ready", "gauge", "1 while new requests are taken", now->ready);
     single(p, "mr_http_connections", "gauge", "Open connections", now->connections);
     single(p, "mr_answers_in_progress", "gauge", "Calls that are being answered", now->answers);
+    single(p, "mr_memory_limit_bytes", "gauge", "What all models together may take", (double)now->memory_limit_bytes);
     single(p, "process_cpu_seconds_total", "counter", "CPU time of the process", (double)now->process_cpu_ns / 1e9);
     single(p, "mr_io_cpu_seconds_total", "counter", "CPU time of the thread that serves sockets",
            (double)now->io_cpu_ns / 1e9);
@@ -266,35 +306,71 @@ static void print_own(const struct printer *p, const struct metrics *metrics, co
     head(p, "mr_http_replies_total", "counter", "Answers, by class of status");
     for (size_t i = 2; i < 6; i++) {
         (void)snprintf(label, sizeof label, ",status=\"%s\"", classes[i]);
-        sample(p, "mr_http_replies_total", label, (double)metrics->replies[i]);
+        sample(p, "mr_http_replies_total", label, (double)now->replies[i]);
     }
-    head(p, "mr_rate_limited_total", "counter", "Requests refused with 429, by limit");
-    sample(p, "mr_rate_limited_total", ",limit=\"queue_share\"", (double)metrics->rate_limited);
-    head(p, "mr_usage_records_total", "counter", "Usage records, by cause");
-    for (int i = CAUSE_STOP; i <= CAUSE_PLATFORM_ERROR; i++) {
-        (void)snprintf(label, sizeof label, ",cause=\"%s\"", usage_cause_name((enum cause)i));
-        sample(p, "mr_usage_records_total", label, (double)metrics->records[i]);
-    }
-    single(p, "mr_usage_mismatch_total", "counter", "Records whose counts disagreed",
-           (double)metrics->records_mismatch);
-    head(p, "mr_usage_tokens_total", "counter", "Tokens in usage records, by kind");
-    sample(p, "mr_usage_tokens_total", ",kind=\"in_total\"", (double)metrics->recorded_in);
-    sample(p, "mr_usage_tokens_total", ",kind=\"in_hit\"", (double)metrics->recorded_hit);
-    sample(p, "mr_usage_tokens_total", ",kind=\"out\"", (double)metrics->recorded_out);
-    sample(p, "mr_usage_tokens_total", ",kind=\"out_reasoning\"", (double)metrics->recorded_reasoning);
-    sample(p, "mr_usage_tokens_total", ",kind=\"recomputed\"", (double)metrics->recorded_recomputed);
 }
 
-void metrics_print(const struct metrics *metrics, const struct metrics_now *now, struct buf *out)
+static void print_model(struct printer *p, const struct metrics_model *model)
 {
     static const struct engine_stats none;
-    const struct engine_stats *stats = now->engine ? now->engine : &none;
-    struct printer printer = {out, metrics->model_name};
-    print_gauges(&printer, stats, now);
-    print_counters(&printer, metrics, stats);
+    const struct engine_stats *stats = model->engine ? model->engine : &none;
+    print_gauges(p, stats, model);
+    print_counters(p, model->metrics, stats);
     for (size_t i = 0; i < HISTOGRAM_COUNT; i++)
-        histogram_print(&printer, shapes[i].name, shapes[i].help, &metrics->histograms[i]);
-    histogram_print(&printer, "time_per_output_token_seconds", "Old name of inter_token_latency_seconds",
-                    &metrics->histograms[HISTOGRAM_INTER_TOKEN]);
-    print_own(&printer, metrics, now);
+        histogram_print(p, shapes[i].name, shapes[i].help, &model->metrics->histograms[i]);
+    histogram_print(p, "time_per_output_token_seconds", "Old name of inter_token_latency_seconds",
+                    &model->metrics->histograms[HISTOGRAM_INTER_TOKEN]);
+}
+
+/* Adds a model's samples to each family that the models before it have. */
+static void merge(struct printer *all, const struct printer *one, struct buf *out)
+{
+    struct buf merged;
+    size_t heads[FAMILIES_MAX], samples[FAMILIES_MAX];
+    CHECK(all->families == one->families); /* every model prints the same ones */
+    buf_init(&merged, 0);
+    for (uint32_t i = 0; i < all->families && buf_ok(all->out) && buf_ok(one->out); i++) {
+        bool last = i + 1 == all->families;
+        size_t all_end = last ? all->out->length : all->heads[i + 1];
+        size_t one_end = last ? one->out->length : one->heads[i + 1];
+        heads[i] = merged.length;
+        samples[i] = merged.length + all->samples[i] - all->heads[i];
+        buf_append(&merged, all->out->data + all->heads[i], all_end - all->heads[i]);
+        buf_append(&merged, one->out->data + one->samples[i], one_end - one->samples[i]);
+    }
+    merged.failed = merged.failed || !buf_ok(all->out) || !buf_ok(one->out);
+    memcpy(all->heads, heads, sizeof heads);
+    memcpy(all->samples, samples, sizeof samples);
+    buf_free(out);
+    *out = merged;
+}
+
+void metrics_print(const struct metrics_model *models, uint32_t count, const struct metrics_process *process,
+                   struct buf *out)
+{
+    struct buf families;
+    struct printer all = {.out = &families, .families = 0};
+    buf_init(&families, 0);
+    for (uint32_t i = 0; i < count; i++) {
+        char label[sizeof models->metrics->model_name + 16];
+        struct buf text;
+        struct printer one = {.out = &text, .model_label = label};
+        (void)snprintf(label, sizeof label, ",model_name=\"%s\"", models[i].metrics->model_name);
+        buf_init(&text, 0);
+        if (i == 0) {
+            all.model_label = label;
+            print_model(&all, &models[i]);
+        } else {
+            print_model(&one, &models[i]);
+            merge(&all, &one, &families);
+        }
+        buf_free(&text);
+    }
+    if (buf_ok(&families))
+        buf_append(out, families.data ? families.data : "", families.length);
+    else
+        out->failed = true;
+    buf_free(&families);
+    struct printer own = {.out = out, .model_label = ""};
+    print_process(&own, process);
 }

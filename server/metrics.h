@@ -47,18 +47,28 @@ struct metrics {
     uint64_t finished[5];                  /* by enum cause */
     uint64_t rejected_requests;            /* the node's queue was full */
     uint64_t rate_limited;                 /* a tenant's share was full */
-    uint64_t replies[6];                   /* by first digit of the HTTP status */
     uint64_t records[5], records_mismatch; /* usage records, by enum cause */
     uint64_t recorded_in, recorded_hit, recorded_out, recorded_reasoning, recorded_recomputed;
 };
 
-/* What is true at the moment of a scrape. */
-struct metrics_now {
+/* What is true of a model at the moment of a scrape. */
+struct metrics_model {
+    const struct metrics *metrics;
     const struct engine_stats *engine; /* NULL: no engine yet */
     bool ready;
-    uint32_t connections, preparing, answers; /* open connections, requests in the pool, answers in the making */
-    uint64_t log_lines_dropped;
+    uint32_t sleep_level; /* 0 awake, else as model_life.h */
+    uint32_t preparing;   /* its requests in the pool; of several models: counted for the first, as nobody knows yet */
     bool prefix_cache;
+    uint64_t weights_bytes, kv_bytes, scratch_bytes; /* in memory */
+    uint64_t load_ns, wake_ns, wake_estimate_ns;     /* 0: not known */
+};
+
+/* What is true of the process. */
+struct metrics_process {
+    uint64_t replies[6];           /* by first digit of the HTTP status; counted by metrics_reply */
+    uint32_t connections, answers; /* open connections, answers in the making */
+    uint64_t log_lines_dropped;
+    uint64_t memory_limit_bytes;
     uint64_t io_cpu_ns, process_cpu_ns;           /* CPU time of the io thread, of the whole process */
     uint64_t io_switches_own, io_switches_forced; /* times the io thread gave its core up: by sleeping, for another */
 };
@@ -69,8 +79,10 @@ void metrics_observe(struct metrics *metrics, enum metrics_histogram histogram, 
 /* A request that was scheduled and has ended. */
 void metrics_request_done(struct metrics *metrics, const struct request *request);
 void metrics_usage(struct metrics *metrics, const struct usage_record *record);
-void metrics_reply(struct metrics *metrics, int http_status);
+void metrics_reply(struct metrics_process *process, int http_status);
 
-void metrics_print(const struct metrics *metrics, const struct metrics_now *now, struct buf *out);
+/* Every series of a model once for each, under one head; then those of the process. */
+void metrics_print(const struct metrics_model *models, uint32_t count, const struct metrics_process *process,
+                   struct buf *out);
 
 #endif

@@ -28,9 +28,29 @@ const struct option option_table[] = {
     {"api-key-file", 0, OPTION_TEXT, SERVE, AT(api_key_file), NULL, 0, 0, "FILE",
      "Keys, one a line, as KEY or TENANT:KEY; read again on SIGHUP.", false},
     {"served-model-name", 0, OPTION_LIST, SERVE, AT(served_names), NULL, 0, 0, "NAME",
-     "Names under which clients ask for the model; the first is shown. Default: the file's name without .gguf.", false},
+     "Names under which clients ask for the model; the first is shown. With several models: one for each, in their "
+     "order, "
+     "with more names of a model after commas. Default: the name of the file without .gguf, or of the folder.",
+     false},
+    {"admin-key", 0, OPTION_LIST, SERVE, AT(admin_keys), NULL, 0, 0, "KEY",
+     "A key for the calls that load, unload, put to sleep and wake models; may be repeated. Without one they are "
+     "refused.",
+     true},
+    {"admin-key-file", 0, OPTION_TEXT, SERVE, AT(admin_key_file), NULL, 0, 0, "FILE",
+     "Admin keys, one a line; read again on SIGHUP.", false},
+    {"model-dir", 0, OPTION_LIST, SERVE, AT(model_dirs), NULL, 0, 0, "FOLDER",
+     "A folder that admin calls may load models from; may be repeated. Models given at the start may always be loaded "
+     "again.",
+     false},
+    {"auto-wake", 0, OPTION_BOOL, SERVE, AT(auto_wake), "true", 0, 0, NULL,
+     "A request for a sleeping model wakes it and waits; otherwise it is answered 503 with Retry-After.", false},
+    {"memory-limit", 0, OPTION_SIZE, SERVE, AT(memory_limit_bytes), "0", 0, 17592186044416.0, "SIZE",
+     "Memory that weights, KV blocks and scratch of all loaded models may take together; 0: nine tenths of what the "
+     "machine or the cgroup gives. A model that does not fit is refused.",
+     false},
     {"max-model-len", 0, OPTION_U32, SERVE | GENERATE, AT(max_model_len), "0", 0, 16777216, "N",
-     "Most tokens of prompt and answer together; 0: what the model was trained for.", false},
+     "Most tokens of prompt and answer together; 0: what the model was trained for. With several models: at most this.",
+     false},
     {"max-num-seqs", 0, OPTION_U32, SERVE, AT(max_num_seqs), "256", 1, 16384, "N", "Most sequences in one step.",
      false},
     {"max-num-batched-tokens", 0, OPTION_U32, SERVE, AT(max_num_batched_tokens), "512", 16, 65536, "N",
@@ -40,7 +60,11 @@ const struct option option_table[] = {
     {"enable-prefix-caching", 0, OPTION_BOOL, SERVE, AT(enable_prefix_caching), "true", 0, 0, NULL,
      "Keep the KV blocks of finished prompts and use them again for equal beginnings of the same tenant.", false},
     {"kv-cache-memory-bytes", 0, OPTION_SIZE, SERVE | GENERATE, AT(kv_cache_memory_bytes), "0", 0, 17592186044416.0,
-     "SIZE", "Memory for KV blocks, as 4G or 512Mi; 0: a quarter of the machine's memory, at most 4 GiB.", false},
+     "SIZE",
+     "Memory for KV blocks, as 4G or 512Mi; 0: a quarter of the machine's memory, at most 4 GiB. Several models divide "
+     "it "
+     "in proportion to what a sequence of full context needs of each.",
+     false},
     {"kv-cache-dtype", 0, OPTION_TEXT, SERVE | GENERATE, AT(kv_cache_dtype), "auto", 0, 0, "TYPE",
      "auto: BF16, with exact numerics f32. int8: half the bytes of BF16, less exact (kernels/README.md).", false},
     {"itl-target-ms", 0, OPTION_U32, SERVE, AT(itl_target_ms), "50", 0, 60000, "MS",

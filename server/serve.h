@@ -1,23 +1,22 @@
-/* The serving process: loop, listener, loader thread, engine, time, signals and the end of it all.
+/* The serving process: loop, listener, models, time, signals and the end of it all.
  *
- *   LOADING --loaded--> READY --SIGTERM--> DRAINING --delay--> REFUSING --no call left, or time-out--> CLOSING -> exit
+ *   LOADING --all up--> READY --SIGTERM--> DRAINING --delay--> REFUSING --no call left, or time-out--> CLOSING -> exit
  *      |                  |                                                                             ^
  *      +--load failed-----|--engine lost (exit code 3)---------------------------------------------------+
  *
- * The port listens before the model is loaded, so that health checks have an answer from the start. Main thread. */
+ * The port listens before a model is loaded, so that health checks have an answer from the start. LOADING ends when
+ * all models of the start have come up; those that are up serve before. Main thread. */
 #ifndef SERVER_SERVE_H
 #define SERVER_SERVE_H
 
 #include "server/config.h"
-#include "server/load.h"
+#include "server/models.h"
 
 #include <stdint.h>
 
 struct serve_setup {
     const struct config *config;
-    /* Makes the model ready; on a thread of its own. Tests bring a null device here. */
-    enum status (*load)(const struct config *config, struct loaded *loaded, struct error *err);
-    void (*unload)(struct loaded *loaded);
+    struct models_hooks hooks;     /* how models are opened, built and freed. Tests bring a null device here */
     uint64_t stream_head_after_ns; /* 0: 10 s */
     uint64_t stream_keep_alive_ns; /* 0: 15 s */
 };

@@ -90,7 +90,7 @@ int main(void)
     answer("error type", API_CHAT, CHAT ",\"n\":\"a\"}", false);
     answer("error model", API_CHAT, CHAT ",\"model\":\"x\"}", false);
     buf_init(&out, 0);
-    api_models(&fixture.model, NULL, &out);
+    api_models(&fixture.models, NULL, &out);
     print_line("models", "models", &out);
     buf_free(&out);
     fixture_free(&fixture);

@@ -123,7 +123,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     }
     buf_init(&out, 0);
-    int status = (entry == 2 ? api_tokenize : api_detokenize)(&fixture.model, (const char *)data, size, &out);
+    int status = (entry == 2 ? api_tokenize : api_detokenize)(&fixture.models, (const char *)data, size, &out);
     CHECK(status == 200 || (status >= 400 && status < 500));
     check_json(out.data, out.length);
     buf_free(&out);

@@ -3,7 +3,11 @@
  *
  *   NULL_STEP_US        how long a step lasts            NULL_LOAD_MS         how long loading lasts
  *   NULL_KV_BLOCKS      size of the KV cache              NULL_LOAD_FAILS      loading fails
- *   NULL_FAIL_STEP      this step loses the device        NULL_HEAD_AFTER_MS, NULL_KEEP_ALIVE_MS   stream timing */
+ *   NULL_FAIL_STEP      this step loses the device        NULL_HEAD_AFTER_MS, NULL_KEEP_ALIVE_MS   stream timing
+ *   NULL_WEIGHTS_BYTES  what weights count for            NULL_LEAST_BYTES     KV of one sequence of full context
+ *
+ * A path is not opened, but a model whose path has "broken" in it does not load, and one with "slow" in it takes
+ * NULL_SLOW_MS. */
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
 #include "runtime/base/utf8.h"
@@ -32,18 +36,20 @@ static void make_vocab(struct vocab *vocab)
     static char text[BYTES][4];
     static struct vocab_string tokens[VOCAB];
     static uint8_t kinds[VOCAB];
+    static bool made; /* once: tokenizers refer to it */
     uint32_t moved = 0;
-    for (uint32_t byte = 0; byte < BYTES; byte++) {
+    for (uint32_t byte = 0; byte < BYTES && !made; byte++) {
         bool plain = (byte >= '!' && byte <= '~') || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
         size_t length = utf8_encode(plain ? byte : 256 + moved++, text[byte]);
         tokens[byte] = (struct vocab_string){text[byte], (uint32_t)length};
         kinds[byte] = VOCAB_NORMAL;
     }
     static const char *const special[] = {"<|im_start|>", "<|im_end|>", "<think>", "</think>"};
-    for (uint32_t i = 0; i < 4; i++) {
+    for (uint32_t i = 0; i < 4 && !made; i++) {
         tokens[BYTES + i] = (struct vocab_string){special[i], (uint32_t)strlen(special[i])};
         kinds[BYTES + i] = VOCAB_CONTROL;
     }
+    made = true;
     *vocab = (struct vocab){.model = "gpt2",
                             .pre = "smollm",
                             .count = VOCAB,
@@ -62,37 +68,56 @@ static void null_unload(struct loaded *loaded)
     device_destroy(loaded->device);
     chat_template_destroy(loaded->chat_template);
     tokenizer_destroy(loaded->tokenizer);
+    *loaded = (struct loaded){.model = NULL};
 }
 
-static enum status null_load(const struct config *config, struct loaded *loaded, struct error *err)
+static void pause_ms(uint64_t ms)
+{
+    struct timespec pause = {(time_t)(ms / 1000), (long)(ms % 1000 * NS_PER_MS)};
+    (void)nanosleep(&pause, NULL);
+}
+
+static enum status null_open(const struct config *config, const char *path, struct loaded *loaded,
+                             struct load_need *need, struct error *err)
 {
     static const char chat[] =
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
-    struct timespec pause = {(time_t)(setting("NULL_LOAD_MS", 0) / 1000),
-                             (long)(setting("NULL_LOAD_MS", 0) % 1000 * NS_PER_MS)};
-    (void)nanosleep(&pause, NULL);
-    if (setting("NULL_LOAD_FAILS", 0)) return error_set(err, ST_INVAL, "this model does not load");
+    *loaded = (struct loaded){.context_max = config->max_model_len ? config->max_model_len : 8192};
+    *need = (struct load_need){setting("NULL_WEIGHTS_BYTES", 0), setting("NULL_LEAST_BYTES", 0)};
+    pause_ms(setting("NULL_LOAD_MS", 0));
+    if (strstr(path, "slow")) pause_ms(setting("NULL_SLOW_MS", 0));
+    if (setting("NULL_LOAD_FAILS", 0) || strstr(path, "broken"))
+        return error_set(err, ST_INVAL, "this model does not load");
     struct vocab vocab;
     make_vocab(&vocab);
-    *loaded = (struct loaded){.context_max = config->max_model_len ? config->max_model_len : 8192};
     enum status status = tokenizer_create(&vocab, &loaded->tokenizer, err);
     if (status == ST_OK) status = chat_template_compile(chat, sizeof chat - 1, &loaded->chat_template, err);
+    if (status != ST_OK) null_unload(loaded);
+    return status;
+}
+
+static enum status null_build(const struct config *config, uint64_t kv_bytes, struct loaded *loaded, struct error *err)
+{
     uint32_t seqs = config->max_num_seqs ? config->max_num_seqs : 64;
     uint32_t tokens = config->max_num_batched_tokens ? config->max_num_batched_tokens : 2048;
     if (tokens < seqs) tokens = seqs;
+    uint32_t blocks = (uint32_t)setting("NULL_KV_BLOCKS", 65536);
     struct null_device_config device = {
         .vocab = VOCAB,
-        .kv_blocks = (uint32_t)setting("NULL_KV_BLOCKS", 65536),
+        .kv_blocks = blocks,
+        .kv_block_bytes = setting("NULL_LEAST_BYTES", 0) ? kv_bytes / blocks : 0,
+        .weights_bytes = setting("NULL_WEIGHTS_BYTES", 0),
         .tokens_max = tokens,
         .seqs_max = seqs,
         .rows_max = tokens,
         .step_ns = setting("NULL_STEP_US", 0) * 1000,
         .fail_step = setting("NULL_FAIL_STEP", 0),
     };
-    if (status == ST_OK) status = null_device_create(&device, &loaded->device);
-    if (status != ST_OK) null_unload(loaded);
-    return status;
+    enum status status = null_device_create(&device, &loaded->device);
+    if (status == ST_OK) return ST_OK;
+    null_unload(loaded);
+    return error_set(err, status, "no memory for the null device");
 }
 
 int main(int argc, char **argv)
@@ -106,8 +131,7 @@ int main(int argc, char **argv)
     if (strcmp(config.log_level, "debug") == 0) log_level_set(LOG_DEBUG);
     struct serve_setup setup = {
         .config = &config,
-        .load = null_load,
-        .unload = null_unload,
+        .hooks = {null_open, null_build, null_unload},
         .stream_head_after_ns = setting("NULL_HEAD_AFTER_MS", 0) * NS_PER_MS,
         .stream_keep_alive_ns = setting("NULL_KEEP_ALIVE_MS", 0) * NS_PER_MS,
     };

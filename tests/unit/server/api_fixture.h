@@ -46,6 +46,8 @@ struct fixture {
     struct tokenizer *tokenizer;
     struct chat_template *chat_template;
     struct api_model model;
+    const struct api_model *items[1];
+    struct api_models models;
     struct api_context context;
 };
 
@@ -120,7 +122,9 @@ static inline void fixture_init(struct fixture *fixture)
                                         .think_end_id = ID_THINK_END,
                                         .created_unix_s = 1700000000,
                                         .fingerprint = "fp_test"};
-    fixture->context = (struct api_context){.model = &fixture->model,
+    fixture->items[0] = &fixture->model;
+    fixture->models = (struct api_models){.items = fixture->items, .count = 1};
+    fixture->context = (struct api_context){.models = &fixture->models,
                                             .tenant = 3,
                                             .tenant_name = "acme",
                                             .now_unix_s = 1700000001,

@@ -19,13 +19,13 @@ static int tear_down(void **state)
     return 0;
 }
 
-typedef int (*answer_fn)(const struct api_model *model, const char *body, size_t length, struct buf *out);
+typedef int (*answer_fn)(struct api_models *models, const char *body, size_t length, struct buf *out);
 
 static void assert_answer(answer_fn answer, const char *body, int status, const char *expected)
 {
     struct buf out;
     buf_init(&out, 0);
-    assert_int_equal(answer(&fixture.model, body, strlen(body), &out), status);
+    assert_int_equal(answer(&fixture.models, body, strlen(body), &out), status);
     buf_append_char(&out, '\0');
     if (expected) assert_string_equal(out.data, expected);
     if (status != 200) assert_memory_equal(out.data, "{\"error\":{\"message\":", 20);
@@ -69,19 +69,19 @@ static void test_misc_models(void **state)
     (void)state;
     struct buf out;
     buf_init(&out, 0);
-    assert_int_equal(api_models(&fixture.model, "alias", &out), 200);
+    assert_int_equal(api_models(&fixture.models, "alias", &out), 200);
     buf_append_char(&out, '\0');
     assert_string_equal(out.data,
                         "{\"id\":\"alias\",\"object\":\"model\",\"created\":1700000000,\"owned_by\":\"millrace\","
                         "\"root\":\"api-test\",\"parent\":null,\"max_model_len\":512}");
     buf_clear(&out);
-    assert_int_equal(api_models(&fixture.model, NULL, &out), 200);
+    assert_int_equal(api_models(&fixture.models, NULL, &out), 200);
     struct json *list;
     assert_int_equal(json_read(out.data, out.length, &list, NULL), ST_OK);
     assert_int_equal(json_length(json_member(list, "data")), 2);
     json_release(list);
     buf_clear(&out);
-    assert_int_equal(api_models(&fixture.model, "gpt-4o", &out), 404);
+    assert_int_equal(api_models(&fixture.models, "gpt-4o", &out), 404);
     buf_free(&out);
 }
 
@@ -205,7 +205,7 @@ static void test_misc_tokenize_allocations_fail(void **state)
             buf_init(&out, 0);
             if (!buf_reserve(&out, 65536)) fail();
             mem_hook_set(allow, &failing);
-            int status = (i < 2 ? api_tokenize : api_detokenize)(&fixture.model, bodies[i], strlen(bodies[i]), &out);
+            int status = (i < 2 ? api_tokenize : api_detokenize)(&fixture.models, bodies[i], strlen(bodies[i]), &out);
             mem_hook_set(NULL, NULL);
             assert_int_equal(status, failing.count < k ? 200 : 503);
             buf_free(&out);

@@ -113,12 +113,48 @@ static void test_auth_no_file_does_not_open_the_door(void **state)
     assert_null(auth);
 }
 
+static void test_auth_admin_keys_are_apart(void **state)
+{
+    (void)state;
+    char flag[] = "sk-flag", admin_flag[] = "adm-flag";
+    struct config config = {.api_keys = {{flag}, 1}};
+    struct auth *auth = NULL;
+    struct error err = {""};
+    uint32_t tenant = 0;
+    assert_int_equal(auth_create(&config, &auth, &err), ST_OK);
+    assert_int_equal(auth_check_admin(auth, "Bearer sk-flag", NULL), AUTH_OFF); /* nobody, whatever the key */
+    assert_int_equal(auth_check_admin(auth, NULL, NULL), AUTH_OFF);
+    auth_destroy(auth);
+    config.admin_keys = (struct config_list){{admin_flag}, 1};
+    config.admin_key_file = path;
+    write_keys("# of the night shift\nadm-file\nadm:colon\n");
+    assert_int_equal(auth_create(&config, &auth, &err), ST_OK);
+    assert_int_equal(auth_check_admin(auth, "Bearer adm-flag", NULL), AUTH_OK);
+    assert_int_equal(auth_check_admin(auth, NULL, "adm-file"), AUTH_OK);
+    assert_int_equal(auth_check_admin(auth, NULL, "adm:colon"), AUTH_OK); /* no tenants here: the whole line */
+    assert_int_equal(auth_check_admin(auth, NULL, "colon"), AUTH_WRONG);
+    assert_int_equal(auth_check_admin(auth, "Bearer sk-flag", NULL), AUTH_WRONG);
+    assert_int_equal(auth_check_admin(auth, NULL, NULL), AUTH_MISSING);
+    assert_int_equal(auth_check(auth, "Bearer adm-flag", NULL, &tenant), AUTH_WRONG);
+    assert_int_equal(auth_check(auth, "Bearer sk-flag", NULL, &tenant), AUTH_OK);
+    write_keys("adm-new\n");
+    assert_int_equal(auth_reload(auth, &config, &err), ST_OK);
+    assert_int_equal(auth_check_admin(auth, NULL, "adm-file"), AUTH_WRONG);
+    assert_int_equal(auth_check_admin(auth, NULL, "adm-new"), AUTH_OK);
+    write_keys("# none\n");
+    config.admin_keys.count = 0;
+    assert_int_equal(auth_reload(auth, &config, &err), ST_INVAL);
+    assert_int_equal(auth_check_admin(auth, NULL, "adm-new"), AUTH_OK);
+    auth_destroy(auth);
+}
+
 int main(void)
 {
     int fd = mkstemp(path);
     if (fd < 0) return 77;
     close(fd);
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_auth_admin_keys_are_apart),
         cmocka_unit_test(test_auth_without_keys_everybody_is_default),
         cmocka_unit_test(test_auth_keys_and_tenants),
         cmocka_unit_test(test_auth_reload_keeps_indices_and_survives_bad_files),

@@ -79,6 +79,34 @@ static void test_config_forms(void **state)
     config_free(&config);
 }
 
+static void test_config_several_models(void **state)
+{
+    (void)state;
+    struct config config;
+    char *environment[] = {"MILLRACE_ADMIN_KEY=adm", "MILLRACE_MEMORY_LIMIT=8Gi", NULL};
+    assert_int_equal(READ(&config, environment, "m.gguf", "n/", "--served-model-name", "a,b", "c", "--model-dir", "/x",
+                          "--no-auto-wake"),
+                     ST_OK);
+    assert_int_equal(config.models.count, 2);
+    assert_string_equal(config.model, "m.gguf");
+    assert_string_equal(config.models.items[1], "n/");
+    assert_int_equal(config.served_names.count, 2);
+    assert_string_equal(config.admin_keys.items[0], "adm");
+    assert_string_equal(config.model_dirs.items[0], "/x");
+    assert_int_equal(config.memory_limit_bytes, UINT64_C(8) << 30);
+    assert_false(config.auto_wake);
+    struct buf text = {0};
+    config_print(&config, COMMAND_SERVE, &text);
+    buf_append_char(&text, '\0');
+    assert_non_null(strstr(text.data, "admin-key: (secret)"));
+    assert_null(strstr(text.data, "adm\n"));
+    buf_free(&text);
+    config_free(&config);
+    char *alone[] = {"m", "n"};
+    assert_int_equal(config_read(&config, COMMAND_INSPECT, 2, alone, NULL, &err), ST_INVAL); /* one at a time */
+    config_free(&config);
+}
+
 static void test_config_refuses(void **state)
 {
     (void)state;
@@ -112,7 +140,9 @@ static void test_config_refuses(void **state)
     config_free(&config);
     assert_int_equal(READ(&config, NULL, "m", "--port"), ST_INVAL); /* no value */
     config_free(&config);
-    assert_int_equal(READ(&config, NULL, "m", "n"), ST_INVAL); /* two models */
+    assert_int_equal(READ(&config, NULL, "m", "m"), ST_INVAL); /* two of one name */
+    config_free(&config);
+    assert_int_equal(READ(&config, NULL, "m", "n", "--served-model-name", "x"), ST_INVAL);
     config_free(&config);
     assert_int_equal(READ(&config, NULL, "m", "--help"), ST_CANCELED);
     config_free(&config);
@@ -185,13 +215,10 @@ static void test_config_help_names_everything(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_config_defaults),
-        cmocka_unit_test(test_config_order_of_strength),
-        cmocka_unit_test(test_config_forms),
-        cmocka_unit_test(test_config_refuses),
-        cmocka_unit_test(test_config_write_and_read_back),
-        cmocka_unit_test(test_config_yaml_refuses),
-        cmocka_unit_test(test_config_help_names_everything),
+        cmocka_unit_test(test_config_defaults),     cmocka_unit_test(test_config_order_of_strength),
+        cmocka_unit_test(test_config_forms),        cmocka_unit_test(test_config_several_models),
+        cmocka_unit_test(test_config_refuses),      cmocka_unit_test(test_config_write_and_read_back),
+        cmocka_unit_test(test_config_yaml_refuses), cmocka_unit_test(test_config_help_names_everything),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -40,6 +40,19 @@ static void test_http_route_near_misses_are_unknown(void **state)
         assert_int_equal(find("GET", paths[i], &route, &allow), ROUTE_NO_PATH);
 }
 
+/* An admin key stands for the API key on these, and none of them is open. */
+static void test_http_route_admin_ones(void **state)
+{
+    (void)state;
+    uint32_t admin = 0;
+    for (size_t i = 0; i < routes_count; i++) {
+        assert_int_equal(routes[i].admin, routes[i].id >= ROUTE_ADMIN_MODELS);
+        assert_false(routes[i].admin && (routes[i].open || routes[i].needs_engine));
+        admin += routes[i].admin;
+    }
+    assert_int_equal(admin, 6);
+}
+
 /* B3: only these may be asked without a key. */
 static void test_http_route_open_ones(void **state)
 {
@@ -55,7 +68,7 @@ static void test_http_route_open_ones(void **state)
 static void test_http_route_refusals(void **state)
 {
     (void)state;
-    for (int refusal = REFUSE_UNKNOWN_URL; refusal <= REFUSE_NO_MEMORY; refusal++) {
+    for (int refusal = REFUSE_UNKNOWN_URL; refusal <= REFUSE_MODEL_MEMORY; refusal++) {
         struct api_error error;
         refusal_error((enum refusal)refusal, 1500, &error);
         assert_in_range(error.http_status, 400, 599);
@@ -86,6 +99,7 @@ int main(void)
         cmocka_unit_test(test_http_route_every_route_and_method),
         cmocka_unit_test(test_http_route_near_misses_are_unknown),
         cmocka_unit_test(test_http_route_open_ones),
+        cmocka_unit_test(test_http_route_admin_ones),
         cmocka_unit_test(test_http_route_refusals),
         cmocka_unit_test(test_http_route_media_types),
     };

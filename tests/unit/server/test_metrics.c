@@ -5,9 +5,10 @@
 
 static char *print(const struct metrics *metrics, const struct engine_stats *stats, struct buf *out)
 {
-    struct metrics_now now = {.engine = stats, .ready = true};
+    const struct metrics_model model = {.metrics = metrics, .engine = stats, .ready = true};
+    const struct metrics_process process = {.connections = 3};
     buf_clear(out);
-    metrics_print(metrics, &now, out);
+    metrics_print(&model, 1, &process, out);
     buf_append_char(out, '\0');
     assert_true(buf_ok(out));
     return out->data;
@@ -99,12 +100,50 @@ static void test_usage_record_sums_and_takes_the_gravest_cause(void **state)
     buf_free(&out);
 }
 
+/* Each family stands in one piece with one head and every model's samples; the process's stand once. */
+static void test_metrics_of_several_models(void **state)
+{
+    (void)state;
+    static struct metrics metrics[3];
+    static const char *const names[] = {"a", "b", "c"};
+    struct engine_stats stats[3] = {{.running = 1}, {.running = 2}, {.running = 3}};
+    struct metrics_model models[3];
+    const struct metrics_process process = {.connections = 7};
+    struct buf out = {0};
+    for (uint32_t i = 0; i < 3; i++) {
+        metrics_init(&metrics[i], names[i], 16u << i); /* other bounds */
+        models[i] = (struct metrics_model){.metrics = &metrics[i], .engine = &stats[i], .sleep_level = i};
+    }
+    metrics_print(models, 3, &process, &out);
+    buf_append_char(&out, '\0');
+    assert_true(buf_ok(&out));
+    assert_non_null(strstr(out.data, "# TYPE vllm:num_requests_running gauge\n"
+                                     "vllm:num_requests_running{engine=\"0\",model_name=\"a\"} 1\n"
+                                     "vllm:num_requests_running{engine=\"0\",model_name=\"b\"} 2\n"
+                                     "vllm:num_requests_running{engine=\"0\",model_name=\"c\"} 3\n# HELP "));
+    assert_non_null(strstr(
+        out.data, "vllm:engine_sleep_state{engine=\"0\",model_name=\"b\",sleep_state=\"weights_offloaded\"} 1\n"));
+    assert_non_null(
+        strstr(out.data, "vllm:engine_sleep_state{engine=\"0\",model_name=\"c\",sleep_state=\"discard_all\"} 1\n"));
+    for (const char *at = out.data; (at = strstr(at, "# TYPE ")) != NULL;) { /* no family twice */
+        char line[160];
+        (void)snprintf(line, sizeof line, "%.*s", (int)strcspn(at, "\n"), at);
+        at += strlen(line);
+        assert_null(strstr(at, line));
+    }
+    const char *process_line = strstr(out.data, "mr_http_connections{engine=\"0\"} 7\n");
+    assert_non_null(process_line);
+    assert_null(strstr(process_line + 1, "mr_http_connections{"));
+    buf_free(&out);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_metrics_buckets_are_cumulative_and_inclusive),
         cmocka_unit_test(test_metrics_bounds_read_as_in_python),
         cmocka_unit_test(test_metrics_model_name_is_escaped),
+        cmocka_unit_test(test_metrics_of_several_models),
         cmocka_unit_test(test_metrics_kv_share_is_between_0_and_1),
         cmocka_unit_test(test_usage_record_sums_and_takes_the_gravest_cause),
     };

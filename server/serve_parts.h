@@ -1,0 +1,71 @@
+/* What the files of the serving process share: its one struct, and the steps between them.
+ *
+ *   serve.c          life of the process: start, phases, signals, drain, end
+ *   serve_answers.c  what is answered without a model: health, metrics, load, the list of models; and refusals
+ *   admin.c          admin calls: load, unload, sleep, wake
+ *
+ * io thread only. */
+#ifndef SERVER_SERVE_PARTS_H
+#define SERVER_SERVE_PARTS_H
+
+#include "server/auth.h"
+#include "server/exchange.h"
+#include "server/http_conn.h"
+#include "server/http_route.h"
+#include "server/models.h"
+#include "server/serve.h"
+
+enum { SIGNALS = 3, RETRY_LOADING_MS = 2000, RETRY_DRAINING_MS = 1000, PATH_ARGUMENT_BYTES_MAX = 512 };
+
+enum phase { LOADING, READY, DRAINING, REFUSING, CLOSING };
+
+struct admin_wait;
+
+struct server {
+    const struct serve_setup *setup;
+    const struct config *config;
+    uv_loop_t loop;
+    struct http_server *http;
+    struct auth *auth;
+    struct models models;
+    struct metrics_process metrics;
+    struct exchanges exchanges;
+    struct admin_wait *admin_waits; /* admin calls that wait for a model to arrive somewhere */
+    enum phase phase;
+    int exit_code;
+    bool http_closed, handles_closed, aborted;
+    uint64_t start_ns, drain_ns, closing_ns;
+    uv_async_t engine_async;
+    uv_timer_t tick;
+    uv_signal_t signals[SIGNALS];
+};
+
+/* ---- serve_answers.c ---- */
+
+void reply_text(struct http_conn *conn, int status, const char *content_type, const char *text, size_t length);
+void reply_error(struct http_conn *conn, const struct api_error *error, const char *allow, bool close);
+void reply_refusal(struct server *server, struct http_conn *conn, enum refusal refusal, uint32_t retry_after_ms,
+                   const char *allow);
+/* What keeps all requests away, if anything does. */
+bool engine_refusal(const struct server *server, enum refusal *refusal, uint32_t *retry_after_ms);
+
+void reply_health(struct server *server, struct http_conn *conn, enum route_id route);
+void reply_metrics(struct server *server, struct http_conn *conn);
+void reply_load(struct server *server, struct http_conn *conn);
+void reply_models(struct server *server, struct http_conn *conn, const struct http_request *request,
+                  const struct route *route);
+/* An argument of a path or a query, percent-decoded; cut at PATH_ARGUMENT_BYTES_MAX - 1. */
+void path_argument(const char *text, size_t length, char out[PATH_ARGUMENT_BYTES_MAX]);
+
+/* ---- admin.c ---- */
+
+/* A call to an admin route, its key checked. Replies now, or when the model has arrived where the call sends it. */
+void admin_request(struct server *server, struct http_conn *conn, struct http_request *request, enum route_id route);
+/* A model has arrived: answers the calls that wait for it. */
+void admin_settled(struct server *server, const struct served *served);
+/* The connection of a waiting admin call is gone; false: it is not of one. What it began goes on. */
+bool admin_gone(struct server *server, const struct http_conn *conn);
+/* The end: all waiting calls get 503. */
+void admin_abort(struct server *server);
+
+#endif
