@@ -12,6 +12,8 @@ golden/NAME.bin, little endian: u32 runs; then for each run
   u32 context_max, tokens, prefill, full, vocab;  u32 token[tokens];  then the rows prefill-1 .. tokens-1 when greedy tokens
   follow the prompt, else all rows 0 .. tokens-1: u32 first_row;  for each row u32 id[6], f32 logit[6] (the highest, falling);
   then u32 row[full], f32 logits[full][vocab] (some rows in full).
+After the runs, for the tokeniser of the folder as `tokenizers` applies it: u32 texts; for each u32 bytes, ids; the bytes, padded
+with zeros to a multiple of 4; u32 id[ids].
 Runs: "prefill" is one forward over all tokens; "decode" is one forward over `prefill` tokens, then one a token with the cache,
 each token the argmax of the row before. context_max is the limit that the server is to be started with: it decides between
 the short and the long factors of longrope, which transformers decides from the length so far.
@@ -32,6 +34,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 from write_folder import uniform, write_folder
@@ -143,6 +146,11 @@ FAMILIES = {
     "mixtral_window": family("Mixtral", "llama2", num_local_experts=8, num_experts_per_tok=2, intermediate_size=64,
                              num_hidden_layers=2, sliding_window=20, features=[NO_WINDOW], **BOS_EOS),
 }
+
+# What pre-tokenisers, normalisers and byte fallback treat apart; {special} is one of the vocabulary's own special tokens.
+TEXTS = ["", " ", "The mill", "  two  spaces,   three\n\n\nand lines\r\n\t tab ", "In 1867, 12345.67 litres; it's WE'LL don't",
+         "na\u00efve cafe\u0301 \u00c5ngstr\u00f6m \u6c34\u8eca\u304c\u3042\u308b \u043c\u0435\u043b\u044c\u043d\u0438\u0446\u0430 \U0001f30a\u200d",
+         "{special}The wheel{special} {special}\nturns", "\u2581under\u2581 <0x0A> camelCaseWord HTTPServer/path_to/x1"]
 
 MODEL_TYPES = {"Gemma3": "Gemma3TextConfig"}
 
@@ -298,6 +306,17 @@ def run_bytes(context_max, tokens, prefill_count, logits, full):
     return data + np.asarray([first + f for f in full], "<u4").tobytes() + logits[full].astype("<f4").tobytes()
 
 
+def text_bytes(tokenizer_name):
+    tokenizer = Tokenizer.from_file(str(HERE / "tokenizers" / f"{tokenizer_name}.json"))
+    special = max(tokenizer.get_added_tokens_decoder().items())[1].content
+    data = struct.pack("<I", len(TEXTS))
+    for text in TEXTS:
+        text = text.replace("{special}", special)
+        raw, ids = text.encode(), tokenizer.encode(text).ids
+        data += struct.pack("<2I", len(raw), len(ids)) + raw + b"\0" * (-len(raw) % 4) + np.asarray(ids, "<u4").tobytes()
+    return data
+
+
 def check_routers(name, model, ids):
     gaps = []
 
@@ -355,7 +374,8 @@ def make(name, row, folders):
     (HERE / "golden").mkdir(exist_ok=True)
     text = json.dumps(described, separators=(",", ":"), ensure_ascii=False).replace('{"name":', '\n{"name":')
     (HERE / "golden" / f"{name}.json").write_text(text + "\n")
-    (HERE / "golden" / f"{name}.bin").write_bytes(struct.pack("<I", len(runs)) + b"".join(runs))
+    (HERE / "golden" / f"{name}.bin").write_bytes(struct.pack("<I", len(runs)) + b"".join(runs) +
+                                                 text_bytes(row["tokenizer"]))
 
 
 def main():
