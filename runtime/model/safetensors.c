@@ -300,6 +300,7 @@ static enum status open_shard(struct safetensors *set, const char *folder, const
     struct shard *shard = &set->shards[set->shards_count];
     TRY(folder_path(folder, name, path, err));
     enum status status = mapped_file_open(path, "a safetensors file", &shard->map, &inner);
+    if (status == ST_NOTFOUND) return error_set(err, status, "%s is missing from the folder: fetch it", name);
     if (status != ST_OK) return error_set(err, status, "%s: %s", name, inner.message);
     set->shards_count++;
     if (!(shard->name = arena_strdup(&set->arena, name, strlen(name))))
