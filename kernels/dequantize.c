@@ -47,6 +47,13 @@ uint16_t f32_to_f16(float x)
     return (uint16_t)(sign | (a - 0x38000000) >> 13);
 }
 
+float f8_to_f32(uint8_t code)
+{
+    uint32_t sign = (uint32_t)(code & 0x80) << 24, magnitude = code & 0x7f;
+    if (magnitude == 0x7f) return f32_of_bits(sign | 0x7fc00000);
+    return f32_of_bits(sign | bits_of_f32(f32_of_bits(magnitude << 20) * 0x1p120f)); /* exact, denormals too */
+}
+
 uint16_t f32_to_bf16(float x)
 {
     uint32_t u = bits_of_f32(x);
@@ -165,6 +172,13 @@ static void block_q6_k(const uint8_t *b, float *x)
     }
 }
 
+static void block_f8(const uint8_t *b, float *x)
+{
+    float scale;
+    memcpy(&scale, b, sizeof scale);
+    for (int i = 0; i < 128; i++) x[i] = f8_to_f32(b[4 + i]) * scale;
+}
+
 static void rows_f16(const uint8_t *b, float *x, size_t K)
 {
     for (size_t i = 0; i < K; i++) x[i] = read_f16(b + 2 * i);
@@ -193,6 +207,7 @@ void dequantize_row(enum tensor_type type, const void *source, float *target, si
     case TENSOR_Q4_K: block = block_q4_k; break;
     case TENSOR_Q5_K: block = block_q5_k; break;
     case TENSOR_Q6_K: block = block_q6_k; break;
+    case TENSOR_F8: block = block_f8; break;
     }
     CHECK(block != NULL);
     const uint8_t *bytes = source;

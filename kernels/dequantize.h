@@ -24,4 +24,8 @@ static inline float bf16_to_f32(uint16_t h)
 }
 uint16_t f32_to_bf16(float x);
 
+/* A code of E4M3, without infinities ("e4m3fn"): bias 7, 0x7f and 0xff are NaN. Source: Micikevicius et al. 2022,
+ * arXiv:2209.05433. */
+float f8_to_f32(uint8_t code);
+
 #endif

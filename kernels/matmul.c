@@ -113,6 +113,38 @@ bool matmul_prepare(enum cpu_path path, enum act_kind kind, const float *x, size
     return matmul_prepare_columns(path, kind, x + row_begin * stride_m, stride_m, M, K, row_begin, row_end, 0, K, act);
 }
 
+/* F8: each 128 inputs by the path's BF16 tile, then scaled and added. Written without lanes: it is a tenth of the work.
+ */
+static void tile_f8(enum cpu_path path, const struct matrix *matrix, const uint8_t *panel, uint32_t panels,
+                    const uint8_t *act, uint32_t R, float *out, size_t stride_m)
+{
+    const struct matrix segment = {.type = TENSOR_BF16, .K = F8_INPUTS};
+    for (uint32_t p = 0; p < panels; p++, panel += matrix->panel_bytes, out += 16) {
+        _Alignas(64) float part[MATMUL_TILE_ROWS][16], F[MATMUL_TILE_ROWS][16] = {{0}}, scale[16];
+        const uint8_t *codes = panel, *a = act;
+        for (uint32_t k = 0; k < matrix->K; k += F8_INPUTS, codes += F8_SEGMENT_BYTES) {
+            bf16_tile_fns[path](&segment, codes, 1, a, R, part[0], 16);
+            memcpy(scale, codes + F8_CODES_BYTES, sizeof scale);
+            for (uint32_t m = 0; m < R; m++)
+                for (unsigned r = 0; r < 16; r++) F[m][r] = F[m][r] + part[m][r] * scale[r];
+            a += (size_t)(F8_INPUTS / PANEL_BLOCK) * R * ACT_BF16_BYTES;
+        }
+        for (uint32_t m = 0; m < R; m++) memcpy(out + m * stride_m, F[m], sizeof F[m]);
+    }
+}
+
+static void tile_panels(enum cpu_path path, const struct matrix *matrix, const uint8_t *panel, uint32_t panels,
+                        const uint8_t *act, uint32_t R, float *out, size_t stride_m)
+{
+    if (matrix->act != ACT_BF16) {
+        tile_fns[path](matrix, panel, panels, act, R, out, stride_m);
+    } else if (matrix->type == TENSOR_F8) {
+        tile_f8(path, matrix, panel, panels, act, R, out, stride_m);
+    } else {
+        bf16_tile_fns[path](matrix, panel, panels, act, R, out, stride_m);
+    }
+}
+
 /* One tile against some panels; out is that of the first panel. The last panel of a matrix may be part full: it goes
  * through a buffer. */
 static void tile(enum cpu_path path, const struct matrix *matrix, uint32_t panel_begin, uint32_t panel_end,
@@ -120,12 +152,12 @@ static void tile(enum cpu_path path, const struct matrix *matrix, uint32_t panel
 {
     const uint32_t whole = matrix->N / MATMUL_PANEL_ROWS;
     const uint32_t end = panel_end < whole ? panel_end : whole;
-    const matmul_tile_fn tile_fn = matrix->act == ACT_BF16 ? bf16_tile_fns[path] : tile_fns[path];
     if (panel_begin < end)
-        tile_fn(matrix, matrix->data + panel_begin * matrix->panel_bytes, end - panel_begin, act, R, out, stride_m);
+        tile_panels(path, matrix, matrix->data + panel_begin * matrix->panel_bytes, end - panel_begin, act, R, out,
+                    stride_m);
     if (panel_end <= whole) return;
     float part[MATMUL_TILE_ROWS * MATMUL_PANEL_ROWS];
-    tile_fn(matrix, matrix->data + whole * matrix->panel_bytes, 1, act, R, part, MATMUL_PANEL_ROWS);
+    tile_panels(path, matrix, matrix->data + whole * matrix->panel_bytes, 1, act, R, part, MATMUL_PANEL_ROWS);
     const size_t left = matrix->N % MATMUL_PANEL_ROWS;
     for (uint32_t m = 0; m < R; m++)
         memcpy(out + m * stride_m + (size_t)(whole - panel_begin) * MATMUL_PANEL_ROWS, part + m * MATMUL_PANEL_ROWS,

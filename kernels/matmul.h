@@ -19,6 +19,9 @@
  *          rounded to BF16 (nearest even), an odd K padded with a zero. step is fma to nearest even where a denormal
  *          operand counts as the zero of its sign, and so does a result that is denormal when rounded to 24 bits at any
  *          exponent: what vdpbf16ps does, or two FMAs under FTZ and DAZ
+ *   fast, F8 weights
+ *          F = 0; for each 128 inputs, rising: P the sum over the codes in the order of BF16 weights, then F = F + P *
+ *          scale, product and sum rounded each
  *   exact, and fast with F32 or F16 weights
  *          F = 0; for each k, rising: F = fma(x[k], w[k], F); w[k] as dequantize_row gives it
  * Everything here is pure over caller-owned memory: no allocation, no globals, no threads. */
@@ -38,7 +41,7 @@ enum { MATMUL_PANEL_ROWS = 16, MATMUL_TILE_ROWS = 16 };
 /* The form in which activations enter. Matrices that share one share the prepared activations. */
 enum act_kind {
     ACT_F32,      /* exact mode, and F32/F16 weights */
-    ACT_BF16,     /* BF16 weights */
+    ACT_BF16,     /* BF16 and F8 weights */
     ACT_Q8_MIN,   /* int8 per 32, scale, scale * sum: codes without zero point (Q4_1, Q5_1, Q4_K, Q5_K) */
     ACT_Q8_ZP8,   /* the same with -zp * sum as the accumulator's start: Q4_0 */
     ACT_Q8_ZP16,  /* Q5_0 */

@@ -88,6 +88,7 @@ static const float *widen(enum tensor_type type, const uint8_t *panel, uint32_t 
     case TENSOR_Q4_K: widen_block(TENSOR_Q4_K, panel, b, weights); break;
     case TENSOR_Q5_K: widen_block(TENSOR_Q5_K, panel, b, weights); break;
     case TENSOR_Q6_K: widen_block(TENSOR_Q6_K, panel, b, weights); break;
+    case TENSOR_F8: panel_weights(TENSOR_F8, panel, k_begin, k_count, weights); break; /* exact numerics alone */
     }
     return weights[0];
 }

@@ -20,7 +20,7 @@
  *
  * Codes are unsigned (Q8_0: byte xor 0x80), since vpdpbusd takes unsigned weights and signed activations. For Q4_0,
  * Q4_1, Q5_0, Q5_1 and Q8_0 a register is dwords of the file, so packing moves whole dwords. F32 is [K][16], F16 too,
- * BF16 [K/2][16][2].
+ * BF16 [K/2][16][2]. F8 is, for each 128 inputs, their codes as BF16 [64][16][2] and 16 scales in f32.
  *
  * Prepared activations are streams too, a tile of up to 16 rows each. With R rows in the tile, for each block of 32:
  *
@@ -29,6 +29,7 @@
  * For ACT_Q8_ZP32 init covers inputs 0..15, and the last array is s32, -zp times the sum of inputs 16..31. ACT_F32: f32
  * x[K][R]. ACT_BF16, for each block of 32 inputs: bf16 x[R][32], zeros beyond K (64 R bytes). Source of the layout:
  * measured on the prototype; several panels side by side or rows of activations at a stride of K were slower. */
+#include "kernels/dequantize.h"
 #include "kernels/matmul_panel.h"
 #include "runtime/base/check.h"
 
@@ -36,7 +37,7 @@
 
 static enum act_kind act_kind_for(enum tensor_type type, enum numerics numerics)
 {
-    if (numerics == NUMERICS_FAST && type == TENSOR_BF16) return ACT_BF16;
+    if (numerics == NUMERICS_FAST && (type == TENSOR_BF16 || type == TENSOR_F8)) return ACT_BF16;
     if (numerics == NUMERICS_EXACT || !panel_code_bits(type)) return ACT_F32;
     switch (panel_zero_point(type)) {
     case 8: return ACT_Q8_ZP8;
@@ -53,6 +54,7 @@ static size_t panel_bytes_for(enum tensor_type type, uint32_t K)
     case TENSOR_F32: return (size_t)K * 64;
     case TENSOR_F16:
     case TENSOR_BF16: return ((size_t)K + 1) / 2 * 64;
+    case TENSOR_F8: return K / F8_INPUTS * (size_t)F8_SEGMENT_BYTES;
     default: return panel_group_offset(type, panel_groups(K)) - (panel_has_head(type) ? PANEL_HEAD_BYTES : 0);
     }
 }
@@ -348,6 +350,21 @@ static inline void pack_floats(enum tensor_type type, uint8_t *panel, unsigned l
             if (row[r]) memcpy(panel + panel_float_offset(type, k, lane + r), row[r] + k * item_bytes, item_bytes);
 }
 
+/* Codes are BF16 in the panel, which holds E4M3 exactly: the dot of BF16 takes them as they are. */
+static void pack_f8(uint8_t *panel, unsigned lane, const uint8_t *const row[4], uint32_t K)
+{
+    const size_t block_bytes = tensor_type_info(TENSOR_F8)->block_bytes;
+    for (unsigned r = 0; r < 4; r++) {
+        const uint8_t *block = row[r];
+        for (uint32_t k = 0; block && k < K; k++) {
+            if (k && k % F8_INPUTS == 0) block += block_bytes;
+            if (k % F8_INPUTS == 0) memcpy(panel + panel_f8_scale_offset(k, lane + r), block, 4);
+            const uint16_t code = f32_to_bf16(f8_to_f32(block[4 + k % F8_INPUTS]));
+            memcpy(panel + panel_float_offset(TENSOR_F8, k, lane + r), &code, 2);
+        }
+    }
+}
+
 static void pack_rows(enum tensor_type type, uint8_t *panel, unsigned lane, const uint8_t *const row[4], uint32_t K)
 {
     const uint32_t blocks = K / PANEL_BLOCK;
@@ -363,6 +380,7 @@ static void pack_rows(enum tensor_type type, uint8_t *panel, unsigned lane, cons
     case TENSOR_F32: pack_floats(TENSOR_F32, panel, lane, row, K); break;
     case TENSOR_F16: pack_floats(TENSOR_F16, panel, lane, row, K); break;
     case TENSOR_BF16: pack_floats(TENSOR_BF16, panel, lane, row, K); break;
+    case TENSOR_F8: pack_f8(panel, lane, row, K); break;
     }
 }
 

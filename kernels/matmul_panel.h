@@ -6,6 +6,8 @@
 #include "kernels/matmul.h"
 
 enum { PANEL_BLOCK = 32, PANEL_GROUP = 64, PANEL_SUPER = 256, PANEL_HEAD_BYTES = 64 };
+/* F8: 128 inputs of 16 rows, codes as BF16, then scales. */
+enum { F8_INPUTS = 128, F8_CODES_BYTES = F8_INPUTS * 32, F8_SEGMENT_BYTES = F8_CODES_BYTES + 64 };
 enum { ACT_BLOCK_BYTES = 44, ACT_BF16_BYTES = 64 };
 
 /* Magnitudes from this on round to an infinity in BF16, and NaN lies above. */
@@ -14,7 +16,7 @@ enum { ACT_BLOCK_BYTES = 44, ACT_BF16_BYTES = 64 };
 /* A block whose largest magnitude is below this is taken as zeros: 127 / amax would overflow. */
 #define ACT_AMAX_MIN 0x1p-120f
 
-/* Traits of a type's panel. Constant once inlined with a constant type. code_bits 0: no blocks (F32, F16, BF16). */
+/* Traits of a type's panel. Constant once inlined with a constant type. code_bits 0: no blocks (F32, F16, BF16, F8). */
 static inline unsigned panel_code_bits(enum tensor_type type)
 {
     switch (type) {
@@ -128,9 +130,15 @@ static inline size_t act_row_bytes(enum act_kind kind, uint32_t K)
     }
 }
 
-/* F32, F16, BF16: where in a panel input k of lane r lies. */
+/* F32, F16, BF16, F8: where in a panel input k of lane r lies; F8: its scale. */
+static inline size_t panel_f8_scale_offset(uint32_t k, unsigned r)
+{
+    return k / F8_INPUTS * (size_t)F8_SEGMENT_BYTES + F8_CODES_BYTES + 4 * r;
+}
 static inline size_t panel_float_offset(enum tensor_type type, uint32_t k, unsigned r)
 {
+    if (type == TENSOR_F8)
+        return k / F8_INPUTS * (size_t)F8_SEGMENT_BYTES + panel_float_offset(TENSOR_BF16, k % F8_INPUTS, r);
     if (type == TENSOR_F32) return ((size_t)k * 16 + r) * 4;
     if (type == TENSOR_F16) return ((size_t)k * 16 + r) * 2;
     return ((size_t)(k / 2) * 32 + 2 * r + (k & 1)) * 2;

@@ -90,6 +90,7 @@ static inline float weight_of(enum tensor_type type, unsigned code, float d, flo
 static inline float float_at(enum tensor_type type, const uint8_t *panel, uint32_t k, unsigned r)
 {
     const uint8_t *p = panel + panel_float_offset(type, k, r);
+    if (type == TENSOR_F8) return bf16_to_f32(load_u16(p)) * load_f32(panel + panel_f8_scale_offset(k, r));
     if (type == TENSOR_F32) return load_f32(p);
     return type == TENSOR_F16 ? f16_to_f32(load_u16(p)) : bf16_to_f32(load_u16(p));
 }
@@ -149,5 +150,6 @@ void matmul_unpack_row(const struct matrix *matrix, uint32_t n, float *row)
     case TENSOR_F32: unpack_floats(TENSOR_F32, panel, r, matrix->K, row); break;
     case TENSOR_F16: unpack_floats(TENSOR_F16, panel, r, matrix->K, row); break;
     case TENSOR_BF16: unpack_floats(TENSOR_BF16, panel, r, matrix->K, row); break;
+    case TENSOR_F8: unpack_floats(TENSOR_F8, panel, r, matrix->K, row); break;
     }
 }

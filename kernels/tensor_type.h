@@ -1,6 +1,7 @@
-/* The number formats of weights, by the ids that GGUF gives them. A row is a sequence of blocks; a block holds
- * block_items values in block_bytes bytes. Source: ggml's gguf specification (docs/gguf.md) and block layouts
- * (ggml-common.h), read for the formats, not copied. Pure, any thread. */
+/* The number formats of weights, by the ids that GGUF gives them, and from TENSOR_OWN on by ids of our own, for what
+ * other files hold. A row is a sequence of blocks; a block holds block_items values in block_bytes bytes. Source:
+ * ggml's gguf specification (docs/gguf.md) and block layouts (ggml-common.h), read for the formats, not copied. Pure,
+ * any thread. */
 #ifndef KERNELS_TENSOR_TYPE_H
 #define KERNELS_TENSOR_TYPE_H
 
@@ -18,13 +19,16 @@
     X(Q4_K, 12, 256, 144)                                                                                              \
     X(Q5_K, 13, 256, 176)                                                                                              \
     X(Q6_K, 14, 256, 210)                                                                                              \
-    X(BF16, 30, 1, 2)
+    X(BF16, 30, 1, 2)                                                                                                  \
+    X(F8, 1000, 128, 132) /* f32 scale, then E4M3 codes: value = code * scale, rounded to f32 */
 
 enum tensor_type {
 #define X(name, id, block_items, block_bytes) TENSOR_##name = id,
     TENSOR_TYPE_MAP(X)
 #undef X
 };
+
+enum { TENSOR_OWN = 1000 };
 
 struct tensor_type_info {
     const char *name; /* "Q4_1" */

@@ -274,7 +274,7 @@ static enum status take_tensor_type(struct cursor *c, struct gguf_tensor *tensor
     size_t at = c->at;
     TRY(take_u32(c, "a tensor's type", &type, err));
     tensor->type = (enum tensor_type)type;
-    if (tensor_type_info(type)) return ST_OK;
+    if (type < TENSOR_OWN && tensor_type_info(type)) return ST_OK;
     const char *name = type < sizeof other_tensor_types / sizeof *other_tensor_types ? other_tensor_types[type] : NULL;
     if (name)
         return error_set(

@@ -66,11 +66,34 @@ static void test_dequantize_equals_gguf(void **state)
         at += head[2] + 4 * (size_t)head[1];
     }
     assert_int_equal(at, size);
-#define X(name, id, block_items, block_bytes) formats--;
+#define X(name, id, block_items, block_bytes) formats -= id < TENSOR_OWN;
     TENSOR_TYPE_MAP(X)
 #undef X
-    assert_int_equal(formats, 0); /* every format of the table stands in the file */
+    assert_int_equal(formats, 0); /* every format of GGUF stands in the file */
     test_free(data);
+}
+
+/* Every code of E4M3 by its definition, and a block of them with a scale. */
+static void test_dequantize_f8(void **state)
+{
+    (void)state;
+    uint8_t block[132];
+    float x[128], scale = 0.3f;
+    memcpy(block, &scale, 4);
+    for (uint32_t code = 0; code < 256; code++) {
+        uint32_t exponent = code >> 3 & 15, fraction = code & 7;
+        double magnitude = exponent ? ldexp(8 + fraction, (int)exponent - 10) : ldexp(fraction, -9);
+        float value = f8_to_f32((uint8_t)code);
+        assert_int_equal(bits(value) >> 31, code >> 7);
+        if ((code & 0x7f) == 0x7f) {
+            assert_true(isnan(value));
+            continue;
+        }
+        assert_true((double)value == (code >> 7 ? -magnitude : magnitude));
+        memset(block + 4, (int)code, 128);
+        dequantize_row(TENSOR_F8, block, x, 128);
+        for (int i = 0; i < 128; i++) assert_int_equal(bits(x[i]), bits(value * scale));
+    }
 }
 
 /* The value of a half by its definition. */
@@ -145,9 +168,8 @@ static void test_dequantize_bf16(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_dequantize_equals_gguf),
-        cmocka_unit_test(test_dequantize_f16_to_f32),
-        cmocka_unit_test(test_dequantize_f32_to_f16_rounds),
+        cmocka_unit_test(test_dequantize_equals_gguf), cmocka_unit_test(test_dequantize_f8),
+        cmocka_unit_test(test_dequantize_f16_to_f32),  cmocka_unit_test(test_dequantize_f32_to_f16_rounds),
         cmocka_unit_test(test_dequantize_bf16),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -76,6 +76,11 @@ static void block_scales(enum tensor_type type, uint8_t *block, uint64_t *state)
         put_f16(block + 2, m * 0.05f);
         break;
     case TENSOR_Q6_K: put_f16(block + 208, d * 0.1f); break;
+    case TENSOR_F8:
+        memcpy(block, &d, 4);
+        for (int i = 4; i < 132; i++)
+            if ((block[i] & 0x7f) == 0x7f) block[i] ^= 1; /* not NaN */
+        break;
     default: put_f16(block, d); break;
     }
 }
@@ -121,6 +126,7 @@ static uint32_t shape_of(enum tensor_type type, unsigned i, uint32_t *K)
     static const uint32_t N[3] = {37, 16, 5}, K_of[3][3] = {{70, 64, 1}, {160, 64, 32}, {512, 256, 256}};
     const uint32_t items = tensor_type_info(type)->block_items;
     *K = K_of[items == 1 ? 0 : items == 32 ? 1 : 2][i];
+    if (items == 128 && i) *K = 128;
     return N[i];
 }
 

@@ -12,7 +12,7 @@
 enum { N = 69, M_MAX = 37 };
 
 static const enum tensor_type types[] = {TENSOR_Q4_0, TENSOR_Q4_1, TENSOR_Q8_0, TENSOR_Q6_K,
-                                         TENSOR_F32,  TENSOR_F16,  TENSOR_BF16};
+                                         TENSOR_F32,  TENSOR_F16,  TENSOR_BF16, TENSOR_F8};
 static const uint32_t row_counts[] = {1, 4, 16, 17, M_MAX};
 
 struct fixture {
@@ -34,7 +34,10 @@ static void *take(size_t count, size_t size)
 static void fixture_make(struct fixture *f, enum tensor_type type, enum cpu_path path, uint32_t M)
 {
     const struct tensor_type_info *info = tensor_type_info(type);
-    const uint32_t K = info->block_items == 256 ? 512 : info->block_items == 32 ? 160 : 75;
+    const uint32_t K = info->block_items == 256   ? 512
+                       : info->block_items == 128 ? 256
+                       : info->block_items == 32  ? 160
+                                                  : 75;
     const size_t row_bytes = tensor_row_bytes(info, K);
     uint64_t state = 77 + (uint64_t)type * 100 + M;
     uint8_t *file = take(N, row_bytes);
