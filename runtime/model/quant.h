@@ -14,8 +14,8 @@
  *   Q5_0   4 bits, any zero points              Q8_0  8 bits, zero points all 128 (codes as int8: 0)
  *          these four: scales fit F16, and every 32 inputs lie in one group (K a multiple of 32)
  *   BF16, F16   scales of so few digits that the products fit, as powers of two do with FP8
- *   F32    everything else: most FP8 files, groups that are not contiguous (GPTQ with desc_act), 8 bits with zero
- * points
+ *   F8     FP8 with a scale for each tensor, row, or multiple of 128 inputs (K a multiple of 128)
+ *   F32    everything else: groups that are not contiguous (GPTQ with desc_act), 8 bits with zero points
  *
  * So nothing is made less exact, but F32 takes four bytes a weight where the file has one or a half: view->type tells.
  * Which modules are quantised is told by the tensors, not by lists of exceptions in the configuration: a module without

@@ -163,6 +163,17 @@ static void make_fp8_table(float table[256])
     }
 }
 
+/* A quarter of a block of F8: its codes, and with the first its scale. */
+static void write_f8(const struct quant_matrix *matrix, const struct piece *piece, uint32_t r, uint8_t *row)
+{
+    const struct tensor_type_info *info = tensor_type_info(TENSOR_F8);
+    uint32_t at = piece->col % info->block_items;
+    uint8_t *block = row + piece->col / info->block_items * (size_t)info->block_bytes;
+    float scale = quant_scale(matrix, piece->row + r, group_of(matrix, piece->col));
+    if (at == 0) memcpy(block, &scale, sizeof scale);
+    memcpy(block + sizeof scale + at, piece->codes[r], piece->cols);
+}
+
 static void write_floats(const struct quant_matrix *matrix, const struct piece *piece, uint32_t r, const float *table,
                          uint8_t *row)
 {
@@ -208,6 +219,8 @@ void quant_make_rows(const struct tensor_recipe *recipe, uint32_t row_begin, uin
                     write_block(matrix->type, piece.codes[r], quant_scale(matrix, row + r, group),
                                 quant_zero(matrix, row + r, group),
                                 to + r * row_bytes + (size_t)(col / PIECE_COLS) * info->block_bytes);
+                } else if (matrix->type == TENSOR_F8) {
+                    write_f8(matrix, &piece, r, to + r * row_bytes);
                 } else
                     write_floats(matrix, &piece, r, matrix->layout == CODES_FP8 ? fp8 : NULL, to + r * row_bytes);
         }

@@ -378,6 +378,57 @@ static void test_quant_view_scale_outside_f16(void **state)
     golden_end(&golden);
 }
 
+/* 128 inputs or more a scale: the codes stay as they are. Scales a row, a block of 16 x 128, a tensor. */
+static void test_quant_view_fp8_blocks_of_128(void **state)
+{
+    (void)state;
+    enum { ROWS = 33, COLS = 384 };
+    static uint8_t codes[ROWS * COLS];
+    static float scales[3 * 3 * ROWS], row[COLS];
+    static const struct {
+        uint64_t dims[2];
+        const char *config;
+    } cases[] = {
+        {{3, 3}, "{\"quantization_config\":{\"quant_method\":\"fp8\",\"weight_block_size\":[16,128]}}"},
+        {{1, 1}, "{\"quantization_config\":{\"quant_method\":\"fp8\"}}"},
+    };
+    for (int i = 0; i < ROWS * COLS; i++) codes[i] = (uint8_t)(i * 37 % 251 & 0xfe); /* no NaN */
+    for (int i = 0; i < 9 * ROWS; i++) scales[i] = 0.001f * (float)(i + 1);
+    for (size_t c = 0; c < 2; c++) {
+        struct golden golden = {.count = 2, .rows = ROWS, .cols = COLS};
+        struct error err = {""};
+        struct json *config;
+        struct tensor_view view;
+        uint64_t blocks = cases[c].dims[0] * cases[c].dims[1];
+        golden.tensors[0] =
+            (struct tensor){.name = MODULE ".weight", .raw = {"F8_E4M3", 2, {ROWS, COLS}, codes, sizeof codes}};
+        golden.tensors[1] =
+            (struct tensor){.name = MODULE ".weight_scale_inv",
+                            .raw = {"F32", 2, {cases[c].dims[0], cases[c].dims[1]}, scales, 4 * blocks}};
+        assert_int_equal(json_read(cases[c].config, strlen(cases[c].config), &config, &err), ST_OK);
+        if (quant_scheme_read(config, &golden.scheme, &err) != ST_OK) fail_msg("%s", err.message);
+        arena_init(&golden.arena, 0);
+        if (quant_view(&golden.scheme, find, &golden, &golden.arena, MODULE, ROWS, COLS, &view, &err) != ST_OK)
+            fail_msg("%s", err.message);
+        assert_int_equal(view.type, TENSOR_F8);
+        size_t row_bytes = tensor_row_bytes(tensor_type_info(view.type), COLS);
+        uint8_t *made = malloc(ROWS * row_bytes);
+        const uint8_t *rows = tensor_rows(&view, 0, 5, made);
+        assert_ptr_equal(rows, made);
+        (void)tensor_rows(&view, 5, ROWS, made + 5 * row_bytes);
+        for (uint32_t n = 0; n < ROWS; n++) {
+            dequantize_row(view.type, made + n * row_bytes, row, COLS);
+            for (uint32_t k = 0; k < COLS; k++) {
+                float scale = scales[blocks == 1 ? 0 : n / 16 * 3 + k / 128];
+                assert_true(row[k] == f8_to_f32(codes[n * COLS + k]) * scale);
+            }
+        }
+        free(made);
+        json_release(config);
+        arena_free(&golden.arena);
+    }
+}
+
 static void test_quant_view_plain_modules(void **state)
 {
     (void)state;
@@ -432,6 +483,7 @@ int main(void)
         cmocka_unit_test(test_quant_view_scales_not_finite),
         cmocka_unit_test(test_quant_view_groups_outside),
         cmocka_unit_test(test_quant_view_scale_outside_f16),
+        cmocka_unit_test(test_quant_view_fp8_blocks_of_128),
         cmocka_unit_test(test_quant_view_plain_modules),
         cmocka_unit_test(test_quant_view_out_of_memory),
     };
