@@ -1,53 +1,16 @@
-/* See exchange.h for the life of an exchange and the rules E1-E7. */
-#include "server/exchange.h"
+/* Events, rendering, time and the end of an exchange; see exchange.h for its life and the rules E1-E7. */
+#include "server/exchange_parts.h"
 
 #include "runtime/base/check.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/hash.h"
-#include "runtime/base/limits.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
-#include "server/http_route.h"
 
 #include <string.h>
 
-enum { RETRY_AFTER_MS_MIN = 1000, RETRY_AFTER_MS_MAX = 60000 };
-
 /* E6; values: serving design, section 11. */
 enum { COALESCE_WRITES_PER_S = 5000, COALESCE_TOKENS = 8, COALESCE_MS = 20, COALESCE_WINDOW_MS = 100 };
-
-struct exchange {
-    struct exchanges *set;
-    struct exchange *previous, *next;
-    struct exchange *next_touched;
-    struct http_conn *conn; /* NULL: gone, or answered */
-    enum exchange_kind kind;
-    uint32_t tenant;
-    const char *tenant_name;
-    struct buf body;          /* until the pool has read it for a model that is ready; counted for C8 */
-    struct served *served;    /* whom the call is for, used (E7); NULL: not known, or not ready */
-    struct served *waits_for; /* pinned: asleep, to be woken */
-    struct served *candidates[MODELS_MAX];
-    const struct api_model *candidate_models[MODELS_MAX];
-    bool candidate_ready[MODELS_MAX];
-    struct api_models models; /* of the candidates; what the body named */
-    uv_work_t work;
-    bool in_pool, prepared, touched, streaming, head_sent, failed, bytes_sent, has_tokens;
-    bool cancel_wanted; /* not all requests of it have been told */
-    enum cause cancel_cause;
-    struct api_call *call;
-    struct request *requests;
-    uint32_t requests_count, submitted, alive, scheduled;
-    uint64_t *last_token_ns; /* [choices over all requests], for the gap between tokens */
-    uint64_t arrived_ns;
-    uint64_t sent_ns;       /* when tokens were last written */
-    uint32_t tokens_held;   /* events of tokens since then */
-    uint64_t written_ns;    /* virtual: when the stream last got bytes, or was accepted */
-    struct api_error error; /* failed: what the client gets */
-    struct buf answer;      /* tokenize, detokenize */
-    int answer_status;
-    char request_id[HTTP_REQUEST_ID_MAX + 1];
-};
 
 static uint64_t clock_ns(void)
 {
@@ -77,13 +40,13 @@ static void write_usage(struct exchange *exchange)
     metrics_usage(&exchange->served->metrics, &record);
 }
 
-static void drop_body(struct exchange *exchange)
+void exchange_drop_body(struct exchange *exchange)
 {
     http_server_body_freed(exchange->set->http, exchange->body.length);
     buf_free(&exchange->body);
 }
 
-static void destroy(struct exchange *exchange)
+void exchange_destroy(struct exchange *exchange)
 {
     struct exchanges *set = exchange->set;
     if (exchange->previous)
@@ -93,7 +56,7 @@ static void destroy(struct exchange *exchange)
     if (exchange->next) exchange->next->previous = exchange->previous;
     set->count--;
     if (exchange->call) api_call_destroy(exchange->call);
-    drop_body(exchange);
+    exchange_drop_body(exchange);
     buf_free(&exchange->answer);
     mem_free(exchange->last_token_ns);
     if (exchange->served) served_leave(exchange->served);
@@ -102,13 +65,12 @@ static void destroy(struct exchange *exchange)
 }
 
 /* E1 */
-static bool may_end(const struct exchange *exchange)
+bool exchange_may_end(const struct exchange *exchange)
 {
     return !exchange->in_pool && exchange->alive == 0 && !exchange->touched && !exchange->waits_for;
 }
 
-/* Gives the model that it waits for back to the caller, with the pin. Waiting it counts as being prepared. */
-static struct served *stop_waiting(struct exchange *exchange)
+struct served *exchange_stop_waiting(struct exchange *exchange)
 {
     struct served *served = exchange->waits_for;
     if (served) exchange->set->preparing--;
@@ -116,13 +78,13 @@ static struct served *stop_waiting(struct exchange *exchange)
     return served;
 }
 
-static void wait_no_more(struct exchange *exchange)
+void exchange_wait_no_more(struct exchange *exchange)
 {
-    struct served *served = stop_waiting(exchange);
+    struct served *served = exchange_stop_waiting(exchange);
     if (served) served_unpin(served);
 }
 
-static void reply_error(struct exchange *exchange, const struct api_error *error)
+void exchange_reply_error(struct exchange *exchange, const struct api_error *error)
 {
     struct http_conn *conn = exchange->conn;
     if (!conn) return;
@@ -137,13 +99,12 @@ static void reply_error(struct exchange *exchange, const struct api_error *error
     buf_free(&body);
 }
 
-/* The client's side of a failure; the engine's side may still be running. */
-static void fail(struct exchange *exchange, const struct api_error *error)
+void exchange_fail(struct exchange *exchange, const struct api_error *error)
 {
     exchange->failed = true;
     if (!exchange->conn) return;
     if (!exchange->head_sent) {
-        reply_error(exchange, error);
+        exchange_reply_error(exchange, error);
         return;
     }
     struct http_conn *conn = exchange->conn;
@@ -163,299 +124,20 @@ static void try_cancel(struct exchange *exchange)
     }
 }
 
-static void cancel(struct exchange *exchange, enum cause cause)
+void exchange_cancel(struct exchange *exchange, enum cause cause)
 {
     if (exchange->alive == 0) return;
     exchange->cancel_cause = cause;
     try_cancel(exchange);
 }
 
-/* Between 1 and 60 s, spread by the request's id so that refused clients do not come back together. */
-static uint32_t retry_after(uint64_t wait_ns, const char *id)
+uint32_t exchange_retry_after(uint64_t wait_ns, const char *id)
 {
     uint64_t wait_ms = wait_ns / NS_PER_MS;
     if (wait_ms < RETRY_AFTER_MS_MIN) wait_ms = RETRY_AFTER_MS_MIN;
     if (wait_ms > RETRY_AFTER_MS_MAX) wait_ms = RETRY_AFTER_MS_MAX;
     wait_ms += wait_ms / 5 * (hash_bytes(id, strlen(id), 0) % 1000) / 1000;
     return wait_ms > RETRY_AFTER_MS_MAX ? RETRY_AFTER_MS_MAX : (uint32_t)wait_ms;
-}
-
-bool exchanges_have_room(struct exchanges *set, const char *request_id, uint32_t *retry_after_ms)
-{
-    const struct models *models = set->models;
-    struct served *full = NULL;
-    uint64_t wait_ns = UINT64_MAX;
-    bool others = set->preparing < set->queue_max; /* that sleep, or come up meanwhile */
-    for (uint32_t i = 0; i < models->count; i++) {
-        struct served *served = models->items[i];
-        struct engine_stats stats;
-        if (served->life.state != MODEL_READY) continue;
-        engine_stats_read(served->engine, &stats);
-        if ((uint64_t)stats.waiting + set->preparing < set->queue_max) return true;
-        if (stats.queue_wait_estimate_ns >= wait_ns) continue;
-        wait_ns = stats.queue_wait_estimate_ns;
-        full = served;
-    }
-    if (others && models_serving(models) > models_in(models, MODEL_READY)) return true;
-    if (full) full->metrics.rejected_requests++;
-    *retry_after_ms = retry_after(full ? wait_ns : 0, request_id);
-    return false;
-}
-
-/* ---- the pool's part ---- */
-
-static void work_in_pool(uv_work_t *work)
-{
-    struct exchange *exchange = work->data;
-    const char *body = exchange->body.data ? exchange->body.data : "";
-    size_t length = exchange->body.length;
-    if (exchange->kind == EXCHANGE_TOKENIZE) {
-        exchange->answer_status = api_tokenize(&exchange->models, body, length, &exchange->answer);
-        return;
-    }
-    if (exchange->kind == EXCHANGE_DETOKENIZE) {
-        exchange->answer_status = api_detokenize(&exchange->models, body, length, &exchange->answer);
-        return;
-    }
-    uint64_t now_ns = clock_ns();
-    struct api_context context = {
-        .models = &exchange->models,
-        .tenant = exchange->tenant,
-        .tenant_name = exchange->tenant_name,
-        .now_unix_s = clock_unix_us(clock_system()) / 1000000,
-        .now_ns = now_ns,
-        .deadline_ns = exchange->arrived_ns + limits.request_deadline_ms * NS_PER_MS,
-    };
-    enum api_kind kind = exchange->kind == EXCHANGE_CHAT ? API_CHAT : API_COMPLETIONS;
-    exchange->prepared = api_call_create(kind, body, length, &context, &exchange->call, &exchange->error) &&
-                         api_call_prepare(exchange->call, &exchange->error);
-}
-
-/* E7 */
-static void take_candidates(struct exchange *exchange)
-{
-    const struct models *models = exchange->set->models;
-    for (uint32_t i = 0; i < models->count; i++) {
-        struct served *served = models->items[i];
-        exchange->candidates[i] = served;
-        exchange->candidate_models[i] = &served->model;
-        exchange->candidate_ready[i] = served->life.state == MODEL_READY;
-        if (exchange->candidate_ready[i])
-            served_use(served);
-        else
-            served_pin(served);
-    }
-    exchange->models = (struct api_models){.items = exchange->candidate_models,
-                                           .count = models->count,
-                                           .ready = exchange->candidate_ready,
-                                           .picked = models->count};
-}
-
-/* Lets go of all but the one that the body named, which becomes exchange->served or, not ready, *asleep with a pin. */
-static void drop_candidates(struct exchange *exchange, struct served **asleep)
-{
-    uint32_t picked = exchange->models.picked;
-    *asleep = NULL;
-    for (uint32_t i = 0; i < exchange->models.count; i++) {
-        struct served *served = exchange->candidates[i];
-        if (i == picked && exchange->candidate_ready[i])
-            exchange->served = served;
-        else if (i == picked)
-            *asleep = served;
-        else if (exchange->candidate_ready[i])
-            served_leave(served);
-        else
-            served_unpin(served);
-    }
-    exchange->models.count = 0;
-}
-
-static void work_done(uv_work_t *work, int status);
-
-static bool enter_pool(struct exchange *exchange)
-{
-    struct exchanges *set = exchange->set;
-    take_candidates(exchange);
-    exchange->in_pool = true;
-    if (uv_queue_work(set->loop, &exchange->work, work_in_pool, work_done) == 0) return true;
-    struct served *asleep;
-    exchange->in_pool = false;
-    drop_candidates(exchange, &asleep); /* it has picked none */
-    return false;
-}
-
-static void refuse(struct exchange *exchange, enum refusal refusal, uint64_t wait_ns)
-{
-    refusal_error(refusal, retry_after(wait_ns, exchange->request_id), &exchange->error);
-    fail(exchange, &exchange->error);
-}
-
-/* Once more into the pool: its model was not ready before. */
-static void go_on(struct exchange *exchange)
-{
-    buf_clear(&exchange->answer);
-    if (exchange->failed || !exchange->conn) return;
-    if (enter_pool(exchange))
-        exchange->set->preparing++;
-    else
-        refuse(exchange, REFUSE_NO_MEMORY, 0);
-}
-
-/* A call for a model that was not ready when the pool read it; takes over the pin. */
-static void await(struct exchange *exchange, struct served *served)
-{
-    struct models *models = exchange->set->models;
-    struct error err;
-    enum model_verdict verdict;
-    uint64_t left_ns = model_life_wake_estimate_ns(&served->life, clock_ns());
-    switch (model_life_answer(&served->life, exchange->set->auto_wake)) {
-    case MODEL_SERVES: go_on(exchange); break;
-    case MODEL_WAKES:
-        if (models->stopping) {
-            refuse(exchange, REFUSE_DRAINING, 0);
-        } else if (models_wake(served, &verdict, &err) == ST_OK) {
-            exchange->waits_for = served;
-            exchange->set->preparing++;
-            return;
-        } else {
-            refuse(exchange, REFUSE_MODEL_MEMORY, 0);
-        }
-        break;
-    case MODEL_SLEEPS: refuse(exchange, REFUSE_MODEL_ASLEEP, left_ns); break;
-    case MODEL_LOADS: refuse(exchange, REFUSE_LOADING, left_ns); break;
-    case MODEL_LEAVES: refuse(exchange, REFUSE_MODEL_LEAVING, 0); break;
-    case MODEL_HAS_FAILED: refuse(exchange, REFUSE_MODEL_FAILED, 0); break;
-    }
-    served_unpin(served);
-}
-
-void exchanges_settled(struct exchanges *set, struct served *served)
-{
-    for (struct exchange *exchange = set->all, *next; exchange; exchange = next) {
-        next = exchange->next;
-        if (exchange->waits_for != served) continue;
-        await(exchange, stop_waiting(exchange));
-        if (may_end(exchange) && !exchange->conn) destroy(exchange);
-    }
-}
-
-void exchanges_cut(struct exchanges *set, const struct served *served)
-{
-    struct api_error error;
-    refusal_error(REFUSE_MODEL_LEAVING, RETRY_AFTER_MS_MIN, &error);
-    for (struct exchange *exchange = set->all, *next; exchange; exchange = next) {
-        next = exchange->next;
-        if (exchange->served != served || exchange->failed) continue;
-        cancel(exchange, CAUSE_PLATFORM_CANCEL);
-        fail(exchange, &error);
-        if (may_end(exchange)) destroy(exchange);
-    }
-}
-
-static void submit_all(struct exchange *exchange)
-{
-    struct exchanges *set = exchange->set;
-    exchange->requests = api_call_requests(exchange->call, &exchange->requests_count);
-    exchange->streaming = api_call_streams(exchange->call);
-    uint32_t choices = 0;
-    for (uint32_t i = 0; i < exchange->requests_count; i++) choices += exchange->requests[i].choices_count;
-    exchange->last_token_ns = mem_alloc(choices, sizeof *exchange->last_token_ns);
-    enum status status = exchange->last_token_ns ? ST_OK : ST_NOMEM;
-    for (uint32_t i = 0; i < exchange->requests_count && status == ST_OK; i++) {
-        struct request *request = &exchange->requests[i];
-        request->id = ++set->next_request_id;
-        request->owner = exchange;
-        status = engine_submit(exchange->served->engine, request);
-        if (status == ST_OK) {
-            exchange->submitted++;
-            exchange->alive++;
-        }
-    }
-    if (status == ST_OK) return;
-    struct engine_stats stats;
-    engine_stats_read(exchange->served->engine, &stats);
-    refusal_error(status == ST_NOMEM ? REFUSE_NO_MEMORY : REFUSE_OVERLOADED,
-                  retry_after(stats.queue_wait_estimate_ns, exchange->request_id), &exchange->error);
-    exchange->served->metrics.rejected_requests++;
-    cancel(exchange, CAUSE_PLATFORM_CANCEL);
-    fail(exchange, &exchange->error);
-}
-
-static void reply_answer(struct exchange *exchange)
-{
-    struct http_conn *conn = exchange->conn;
-    if (!conn) return;
-    exchange->conn = NULL;
-    bool ok = buf_ok(&exchange->answer);
-    if (ok) {
-        http_conn_reply(conn, &(struct http_reply){.status = exchange->answer_status, .body = &exchange->answer});
-        return;
-    }
-    exchange->conn = conn;
-    refusal_error(REFUSE_NO_MEMORY, RETRY_AFTER_MS_MIN, &exchange->error);
-    reply_error(exchange, &exchange->error);
-}
-
-static void work_done(uv_work_t *work, int status)
-{
-    struct exchange *exchange = work->data;
-    struct exchanges *set = exchange->set;
-    struct served *asleep;
-    exchange->in_pool = false;
-    set->preparing--;
-    drop_candidates(exchange, &asleep);
-    if (!asleep || !exchange->conn || exchange->failed) drop_body(exchange);
-    if (status == UV_ECANCELED || !exchange->conn || exchange->failed) {
-        if (asleep) served_unpin(asleep); /* nobody waits for it any more */
-    } else if (asleep) {
-        await(exchange, asleep);
-    } else if (exchange->kind == EXCHANGE_TOKENIZE || exchange->kind == EXCHANGE_DETOKENIZE) {
-        reply_answer(exchange);
-    } else if (!exchange->prepared) {
-        fail(exchange, &exchange->error);
-    } else {
-        submit_all(exchange);
-    }
-    if (may_end(exchange)) destroy(exchange);
-}
-
-void exchange_start(struct exchanges *set, enum exchange_kind kind, struct http_conn *conn, uint32_t tenant,
-                    const char *tenant_name)
-{
-    struct exchange *exchange = mem_alloc(1, sizeof *exchange);
-    struct http_request *request = http_conn_request(conn);
-    if (exchange) {
-        exchange->set = set;
-        exchange->kind = kind;
-        exchange->conn = conn;
-        exchange->tenant = tenant;
-        exchange->tenant_name = tenant_name;
-        exchange->arrived_ns = clock_ns();
-        exchange->written_ns = UINT64_MAX; /* the next tick says when */
-        http_conn_take_body(conn, &exchange->body);
-        buf_init(&exchange->answer, (size_t)limits.api_request_memory_bytes);
-        memcpy(exchange->request_id, request->id, sizeof exchange->request_id);
-        exchange->work.data = exchange;
-        exchange->next = set->all;
-        if (exchange->next) exchange->next->previous = exchange;
-        set->all = exchange;
-        set->count++;
-        http_conn_user_set(conn, exchange);
-        if (enter_pool(exchange)) {
-            set->preparing++;
-            return;
-        }
-        exchange->conn = NULL;
-        destroy(exchange);
-    }
-    struct api_error error;
-    refusal_error(REFUSE_NO_MEMORY, RETRY_AFTER_MS_MIN, &error);
-    struct buf body;
-    buf_init(&body, 0);
-    api_error_body(&error, &body);
-    http_conn_reply(
-        conn, &(struct http_reply){.status = error.http_status, .body = &body, .retry_after_ms = error.retry_after_ms});
-    buf_free(&body);
 }
 
 /* ---- events and rendering ---- */
@@ -485,7 +167,7 @@ static void finish(struct exchange *exchange)
     } else {
         exchange->conn = conn;
         refusal_error(REFUSE_NO_MEMORY, RETRY_AFTER_MS_MIN, &exchange->error);
-        reply_error(exchange, &exchange->error);
+        exchange_reply_error(exchange, &exchange->error);
     }
     buf_free(&body);
 }
@@ -538,7 +220,7 @@ static void render(struct exchange *exchange)
 static void settle(struct exchange *exchange)
 {
     render(exchange);
-    if (may_end(exchange) && (!exchange->conn || exchange->failed)) destroy(exchange);
+    if (exchange_may_end(exchange) && (!exchange->conn || exchange->failed)) exchange_destroy(exchange);
 }
 
 static uint64_t *token_clock(struct exchange *exchange, const struct event *event)
@@ -571,10 +253,10 @@ static void take_refusal(struct exchange *exchange, const struct event *event)
     if (exchange->failed) return;
     struct engine_stats stats;
     engine_stats_read(exchange->served->engine, &stats);
-    api_error_from_status(event->status, retry_after(stats.queue_wait_estimate_ns, exchange->request_id),
+    api_error_from_status(event->status, exchange_retry_after(stats.queue_wait_estimate_ns, exchange->request_id),
                           &exchange->error);
-    cancel(exchange, CAUSE_PLATFORM_CANCEL);
-    fail(exchange, &exchange->error);
+    exchange_cancel(exchange, CAUSE_PLATFORM_CANCEL);
+    exchange_fail(exchange, &exchange->error);
 }
 
 static void take_event(struct exchange *exchange, const struct event *event, uint64_t now_ns)
@@ -596,8 +278,8 @@ static void take_event(struct exchange *exchange, const struct event *event, uin
     if (event->request->scheduled_ns) metrics_request_done(&exchange->served->metrics, event->request);
     if (event->status != ST_OK && !exchange->failed && event->status != ST_CANCELED) {
         api_error_from_status(event->status, RETRY_AFTER_MS_MIN, &exchange->error);
-        cancel(exchange, CAUSE_PLATFORM_CANCEL);
-        fail(exchange, &exchange->error);
+        exchange_cancel(exchange, CAUSE_PLATFORM_CANCEL);
+        exchange_fail(exchange, &exchange->error);
     }
     if (exchange->alive == 0) write_usage(exchange);
 }
@@ -645,10 +327,10 @@ void exchange_writable(struct exchange *exchange)
 void exchange_gone(struct exchange *exchange)
 {
     exchange->conn = NULL;
-    wait_no_more(exchange);
+    exchange_wait_no_more(exchange);
     if (exchange->in_pool) (void)uv_cancel((uv_req_t *)&exchange->work); /* if it has begun, work_done finds nobody */
-    cancel(exchange, CAUSE_CLIENT_GONE);
-    if (may_end(exchange)) destroy(exchange);
+    exchange_cancel(exchange, CAUSE_CLIENT_GONE);
+    if (exchange_may_end(exchange)) exchange_destroy(exchange);
 }
 
 /* ---- time ---- */
@@ -674,6 +356,19 @@ void exchanges_tick(struct exchanges *set, uint64_t now_ns)
     }
 }
 
+void exchanges_cut(struct exchanges *set, const struct served *served)
+{
+    struct api_error error;
+    refusal_error(REFUSE_MODEL_LEAVING, RETRY_AFTER_MS_MIN, &error);
+    for (struct exchange *exchange = set->all, *next; exchange; exchange = next) {
+        next = exchange->next;
+        if (exchange->served != served || exchange->failed) continue;
+        exchange_cancel(exchange, CAUSE_PLATFORM_CANCEL);
+        exchange_fail(exchange, &error);
+        if (exchange_may_end(exchange)) exchange_destroy(exchange);
+    }
+}
+
 void exchanges_abort(struct exchanges *set)
 {
     set->aborting = true;
@@ -682,11 +377,11 @@ void exchanges_abort(struct exchanges *set)
     for (struct exchange *exchange = set->all, *next; exchange; exchange = next) {
         next = exchange->next;
         if (exchange->failed) continue;
-        wait_no_more(exchange);
+        exchange_wait_no_more(exchange);
         if (exchange->in_pool) (void)uv_cancel((uv_req_t *)&exchange->work);
-        cancel(exchange, CAUSE_PLATFORM_CANCEL);
-        fail(exchange, &error);
-        if (may_end(exchange)) destroy(exchange);
+        exchange_cancel(exchange, CAUSE_PLATFORM_CANCEL);
+        exchange_fail(exchange, &error);
+        if (exchange_may_end(exchange)) exchange_destroy(exchange);
     }
 }
 
@@ -695,7 +390,7 @@ void exchanges_free(struct exchanges *set)
     set->emptied = NULL;
     while (set->all) {
         CHECK(!set->all->in_pool);
-        wait_no_more(set->all);
-        destroy(set->all);
+        exchange_wait_no_more(set->all);
+        exchange_destroy(set->all);
     }
 }

@@ -1,0 +1,65 @@
+/* What the two files of an exchange share: its inside, and the steps of its end; see exchange.h.
+ *
+ *   exchange_enter.c   room, the pool, which model, waiting for a wake, submission
+ *   exchange.c         events, rendering, time, the end
+ *
+ * io thread only. */
+#ifndef SERVER_EXCHANGE_PARTS_H
+#define SERVER_EXCHANGE_PARTS_H
+
+#include "server/exchange.h"
+#include "server/http_route.h"
+
+enum { RETRY_AFTER_MS_MIN = 1000, RETRY_AFTER_MS_MAX = 60000 };
+
+struct exchange {
+    struct exchanges *set;
+    struct exchange *previous, *next;
+    struct exchange *next_touched;
+    struct http_conn *conn; /* NULL: gone, or answered */
+    enum exchange_kind kind;
+    uint32_t tenant;
+    const char *tenant_name;
+    struct buf body;          /* until the pool has read it for a model that is ready; counted for C8 */
+    struct served *served;    /* whom the call is for, used (E7); NULL: not known, or not ready */
+    struct served *waits_for; /* pinned: asleep, to be woken */
+    struct served *candidates[MODELS_MAX];
+    const struct api_model *candidate_models[MODELS_MAX];
+    bool candidate_ready[MODELS_MAX];
+    struct api_models models; /* of the candidates; what the body named */
+    uv_work_t work;
+    bool in_pool, prepared, touched, streaming, head_sent, failed, bytes_sent, has_tokens;
+    bool cancel_wanted; /* not all requests of it have been told */
+    enum cause cancel_cause;
+    struct api_call *call;
+    struct request *requests;
+    uint32_t requests_count, submitted, alive, scheduled;
+    uint64_t *last_token_ns; /* [choices over all requests], for the gap between tokens */
+    uint64_t arrived_ns;
+    uint64_t sent_ns;       /* when tokens were last written */
+    uint32_t tokens_held;   /* events of tokens since then */
+    uint64_t written_ns;    /* virtual: when the stream last got bytes, or was accepted */
+    struct api_error error; /* failed: what the client gets */
+    struct buf answer;      /* tokenize, detokenize */
+    int answer_status;
+    char request_id[HTTP_REQUEST_ID_MAX + 1];
+};
+
+/* The client's side of a failure; the engine's side may still be running. */
+void exchange_fail(struct exchange *exchange, const struct api_error *error);
+void exchange_reply_error(struct exchange *exchange, const struct api_error *error); /* no byte of a stream was sent */
+void exchange_cancel(struct exchange *exchange, enum cause cause);                   /* the engine's side */
+
+bool exchange_may_end(const struct exchange *exchange); /* E1 */
+void exchange_destroy(struct exchange *exchange);
+void exchange_drop_body(struct exchange *exchange);
+
+/* Gives the model that it waits for back to the caller, with the pin; NULL: it waits for none. Waiting it counts as
+ * being prepared. */
+struct served *exchange_stop_waiting(struct exchange *exchange);
+void exchange_wait_no_more(struct exchange *exchange); /* and lets go of the pin */
+
+/* Between 1 and 60 s, spread by the request's id so that refused clients do not come back together. */
+uint32_t exchange_retry_after(uint64_t wait_ns, const char *id);
+
+#endif
