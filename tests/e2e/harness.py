@@ -24,22 +24,23 @@ def free_port():
 class Server:
     """with Server("--numerics", "exact") as server: ... server.url"""
 
-    def __init__(self, *options, env=None, expect_exit=0):
-        self.options, self.env, self.expect_exit = options, env, expect_exit
+    def __init__(self, *options, env=None, expect_exit=0, models=None):
+        """models: {name: path}, instead of the one model under NAME"""
+        self.options, self.env, self.expect_exit, self.models = options, env, expect_exit, models or {NAME: MODEL}
 
     def __enter__(self):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_file = tempfile.TemporaryFile(mode="w+")
-        command = [BINARY, "serve", MODEL, "--port", str(self.port), "--served-model-name", NAME, "--drain-delay", "0",
-                   *self.options]
+        command = [BINARY, "serve", *self.models.values(), "--port", str(self.port), "--served-model-name", *self.models,
+                   "--drain-delay", "0", *self.options]
         self.process = subprocess.Popen(command, stdout=self.log_file, stderr=self.log_file,
                                         env={**os.environ, **(self.env or {})})
         for _ in range(3000):
             if self.process.poll() is not None:
                 raise AssertionError(f"the server ended with {self.process.returncode}:\n{self.log()}")
             try:
-                if self.get("/health")[0] == 200:
+                if self.get("/readyz")[0] == 200:
                     return self
             except OSError:
                 pass
@@ -86,7 +87,7 @@ class Server:
             return error.code, json.loads(error.read()), error.headers
 
     def complete(self, **body):
-        status, answer, _ = self.post("/v1/completions", {"model": NAME, **body})
+        status, answer, _ = self.post("/v1/completions", {"model": next(iter(self.models)), **body})
         assert status == 200, answer
         return answer
 
