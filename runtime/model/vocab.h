@@ -104,6 +104,7 @@ struct vocab_pipeline {
     uint32_t *prefix_ids, *suffix_ids; /* the post-processor: what stands around one text */
     uint32_t prefix_count, suffix_count;
     struct vocab_merge *merges; /* (vocab.merges_count) by rank */
+    double *scores;             /* (vocab.count) Unigram's, else NULL */
     struct vocab_string continuing_prefix, word_suffix;
     uint32_t word_chars_max; /* WordPiece: a longer word is unknown */
     bool byte_fallback, fuse_unknown, ignore_merges;

@@ -278,11 +278,11 @@ static enum status read_scored(struct reader *r)
         if (!json_pull_ok(&pull)) break;
         if (id >= capacity) {
             capacity = capacity ? 2 * capacity : 1024;
-            float *scores = mem_resize(r->vocab->scores, capacity, sizeof *scores);
+            double *scores = mem_resize(r->pipeline->scores, capacity, sizeof *scores);
             if (!scores) return error_set(r->err, ST_NOMEM, "no memory for the scores of tokens");
-            r->vocab->scores = scores;
+            r->pipeline->scores = scores;
         }
-        r->vocab->scores[id] = (float)score;
+        r->pipeline->scores[id] = score;
         TRY(add_token(r, text.text, text.length, id, false));
     }
     return pull.status;
@@ -541,11 +541,11 @@ static enum status read_model(struct reader *r)
     TRY(keep_tokens(r));
     TRY(read_unknown(r));
     if (r->pipeline->byte_fallback) mark_bytes(r->vocab);
-    if (r->vocab->scores && r->vocab->count > scored) {
-        float *scores = mem_resize(r->vocab->scores, r->vocab->count, sizeof *scores);
+    if (r->pipeline->scores && r->vocab->count > scored) {
+        double *scores = mem_resize(r->pipeline->scores, r->vocab->count, sizeof *scores);
         if (!scores) return error_set(r->err, ST_NOMEM, "no memory for the scores of tokens");
         memset(scores + scored, 0, (r->vocab->count - scored) * sizeof *scores);
-        r->vocab->scores = scores;
+        r->pipeline->scores = scores;
     }
     return read_merges(r);
 }

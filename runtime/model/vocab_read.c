@@ -251,6 +251,7 @@ void vocab_free(struct vocab *vocab)
     mem_free(vocab->merges);
     if (vocab->pipeline) {
         mem_free(vocab->pipeline->merges);
+        mem_free(vocab->pipeline->scores);
         if (vocab->pipeline->arena) arena_free(vocab->pipeline->arena);
         mem_free(vocab->pipeline->arena);
         mem_free(vocab->pipeline);

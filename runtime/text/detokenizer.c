@@ -16,6 +16,12 @@ void detokenizer_init(struct detokenizer *detokenizer, const struct tokenizer *t
     detokenizer->keep_special = keep_special;
 }
 
+void detokenizer_init_whole(struct detokenizer *detokenizer, const struct tokenizer *tokenizer, bool keep_special)
+{
+    detokenizer_init(detokenizer, tokenizer, keep_special);
+    detokenizer->start_spaces = tokenizer_start_spaces(tokenizer);
+}
+
 /* Takes one byte into `held`; false: it does not belong there, what was held has been replaced, and it must be given
  * again. */
 static bool hold_byte(struct detokenizer *d, char byte, struct buf *out)
@@ -39,6 +45,11 @@ static bool hold_byte(struct detokenizer *d, char byte, struct buf *out)
 void detokenizer_push_bytes(struct detokenizer *detokenizer, const char *bytes, size_t length, struct buf *out)
 {
     size_t at = 0;
+    while (at < length && detokenizer->start_spaces && bytes[at] == ' ') {
+        detokenizer->start_spaces--;
+        at++;
+    }
+    if (length) detokenizer->start_spaces = 0;
     while (at < length) {
         if (detokenizer->held_count == 0) {
             size_t bad = length - at;

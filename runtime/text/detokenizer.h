@@ -13,10 +13,14 @@ struct detokenizer {
     const struct tokenizer *tokenizer;
     bool keep_special; /* false: special tokens give no text */
     uint8_t held_count;
+    uint32_t start_spaces; /* that many spaces at the front are left out */
     char held[4];
 };
 
 void detokenizer_init(struct detokenizer *detokenizer, const struct tokenizer *tokenizer, bool keep_special);
+
+/* The same for ids that are a whole text from its start, not what follows a prompt. */
+void detokenizer_init_whole(struct detokenizer *detokenizer, const struct tokenizer *tokenizer, bool keep_special);
 
 /* Appends the text that id completes (perhaps none) to out. */
 void detokenizer_push(struct detokenizer *detokenizer, uint32_t id, struct buf *out);

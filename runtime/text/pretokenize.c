@@ -82,6 +82,16 @@ static const struct {
      PRETOKENIZE_QWEN35},
 };
 
+bool pretokenize_find_expression(const char *text, size_t length, enum pretokenize_pattern *pattern)
+{
+    for (size_t i = 0; i < sizeof expressions / sizeof *expressions; i++) {
+        if (strlen(expressions[i].text) != length || memcmp(expressions[i].text, text, length) != 0) continue;
+        *pattern = expressions[i].pattern;
+        return true;
+    }
+    return false;
+}
+
 bool pretokenize_recognise(const struct vocab_step *steps, uint32_t count, enum pretokenize_pattern *pattern)
 {
     if (!count || count > 2) return false;
@@ -95,17 +105,8 @@ bool pretokenize_recognise(const struct vocab_step *steps, uint32_t count, enum 
         *pattern = PRETOKENIZE_DIGITS_GPT2;
         return first->individual && last->use_regex;
     }
-    if (first->type != STEP_SPLIT || !first->regex || first->invert || first->behavior != BEHAVIOR_ISOLATED ||
-        last->use_regex)
-        return false;
-    for (size_t i = 0; i < sizeof expressions / sizeof *expressions; i++) {
-        if (strlen(expressions[i].text) != first->pattern.length ||
-            memcmp(expressions[i].text, first->pattern.text, first->pattern.length) != 0)
-            continue;
-        *pattern = expressions[i].pattern;
-        return true;
-    }
-    return false;
+    return first->type == STEP_SPLIT && first->regex && !first->invert && first->behavior == BEHAVIOR_ISOLATED &&
+           !last->use_regex && pretokenize_find_expression(first->pattern.text, first->pattern.length, pattern);
 }
 
 /* The class bit of the character at `at`, and where the next one starts; 0 at the segment's end. */

@@ -13,6 +13,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct vocab_step;
+
 enum pretokenize_pattern {
     PRETOKENIZE_GPT2,
     PRETOKENIZE_DIGITS_GPT2, /* each number character alone, then GPT-2's */
@@ -28,8 +30,10 @@ bool pretokenize_find(const char *name, enum pretokenize_pattern *pattern, bool 
 
 /* Looks up tokenizer.json's pre-tokeniser: whether one of the lexers does what its steps do to text whose bytes are
  * then the pieces' characters. False: no, or steps that do not end in bytes. */
-struct vocab_step;
 bool pretokenize_recognise(const struct vocab_step *steps, uint32_t count, enum pretokenize_pattern *pattern);
+
+/* The lexer of a regular expression whose matches are the pieces; false: none. */
+bool pretokenize_find_expression(const char *text, size_t length, enum pretokenize_pattern *pattern);
 
 /* The known names, separated by ", ". Static. */
 const char *pretokenize_names(void);

@@ -15,44 +15,59 @@ static int compare(const void *a, const void *b)
     return x->length < y->length ? -1 : x->length > y->length;
 }
 
-static bool has_name(const struct token_table *table, uint32_t id)
+enum { NAMES_FIRST = 64, TEXT_FIRST = 4096 };
+
+/* `bytes` of a name is its offset in text until the names are sorted: text moves while it grows. */
+enum status special_tokens_add(struct special_tokens *special, const char *bytes, size_t length,
+                               struct special_name name)
 {
-    uint8_t kind = table->kinds[id];
-    return (kind == VOCAB_CONTROL || kind == VOCAB_UNKNOWN || kind == VOCAB_USER_DEFINED) &&
-           table->starts[id + 1] > table->starts[id];
+    if (!length || length > UINT32_MAX / 2 - special->text_bytes) return ST_INVAL;
+    if (special->count == special->capacity) {
+        uint32_t capacity = special->capacity ? 2 * special->capacity : NAMES_FIRST;
+        struct special_name *names = mem_resize(special->names, capacity, sizeof *names);
+        if (!names) return ST_NOMEM;
+        special->names = names;
+        special->capacity = capacity;
+    }
+    if (special->text_bytes + length > special->text_capacity) {
+        size_t capacity = 2 * (size_t)special->text_capacity + length + TEXT_FIRST;
+        char *text = mem_resize(special->text, capacity, 1);
+        if (!text) return ST_NOMEM;
+        special->text = text;
+        special->text_capacity = (uint32_t)capacity;
+    }
+    memcpy(special->text + special->text_bytes, bytes, length);
+    name.bytes = NULL;
+    name.at = special->text_bytes;
+    name.length = (uint32_t)length;
+    special->text_bytes += (uint32_t)length;
+    special->names[special->count++] = name;
+    return ST_OK;
 }
 
-enum status special_tokens_init(struct special_tokens *special, const struct token_table *table, struct error *err)
+enum status special_tokens_sort(struct special_tokens *special, struct error *err)
 {
-    uint32_t count = 0;
-    memset(special, 0, sizeof *special);
-    for (uint32_t id = 0; id < table->count; id++) count += has_name(table, id);
-    special->names = mem_alloc(count, sizeof *special->names);
-    if (!special->names) return ST_NOMEM;
-    for (uint32_t id = 0; id < table->count; id++) {
-        if (!has_name(table, id)) continue;
-        struct special_name *name = &special->names[special->count++];
-        name->bytes = token_table_get(table, id, &name->length);
-        name->id = id;
-        name->anywhere = table->kinds[id] == VOCAB_USER_DEFINED;
+    for (uint32_t i = 0; i < special->count; i++) {
+        struct special_name *name = &special->names[i];
+        name->bytes = special->text + name->at;
         special->any_anywhere |= name->anywhere;
+        special->any_control |= !name->anywhere;
+        if (name->length > special->length_max) special->length_max = name->length;
         special->firsts[(unsigned char)name->bytes[0] + 1]++;
     }
     for (int b = 0; b < 256; b++) special->firsts[b + 1] += special->firsts[b];
-    if (count) qsort(special->names, count, sizeof *special->names, compare);
-    for (uint32_t i = 1; i < count; i++) {
-        if (compare(&special->names[i - 1], &special->names[i])) continue;
-        enum status st = error_set(err, ST_INVAL, "vocabulary: special tokens %u and %u are the same",
-                                   special->names[i - 1].id, special->names[i].id);
-        special_tokens_free(special);
-        return st;
-    }
+    if (special->count) qsort(special->names, special->count, sizeof *special->names, compare);
+    for (uint32_t i = 1; i < special->count; i++)
+        if (!compare(&special->names[i - 1], &special->names[i]))
+            return error_set(err, ST_INVAL, "vocabulary: special tokens %u and %u are the same",
+                             special->names[i - 1].id, special->names[i].id);
     return ST_OK;
 }
 
 void special_tokens_free(struct special_tokens *special)
 {
     mem_free(special->names);
+    mem_free(special->text);
     memset(special, 0, sizeof *special);
 }
 

@@ -1,33 +1,48 @@
-/* From text to ids in three layers:
- *   special tokens cut the text       special_tokens.h, under the rule of trusted spans
- *   the parts are cut into pieces     pretokenize.h
- *   pieces become tokens              tokenizer_bpe.h
- * One pass from left to right; nothing is copied. Spans say only where special tokens may be recognised: a part of
- * ordinary text runs on across their borders.
+/* From text to ids in layers:
+ *   special tokens cut the text         special_tokens.h, under the rule of trusted spans
+ *   the parts are normalised            normalise.h; then special tokens of the normalised text cut again
+ *   and cut into pieces                 pretokenize.h (one lexer), or pretokenize_steps.h (tokenizer.json's steps)
+ *   pieces become tokens                tokenizer_bpe.h, tokenizer_unigram.h, tokenizer_words.h
+ * One pass from left to right; without a normaliser nothing is copied. Spans say only where special tokens may be
+ * recognised: a part of ordinary text runs on across their borders.
  *
  *   spans     |--- trusted ---|------- content -------|-- trusted --|
  *   text      <|im_start|>user\nsay <|im_end|>, please<|im_end|>\n
  *   cut       [special][ one part: "user\nsay <|im_end|>, please"   ][special][part]
  *
- * Left out on purpose: Unicode normalisation (tokenizer.json of Qwen asks for NFC; GGUF does not carry it, and text
- * would no longer come back as it went in), the lstrip/rstrip/single_word flags of added tokens (GGUF drops them), and
- * add_space_prefix, which byte-level vocabularies do not use. */
+ * What the layers are is the tokenizer's plan. tokenizer.json spells it out; for GGUF it follows from the model's name
+ * (tokenizer_plan.h). */
 #include "runtime/text/tokenizer.h"
 
 #include "runtime/base/check.h"
 #include "runtime/base/mem.h"
+#include "runtime/base/utf8.h"
+#include "runtime/text/normalise.h"
 #include "runtime/text/pretokenize.h"
+#include "runtime/text/pretokenize_steps.h"
 #include "runtime/text/special_tokens.h"
 #include "runtime/text/tokenizer_bpe.h"
+#include "runtime/text/tokenizer_plan.h"
+#include "runtime/text/tokenizer_unigram.h"
+#include "runtime/text/tokenizer_words.h"
 
 #include <string.h>
 
 struct tokenizer {
-    struct token_table table;
+    enum plan_model model;
+    struct token_table table;  /* what is looked up */
+    struct token_table output; /* what ids stand for; empty: the same */
+    uint32_t start_spaces;     /* at the start of a text that many spaces of output are not meant */
     struct bpe bpe;
-    struct special_tokens special;
+    struct unigram unigram;
+    struct words words;
+    struct special_tokens special;        /* in the text as it is */
+    struct special_tokens normal_special; /* in what the normaliser made of it */
     struct unicode_classes classes;
-    enum pretokenize_pattern pattern;
+    bool lexed;
+    enum pretokenize_pattern pattern; /* lexed: cuts the text */
+    struct cutter *cutter;            /* else, NULL: a part is one piece */
+    struct normaliser *normaliser;    /* NULL: none */
     uint32_t bos_id, eos_id;
     bool add_bos;
     uint32_t *around; /* prefix_count ids that go before a text, then suffix_count that go after it */
@@ -44,40 +59,11 @@ static enum status check_id(const struct vocab *vocab, const char *what, uint32_
     return error_set(err, ST_INVAL, "vocabulary: the %s token %u is outside its %u tokens", what, id, vocab->count);
 }
 
-static enum status check_pipeline(const struct vocab *vocab, enum pretokenize_pattern *pattern, struct error *err)
+static enum status check_ids(const struct vocab *vocab, struct error *err)
 {
-    const struct vocab_pipeline *p = vocab->pipeline;
-    if (strcmp(vocab->model, "BPE") != 0 || p->continuing_prefix.length || p->word_suffix.length)
-        return error_set(err, ST_INVAL, "tokenizer.json: only byte-level BPE can be built so far, not %s",
-                         vocab->model);
-    if (!pretokenize_recognise(p->pretokenizers, p->pretokenizers_count, pattern))
-        return error_set(err, ST_INVAL, "tokenizer.json: the pre_tokenizer is not one that can be built so far");
-    if (p->normalizers_count) return error_set(err, ST_INVAL, "tokenizer.json: no normalizer can be built so far");
-    return ST_OK;
-}
-
-static enum status check_gguf(const struct vocab *vocab, enum pretokenize_pattern *pattern, bool *whole_words,
-                              struct error *err)
-{
-    if (strncmp(vocab->model, "gpt2", sizeof vocab->model) != 0)
-        return error_set(err, ST_INVAL, "tokenizer.ggml.model \"%.31s\" is not known; known: gpt2 (byte-level BPE)",
-                         vocab->model);
-    if (!memchr(vocab->pre, 0, sizeof vocab->pre) || !pretokenize_find(vocab->pre, pattern, whole_words))
-        return error_set(err, ST_INVAL, "tokenizer.ggml.pre \"%.63s\" %s; known: %s", vocab->pre,
-                         !*vocab->pre || !strcmp(vocab->pre, "default")
-                             ? "does not say how text is cut (convert the model again)"
-                             : "is not known",
-                         pretokenize_names());
-    return ST_OK;
-}
-
-static enum status check_vocab(const struct vocab *vocab, enum pretokenize_pattern *pattern, bool *whole_words,
-                               struct error *err)
-{
-    *whole_words = vocab->pipeline && vocab->pipeline->ignore_merges;
-    TRY(vocab->pipeline ? check_pipeline(vocab, pattern, err) : check_gguf(vocab, pattern, whole_words, err));
     TRY(check_id(vocab, "BOS", vocab->bos_id, err));
     TRY(check_id(vocab, "EOS", vocab->eos_id, err));
+    TRY(check_id(vocab, "unknown", vocab->unknown_id, err));
     if (vocab->end_ids_count > VOCAB_END_IDS_MAX)
         return error_set(err, ST_INVAL, "vocabulary: more than %d end tokens", (int)VOCAB_END_IDS_MAX);
     for (uint32_t i = 0; i < vocab->end_ids_count; i++) TRY(check_id(vocab, "end", vocab->end_ids[i], err));
@@ -100,23 +86,89 @@ static enum status copy_around(struct tokenizer *t, const struct vocab *vocab)
     return ST_OK;
 }
 
+/* GGUF: every control, unknown and user-defined token is looked for in the text as it is. */
+static enum status add_names_by_kind(struct tokenizer *t)
+{
+    for (uint32_t id = 0; id < t->table.count; id++) {
+        uint8_t kind = t->table.kinds[id];
+        uint32_t length;
+        const char *bytes = token_table_get(&t->table, id, &length);
+        if ((kind != VOCAB_CONTROL && kind != VOCAB_UNKNOWN && kind != VOCAB_USER_DEFINED) || !length) continue;
+        struct special_name name = {.id = id, .anywhere = kind == VOCAB_USER_DEFINED};
+        TRY(special_tokens_add(&t->special, bytes, length, name));
+    }
+    return ST_OK;
+}
+
+/* tokenizer.json: added tokens, with their flags; the text of a normalised one is normalised too. */
+static enum status add_names_by_list(struct tokenizer *t, const struct vocab_pipeline *p)
+{
+    struct normal_text normal = {0};
+    enum status status = ST_OK;
+    for (uint32_t i = 0; i < p->added_count && status == ST_OK; i++) {
+        const struct vocab_added *added = &p->added[i];
+        uint32_t length;
+        const char *bytes = token_table_get(&t->table, added->id, &length);
+        struct special_name name = {.id = added->id,
+                                    .anywhere = t->table.kinds[added->id] == VOCAB_USER_DEFINED,
+                                    .lstrip = added->lstrip,
+                                    .rstrip = added->rstrip,
+                                    .single_word = added->single_word};
+        bool normalised = added->normalized && t->normaliser;
+        if (normalised) status = normaliser_run(t->normaliser, bytes, length, NULL, &normal);
+        if (status != ST_OK || (normalised && !normal.text.length)) continue; /* of nothing nothing can be found */
+        status =
+            special_tokens_add(added->normalized ? &t->normal_special : &t->special,
+                               normalised ? normal.text.data : bytes, normalised ? normal.text.length : length, name);
+    }
+    normal_text_free(&normal);
+    return status;
+}
+
+static enum status create_special(struct tokenizer *t, const struct vocab *vocab, struct error *err)
+{
+    TRY(vocab->pipeline ? add_names_by_list(t, vocab->pipeline) : add_names_by_kind(t));
+    TRY(special_tokens_sort(&t->special, err));
+    return special_tokens_sort(&t->normal_special, err);
+}
+
+static enum status create_layers(struct tokenizer *t, const struct vocab *vocab, const struct plan *plan,
+                                 struct error *err)
+{
+    TRY(copy_around(t, vocab));
+    TRY(unicode_classes_init(&t->classes));
+    TRY(token_table_init(&t->table, vocab, plan->bytes, err));
+    if (plan->decoded)
+        TRY(token_table_init_output(&t->output, vocab, plan->decoders, plan->decoders_count, &t->start_spaces, err));
+    TRY(normaliser_create(plan->normalizers, plan->normalizers_count, &t->normaliser, err));
+    if (!plan->lexed && (plan->pretokenizers_count || plan->mapped))
+        TRY(cutter_create(plan->pretokenizers, plan->pretokenizers_count, plan->mapped, plan->bytes, &t->classes,
+                          &t->cutter, err));
+    TRY(create_special(t, vocab, err));
+    switch (plan->model) {
+    case PLAN_BPE: return bpe_init(&t->bpe, &t->table, vocab, &plan->bpe, err);
+    case PLAN_UNIGRAM: return unigram_init(&t->unigram, &t->table, vocab, err);
+    case PLAN_WORDPIECE: return words_init(&t->words, &t->table, vocab, true, err);
+    case PLAN_WORDLEVEL: return words_init(&t->words, &t->table, vocab, false, err);
+    }
+    return ST_OK;
+}
+
 enum status tokenizer_create(const struct vocab *vocab, struct tokenizer **tokenizer, struct error *err)
 {
-    bool whole_words;
-    enum pretokenize_pattern pattern;
-    TRY(check_vocab(vocab, &pattern, &whole_words, err));
+    struct plan plan;
+    TRY(plan_tokenizer(vocab, &plan, err));
+    TRY(check_ids(vocab, err));
     struct tokenizer *t = mem_alloc(1, sizeof *t);
     if (!t) return error_set(err, ST_NOMEM, "no memory for the tokenizer");
-    t->pattern = pattern;
+    t->model = plan.model;
+    t->lexed = plan.lexed;
+    t->pattern = plan.pattern;
     t->bos_id = vocab->bos_id;
     t->eos_id = vocab->eos_id;
     t->end_ids_count = vocab->end_ids_count;
     memcpy(t->end_ids, vocab->end_ids, sizeof t->end_ids);
-    enum status st = copy_around(t, vocab);
-    if (st == ST_OK) st = unicode_classes_init(&t->classes);
-    if (st == ST_OK) st = token_table_init(&t->table, vocab, err);
-    if (st == ST_OK) st = special_tokens_init(&t->special, &t->table, err);
-    if (st == ST_OK) st = bpe_init(&t->bpe, &t->table, vocab, whole_words, err);
+    enum status st = create_layers(t, vocab, &plan, err);
     if (st != ST_OK) {
         tokenizer_destroy(t);
         return st == ST_NOMEM ? error_set(err, st, "no memory for the tokenizer") : st;
@@ -129,8 +181,14 @@ void tokenizer_destroy(struct tokenizer *tokenizer)
 {
     if (!tokenizer) return;
     bpe_free(&tokenizer->bpe);
+    unigram_free(&tokenizer->unigram);
+    words_free(&tokenizer->words);
     special_tokens_free(&tokenizer->special);
+    special_tokens_free(&tokenizer->normal_special);
     token_table_free(&tokenizer->table);
+    token_table_free(&tokenizer->output);
+    cutter_destroy(tokenizer->cutter);
+    normaliser_destroy(tokenizer->normaliser);
     unicode_classes_free(&tokenizer->classes);
     mem_free(tokenizer->around);
     mem_free(tokenizer);
@@ -149,6 +207,10 @@ struct encoding {
     size_t run_end;  /* where the run of spans of one kind ends that holds that place */
     bool run_trusted;
     struct bpe_scratch scratch;
+    struct unigram_scratch unigram_scratch;
+    struct normal_text normal;
+    struct cutting cutting;
+    struct buf trust; /* a byte for each of a part's, where the normalised text is searched for control tokens */
     struct token_list *list;
 };
 
@@ -171,11 +233,53 @@ static void run_seek(struct encoding *e, size_t at)
     }
 }
 
-/* The next special token at or after `from`, and where it begins; NULL when only ordinary text is left. */
-static const struct special_name *next_special(struct encoding *e, size_t from, size_t *at)
+/* A special token found in a text, and what goes with it. */
+struct found {
+    const struct special_name *name;
+    size_t start, end;
+};
+
+static bool word_before(const struct unicode_classes *classes, const char *text, size_t at)
+{
+    uint32_t c;
+    size_t start = at;
+    while (start && at - start < 4 && ((unsigned char)text[--start] & 0xc0) == 0x80) {
+    }
+    return start < at && utf8_decode(text + start, at - start, &c) == at - start && unicode_is_word(classes, c);
+}
+
+static bool word_after(const struct unicode_classes *classes, const char *text, size_t length, size_t at)
+{
+    uint32_t c;
+    return utf8_decode(text + at, length - at, &c) && unicode_is_word(classes, c);
+}
+
+/* A name at `at`, by its flags, in text[from .. length): where it begins and ends; false: it does not count. */
+static bool accept(const struct encoding *e, const struct special_name *name, const char *text, size_t length,
+                   size_t from, size_t at, struct found *found)
+{
+    const struct unicode_classes *classes = &e->tokenizer->classes;
+    uint32_t c;
+    *found = (struct found){name, at, at + name->length};
+    if (name->single_word && (word_before(classes, text, at) || word_after(classes, text, length, at + name->length)))
+        return false;
+    while (name->lstrip && found->start > from) {
+        size_t start = found->start - 1;
+        while (start > from && found->start - start < 4 && ((unsigned char)text[start] & 0xc0) == 0x80) start--;
+        if (utf8_decode(text + start, found->start - start, &c) != found->start - start || !unicode_is_space(c)) break;
+        found->start = start;
+    }
+    for (size_t n;
+         name->rstrip && (n = utf8_decode(text + found->end, length - found->end, &c)) && unicode_is_space(c);)
+        found->end += n;
+    return true;
+}
+
+/* The next special token at or after `from` in the text as it is; false when only ordinary text is left. */
+static bool next_special(struct encoding *e, size_t from, struct found *found)
 {
     const struct special_tokens *special = &e->tokenizer->special;
-    if (!special->count || (!special->any_anywhere && !e->spans_count)) return NULL;
+    if (!special->count || (!special->any_anywhere && !e->spans_count)) return false;
     for (size_t i = from; i < e->length; i++) {
         run_seek(e, i);
         if (!e->run_trusted && !special->any_anywhere) {
@@ -188,10 +292,30 @@ static const struct special_name *next_special(struct encoding *e, size_t from, 
         const struct special_name *name =
             special_tokens_match(special, e->text + i, e->length - i, trusted, &e->scratch.work);
         if (!name) continue;
-        *at = i;
-        return name;
+        if (accept(e, name, e->text, e->length, from, i, found)) return true;
+        i += name->length - 1; /* one that does not count hides what lies within it, as in the library */
     }
-    return NULL;
+    return false;
+}
+
+/* The same in normalised text, whose trust (if any of it is) stands byte by byte. */
+static bool next_normal(struct encoding *e, const char *text, size_t length, const char *trust, size_t from,
+                        struct found *found)
+{
+    const struct special_tokens *special = &e->tokenizer->normal_special;
+    if (!special->count || (!special->any_anywhere && !trust)) return false;
+    for (size_t i = from; i < length; i++) {
+        unsigned char first = (unsigned char)text[i];
+        if (special->firsts[first] == special->firsts[first + 1]) continue;
+        size_t trusted = 0;
+        while (trust && i + trusted < length && trusted < special->length_max && trust[i + trusted]) trusted++;
+        const struct special_name *name =
+            special_tokens_match(special, text + i, length - i, trusted, &e->scratch.work);
+        if (!name) continue;
+        if (accept(e, name, text, length, from, i, found)) return true;
+        i += name->length - 1;
+    }
+    return false;
 }
 
 static enum status push_id(struct token_list *list, uint32_t id)
@@ -201,19 +325,84 @@ static enum status push_id(struct token_list *list, uint32_t id)
     return ST_OK;
 }
 
-static enum status encode_ordinary(struct encoding *e, size_t from, size_t to)
+static enum status encode_piece(struct encoding *e, const char *piece, size_t length)
+{
+    const struct tokenizer *t = e->tokenizer;
+    switch (t->model) {
+    case PLAN_BPE: return bpe_encode(&t->bpe, piece, length, &e->scratch, e->list);
+    case PLAN_UNIGRAM: return unigram_encode(&t->unigram, piece, length, &e->unigram_scratch, e->list);
+    case PLAN_WORDPIECE:
+    case PLAN_WORDLEVEL: return words_encode(&t->words, piece, length, &e->scratch.work, e->list);
+    }
+    return ST_OK;
+}
+
+static enum status encode_lexed(struct encoding *e, const char *text, size_t length)
 {
     struct pretokenize_cursor cursor;
     enum status st = ST_OK;
-    pretokenize_start(&cursor, &e->tokenizer->classes, e->tokenizer->pattern, e->text + from, to - from);
+    pretokenize_start(&cursor, &e->tokenizer->classes, e->tokenizer->pattern, text, length);
     while (st == ST_OK) {
         const char *piece = cursor.text + cursor.at;
-        size_t length = pretokenize_next(&cursor);
-        if (!length) break;
-        st = bpe_encode(&e->tokenizer->bpe, piece, length, &e->scratch, e->list);
+        size_t n = pretokenize_next(&cursor);
+        if (!n) break;
+        st = encode_piece(e, piece, n);
     }
     e->scratch.work += cursor.work;
     return st;
+}
+
+/* Normalised text without special tokens. */
+static enum status encode_part(struct encoding *e, const char *text, size_t length, bool at_start)
+{
+    if (!length) return ST_OK;
+    if (e->tokenizer->lexed) return encode_lexed(e, text, length);
+    if (!e->tokenizer->cutter) return encode_piece(e, text, length);
+    TRY(cutter_run(e->tokenizer->cutter, text, length, at_start, &e->cutting));
+    const struct piece_list *pieces = &e->cutting.now;
+    for (size_t i = 0, start = 0; i < pieces->count; start = pieces->ends[i++])
+        TRY(encode_piece(e, pieces->text.data + start, pieces->ends[i] - start));
+    return ST_OK;
+}
+
+/* The trust of text[from .. to), byte by byte, into e->trust. */
+static enum status spread_trust(struct encoding *e, size_t from, size_t to)
+{
+    buf_clear(&e->trust);
+    if (!buf_reserve(&e->trust, to - from)) return ST_NOMEM;
+    memset(e->trust.data, 0, to - from);
+    for (size_t i = 0, start = 0; i < e->spans_count && start < to; start = e->spans[i++].end) {
+        size_t low = start > from ? start : from, high = e->spans[i].end < to ? e->spans[i].end : to;
+        if (e->spans[i].trusted && high > low) memset(e->trust.data + (low - from), 1, high - low);
+    }
+    e->trust.length = to - from;
+    return ST_OK;
+}
+
+static enum status encode_ordinary(struct encoding *e, size_t from, size_t to)
+{
+    const struct tokenizer *t = e->tokenizer;
+    const char *text = e->text + from, *trust = NULL;
+    size_t length = to - from;
+    if (!length) return ST_OK;
+    if (t->normal_special.any_control && e->spans_count) {
+        TRY(spread_trust(e, from, to));
+        trust = e->trust.data;
+    }
+    if (t->normaliser) {
+        TRY(normaliser_run(t->normaliser, text, length, (const unsigned char *)trust, &e->normal));
+        text = e->normal.text.data;
+        length = e->normal.text.length;
+        trust = trust ? e->normal.trust.data : NULL;
+    }
+    for (size_t at = 0; at < length;) {
+        struct found found = {NULL, length, length};
+        bool special = next_normal(e, text, length, trust, at, &found);
+        TRY(encode_part(e, text + at, found.start - at, !from && !at));
+        if (special) TRY(push_id(e->list, found.name->id));
+        at = found.end;
+    }
+    return ST_OK;
 }
 
 static enum status encode_all(struct encoding *e, bool add_special)
@@ -221,11 +410,11 @@ static enum status encode_all(struct encoding *e, bool add_special)
     const struct tokenizer *t = e->tokenizer;
     for (uint32_t i = 0; add_special && i < t->prefix_count; i++) TRY(push_id(e->list, t->around[i]));
     for (size_t at = 0; at < e->length;) {
-        size_t end = e->length;
-        const struct special_name *name = next_special(e, at, &end);
-        TRY(encode_ordinary(e, at, end));
-        if (name) TRY(push_id(e->list, name->id));
-        at = end + (name ? name->length : 0);
+        struct found found = {NULL, e->length, e->length};
+        bool special = next_special(e, at, &found);
+        TRY(encode_ordinary(e, at, found.start));
+        if (special) TRY(push_id(e->list, found.name->id));
+        at = found.end;
     }
     for (uint32_t i = 0; add_special && i < t->suffix_count; i++) TRY(push_id(e->list, t->around[t->prefix_count + i]));
     return ST_OK;
@@ -250,8 +439,12 @@ static enum status encode_counted(const struct tokenizer *tokenizer, const char 
     CHECK(!spans_count || end == length);
     enum status st = encode_all(&e, add_special);
     if (st != ST_OK) list->count = count;
-    *work = e.scratch.work;
+    *work = e.scratch.work + e.unigram_scratch.work;
     bpe_scratch_free(&e.scratch);
+    unigram_scratch_free(&e.unigram_scratch);
+    normal_text_free(&e.normal);
+    cutting_free(&e.cutting);
+    buf_free(&e.trust);
     return st;
 }
 
@@ -268,7 +461,13 @@ enum status tokenizer_encode(const struct tokenizer *tokenizer, const char *text
 const char *tokenizer_bytes(const struct tokenizer *tokenizer, uint32_t id, uint32_t *length)
 {
     *length = 0;
-    return id < tokenizer->table.count ? token_table_get(&tokenizer->table, id, length) : "";
+    if (id >= tokenizer->table.count) return "";
+    return token_table_get(tokenizer->output.count ? &tokenizer->output : &tokenizer->table, id, length);
+}
+
+uint32_t tokenizer_start_spaces(const struct tokenizer *tokenizer)
+{
+    return tokenizer->start_spaces;
 }
 
 void tokenizer_copy_name(const struct tokenizer *tokenizer, uint32_t id, char *name, size_t size)
@@ -291,6 +490,8 @@ uint32_t tokenizer_special_id(const struct tokenizer *tokenizer, const char *nam
     uint64_t work = 0;
     size_t length = strlen(name);
     const struct special_name *found = special_tokens_match(&tokenizer->special, name, length, length, &work);
+    if (found && found->length == length) return found->id;
+    found = special_tokens_match(&tokenizer->normal_special, name, length, length, &work);
     return found && found->length == length ? found->id : VOCAB_NO_ID;
 }
 

@@ -48,7 +48,11 @@ NODISCARD enum status tokenizer_encode(const struct tokenizer *tokenizer, const 
  * a character). Valid as long as the tokenizer. Empty for an id outside the vocabulary. */
 const char *tokenizer_bytes(const struct tokenizer *tokenizer, uint32_t id, uint32_t *length);
 
-/* The same as NUL-terminated text of at most size - 1 bytes; "" for VOCAB_NO_ID and for what does not fit. */
+/* How many spaces at the start of a whole text its first ids carry that are not part of it (SentencePiece writes one
+ * before the first word). The text that goes on after a prompt keeps them. */
+uint32_t tokenizer_start_spaces(const struct tokenizer *tokenizer);
+
+/* tokenizer_bytes as NUL-terminated text of at most size - 1 bytes; "" for VOCAB_NO_ID and for what does not fit. */
 void tokenizer_copy_name(const struct tokenizer *tokenizer, uint32_t id, char *name, size_t size);
 
 /* Control and unknown tokens, which skip_special_tokens leaves out of the text. */

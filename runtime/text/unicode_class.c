@@ -32,12 +32,16 @@ static const struct {
     {0x1e5f1, 0x1e5fa, UNICODE_NUMBER},     {0x2ebf0, 0x2ee5d, UNICODE_LETTER},
 };
 
+bool unicode_is_space(uint32_t c)
+{
+    return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xa0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200a) ||
+           c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
+}
+
 static enum unicode_class class_of(uint32_t c)
 {
     if (c == '\n' || c == '\r') return UNICODE_NEWLINE;
-    if ((c >= 9 && c <= 12) || c == 0x20 || c == 0x85 || c == 0xa0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200a) ||
-        c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000)
-        return UNICODE_SPACE;
+    if (unicode_is_space(c)) return UNICODE_SPACE;
     switch (utf8proc_category((utf8proc_int32_t)c)) {
     case UTF8PROC_CATEGORY_LU:
     case UTF8PROC_CATEGORY_LL:
@@ -88,4 +92,21 @@ void unicode_classes_free(struct unicode_classes *classes)
 {
     mem_free(classes->blocks);
     classes->blocks = NULL;
+}
+
+bool unicode_is_word(const struct unicode_classes *classes, uint32_t codepoint)
+{
+    uint32_t c = codepoint;
+    switch (unicode_class_of(classes, c)) {
+    case UNICODE_LETTER:
+    case UNICODE_MARK: return true;
+    case UNICODE_NUMBER:
+    case UNICODE_NUMBER_NEW: return utf8proc_category((utf8proc_int32_t)c) != UTF8PROC_CATEGORY_NO;
+    case UNICODE_SPACE:
+    case UNICODE_NEWLINE: return false;
+    case UNICODE_OTHER: break;
+    }
+    return c == 0x200c || c == 0x200d || (c >= 0x24b6 && c <= 0x24e9) || (c >= 0x1f130 && c <= 0x1f149) ||
+           (c >= 0x1f150 && c <= 0x1f169) || (c >= 0x1f170 && c <= 0x1f189) ||
+           utf8proc_category((utf8proc_int32_t)c) == UTF8PROC_CATEGORY_PC;
 }

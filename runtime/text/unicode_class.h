@@ -8,6 +8,7 @@
 
 #include "runtime/base/status.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum unicode_class {
@@ -38,5 +39,12 @@ static inline enum unicode_class unicode_class_of(const struct unicode_classes *
     return (enum unicode_class)
         classes->blocks[classes->block_idx[codepoint / UNICODE_BLOCK]][codepoint % UNICODE_BLOCK];
 }
+
+/* \w of Rust's regular expressions: letters, marks, decimal and letter numbers, connectors, joiners, and letters in
+ * circles (the property Alphabetic). codepoint <= 0x10ffff. */
+bool unicode_is_word(const struct unicode_classes *classes, uint32_t codepoint);
+
+/* The Unicode property White_Space. */
+bool unicode_is_space(uint32_t codepoint);
 
 #endif

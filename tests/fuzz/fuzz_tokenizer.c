@@ -89,9 +89,16 @@ static void fuzz_vocab(const uint8_t *data, size_t size)
         }
         at += length;
     }
-    enum status st = token_table_init(&table, &tiny.vocab, &err);
-    if (st == ST_OK) st = special_tokens_init(&special, &table, &err);
-    if (st == ST_OK) st = bpe_init(&bpe, &table, &tiny.vocab, data[1] & 64, &err);
+    struct bpe_options options = {.whole_words = data[1] & 64, .unknown_id = VOCAB_NO_ID};
+    enum status st = token_table_init(&table, &tiny.vocab, true, &err);
+    for (uint32_t id = 0; id < table.count && st == ST_OK; id++) {
+        uint32_t length;
+        const char *bytes = token_table_get(&table, id, &length);
+        if (table.kinds[id] == VOCAB_CONTROL && length)
+            st = special_tokens_add(&special, bytes, length, (struct special_name){.id = id});
+    }
+    if (st == ST_OK) st = special_tokens_sort(&special, &err);
+    if (st == ST_OK) st = bpe_init(&bpe, &table, &tiny.vocab, &options, &err);
     CHECK(st == ST_OK || (st == ST_INVAL && *err.message));
     if (st == ST_OK) {
         CHECK_EQ(bpe_encode(&bpe, (const char *)data, size, &scratch, &list), ST_OK);

@@ -50,7 +50,7 @@ static void answer(const struct tokenizer *tokenizer, const struct token_list *l
 {
     struct detokenizer detokenizer;
     buf_clear(text);
-    detokenizer_init(&detokenizer, tokenizer, false);
+    detokenizer_init_whole(&detokenizer, tokenizer, false);
     for (size_t i = 0; i < list->count; i++) detokenizer_push(&detokenizer, list->ids[i], text);
     detokenizer_finish(&detokenizer, text);
     write_u32((uint32_t)list->count);

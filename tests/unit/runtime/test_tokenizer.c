@@ -396,6 +396,8 @@ static void test_tokenizer_refuses(void **state)
     refuse(&tiny, "end tokens");
     tiny_init(&tiny, "gpt-2");
     snprintf(tiny.vocab.model, sizeof tiny.vocab.model, "llama");
+    refuse(&tiny, "scores");
+    snprintf(tiny.vocab.model, sizeof tiny.vocab.model, "rwkv");
     refuse(&tiny, "known: gpt2");
 }
 

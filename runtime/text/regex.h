@@ -1,0 +1,30 @@
+/* Regular expressions of tokenizer.json: the only door to PCRE2. Hand-written lexers (pretokenize.h) do the expressions
+ * that most models use; what is left comes here.
+ *
+ * Files are written for Oniguruma with Ruby's syntax. Where that and Perl's differ the expression is rewritten or
+ * refused: "^" and "$" stand at lines in both; \s is written out (PCRE2 counts U+180E); "&&" in a class, which
+ * PCRE2 10.42 silently misreads, \h, \H, \R, \X, \K, \G and the options (?m) and (?x) are refused. A match is bounded
+ * in steps and depth, so an expression cannot hang on a text. Immutable after creation; any thread. */
+#ifndef RUNTIME_TEXT_REGEX_H
+#define RUNTIME_TEXT_REGEX_H
+
+#include "runtime/base/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+struct regex;
+
+/* ST_INVAL: not an expression, or one that is refused (err says which and where); ST_NOMEM. */
+NODISCARD enum status regex_create(const char *pattern, size_t length, struct regex **regex, struct error *err);
+void regex_destroy(struct regex *regex); /* NULL is fine */
+
+/* Called for each match of a text, from left to right, with its bounds. */
+typedef enum status (*regex_match_fn)(void *state, size_t start, size_t end);
+
+/* Finds all matches in text[length]; bytes that are no UTF-8 are in none. After an empty match the search goes on one
+ * character later. ST_LIMIT: a match took too many steps; ST_NOMEM; what the callback returns. */
+NODISCARD enum status regex_find_all(const struct regex *regex, const char *text, size_t length, regex_match_fn match,
+                                     void *state);
+
+#endif
