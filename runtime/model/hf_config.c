@@ -37,7 +37,8 @@ struct family {
     const char *activation_key;
     enum activation activation;
     bool tied, qkv_bias, qk_norm, gemma, scales;
-    bool output_bias; /* attention_bias asks for a bias behind attention too */
+    bool fused;          /* Q, K and V in one tensor, gate and up in another */
+    bool attention_bias; /* is read: Q, K and V may have biases */
     enum windows windows;
     bool window_switch;      /* sliding_window counts only with use_sliding_window */
     uint32_t window_default; /* when sliding_window is absent (null: there is none) */
@@ -51,7 +52,7 @@ static const struct family families[] = {
     {.class_name = "LlamaForCausalLM", /* Llama 1-3, SmolLM2, TinyLlama, Yi ... */
      .model_type = "llama",
      .activation_key = "hidden_act",
-     .output_bias = true,
+     .attention_bias = true,
      .rope = {.base = 10000}},
     {.class_name = "MistralForCausalLM",
      .model_type = "mistral",
@@ -73,7 +74,7 @@ static const struct family families[] = {
      .model_type = "qwen3",
      .activation_key = "hidden_act",
      .qk_norm = true,
-     .output_bias = true,
+     .attention_bias = true,
      .windows = WINDOWS_LATE,
      .window_switch = true,
      .window_default = 4096,
@@ -83,7 +84,7 @@ static const struct family families[] = {
      .model_type = "qwen3_moe",
      .activation_key = "hidden_act",
      .qk_norm = true,
-     .output_bias = true,
+     .attention_bias = true,
      .windows = WINDOWS_ALL,
      .window_switch = true,
      .window_default = 4096,
@@ -106,7 +107,7 @@ static const struct family families[] = {
      .tied = true,
      .qk_norm = true,
      .gemma = true,
-     .output_bias = true,
+     .attention_bias = true,
      .windows = WINDOWS_PERIOD,
      .window_default = 4096,
      .rope = {.base = 1000000, .window_base = 10000},
@@ -120,13 +121,14 @@ static const struct family families[] = {
     {.class_name = "Phi3ForCausalLM", /* Phi 3, 3.5 and 4, their mini models too */
      .model_type = "phi3",
      .activation_key = "hidden_act",
+     .fused = true,
      .windows = WINDOWS_ALL,
      .rope = {.base = 10000, .original_context = 4096, .partial = true, .old_longrope_names = true}},
     {.class_name = "GraniteForCausalLM",
      .model_type = "granite",
      .activation_key = "hidden_act",
      .scales = true,
-     .output_bias = true,
+     .attention_bias = true,
      .rope = {.base = 10000}},
 };
 
@@ -417,24 +419,21 @@ static enum status read_features(const struct reader *r, const struct hf_object 
     TRY(hf_read_bool(root, "tie_word_embeddings", &spec->tied_head)); /* both places say it */
     TRY(hf_read_bool(&r->keys, "tie_word_embeddings", &spec->tied_head));
     TRY(hf_read_bool(&r->keys, "attention_bias", &bias));
-    spec->has_qkv_bias = r->family->qkv_bias || (r->family->output_bias && bias);
+    spec->has_qkv_bias = r->family->qkv_bias || (r->family->attention_bias && bias);
     spec->has_qk_norm = r->family->qk_norm;
     spec->has_post_norms = r->family->gemma;
     snprintf(spec->arch, sizeof spec->arch, "%s", r->family->model_type);
     return ST_OK;
 }
 
-/* Quantised folders need decoders of their own. */
-static enum status refuse_quantised(const struct hf_object *keys)
+/* How weights are quantised, if they are: config.json says it at its top, or in the text model's part. */
+static enum status read_quantised(const struct reader *r, const struct hf_object *root, struct quant_scheme *scheme)
 {
-    static const char *const names[] = {"quantization_config", "compression_config"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        const char *method = json_to_text(json_member(hf_member(keys, names[i]), "quant_method"), NULL);
-        if (hf_member(keys, names[i]))
-            return error_set(keys->err, ST_INVAL, "key %s: weights quantised by %.40s are not supported", names[i],
-                             method ? method : "an unnamed method");
-    }
-    return ST_OK;
+    bool at_top = hf_member(root, "quantization_config");
+    if (hf_member(root, "compression_config") || hf_member(&r->keys, "compression_config"))
+        return error_set(r->err, ST_INVAL,
+                         "key compression_config is of an old form: newer files call it quantization_config");
+    return quant_scheme_read(at_top ? root->json : r->keys.json, scheme, r->err);
 }
 
 static enum status read_all(struct hf_config *config, struct arena *arena, struct error *err)
@@ -446,9 +445,9 @@ static enum status read_all(struct hf_config *config, struct arena *arena, struc
     struct reader r = {family, {config->text, config->has_images ? "text_config." : "", err}, err};
     config->expert_names = family->expert_names;
     config->norms_plus_one = family->gemma;
+    config->fused = family->fused;
     TRY(check_keys(&r));
-    TRY(refuse_quantised(&root));
-    TRY(refuse_quantised(&r.keys));
+    TRY(read_quantised(&r, &root, &config->quantised));
     TRY(read_sizes(&r, spec));
     TRY(read_activation(&r, spec));
     TRY(read_windows(&r, spec));

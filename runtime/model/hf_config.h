@@ -11,6 +11,7 @@
 #include "runtime/base/status.h"
 #include "runtime/model/hf_rope.h"
 #include "runtime/model/model_spec.h"
+#include "runtime/model/quant.h"
 
 #include <stdbool.h>
 
@@ -25,8 +26,10 @@ struct hf_config {
     const struct json *text; /* root, or its text_config where a model sees images too */
     struct model_spec spec;  /* but for name and parameters; tied_head as the keys say */
     struct hf_rope_factors rope_factors;
+    struct quant_scheme quantised; /* borrows from root */
     enum hf_expert_names expert_names;
     bool norms_plus_one; /* norms are stored as what their weights differ from 1 by */
+    bool fused;          /* Q, K and V in one tensor, gate and up in another */
     bool has_images;     /* tensors of another model, which sees images, lie beside */
 };
 

@@ -12,7 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum size { SIZE_1, SIZE_E, SIZE_F, SIZE_2F, SIZE_V, SIZE_D, SIZE_HD, SIZE_KD, SIZE_QKV, SIZE_X, SIZE_FX };
+enum size { SIZE_1, SIZE_E, SIZE_F, SIZE_2F, SIZE_V, SIZE_D, SIZE_HD, SIZE_KD, SIZE_QKV };
 enum when {
     WHEN_ALWAYS,
     WHEN_BIAS,
@@ -100,7 +100,6 @@ struct placing {
     struct model_spec *spec;
     uint8_t *used; /* of each tensor: 1 once it has a place */
     const char *prefix, *head;
-    bool qkv_in_one, gate_up_in_one;
     struct error *err;
 };
 
@@ -116,8 +115,6 @@ static uint32_t size_of(const struct model_spec *spec, enum size size)
     case SIZE_HD: return spec->heads * spec->head_size;
     case SIZE_KD: return spec->kv_heads * spec->head_size;
     case SIZE_QKV: return (spec->heads + 2 * spec->kv_heads) * spec->head_size;
-    case SIZE_X: return spec->experts;
-    case SIZE_FX: return spec->expert_width;
     }
     return 0;
 }
@@ -132,11 +129,11 @@ static bool wanted(const struct placing *p, enum when when, uint32_t layer)
     case WHEN_QK_NORM: return spec->has_qk_norm;
     case WHEN_PLAIN_NORMS: return !spec->has_post_norms;
     case WHEN_POST_NORMS: return spec->has_post_norms;
-    case WHEN_APART: return !p->qkv_in_one;
-    case WHEN_QKV: return p->qkv_in_one;
+    case WHEN_APART: return !p->config->fused;
+    case WHEN_QKV: return p->config->fused;
     case WHEN_DENSE: return !experts;
-    case WHEN_DENSE_APART: return !experts && !p->gate_up_in_one;
-    case WHEN_GATE_UP: return !experts && p->gate_up_in_one;
+    case WHEN_DENSE_APART: return !experts && !p->config->fused;
+    case WHEN_GATE_UP: return !experts && p->config->fused;
     }
     return false;
 }
@@ -179,12 +176,31 @@ static enum status find_tensor(struct placing *p, const char *name, uint32_t row
     return ST_OK;
 }
 
+/* Tensors by name for the readers of quantised formats: what they find is used. */
+static bool find_raw(void *state, const char *name, struct raw_tensor *raw)
+{
+    struct placing *p = state;
+    const struct safetensors_tensor *tensor = safetensors_find(p->set, name);
+    if (!tensor || tensor->dims_count > QUANT_DIMS_MAX) return false;
+    *raw = (struct raw_tensor){.dtype = safetensors_dtype_name(tensor->dtype),
+                               .dims_count = tensor->dims_count,
+                               .data = tensor->data,
+                               .size_bytes = tensor->bytes};
+    for (uint32_t d = 0; d < QUANT_DIMS_MAX; d++) raw->dims[d] = tensor->dims[d];
+    p->used[safetensors_index_of(p->set, tensor)] = 1;
+    return true;
+}
+
+/* The weights of a module: quantised where the tensors for that are there, else plain. */
 static enum status place_matrix(struct placing *p, const char *module, uint32_t rows, uint32_t cols,
                                 struct tensor_view *view)
 {
     const struct safetensors_tensor *tensor = NULL;
     enum tensor_type type = TENSOR_F32;
     char name[NAME_BYTES];
+    enum status status = quant_view(&p->config->quantised, find_raw, p, p->arena, module, rows, cols, view, p->err);
+    if (status == ST_OK) p->spec->parameters += (uint64_t)rows * cols;
+    if (status != ST_NOTFOUND) return status;
     snprintf(name, sizeof name, "%s.weight", module);
     TRY(find_tensor(p, name, rows, cols, &tensor, &type));
     *view = (struct tensor_view){tensor->data, type, rows, cols, tensor->name, NULL};
@@ -246,30 +262,29 @@ static enum status align(struct placing *p, struct tensor_view *view)
     return ST_OK;
 }
 
-/* Rows [begin, begin + rows) of a view, as a matrix of its own. */
-static struct tensor_view cut_rows(const struct tensor_view *view, uint32_t begin, uint32_t rows)
-{
-    struct tensor_view cut = *view;
-    cut.data = (const uint8_t *)view->data + begin * tensor_row_bytes(tensor_type_info(view->type), view->cols);
-    cut.rows = rows;
-    return cut;
-}
-
 /* --- a layer --- */
+
+static enum status cut_rows(struct placing *p, const struct tensor_view *view, uint32_t begin, uint32_t rows,
+                            struct tensor_view *cut)
+{
+    if (quant_cut_rows(view, begin, rows, p->arena, cut) == ST_OK) return ST_OK;
+    return error_set(p->err, ST_NOMEM, "no memory for tensor %s", view->name);
+}
 
 static enum status divide_layer(struct placing *p, const struct layer_file *file, struct layer_weights *layer)
 {
     const struct model_spec *spec = p->spec;
     uint32_t q_rows = spec->heads * spec->head_size, kv_rows = spec->kv_heads * spec->head_size;
     *layer = file->weights;
-    if (file->qkv.data) {
-        layer->q = cut_rows(&file->qkv, 0, q_rows);
-        layer->k = cut_rows(&file->qkv, q_rows, kv_rows);
-        layer->v = cut_rows(&file->qkv, q_rows + kv_rows, kv_rows);
+    const struct tensor_view *qkv = &file->qkv, *gate_up = &file->gate_up;
+    if (qkv->data) {
+        TRY(cut_rows(p, qkv, 0, q_rows, &layer->q));
+        TRY(cut_rows(p, qkv, q_rows, kv_rows, &layer->k));
+        TRY(cut_rows(p, qkv, q_rows + kv_rows, kv_rows, &layer->v));
     }
-    if (file->gate_up.data) {
-        layer->gate = cut_rows(&file->gate_up, 0, spec->ff_width);
-        layer->up = cut_rows(&file->gate_up, spec->ff_width, spec->ff_width);
+    if (gate_up->data) {
+        TRY(cut_rows(p, gate_up, 0, spec->ff_width, &layer->gate));
+        TRY(cut_rows(p, gate_up, spec->ff_width, spec->ff_width, &layer->up));
     }
     struct tensor_view *views[] = {&layer->q, &layer->k, &layer->v, &layer->o, &layer->gate, &layer->up, &layer->down};
     for (size_t i = 0; i < sizeof views / sizeof *views; i++) TRY(align(p, views[i]));
@@ -304,22 +319,6 @@ static enum status place_experts(struct placing *p, const char *layer_prefix, st
     return ST_OK;
 }
 
-/* A bias behind attention has no place in a device; one that is all zeros needs none. */
-static enum status check_output_bias(struct placing *p, const char *prefix)
-{
-    char name[NAME_BYTES];
-    struct tensor_view bias;
-    snprintf(name, sizeof name, "%sself_attn.o_proj.bias", prefix);
-    if (!p->spec->has_qkv_bias || !safetensors_find(p->set, name)) return ST_OK;
-    TRY(place_vector(p, name, p->spec->width, 0, &bias));
-    const float *values = bias.data;
-    for (uint32_t i = 0; i < bias.cols; i++)
-        if (values[i] != 0)
-            return error_set(p->err, ST_INVAL, "tensor %s is not all zeros: a bias behind attention is not supported",
-                             name);
-    return ST_OK;
-}
-
 static enum status place_layer(struct placing *p, uint32_t l, struct layer_weights *layer)
 {
     struct layer_file file = {0};
@@ -336,7 +335,6 @@ static enum status place_layer(struct placing *p, uint32_t l, struct layer_weigh
         else
             TRY(place_vector(p, name, cols, place->form == FORM_NORM && p->config->norms_plus_one, view));
     }
-    TRY(check_output_bias(p, prefix));
     TRY(divide_layer(p, &file, layer));
     return p->spec->layer_flags[l] & LAYER_EXPERTS ? place_experts(p, prefix, layer) : ST_OK;
 }
@@ -354,7 +352,9 @@ static enum status place_head(struct placing *p, struct model_weights *weights)
     if (!tied || safetensors_find(p->set, name)) {
         TRY(place_matrix(p, p->head, p->spec->vocab, p->spec->width, head));
         size_t bytes = head->rows * tensor_row_bytes(tensor_type_info(head->type), head->cols);
-        if (tied) tied = head->type == embed->type && memcmp(head->data, embed->data, bytes) == 0;
+        if (tied)
+            tied = head->type == embed->type && !head->recipe && !embed->recipe &&
+                   memcmp(head->data, embed->data, bytes) == 0;
         if (tied) p->spec->parameters -= (uint64_t)head->rows * head->cols;
         TRY(align(p, head));
     }
@@ -370,10 +370,26 @@ static bool ends_with(const char *text, const char *ending)
     return length >= count && strcmp(text + length - count, ending) == 0;
 }
 
-/* Tensors that no place needs: frequencies of RoPE as old files hold them, and the part that sees images. */
-static bool is_harmless(const struct placing *p, const char *name)
+/* Biases for which a device has no place, and which say nothing: some writers put one behind every matrix. */
+static bool is_zero_bias(const struct safetensors_tensor *tensor)
 {
-    if (ends_with(name, "rotary_emb.inv_freq")) return true;
+    static const uint8_t zeros[64];
+    const uint8_t *bytes = tensor->data;
+    enum tensor_type type;
+    if (!ends_with(tensor->name, "_proj.bias") || !type_of(tensor->dtype, &type)) return false;
+    for (size_t i = 0; i < tensor->bytes; i += sizeof zeros)
+        if (memcmp(bytes + i, zeros, tensor->bytes - i < sizeof zeros ? tensor->bytes - i : sizeof zeros) != 0)
+            return false;
+    return tensor->bytes > 0;
+}
+
+/* Tensors that no place needs: frequencies of RoPE as old files hold them, scales for activations, the part that sees
+ * images. */
+static bool is_harmless(const struct placing *p, const struct safetensors_tensor *tensor)
+{
+    const char *name = tensor->name;
+    if (ends_with(name, "rotary_emb.inv_freq") || is_zero_bias(tensor)) return true;
+    if (p->config->quantised.method != QUANT_NONE && quant_is_activation_scale(name)) return true;
     for (size_t i = 0; p->config->has_images && i < sizeof image_prefixes / sizeof *image_prefixes; i++)
         if (strncmp(name, image_prefixes[i], strlen(image_prefixes[i])) == 0) return true;
     return false;
@@ -383,7 +399,7 @@ static enum status refuse_leftover(const struct placing *p)
 {
     for (size_t i = 0; i < safetensors_tensors(p->set); i++) {
         const struct safetensors_tensor *tensor = safetensors_tensor_at(p->set, i);
-        if (!p->used[i] && !is_harmless(p, tensor->name))
+        if (!p->used[i] && !is_harmless(p, tensor))
             return error_set(p->err, ST_INVAL,
                              "tensor %s has no place in architecture %s with %" PRIu32 " layers as this version knows "
                              "it: the feature behind it is not supported",
@@ -402,10 +418,6 @@ static enum status find_prefix(struct placing *p)
         snprintf(name, sizeof name, "%sembed_tokens.weight", p->prefix);
         if (safetensors_find(p->set, name)) break;
     }
-    snprintf(name, sizeof name, "%slayers.0.self_attn.qkv_proj.weight", p->prefix);
-    p->qkv_in_one = safetensors_find(p->set, name) != NULL;
-    snprintf(name, sizeof name, "%slayers.0.mlp.gate_up_proj.weight", p->prefix);
-    p->gate_up_in_one = safetensors_find(p->set, name) != NULL;
     if (p->spec->layers > safetensors_tensors(p->set)) /* before memory is taken for them */
         return error_set(p->err, ST_INVAL, "config.json has %" PRIu32 " layers, the files only %zu tensors",
                          p->spec->layers, safetensors_tensors(p->set));

@@ -9,9 +9,9 @@
 #include "runtime/model/safetensors.h"
 
 /* Places every tensor of the set, or refuses it by name. Matrices stay where they are (F32, F16, BF16; through a recipe
- * where they are not aligned); vectors become F32 in the arena, as do the factors of RoPE already there. Fills in
- * spec->parameters, and corrects tied_head: a head of other values than the embedding's counts. ST_INVAL: a tensor that
- * is missing, too much, or of a wrong shape or dtype; ST_NOMEM. */
+ * where they are quantised or not aligned); vectors become F32 in the arena, as do the factors of RoPE already there.
+ * Fills in spec->parameters, and corrects tied_head: a head of other values than the embedding's counts. ST_INVAL: a
+ * tensor that is missing, too much, or of a wrong shape or dtype; ST_NOMEM. */
 NODISCARD enum status hf_weights_place(const struct safetensors *set, const struct hf_config *config,
                                        struct arena *arena, struct model_spec *spec, struct model_weights *weights,
                                        struct error *err);
