@@ -62,14 +62,26 @@ int32_t quant_zero(const struct quant_matrix *matrix, uint32_t row, uint32_t gro
     return (int32_t)((word + matrix->zero_add) >> place * matrix->bits & mask);
 }
 
+/* The eight nibbles of a word as bytes of a u64, in the same order. */
+static inline uint64_t spread_nibbles(uint32_t word)
+{
+    uint64_t x = word;
+    x = (x | x << 16) & 0x0000ffff0000ffff;
+    x = (x | x << 8) & 0x00ff00ff00ff00ff;
+    return (x | x << 4) & 0x0f0f0f0f0f0f0f0f;
+}
+
+static inline void put_u64(uint8_t *p, uint64_t u)
+{
+    memcpy(p, &u, sizeof u);
+}
+
 static void read_nibbles(const struct quant_matrix *matrix, struct piece *piece)
 {
-    for (uint32_t r = 0; r < piece->rows; r++) {
+    for (uint32_t r = 0; r < piece->rows; r++) { /* a row is whole words */
         const uint8_t *from = matrix->codes + (piece->row + r) * matrix->stride_bytes + piece->col / 2;
-        for (uint32_t i = 0; i < (piece->cols + 1) / 2; i++) {
-            piece->codes[r][2 * i] = from[i] & 15;
-            piece->codes[r][2 * i + 1] = from[i] >> 4;
-        }
+        for (uint32_t k = 0; k < piece->cols; k += 8)
+            put_u64(piece->codes[r] + k, spread_nibbles(load_u32(from + k / 2)));
     }
 }
 
@@ -82,27 +94,52 @@ static void read_bytes(const struct quant_matrix *matrix, struct piece *piece)
     }
 }
 
-/* A word is `per_word` inputs of one output. */
+/* A word is four or eight inputs of one output. */
 static void read_down(const struct quant_matrix *matrix, struct piece *piece)
 {
-    uint32_t bits = matrix->bits, per_word = 32 / bits, mask = (1u << bits) - 1;
+    uint32_t per_word = 32 / matrix->bits;
     for (uint32_t k = 0; k < piece->cols; k += per_word) {
         const uint8_t *from = matrix->codes + (piece->col + k) / per_word * matrix->stride_bytes + piece->row * 4ull;
         for (uint32_t r = 0; r < piece->rows; r++) {
             uint32_t word = load_u32(from + r * 4ull);
-            for (uint32_t i = 0; i < per_word; i++) piece->codes[r][k + i] = (uint8_t)(word >> i * bits & mask);
+            if (per_word == 8)
+                put_u64(piece->codes[r] + k, spread_nibbles(word));
+            else
+                memcpy(piece->codes[r] + k, &word, sizeof word);
         }
     }
 }
 
-/* A word is one input of eight outputs. */
+/* Bytes i of x[j] and j of x[i] change places: 1, 2, then 4 apart. */
+static inline void transpose_bytes(uint64_t x[8])
+{
+    static const uint64_t masks[3] = {0x00ff00ff00ff00ff, 0x0000ffff0000ffff, 0x00000000ffffffff};
+    for (unsigned step = 0; step < 3; step++)
+        for (unsigned i = 0, apart = 1u << step; i < 8; i++) {
+            if (i & apart) continue;
+            uint64_t change = ((x[i] >> (8 * apart)) ^ x[i + apart]) & masks[step];
+            x[i] ^= change << (8 * apart);
+            x[i + apart] ^= change;
+        }
+}
+
+/* A word is one input of eight outputs: eight inputs at a time, so that a place of the file is read once for all rows.
+ */
 static void read_across(const struct quant_matrix *matrix, struct piece *piece)
 {
-    for (uint32_t k = 0; k < piece->cols; k++) {
+    static const uint8_t output[8] = {0, 2, 4, 6, 1, 3, 5, 7};
+    for (uint32_t k = 0; k < piece->cols; k += 8) {
         const uint8_t *from = matrix->codes + (piece->col + k) * matrix->stride_bytes;
-        for (uint32_t r = 0; r < piece->rows; r++) {
-            uint32_t n = piece->row + r;
-            piece->codes[r][k] = load_u32(from + n / 8 * 4ull) >> 4 * awq_nibble[n % 8] & 15;
+        uint32_t inputs = piece->cols - k < 8 ? piece->cols - k : 8;
+        for (uint32_t word = piece->row / 8; word * 8 < piece->row + piece->rows; word++) {
+            uint64_t x[8] = {0};
+            for (uint32_t i = 0; i < inputs; i++)
+                x[i] = spread_nibbles(load_u32(from + i * matrix->stride_bytes + word * 4ull));
+            transpose_bytes(x);
+            for (uint32_t i = 0; i < 8; i++) {
+                uint32_t r = word * 8 + output[i] - piece->row; /* wraps for rows before the piece */
+                if (r < piece->rows) put_u64(piece->codes[r] + k, x[i]);
+            }
         }
     }
 }
@@ -130,25 +167,83 @@ static void put_u16(uint8_t *p, uint16_t u)
     memcpy(p, &u, sizeof u);
 }
 
-/* A block of 32 inputs with one scale and one zero point; quant_view.c has seen that the type holds it. */
-static void write_block(enum tensor_type type, const uint8_t *codes, float scale, int32_t zero, uint8_t *block)
+/* What the blocks of a row have in common while they lie in one group. */
+struct head {
+    uint16_t d, m; /* F16 */
+    uint8_t shift; /* to codes, for Q5_0 */
+};
+
+static void make_heads(const struct quant_matrix *matrix, const struct piece *piece, uint32_t group, struct head *heads)
 {
-    put_u16(block, f32_to_f16(scale));
+    for (uint32_t r = 0; r < piece->rows; r++) {
+        float scale = quant_scale(matrix, piece->row + r, group);
+        int32_t zero = quant_zero(matrix, piece->row + r, group);
+        heads[r] = (struct head){f32_to_f16(scale), 0, (uint8_t)(16 - zero)};
+        if (matrix->type == TENSOR_Q4_1) heads[r].m = f32_to_f16((float)-zero * scale);
+    }
+}
+
+static inline void put_nibbles(uint8_t *to, const uint8_t *codes)
+{
+    for (int i = 0; i < 16; i++) to[i] = (uint8_t)((codes[i] & 15) | codes[i + 16] << 4);
+}
+
+static void write_q5_0(const uint8_t *codes, uint8_t shift, uint8_t *block)
+{
+    uint8_t shifted[32];
+    uint64_t x[4];
+    for (int i = 0; i < 32; i++) shifted[i] = (uint8_t)(codes[i] + shift);
+    memcpy(x, shifted, sizeof x);
+    for (int i = 0; i < 4; i++) /* the fifth bits of eight bytes, side by side in the product's highest byte */
+        block[2 + i] = (uint8_t)(((x[i] >> 4 & 0x0101010101010101) * 0x0102040810204080) >> 56);
+    put_nibbles(block + 6, shifted);
+}
+
+/* A block of 32 inputs with one scale and one zero point; quant_view.c has seen that the type holds it. */
+static inline void write_block(enum tensor_type type, const uint8_t *codes, const struct head *head, uint8_t *block)
+{
+    put_u16(block, head->d);
     if (type == TENSOR_Q8_0) {
         for (int i = 0; i < 32; i++) block[2 + i] = codes[i] ^ 0x80;
-        return;
+    } else if (type == TENSOR_Q5_0) {
+        write_q5_0(codes, head->shift, block);
+    } else {
+        if (type == TENSOR_Q4_1) put_u16(block + 2, head->m);
+        put_nibbles(block + (type == TENSOR_Q4_0 ? 2 : 4), codes);
     }
-    uint8_t shifted[32];
-    uint32_t high = 0;
-    if (type == TENSOR_Q4_1) put_u16(block + 2, f32_to_f16((float)-zero * scale));
-    if (type == TENSOR_Q5_0) {
-        for (int i = 0; i < 32; i++) shifted[i] = (uint8_t)(codes[i] + 16 - zero);
-        for (int i = 0; i < 32; i++) high |= (uint32_t)(shifted[i] >> 4) << i;
-        memcpy(block + 2, &high, sizeof high);
-        codes = shifted;
+}
+
+static void make_blocks(const struct quant_matrix *matrix, struct piece *piece, uint8_t *rows, size_t row_bytes)
+{
+    size_t block_bytes = tensor_type_info(matrix->type)->block_bytes;
+    struct head heads[PIECE_ROWS];
+    uint32_t current = UINT32_MAX;
+    for (uint32_t col = 0; col < matrix->cols; col += PIECE_COLS) {
+        uint32_t group = group_of(matrix, col);
+        piece->col = col;
+        piece->cols = PIECE_COLS;
+        read_codes(matrix, piece);
+        if (group != current) make_heads(matrix, piece, current = group, heads);
+        for (uint32_t r = 0; r < piece->rows; r++)
+            write_block(matrix->type, piece->codes[r], &heads[r],
+                        rows + r * row_bytes + col / PIECE_COLS * block_bytes);
     }
-    uint8_t *nibbles = block + (type == TENSOR_Q4_0 ? 2 : type == TENSOR_Q4_1 ? 4 : 6);
-    for (int i = 0; i < 16; i++) nibbles[i] = (uint8_t)((codes[i] & 15) | codes[i + 16] << 4);
+}
+
+/* F8: codes as they are, with their scale before each block of them. */
+static void make_f8_blocks(const struct quant_matrix *matrix, const struct piece *piece, uint8_t *rows,
+                           size_t row_bytes)
+{
+    const struct tensor_type_info *info = tensor_type_info(TENSOR_F8);
+    for (uint32_t r = 0; r < piece->rows; r++) {
+        const uint8_t *codes = matrix->codes + (piece->row + r) * matrix->stride_bytes;
+        uint8_t *block = rows + r * row_bytes;
+        for (uint32_t col = 0; col < matrix->cols; col += info->block_items, block += info->block_bytes) {
+            float scale = quant_scale(matrix, piece->row + r, col / matrix->group_size);
+            memcpy(block, &scale, sizeof scale);
+            memcpy(block + sizeof scale, codes + col, info->block_items);
+        }
+    }
 }
 
 /* E4M3: sign, 4 bits of exponent biased by 7, 3 of fraction; no infinities, 0x7f is NaN. */
@@ -163,66 +258,92 @@ static void make_fp8_table(float table[256])
     }
 }
 
-/* A quarter of a block of F8: its codes, and with the first its scale. */
-static void write_f8(const struct quant_matrix *matrix, const struct piece *piece, uint32_t r, uint8_t *row)
+static void put_values(enum tensor_type type, const float *values, uint32_t col, uint32_t count, uint8_t *row)
 {
-    const struct tensor_type_info *info = tensor_type_info(TENSOR_F8);
-    uint32_t at = piece->col % info->block_items;
-    uint8_t *block = row + piece->col / info->block_items * (size_t)info->block_bytes;
-    float scale = quant_scale(matrix, piece->row + r, group_of(matrix, piece->col));
-    if (at == 0) memcpy(block, &scale, sizeof scale);
-    memcpy(block + sizeof scale + at, piece->codes[r], piece->cols);
+    if (type == TENSOR_F32) memcpy(row + col * 4ull, values, count * 4ull);
+    if (type == TENSOR_F32) return;
+    for (uint32_t k = 0; k < count; k++)
+        put_u16(row + (col + k) * 2ull, type == TENSOR_BF16 ? f32_to_bf16(values[k]) : f32_to_f16(values[k]));
 }
 
-static void write_floats(const struct quant_matrix *matrix, const struct piece *piece, uint32_t r, const float *table,
-                         uint8_t *row)
+/* Inputs in the plain order of groups: runs of one scale. fp8: what codes mean, or NULL. */
+static void make_floats(const struct quant_matrix *matrix, struct piece *piece, const float *fp8, uint8_t *rows,
+                        size_t row_bytes)
 {
-    float values[PIECE_COLS], scale = 0;
-    int32_t zero = 0;
-    uint32_t current = UINT32_MAX;
-    for (uint32_t k = 0; k < piece->cols; k++) {
-        uint32_t group = group_of(matrix, piece->col + k), code = piece->codes[r][k];
-        if (group != current) {
-            scale = quant_scale(matrix, piece->row + r, group);
-            zero = table ? 0 : quant_zero(matrix, piece->row + r, group);
-            current = group;
+    float values[PIECE_COLS];
+    for (uint32_t col = 0, end; col < matrix->cols; col = end) {
+        uint32_t group = col / matrix->group_size;
+        piece->col = col;
+        piece->cols = matrix->cols - col < PIECE_COLS ? matrix->cols - col : PIECE_COLS;
+        end = col + piece->cols;
+        read_codes(matrix, piece);
+        for (uint32_t r = 0; r < piece->rows; r++) {
+            const uint8_t *codes = piece->codes[r];
+            for (uint32_t k = 0, run = group; k < piece->cols; run++) {
+                uint64_t next = (uint64_t)(run + 1) * matrix->group_size;
+                uint32_t run_end = next < end ? (uint32_t)next - col : piece->cols;
+                float scale = quant_scale(matrix, piece->row + r, run);
+                int32_t zero = fp8 ? 0 : quant_zero(matrix, piece->row + r, run);
+                if (fp8)
+                    for (; k < run_end; k++) values[k] = fp8[codes[k]] * scale;
+                else
+                    for (; k < run_end; k++) values[k] = (float)((int32_t)codes[k] - zero) * scale;
+            }
+            put_values(matrix->type, values, col, piece->cols, rows + r * row_bytes);
         }
-        values[k] = (table ? table[code] : (float)((int32_t)code - zero)) * scale;
     }
-    if (matrix->type == TENSOR_F32)
-        memcpy(row + piece->col * 4ull, values, piece->cols * 4ull);
-    else
-        for (uint32_t k = 0; k < piece->cols; k++)
-            put_u16(row + (piece->col + k) * 2ull,
-                    matrix->type == TENSOR_BF16 ? f32_to_bf16(values[k]) : f32_to_f16(values[k]));
+}
+
+/* Inputs in any order of groups: a piece's scales are looked up in a table of a row's, as far as it reaches. */
+enum { TABLE_GROUPS = 512 };
+
+static void make_ordered_floats(const struct quant_matrix *matrix, struct piece *piece, uint8_t *rows, size_t row_bytes)
+{
+    float scales[PIECE_ROWS][TABLE_GROUPS], values[PIECE_COLS];
+    uint8_t zeros[PIECE_ROWS][TABLE_GROUPS];
+    uint32_t known = matrix->groups < TABLE_GROUPS ? matrix->groups : TABLE_GROUPS;
+    for (uint32_t r = 0; r < piece->rows; r++)
+        for (uint32_t group = 0; group < known; group++) {
+            scales[r][group] = quant_scale(matrix, piece->row + r, group);
+            zeros[r][group] = (uint8_t)quant_zero(matrix, piece->row + r, group);
+        }
+    for (uint32_t col = 0; col < matrix->cols; col += PIECE_COLS) {
+        const uint32_t *order = matrix->group_of + col;
+        piece->col = col;
+        piece->cols = matrix->cols - col < PIECE_COLS ? matrix->cols - col : PIECE_COLS;
+        read_codes(matrix, piece);
+        for (uint32_t r = 0; r < piece->rows; r++) {
+            for (uint32_t k = 0; k < piece->cols; k++) {
+                uint32_t group = order[k];
+                bool at_hand = group < known;
+                float scale = at_hand ? scales[r][group] : quant_scale(matrix, piece->row + r, group);
+                int32_t zero = at_hand ? zeros[r][group] : quant_zero(matrix, piece->row + r, group);
+                values[k] = (float)((int32_t)piece->codes[r][k] - zero) * scale;
+            }
+            put_values(matrix->type, values, col, piece->cols, rows + r * row_bytes);
+        }
+    }
 }
 
 void quant_make_rows(const struct tensor_recipe *recipe, uint32_t row_begin, uint32_t row_end, void *rows)
 {
     const struct quant_matrix *matrix = (const struct quant_matrix *)(const void *)recipe;
     const struct tensor_type_info *info = tensor_type_info(matrix->type);
-    const bool blocks = info->block_items == PIECE_COLS;
     size_t row_bytes = tensor_row_bytes(info, matrix->cols);
-    float fp8[256];
+    const bool fp8 = matrix->layout == CODES_FP8;
+    float table[256];
     CHECK(row_begin <= row_end && row_end <= matrix->rows);
-    if (matrix->layout == CODES_FP8) make_fp8_table(fp8);
+    if (fp8) make_fp8_table(table);
     for (uint32_t row = row_begin; row < row_end; row += PIECE_ROWS) {
         struct piece piece = {.row = row, .rows = row_end - row < PIECE_ROWS ? row_end - row : PIECE_ROWS};
         uint8_t *to = (uint8_t *)rows + (row - row_begin) * row_bytes;
-        for (uint32_t col = 0; col < matrix->cols; col += PIECE_COLS) {
-            piece.col = col;
-            piece.cols = matrix->cols - col < PIECE_COLS ? matrix->cols - col : PIECE_COLS;
-            read_codes(matrix, &piece);
-            for (uint32_t r = 0; r < piece.rows; r++)
-                if (blocks) {
-                    uint32_t group = group_of(matrix, col);
-                    write_block(matrix->type, piece.codes[r], quant_scale(matrix, row + r, group),
-                                quant_zero(matrix, row + r, group),
-                                to + r * row_bytes + (size_t)(col / PIECE_COLS) * info->block_bytes);
-                } else if (matrix->type == TENSOR_F8) {
-                    write_f8(matrix, &piece, r, to + r * row_bytes);
-                } else
-                    write_floats(matrix, &piece, r, matrix->layout == CODES_FP8 ? fp8 : NULL, to + r * row_bytes);
-        }
+        if (info->block_items == PIECE_COLS)
+            make_blocks(matrix, &piece, to, row_bytes);
+        else if (matrix->type == TENSOR_F8)
+            make_f8_blocks(matrix, &piece, to, row_bytes);
+        else if (matrix->group_of)
+            make_ordered_floats(matrix, &piece, to, row_bytes);
+        else
+            make_floats(matrix, &piece, fp8 ? table : NULL, to, row_bytes);
     }
 }

@@ -306,6 +306,7 @@ static bool find_codes(struct lookup *at, struct raw_tensor *codes)
 
 /* What all scales and zero points have in common. */
 struct facts {
+    bool with_digits; /* asked for: the digits too */
     bool scales_fit_f16;
     bool zeros_in_the_middle;
     bool minima_fit_f16; /* zero point * scale */
@@ -345,7 +346,7 @@ static enum status note_scale(const struct lookup *at, const struct quant_matrix
                          at->module, at->scales_name, row, group, (double)*scale);
     if (magnitude > facts->scale_max) facts->scale_max = magnitude;
     if (facts->scales_fit_f16 && matrix->scale_type != SCALE_F16 && !fits_f16(*scale)) facts->scales_fit_f16 = false;
-    note_digits(facts, *scale);
+    if (facts->with_digits) note_digits(facts, *scale);
     return ST_OK;
 }
 
@@ -359,19 +360,23 @@ static enum status note_zero(const struct lookup *at, const struct quant_matrix 
                          ", which codes of %" PRIu32 " bits do not have",
                          at->module, at->zeros_name, row, group, zero - middle, matrix->bits);
     if (zero != middle) facts->zeros_in_the_middle = false;
-    if (facts->minima_fit_f16 && !fits_f16((float)-zero * scale)) facts->minima_fit_f16 = false;
+    if (facts->minima_fit_f16 && zero == middle) /* a power of two times a scale that fits */
+        facts->minima_fit_f16 = fabsf(scale) * (float)middle < 0x1p15f;
+    else if (facts->minima_fit_f16)
+        facts->minima_fit_f16 = fits_f16((float)-zero * scale);
     return ST_OK;
 }
 
 /* All of them, in the order in which they lie. */
-static enum status gather(const struct lookup *at, const struct quant_matrix *matrix, struct facts *facts)
+static enum status gather(const struct lookup *at, const struct quant_matrix *matrix, bool with_digits,
+                          struct facts *facts)
 {
     bool by_rows = matrix->scale_stride_group == 1 && matrix->scale_stride_row != 1;
     bool has_zeros = matrix->zero_layout != ZEROS_FIXED;
     uint32_t step = has_zeros ? 1 : matrix->block_rows;
     uint32_t outer = by_rows ? matrix->rows : matrix->groups, inner = by_rows ? matrix->groups : matrix->rows;
     float scale = 0;
-    *facts = (struct facts){true, true, true, 0, INT32_MAX, 0};
+    *facts = (struct facts){with_digits, true, true, true, 0, INT32_MAX, 0};
     for (uint32_t i = 0; i < outer; i += by_rows ? step : 1)
         for (uint32_t j = 0; j < inner; j += by_rows ? 1 : step) {
             uint32_t row = by_rows ? i : j, group = by_rows ? j : i;
@@ -412,20 +417,29 @@ static enum tensor_type choose_fp8(const struct quant_matrix *matrix, const stru
     return type != TENSOR_BF16 && blocks ? TENSOR_F8 : type;
 }
 
-static enum tensor_type choose_type(const struct quant_matrix *matrix, const struct facts *facts)
+/* The type that holds all values, and the checks of all scales and zero points. */
+static enum status choose_type(const struct lookup *at, struct quant_matrix *matrix)
 {
-    if (matrix->layout == CODES_FP8) return choose_fp8(matrix, facts);
-    if (!facts->scales_fit_f16 || !has_whole_blocks(matrix)) return choose_float(matrix, facts);
-    if (matrix->bits == 8) return facts->zeros_in_the_middle ? TENSOR_Q8_0 : choose_float(matrix, facts);
-    return facts->zeros_in_the_middle ? TENSOR_Q4_0 : facts->minima_fit_f16 ? TENSOR_Q4_1 : TENSOR_Q5_0;
+    struct facts facts;
+    bool blocks = matrix->layout != CODES_FP8 && has_whole_blocks(matrix);
+    TRY(gather(at, matrix, !blocks, &facts));
+    if (matrix->bits == 8 && !facts.zeros_in_the_middle) blocks = false;
+    if (blocks && facts.scales_fit_f16) {
+        matrix->type = matrix->bits == 8           ? TENSOR_Q8_0
+                       : facts.zeros_in_the_middle ? TENSOR_Q4_0
+                       : facts.minima_fit_f16      ? TENSOR_Q4_1
+                                                   : TENSOR_Q5_0;
+        return ST_OK;
+    }
+    if (!facts.with_digits) TRY(gather(at, matrix, true, &facts));
+    matrix->type = matrix->layout == CODES_FP8 ? choose_fp8(matrix, &facts) : choose_float(matrix, &facts);
+    return ST_OK;
 }
 
 static enum status finish(const struct lookup *at, struct quant_matrix *matrix, struct tensor_view *view)
 {
-    struct facts facts;
     char name[QUANT_NAME_MAX + 32];
-    TRY(gather(at, matrix, &facts));
-    matrix->type = choose_type(matrix, &facts);
+    TRY(choose_type(at, matrix));
     struct quant_matrix *kept = arena_alloc(at->arena, 1, sizeof *kept);
     int length = snprintf(name, sizeof name, "%s.%s", at->module, at->codes_name);
     char *kept_name = arena_strdup(at->arena, name, (size_t)length);
