@@ -350,7 +350,7 @@ static size_t merge_short(const struct bpe *bpe, uint32_t *ids, size_t n, uint64
     while (n > 1) {
         size_t best = 0;
         for (size_t i = 1; i + 1 < n; i++)
-            if (pairs[i] < pairs[best]) best = i; /* the rank is on top, and the leftmost of equals stays */
+            if (pairs[i] >> 32 < pairs[best] >> 32) best = i; /* by rank; the leftmost of equals stays */
         *work += 2 * n;
         if (pairs[best] == NO_PAIR) break;
         ids[best] = (uint32_t)pairs[best];

@@ -156,7 +156,7 @@ static void test_tokenizer_bpe_writes_spaces(void **state)
     (void)state;
     struct tokenizer *t = create(true);
     expect(t, "abc", 3, false, MARK "abc");
-    expect(t, " abc", 4, false, MARK MARK "|abc");
+    expect(t, " abc", 4, false, MARK "|" MARK "abc");
     expect(t, "", 0, false, "");
     expect(t, "a<s>b", 5, true, MARK "a|<s>|" MARK "b"); /* every part gets its own */
     expect(t, "b<s>", 4, false, MARK "b|<0x3C>|<0x73>|<0x3E>");
