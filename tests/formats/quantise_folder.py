@@ -38,6 +38,11 @@ def gptq(weight, order=None):
     return f.gptq(codes, zero, scales, 4, 32, 1, order), f.value(codes, zero, scales, 32, order)
 
 
+def gptq_v2(weight):
+    codes, zero, scales = f.integers(weight, 4, 64, False, "BF16")
+    return f.gptq(codes, zero, scales, 4, 64, 2), f.value(codes, zero, scales, 64)
+
+
 def gptq_shuffled(weight):
     return gptq(weight, np.random.default_rng(weight.shape[1]).permutation(np.arange(weight.shape[1]) // 32))
 
@@ -55,9 +60,14 @@ def fp8(weight, block, suffix="weight_scale_inv"):
     return {"weight": codes, suffix: stored} | activations, f.fp8_value(codes, scales, rows, cols)
 
 
-def packed(weight):
-    codes, zero, scales = f.integers(weight, 4, 32, True, "BF16")
-    return f.packed(codes, zero, scales, 4, True), f.value(codes, zero, scales, 32)
+def fp8_rows(weight):
+    codes, scales = f.fp8(weight, 1, weight.shape[1], "BF16")
+    return {"weight": codes, "weight_scale": scales}, f.fp8_value(codes, scales, 1, weight.shape[1])
+
+
+def packed(weight, symmetric=True, dtype="BF16"):
+    codes, zero, scales = f.integers(weight, 4, 32, symmetric, dtype)
+    return f.packed(codes, zero, scales, 4, symmetric), f.value(codes, zero, scales, 32)
 
 
 def int8(weight):
@@ -68,14 +78,19 @@ def int8(weight):
 FORMATS = {
     "awq": (config("awq", bits=4, group_size=32, zero_point=True, version="gemm"), awq),
     "gptq": (config("gptq", bits=4, group_size=32, desc_act=False, sym=True, checkpoint_format="gptq"), gptq),
+    "gptq_v2": (config("gptq", bits=4, group_size=64, desc_act=False, sym=False, checkpoint_format="gptq_v2"), gptq_v2),
     "gptq_desc_act": (config("gptq", bits=4, group_size=32, desc_act=True, sym=True, checkpoint_format="gptq"), gptq_shuffled),
     "gptq_8": (config("gptq", bits=8, group_size=32, desc_act=False, sym=True, checkpoint_format="gptq"), gptq_8),
     "fp8_blocks": (config("fp8", fmt="e4m3", activation_scheme="dynamic", weight_block_size=[32, 32]),
                    lambda w: fp8(w, (32, 32))),
+    "fp8_128": (config("fp8", fmt="e4m3", activation_scheme="dynamic", weight_block_size=[32, 128]),
+                lambda w: fp8(w, (32, 128))),
     "fp8_tensor": (config("fp8", fmt="e4m3", activation_scheme="static"), lambda w: fp8(w, None, "weight_scale")),
     "ct_packed": (compressed("pack-quantized", 4, "group", 32), packed),
+    "ct_packed_zeros": (compressed("pack-quantized", 4, "group", 32, symmetric=False), lambda w: packed(w, False, "F16")),
     "ct_int8": (compressed("int-quantized", 8, "channel"), int8),
     "ct_fp8": (compressed("float-quantized", 8, "tensor", kind="float"), lambda w: fp8(w, None, "weight_scale")),
+    "ct_fp8_rows": (compressed("float-quantized", 8, "channel", kind="float"), fp8_rows),
 }
 
 

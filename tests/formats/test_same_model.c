@@ -1,5 +1,6 @@
 /* A folder of quantised weights against one that holds the same values plainly: every weight the same bits in f32, and
- * logits within 1e-4 in exact numerics.
+ * so every logit in exact numerics, prefill and decode. In fast numerics, where the types that rows become take
+ * activations in different forms, logits lie within 0.4 on average.
  *
  *   test_same_model QUANTISED PLAIN     as quantise_folder.py writes them */
 #include "kernels/dequantize.h"
@@ -13,12 +14,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TOLERANCE 1e-4
-enum { TOKENS = 64, TYPES = 64 };
+/* Random weights make up to 0.08, and 0.13 to 0.24 with experts, where a token now and then goes to another one; a
+ * wrong computation makes several units everywhere. */
+#define MEAN_FAST 0.4
+enum { TOKENS = 64, PREFILL = 40 };
+
+#define X(name, id, block_items, block_bytes) TENSOR_##name,
+static const enum tensor_type types[] = {TENSOR_TYPE_MAP(X)};
+#undef X
+enum { TYPES = sizeof types / sizeof *types };
 
 struct comparison {
     uint64_t matrices, rows, wrong;
-    uint64_t types[TYPES]; /* of the quantised folder's matrices */
+    uint64_t by_type[TYPES]; /* of the quantised folder's matrices */
 };
 
 /* One row of a view as f32. */
@@ -47,7 +55,7 @@ static void compare_views(struct comparison *c, const struct tensor_view *a, con
     }
     c->matrices++;
     c->rows += a->rows;
-    c->types[a->type]++;
+    for (uint32_t t = 0; t < TYPES; t++) c->by_type[t] += types[t] == a->type;
     mem_free(block_a);
     mem_free(block_b);
     mem_free(values_a);
@@ -88,46 +96,55 @@ static bool compare_weights(const char *quantised, const char *plain)
     compare_views(&c, &models[0]->weights.head, &models[1]->weights.head);
     compare_layers(&c, models[0], models[1]);
     printf("%" PRIu64 " matrices, %" PRIu64 " rows, %" PRIu64 " wrong weights;", c.matrices, c.rows, c.wrong);
-    for (uint32_t type = 0; type < TYPES; type++)
-        if (c.types[type]) printf(" %" PRIu64 " as %s", c.types[type], tensor_type_info(type)->name);
+    for (uint32_t t = 0; t < TYPES; t++)
+        if (c.by_type[t]) printf(" %" PRIu64 " as %s", c.by_type[t], tensor_type_info(types[t])->name);
     printf("\n");
     model_close(models[0]);
     model_close(models[1]);
     return same_size && c.matrices && !c.wrong;
 }
 
-/* (TOKENS, V) logits of a fixed text. */
-static float *run(const char *path, uint32_t *vocab)
+/* (TOKENS, V) logits of a fixed text: its begin in one step, as often as its rows take, then token by token. */
+static float *run(const char *path, enum numerics numerics, uint32_t *vocab)
 {
     static const struct sampling_params greedy = {.top_p = 1, .repetition_penalty = 1, .logprobs = -1};
     struct real_model real;
     uint32_t tokens[TOKENS];
-    real_model_open(&real, path, NUMERICS_EXACT, cpu_path_best(), false, TOKENS);
+    real_model_open(&real, path, numerics, cpu_path_best(), false, TOKENS);
     uint32_t V = *vocab = real.model->spec.vocab;
     float *logits = mem_alloc((size_t)TOKENS * V, sizeof *logits);
     if (!logits) exit(1);
     for (uint32_t i = 0; i < TOKENS; i++) tokens[i] = (7 * i * i + 13 * i + 5) % V;
-    for (uint32_t at = 0; at < TOKENS; at++) {
-        real_model_run(&real, tokens + at, 1, at, 0, 1, &greedy);
-        memcpy(logits + (size_t)at * V, real_model_logits(&real, 0), V * sizeof *logits);
+    for (uint32_t at = 0, rows; at < TOKENS; at += rows) {
+        bool prefill = at < PREFILL;
+        rows = !prefill ? 1 : PREFILL - at < LOGIT_ROWS ? PREFILL - at : LOGIT_ROWS;
+        real_model_run(&real, tokens + (prefill ? 0 : at), prefill ? PREFILL : 1, prefill ? 0 : at, prefill ? at : 0,
+                       rows, &greedy);
+        for (uint32_t r = 0; r < rows; r++)
+            memcpy(logits + (size_t)(at + r) * V, real_model_logits(&real, r), V * sizeof *logits);
     }
     real_model_close(&real);
     return logits;
 }
 
-static bool compare_logits(const char *quantised, const char *plain)
+static bool compare_logits(const char *quantised, const char *plain, enum numerics numerics)
 {
     uint32_t vocab, vocab_plain;
-    float *a = run(quantised, &vocab), *b = run(plain, &vocab_plain);
-    double worst = vocab == vocab_plain ? 0 : INFINITY;
-    for (size_t i = 0; vocab == vocab_plain && i < (size_t)TOKENS * vocab; i++) {
+    float *a = run(quantised, numerics, &vocab), *b = run(plain, numerics, &vocab_plain);
+    bool exact = numerics == NUMERICS_EXACT;
+    size_t count = vocab == vocab_plain ? (size_t)TOKENS * vocab : 0, others = 0;
+    double worst = 0, sum = 0;
+    for (size_t i = 0; i < count; i++) {
         double difference = fabs((double)a[i] - (double)b[i]);
+        others += memcmp(&a[i], &b[i], sizeof *a) != 0;
+        sum += difference;
         if (!(difference <= worst)) worst = difference;
     }
     mem_free(a);
     mem_free(b);
-    printf("%d tokens, largest difference of logits %.1e\n", TOKENS, worst);
-    return worst <= TOLERANCE;
+    printf("%s: %zu logits of %d tokens, %zu with other bits, differences %.1e at most, %.1e on average\n",
+           exact ? "exact" : "fast", count, TOKENS, others, worst, sum / (double)(count ? count : 1));
+    return count && (exact ? !others : sum <= MEAN_FAST * (double)count);
 }
 
 int main(int argc, char **argv)
@@ -137,5 +154,6 @@ int main(int argc, char **argv)
         return 2;
     }
     bool passed = compare_weights(argv[1], argv[2]);
-    return !(compare_logits(argv[1], argv[2]) && passed);
+    passed = compare_logits(argv[1], argv[2], NUMERICS_EXACT) && passed;
+    return !(compare_logits(argv[1], argv[2], NUMERICS_FAST) && passed);
 }
