@@ -12,7 +12,7 @@ case $2 in
 folder)
     for style in "" --vendor; do
         "$MILLRACE_TEST_PYTHON" "$here/write_folder.py" "$3" "families/$3$style" $style
-        "$1" "families/$3$style" "$here/golden/$3.bin"
+        "$1" "families/$3$style" "$here/golden/$3.bin" texts
     done
     ;;
 gguf)
