@@ -136,7 +136,7 @@ static void swap(struct buf *a, struct buf *b)
 
 /* --- steps over single characters --- */
 
-/* What the library's clean_text takes away: control, format, unassigned, private characters. */
+/* What the library's clean_text takes away: control, format and private characters. */
 static bool is_control(uint32_t c)
 {
     if (c == '\t' || c == '\n' || c == '\r') return false;
@@ -144,8 +144,7 @@ static bool is_control(uint32_t c)
     case UTF8PROC_CATEGORY_CC:
     case UTF8PROC_CATEGORY_CF:
     case UTF8PROC_CATEGORY_CS:
-    case UTF8PROC_CATEGORY_CO:
-    case UTF8PROC_CATEGORY_CN: return true;
+    case UTF8PROC_CATEGORY_CO: return true;
     default: return false;
     }
 }
@@ -289,7 +288,7 @@ static enum status unicode_stretch(struct flow *f, size_t from, size_t to, utf8p
         n = utf8_decode(text->data + at, to - at, &c);
         if (!reserve(p, 32)) return ST_NOMEM; /* the longest decomposition has 18 */
         utf8proc_ssize_t added = utf8proc_decompose_char((utf8proc_int32_t)c, p->points + p->count, 32,
-                                                         options & ~UTF8PROC_COMPOSE, &boundary);
+                                                         (options & ~UTF8PROC_COMPOSE) | UTF8PROC_DECOMPOSE, &boundary);
         if (added > 0 && added <= 32) p->count += (size_t)added;
     }
     if (!order_marks(p)) return ST_NOMEM;

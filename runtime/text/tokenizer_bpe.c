@@ -288,7 +288,10 @@ static size_t character(const char *text, size_t length)
 
 static enum status note_joins(struct bpe *bpe)
 {
-    /* With a prefix or suffix pieces are words already; whole_words speaks of whole pieces. */
+    bool all_bytes = bpe->options.byte_fallback && !bpe->bytes_missing;
+    /* With a prefix or suffix pieces are words already; whole_words speaks of whole pieces; and where a character can
+     * give no id at all, its neighbours may merge. */
+    if (bpe->options.unknown_id == VOCAB_NO_ID && !all_bytes) return ST_OK;
     if (bpe->options.prefix.length || bpe->options.suffix.length || bpe->options.whole_words) return ST_OK;
     bpe->joins = mem_alloc((CLASSES * CLASSES + 7) / 8, 1);
     if (!bpe->joins) return ST_NOMEM;

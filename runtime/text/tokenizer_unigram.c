@@ -62,7 +62,6 @@ enum status unigram_init(struct unigram *unigram, const struct token_table *tabl
     u->fuse_unknown = !p || p->fuse_unknown;
     if (p ? !p->scores : !vocab->scores)
         return error_set(err, ST_INVAL, "vocabulary: the scores of tokens are missing");
-    if (u->unknown_id == VOCAB_NO_ID) return error_set(err, ST_INVAL, "vocabulary: the unknown token is missing");
     u->sorted = mem_alloc(table->count, sizeof *u->sorted);
     u->scores = mem_alloc(table->count, sizeof *u->scores);
     if (!u->sorted || !u->scores) {
@@ -154,7 +153,7 @@ static enum status append_unknown(const struct unigram *u, const char *text, siz
     TRY(token_list_reserve(list, length));
     for (size_t i = 0; all && i < length; i++) all = u->byte_ids[(unsigned char)text[i]] != VOCAB_NO_ID;
     for (size_t i = 0; all && i < length; i++) list->ids[list->count++] = u->byte_ids[(unsigned char)text[i]];
-    if (!all) list->ids[list->count++] = u->unknown_id;
+    if (!all && u->unknown_id != VOCAB_NO_ID) list->ids[list->count++] = u->unknown_id;
     return ST_OK;
 }
 

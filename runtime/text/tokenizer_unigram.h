@@ -3,7 +3,8 @@
  * the search (best way to every offset, from left to right) is SentencePiece's EncodeOptimized, as is the choice among
  * equals: the first one found, shorter tokens before longer ones.
  *
- * Only tokens of kind NORMAL and USER_DEFINED are made, and bytes and the unknown token for what they do not cover.
+ * Only tokens of kind NORMAL and USER_DEFINED are made, and bytes and the unknown token for what they do not cover
+ * (nothing, where the vocabulary has neither; the library fails there).
  * Immutable after creation; any thread. */
 #ifndef RUNTIME_TEXT_TOKENIZER_UNIGRAM_H
 #define RUNTIME_TEXT_TOKENIZER_UNIGRAM_H
@@ -24,7 +25,7 @@ struct unigram {
     bool byte_fallback, fuse_unknown;
 };
 
-/* table must live as long as unigram. ST_INVAL: no scores, or no unknown token; ST_NOMEM. On failure unigram needs no
+/* table must live as long as unigram. ST_INVAL: no scores; ST_NOMEM. On failure unigram needs no
  * free. */
 NODISCARD enum status unigram_init(struct unigram *unigram, const struct token_table *table, const struct vocab *vocab,
                                    struct error *err);
