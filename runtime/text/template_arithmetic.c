@@ -150,5 +150,6 @@ enum status tmpl_operate(struct tmpl_run *run, enum tmpl_op op, const struct tmp
     if (op == TMPL_OP_ADD && same) return add_sequences(run, a, b, result);
     if (op == TMPL_OP_MULTIPLY && is_sequence(a) && tmpl_is_int(b)) return repeat(run, a, tmpl_as_int(b), result);
     if (op == TMPL_OP_MULTIPLY && is_sequence(b) && tmpl_is_int(a)) return repeat(run, b, tmpl_as_int(a), result);
+    if (op == TMPL_OP_MODULO && a->kind == TMPL_TEXT) return tmpl_format(&run->heap, a, b, result);
     return wrong_types(run, a, b);
 }

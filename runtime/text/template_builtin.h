@@ -72,6 +72,9 @@ NODISCARD enum status tmpl_replace(struct tmpl_heap *heap, struct tmpl_text text
                                    struct tmpl_text new_text, int64_t count, struct tmpl_text *out);
 /* The text with the five characters of HTML as entities; each keeps its origin. */
 NODISCARD enum status tmpl_escape(struct tmpl_heap *heap, struct tmpl_text text, struct tmpl_text *out);
+/* format % values, in template_format.c. ST_INVAL: too few or too many values, a wrong type, or not supported. */
+NODISCARD enum status tmpl_format(struct tmpl_heap *heap, const struct tmpl_value *format,
+                                  const struct tmpl_value *values, struct tmpl_value *result);
 /* separator.join(items); each item as str() if any_type, else ST_INVAL for what is no string. */
 NODISCARD enum status tmpl_join(struct tmpl_heap *heap, struct tmpl_text separator, const struct tmpl_list *items,
                                 bool any_type, struct tmpl_text *out);

@@ -307,6 +307,34 @@ static enum status filter_indent(struct tmpl_call *call)
     return give_like_self(call, out);
 }
 
+/* Any values in order, or any by name. */
+static enum status filter_format(struct tmpl_call *call)
+{
+    const struct tmpl_arguments *all = call->all;
+    struct tmpl_value format, key, values;
+    struct tmpl_list *list;
+    struct tmpl_dict *dict;
+    struct tmpl_text text;
+    uint32_t named = 0;
+    for (uint32_t i = 0; i < all->count; i++) named += all->names && all->names[i];
+    if (named && named < all->count)
+        return tmpl_fail(call->heap, ST_INVAL, "format: values either in order or by name");
+    TRY(tmpl_list_new(call->heap, TMPL_FLAVOR_TUPLE, all->count, &list));
+    TRY(tmpl_dict_new(call->heap, named, &dict));
+    for (uint32_t i = 0; i < all->count; i++) {
+        if (!named) {
+            TRY(tmpl_list_add(call->heap, list, all->values[i]));
+            continue;
+        }
+        TRY(tmpl_literal(call->heap, all->names[i], &key)); /* only looked up, never printed */
+        TRY(tmpl_dict_put(call->heap, dict, key, all->values[i]));
+    }
+    values = named ? (struct tmpl_value){.kind = TMPL_DICT, .dict = dict} : tmpl_from_list(list);
+    TRY(tmpl_str(call->heap, call->self, &text));
+    format = tmpl_text_like(text, call->self);
+    return tmpl_format(call->heap, &format, &values, call->result);
+}
+
 static enum status filter_forceescape(struct tmpl_call *call)
 {
     struct tmpl_text text, out;
@@ -341,6 +369,7 @@ const struct tmpl_builtin tmpl_text_filters[] = {
     {"round", filter_round, "precision method", 0},
     {"tojson", filter_tojson, "ensure_ascii indent separators sort_keys", 0},
     {"indent", filter_indent, "width first blank", 0},
+    {"format", filter_format, NULL, 0},
     {"escape", filter_escape, "", 0},
     {"e", filter_escape, "", 0},
     {"forceescape", filter_forceescape, "", 0},

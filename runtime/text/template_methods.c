@@ -4,6 +4,7 @@
 #include "runtime/text/template_print.h"
 
 #include <string.h>
+#include <utf8proc.h>
 
 static struct tmpl_text self_text(const struct tmpl_call *call)
 {
@@ -285,14 +286,42 @@ static enum status str_join(struct tmpl_call *call)
     return give_text(call, out);
 }
 
+/* The window that the arguments start and end (slots 1 and 2) leave of a text, as in text[start:end]. False when start
+ * lies beyond the end: there not even the empty text is found. */
+static enum status window(struct tmpl_call *call, struct tmpl_text *text, bool *within)
+{
+    struct tmpl_value part = *call->self;
+    int64_t start, length;
+    TRY(tmpl_charge_bytes(call->heap, text->length));
+    *within = true;
+    if (!tmpl_given(&call->args[1])) return ST_OK;
+    TRY(tmpl_slice(call->heap, call->self, &call->args[1], tmpl_given(&call->args[2]) ? &call->args[2] : NULL, NULL,
+                   &part));
+    if (call->args[1].kind != TMPL_NONE) TRY(tmpl_int_argument(call, 1, 0, &start));
+    TRY(tmpl_length(call->heap, call->self, &length));
+    *within = call->args[1].kind == TMPL_NONE || start <= length;
+    if (part.text.length || !*within) {
+        *text = part.text;
+        return ST_OK;
+    }
+    /* An empty slice has no place of its own: the place is that of its start. */
+    if (call->args[1].kind == TMPL_NONE) start = 0;
+    if (start < 0) start = start < -length ? 0 : start + length;
+    *text = tmpl_text_part(*text, tmpl_text_byte_of(*text, (size_t)start), 0);
+    return ST_OK;
+}
+
 static enum status find(struct tmpl_call *call, bool last, bool must)
 {
     struct tmpl_text needle, text = self_text(call);
+    bool within;
     TRY(tmpl_text_argument(call, 0, &needle));
-    TRY(tmpl_charge_bytes(call->heap, text.length));
-    size_t at = last ? tmpl_text_find_last(text, needle) : tmpl_text_find(text, needle, 0);
+    TRY(window(call, &text, &within));
+    size_t before = text.store ? text.offset - self_text(call).offset : 0;
+    size_t at = !within ? SIZE_MAX : last ? tmpl_text_find_last(text, needle) : tmpl_text_find(text, needle, 0);
     if (at == SIZE_MAX && must) return tmpl_fail(call->heap, ST_INVAL, "substring not found");
-    *call->result = tmpl_int(at == SIZE_MAX ? -1 : (int64_t)tmpl_text_codepoints(tmpl_text_part(text, 0, at)), false);
+    *call->result = tmpl_int(
+        at == SIZE_MAX ? -1 : (int64_t)tmpl_text_codepoints(tmpl_text_part(self_text(call), 0, before + at)), false);
     return ST_OK;
 }
 
@@ -308,19 +337,52 @@ static enum status str_index(struct tmpl_call *call)
 {
     return find(call, false, true);
 }
+static enum status str_rindex(struct tmpl_call *call)
+{
+    return find(call, true, true);
+}
 
 static enum status str_count(struct tmpl_call *call)
 {
     struct tmpl_text needle, text = self_text(call);
     int64_t count = 0;
+    bool within;
     TRY(tmpl_text_argument(call, 0, &needle));
-    TRY(tmpl_charge_bytes(call->heap, text.length));
+    TRY(window(call, &text, &within));
     if (!needle.length)
-        count = (int64_t)tmpl_text_codepoints(text) + 1;
+        count = within ? (int64_t)tmpl_text_codepoints(text) + 1 : 0;
     else
         for (size_t at = 0; (at = tmpl_text_find(text, needle, at)) != SIZE_MAX; at += needle.length) count++;
     *call->result = tmpl_int(count, false);
     return ST_OK;
+}
+
+/* The tuple of what is before the separator, it, and what is behind; without one, the text and two empty ones. */
+static enum status partition(struct tmpl_call *call, bool from_right)
+{
+    struct tmpl_text separator, text = self_text(call);
+    struct tmpl_list *list;
+    TRY(tmpl_text_argument(call, 0, &separator));
+    if (!separator.length) return tmpl_fail(call->heap, ST_INVAL, "partition: the separator is empty");
+    TRY(tmpl_charge_bytes(call->heap, text.length));
+    size_t at = from_right ? tmpl_text_find_last(text, separator) : tmpl_text_find(text, separator, 0);
+    size_t from = at, to = at + separator.length;
+    if (at == SIZE_MAX) from = to = from_right ? 0 : text.length;
+    TRY(tmpl_list_new(call->heap, TMPL_FLAVOR_TUPLE, 3, &list));
+    TRY(add_part(call, list, 0, from));
+    TRY(tmpl_list_add(call->heap, list, tmpl_from_text(at == SIZE_MAX ? (struct tmpl_text){0} : separator)));
+    TRY(add_part(call, list, to, text.length));
+    *call->result = tmpl_from_list(list);
+    return ST_OK;
+}
+
+static enum status str_partition(struct tmpl_call *call)
+{
+    return partition(call, false);
+}
+static enum status str_rpartition(struct tmpl_call *call)
+{
+    return partition(call, true);
 }
 
 static bool is_ascii_digit(uint32_t c)
@@ -392,6 +454,25 @@ static enum status str_isdigit(struct tmpl_call *call)
 static enum status str_isspace(struct tmpl_call *call)
 {
     return all_are(call, tmpl_is_space);
+}
+
+static bool is_letter(uint32_t c)
+{
+    utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)c);
+    return category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_LO;
+}
+static bool is_letter_or_number(uint32_t c)
+{
+    utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)c);
+    return is_letter(c) || (category >= UTF8PROC_CATEGORY_ND && category <= UTF8PROC_CATEGORY_NO);
+}
+static enum status str_isalpha(struct tmpl_call *call)
+{
+    return all_are(call, is_letter);
+}
+static enum status str_isalnum(struct tmpl_call *call)
+{
+    return all_are(call, is_letter_or_number);
 }
 
 /* ---- lists ---- */
@@ -529,13 +610,18 @@ static const struct tmpl_builtin text_methods[] = {
     {"title", str_title, "", 0},
     {"capitalize", str_capitalize, "", 0},
     {"join", str_join, "iterable", 1},
-    {"find", str_find, "sub", 1},
-    {"rfind", str_rfind, "sub", 1},
-    {"index", str_index, "sub", 1},
-    {"count", str_count, "sub", 1},
+    {"partition", str_partition, "sep", 1},
+    {"rpartition", str_rpartition, "sep", 1},
+    {"find", str_find, "sub start end", 1},
+    {"rfind", str_rfind, "sub start end", 1},
+    {"index", str_index, "sub start end", 1},
+    {"rindex", str_rindex, "sub start end", 1},
+    {"count", str_count, "sub start end", 1},
     {"format", str_format, NULL, 0},
     {"isdigit", str_isdigit, "", 0},
     {"isspace", str_isspace, "", 0},
+    {"isalpha", str_isalpha, "", 0},
+    {"isalnum", str_isalnum, "", 0},
     {NULL, NULL, NULL, 0},
 };
 

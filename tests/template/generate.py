@@ -1,6 +1,6 @@
 """Random small templates from a grammar: mostly well-typed, some not, over a fixed set of inputs.
 
-Left out because we differ on purpose (README.md): str.format, printf-style %, and `set` of a name that is also an input."""
+Left out because we differ on purpose (README.md): str.format, and `set` of a name that is also an input."""
 
 
 class Generator:
@@ -64,12 +64,25 @@ class Generator:
             f"{self.atom()}|string", f"{self.atom()}|int", f"{s()}|int(7)", f"{self.atom()}|float", f"{n()}|abs", f"{n()}|round",
             f"{n()}|round(1)", f"{n()}|round(1, 'floor')", f"{n()}|round(0, 'ceil')", f"{self.atom()}|default('D')",
             f"{self.atom()}|default({s()}, true)", f"{self.atom()}|d(1)", f"{s()}|safe ~ ''", self.markup(), self.markup(),
+            self.printf(), self.printf(),
             f"{s()}|replace(*['l', {s()}])", f"{q()}|tojson(**{{'indent': 1}})", f"{s()}|{self.pick('e', 'escape', 'forceescape')}", f"{q()}|count", f"{s()}|list",
             f"{s()}|reverse", f"{s()}|first", f"{s()}|last", f"{s()}|length")
 
-    def markup(self):
+    def printf(self):
+        r, kind = self.rng, self.pick("s", "s", "r", "d", "i", "f", "e", "g", "x", "X", "o", "c", "%", "F", "G")
+        flags = "".join(f for f in "-0+ " if r.random() < 0.2)
+        form = f"%{flags}{self.pick('', '', '1', '7', '12')}{self.pick('', '', '.0', '.2', '.5')}{kind}"
+        value = self.number() if kind not in "src%" or r.random() < 0.2 else self.atom()
+        return self.pick(f"'<{form}>'|format({value})", f"'<{form}>' % {value}", f"('{form}|%s' % ({value}, {self.text()}))",
+                         f"'%(a)s-%(b){form[1:]}' % {{'a': {self.text()}, 'b': {value}}}", f"('<{form}>'|safe) % {value} + '<'",
+                         f"'%(k){form[1:]}'|format(k={value})", f"({self.text()} + '%s') % ({self.atom()},)", f"'%s' % {self.sequence()}")
+
+    def markup_atom(self):
         s = self.text
-        m = self.pick(f"({s()}|safe)", f"({s()}|e)", "('<b>'|safe)", f"('<&>'|safe + {s()})", f"({s()} + '<i>'|safe)")
+        return self.pick(f"({s()}|safe)", f"({s()}|e)", "('<b>'|safe)", f"('<&>'|safe + {s()})", f"({s()} + '<i>'|safe)")
+
+    def markup(self):
+        s, m = self.text, self.markup_atom()
         return self.pick(
             f"{m} + {s()}", f"{s()} + {m}", f"{m} ~ {s()}", f"{m}|e", f"{m}|upper + '<'", f"{m}|trim + '>'", f"{m}|title + '&'",
             f"{m}|indent(2) + '\"'", f"{m}|replace('b', '<') + '<'", f"{m} * 2 + '<'", f"2 * {m} + '<'", f"{m}[1:] + '<'", f"{m}[0] + '<'",
@@ -79,7 +92,7 @@ class Generator:
             f"{m}.splitlines()", f"{m}|list", f"{m}|length", f"({m} ~ '') + '<'", f"{{'k': {m}}}")
 
     def method(self):
-        s, q = self.text, self.sequence
+        s, q, n = self.text, self.sequence, self.number
         return self.pick(
             f"{s()}.strip()", f"{s()}.strip('a H')", f"{s()}.lstrip()", f"{s()}.rstrip()", f"{s()}.rstrip(',')", f"{s()}.upper()",
             f"{s()}.lower()", f"{s()}.title()", f"{s()}.capitalize()", f"{s()}.startswith({s()})", f"{s()}.endswith('d')",
@@ -87,7 +100,9 @@ class Generator:
             f"{s()}.rsplit(none, 1)", f"{s()}.split(none, 1)", f"{s()}.rsplit()", f"{s()}.replace('l', 'L')", f"{s()}.replace('', '-')",
             f"{s()}.replace('l', {s()}, 1)", f"{s()}.find('l')", f"{s()}.rfind('l')", f"{s()}.count('l')", f"{s()}.join(ls)",
             f"{s()}.join({q()})", f"{s()}.splitlines()", f"(s ~ '\\n' ~ t).splitlines(true)", f"{s()}.isdigit()", f"{s()}.removeprefix('H')",
-            f"{s()}.index('l')", f"d.items()|list", f"d.keys()|list", f"dict(**d)", f"dict(a=1, **d)", f"dict(b=1, **{{'c': {s()}}})", f"range(*[1, 3])|list", f"d.get(*['zz', {s()}])", f"d.values()|list", f"d.get('a')", f"d.get('zz')", f"d.get('zz', {s()})",
+            f"{s()}.index('l')", f"{s()}.find({s()}, {n()})", f"{s()}.rfind('l', {n()}, {n()})", f"{s()}.count('', {n()})",
+            f"{s()}.rindex('l', none, -1)", f"{s()}.index('', {n()})", f"{s()}.partition({s()})", f"{s()}.rpartition('l')",
+            f"{s()}.isalpha()", f"{s()}.isalnum()", f"{self.markup_atom()}.partition('b')[0] + '<'", f"d.items()|list", f"d.keys()|list", f"dict(**d)", f"dict(a=1, **d)", f"dict(b=1, **{{'c': {s()}}})", f"range(*[1, 3])|list", f"d.get(*['zz', {s()}])", f"d.values()|list", f"d.get('a')", f"d.get('zz')", f"d.get('zz', {s()})",
             f"({q()}).index(1)", f"({q()}).count(1)", f"d.items()", f"l.append(1)", f"d.update({{}})", f"{s()}.nothing")
 
     def access(self):

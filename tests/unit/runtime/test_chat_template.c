@@ -106,6 +106,39 @@ static void test_chat_template_spreads_arguments(void **state)
     expect_failure("{% macro f() %}x{% endmacro %}{% call f() %}y{% endcall %}", ST_INVAL, "caller");
 }
 
+static void test_chat_template_formats_as_printf(void **state)
+{
+    (void)state;
+    expect("{{ '%s=%r|%5.1f|%-4d|%04d|%+d|%x|%c|%%' % ('a', 'b', 2.25, 7, -7, 7, 255, 65) }}",
+           "a='b'|  2.2|7   |-007|+7|ff|A|%");
+    expect("{{ '%(k)s,%(k)3s' % {'k': 'v'} }}{{ '%s' % [1, 'x'] }}{{ '%s' % 7 }}{{ '%.2s' % 'abc' }}",
+           "v,  v[1, 'x']7ab");
+    expect("{{ '%s-%s'|format('a', 2) }}{{ '%(b)s'|format(b=none) }}{{ '%#x %#o'|format(17, 8) }}", "a-2None0x11 0o10");
+    expect("{{ ('<%s>'|safe) % '<' }}", "<&lt;>");
+    expect_failure("{{ '%s %s' % 'a' }}", ST_INVAL, "not enough");
+    expect_failure("{{ '%s' % (1, 2) }}", ST_INVAL, "more values");
+    expect_failure("{{ '%d' % 'a' }}", ST_INVAL, "number");
+    expect_failure("{{ '%(a)s' % {} }}", ST_INVAL, "no such name");
+    expect_failure("{{ '%5%' % 5 }}", ST_INVAL, "not supported");
+    expect_failure("{{ '%' % 5 }}", ST_INVAL, "inside");
+    expect_failure("{{ '%999999s' % 5 }}", ST_LIMIT, "width");
+    expect_failure("{{ '%.999999f' % 5 }}", ST_LIMIT, "precision");
+    expect_failure("{{ '%s'|format(1, a=2) }}", ST_INVAL, "by name");
+}
+
+static void test_chat_template_finds_in_strings(void **state)
+{
+    (void)state;
+    expect("{{ 'a</t>b</t>c'.partition('</t>') }}{{ 'a.b.c'.rpartition('.') }}",
+           "('a', '</t>', 'b</t>c')('a.b', '.', 'c')");
+    expect("{{ 'abc'.partition('x') }}{{ 'abc'.rpartition('x') }}", "('abc', '', '')('', '', 'abc')");
+    expect("{{ 'ababa'.find('a', 1) }}{{ 'ababa'.find('a', 1, 2) }}{{ 'ababa'.rfind('a', -3, -1) }}{{ "
+           "'ababa'.count('a', 1) }}"
+           "{{ 'äbä'.rindex('ä', 1) }}{{ 'ab'.find('', 2) }}{{ 'ab'.find('', 3) }}",
+           "2-12222-1");
+    expect("{{ 'aé'.isalpha() }}{{ 'a1'.isalpha() }}{{ 'a1²'.isalnum() }}{{ ''.isalnum() }}", "TrueFalseTrueFalse");
+}
+
 /* What `safe` and `escape` make: what is added to it is escaped. */
 static void test_chat_template_knows_markup(void **state)
 {
@@ -155,6 +188,10 @@ static void test_chat_template_keeps_origin(void **state)
     expect_origin("{% macro m(v) %}<{{ v }}>{% endmacro %}{{ m(x)|trim }}", args, "<ab>", "TccT");
     expect_origin("{{ bos_token }}{{ eos_token }}", args, "<s></s>", "TTTTTTT");
     expect_origin("{{ '<'|safe + x + '>' }}", args, "<ab&gt;", "TccTTTT");
+    expect_origin("{{ '<%s|%3d>' % (x, n) }}", args, "<ab|  7>", "TccTTTcT");
+    expect_origin("{{ (x ~ '%2s') % 'y' }}", args, "ab y", "ccTT");
+    expect_origin("{{ '%(k)s' % d }}", "{\"d\":{\"k\":\"v\"}}", "v", "c");
+    expect_origin("{{ 'a-b'.partition(x[:0] ~ '-')|join }}{{ ('<' ~ x).partition('<')[2] }}", args, "a-bab", "TTTcc");
     expect_origin("{{ ('<' + x)|e }}", "{\"x\":\"&\"}", "&lt;&amp;", "TTTTccccc");
     expect_origin("{{ dict(**d)|join }}{{ namespace(**d).k }}", "{\"d\":{\"k\":1}}", "k1", "cc");
     expect_origin("{{ 'a'|replace(*l) }}{{ 'p'|replace(*l) }}", args, "aq", "Tc");
@@ -389,6 +426,8 @@ int main(void)
         cmocka_unit_test(test_chat_template_renders),
         cmocka_unit_test(test_chat_template_spreads_arguments),
         cmocka_unit_test(test_chat_template_knows_markup),
+        cmocka_unit_test(test_chat_template_formats_as_printf),
+        cmocka_unit_test(test_chat_template_finds_in_strings),
         cmocka_unit_test(test_chat_template_keeps_origin),
         cmocka_unit_test(test_chat_template_names_what_is_wrong),
         cmocka_unit_test(test_chat_template_reaches_no_host),
