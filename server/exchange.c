@@ -4,6 +4,7 @@
 #include "runtime/base/check.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/hash.h"
+#include "runtime/base/limits.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
 
@@ -335,11 +336,23 @@ void exchange_gone(struct exchange *exchange)
 
 /* ---- time ---- */
 
+/* A wake that takes longer than a request may: true, and the exchange is gone. */
+static bool end_late_wait(struct exchange *exchange)
+{
+    if (clock_ns() - exchange->arrived_ns < limits.request_deadline_ms * NS_PER_MS) return false;
+    exchange_wait_no_more(exchange);
+    api_error_from_status(ST_TIMEOUT, 0, &exchange->error);
+    exchange_fail(exchange, &exchange->error);
+    exchange_destroy(exchange);
+    return true;
+}
+
 void exchanges_tick(struct exchanges *set, uint64_t now_ns)
 {
     for (struct exchange *exchange = set->all, *next; exchange; exchange = next) {
         next = exchange->next;
         if (exchange->cancel_wanted) try_cancel(exchange);
+        if (exchange->waits_for && end_late_wait(exchange)) continue;
         if (exchange->written_ns == UINT64_MAX) exchange->written_ns = now_ns;
         if (!exchange->conn || !exchange->streaming || exchange->alive == 0) continue;
         if (exchange->head_sent && exchange->tokens_held > 0) render(exchange);

@@ -171,6 +171,15 @@ def test_many_requests_wait_for_one_wake():
         server.wait_idle()
 
 
+def test_a_wake_that_takes_too_long_ends_the_wait():
+    with Server("--admin-key", "adm", "--limit-request-deadline-ms", 1000, NULL_LOAD_MS=2500) as server:
+        ask_admin(server, "POST", "/sleep?level=2", b"")
+        status, _, data = server.ask("POST", "/v1/completions", completion(2))
+        equal((status, error_of(data)["code"]), (504, "deadline_exceeded"))
+        wait_for(lambda: states(server) == {"null": "ready"})
+        equal(server.ask("POST", "/v1/completions", completion(2))[0], 200)
+
+
 def test_without_auto_wake_a_sleeper_refuses():
     with Server("--admin-key", "adm", "--no-auto-wake", NULL_LOAD_MS=1200) as server:
         ask_admin(server, "POST", "/sleep?level=2", b"")
@@ -440,8 +449,6 @@ def test_models_come_and_go_under_load():
             equal(wrong, [])
             assert counts.get(200, 0) > 100, counts
             server.wait_idle()
-
-
     finally:
         shutil.rmtree(folder)
 

@@ -38,7 +38,7 @@ static void test_config_order_of_strength(void **state)
     int fd = mkstemp(path);
     assert_true(fd >= 0);
     static const char yaml[] =
-        "port: 1\nhost: from-file\nmax_num_seqs: 3\nserved-model-name: [a, b]\nlimit-json-depth: 99\n";
+        "port: 1\nhost: from-file\nmax_num_seqs: 3\nserved-model-name: [a, b]\nlimit-json-depth: 99\nmodel: [x, y]\n";
     assert_int_equal(write(fd, yaml, sizeof yaml - 1), sizeof yaml - 1);
     close(fd);
     char file[64];
@@ -51,6 +51,12 @@ static void test_config_order_of_strength(void **state)
     assert_int_equal(config.max_num_seqs, 3);
     assert_int_equal(config.served_names.count, 2);
     assert_int_equal(limits.json_depth, 99);
+    assert_int_equal(config.models.count, 1); /* as with lists: those of the file are replaced */
+    assert_string_equal(config.model, "m.gguf");
+    config_free(&config);
+    assert_int_equal(READ(&config, NULL, file), ST_OK);
+    assert_int_equal(config.models.count, 2);
+    assert_string_equal(config.models.items[1], "y");
     config_free(&config);
     assert_int_equal(READ(&config, NULL, file, "m.gguf", "--served-model-name", "x"), ST_OK);
     assert_int_equal(config.served_names.count, 1); /* a stronger list replaces the weaker one */
