@@ -14,6 +14,14 @@
 
 enum { KV_VALUE_BYTES = 2, TOTALS_MAX = 64, DIMENSIONS_MAX = 8 }; /* KV at BF16 */
 
+/* All types that a matrix may have, in the order of the table. */
+static const enum tensor_type types[] = {
+#define X(name, id, block_items, block_bytes) TENSOR_##name,
+    TENSOR_TYPE_MAP(X)
+#undef X
+};
+enum { TYPES_COUNT = sizeof types / sizeof *types };
+
 /* Of all tensors of a format. */
 struct total {
     const char *format;
@@ -223,6 +231,51 @@ static void text_window(const struct model_spec *s, struct buf *out)
     if (s->has_window_rope) buf_append_format(out, ", RoPE base %g there", (double)s->rope_window.base);
 }
 
+/* Matrices of a model by the type that a device gets them in, which is not the file's where it is quantised in a way of
+ * its own. */
+struct type_counts {
+    uint64_t matrices[TYPES_COUNT]; /* by place in types */
+    uint64_t made;                  /* of all, those that come through a recipe */
+};
+
+static void count_type(struct type_counts *counts, const struct tensor_view *view)
+{
+    size_t i = 0;
+    if (!view->data) return;
+    while (types[i] != view->type) i++;
+    counts->matrices[i]++;
+    counts->made += view->recipe != NULL;
+}
+
+static void count_types(const struct model *model, struct type_counts *counts)
+{
+    for (uint32_t l = 0; l < model->spec.layers; l++) {
+        const struct layer_weights *w = &model->weights.layers[l];
+        const struct tensor_view *views[] = {&w->q, &w->k, &w->v, &w->o, &w->gate, &w->up, &w->down, &w->router};
+        for (size_t i = 0; i < sizeof views / sizeof *views; i++) count_type(counts, views[i]);
+        for (uint32_t x = 0; w->experts && x < model->spec.experts; x++) {
+            count_type(counts, &w->experts[x].gate);
+            count_type(counts, &w->experts[x].up);
+            count_type(counts, &w->experts[x].down);
+        }
+    }
+}
+
+static void text_types(const struct report *r, struct buf *out)
+{
+    struct type_counts counts = {0};
+    const char *comma = "";
+    count_types(r->model, &counts);
+    if (!counts.made) return;
+    buf_append_text(out, "\n  repacked to   ");
+    for (size_t i = 0; i < TYPES_COUNT; i++) {
+        if (!counts.matrices[i]) continue;
+        buf_append_format(out, "%s%s in %" PRIu64 " matrices", comma, tensor_type_info(types[i])->name,
+                          counts.matrices[i]);
+        comma = ", ";
+    }
+}
+
 static void text_spec(const struct report *r, struct buf *out)
 {
     const struct model_spec *s = &r->model->spec;
@@ -241,6 +294,7 @@ static void text_spec(const struct report *r, struct buf *out)
     if (r->model->weights.rope_factors.data) buf_append_text(out, ", frequencies divided by factors");
     if (s->rope_switch) buf_append_format(out, ", by others beyond %" PRIu32 " tokens", s->rope_switch);
     if (s->window) text_window(s, out);
+    text_types(r, out);
     if (s->experts)
         buf_append_format(out, "\n  experts       %" PRIu32 " of %" PRIu32 " values, %" PRIu32 " used a token%s",
                           s->experts, s->expert_width, s->experts_used,
