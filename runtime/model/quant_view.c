@@ -167,7 +167,7 @@ static enum status read_columns(struct lookup *at, const struct raw_tensor *code
     struct raw_tensor scales, zeros;
     const bool awq = at->scheme->method == QUANT_AWQ;
     uint32_t bits = at->group->bits, per_word = 32 / bits;
-    uint32_t group_size = at->group->block_cols < at->cols ? at->group->block_cols : at->cols;
+    uint32_t asked = at->group->block_cols, group_size = asked && asked < at->cols ? asked : at->cols;
     uint32_t groups = divide_up(at->cols, group_size);
     at->scales_name = "scales";
     at->zeros_name = "qzeros";

@@ -22,10 +22,12 @@ def config(method, **more):
     return dict(quant_method=method, **more)
 
 
-def compressed(form, bits, strategy, group=None, kind="int", symmetric=True):
+def compressed(form, bits, strategy, group=None, kind="int", symmetric=True, activations=None):
     args = dict(num_bits=bits, type=kind, symmetric=symmetric, strategy=strategy, group_size=group, dynamic=False)
+    if activations:
+        activations = dict(num_bits=8, type=kind, symmetric=True, strategy=activations, dynamic=activations == "token")
     return config("compressed-tensors", format=form, quantization_status="compressed", ignore=["lm_head"], kv_cache_scheme=None,
-                  config_groups=dict(group_0=dict(targets=["Linear"], weights=args, input_activations=None)))
+                  config_groups=dict(group_0=dict(targets=["Linear"], weights=args, input_activations=activations)))
 
 
 def awq(weight):
@@ -52,10 +54,10 @@ def gptq_8(weight):
     return f.gptq(codes, zero, scales, 8, 32), f.value(codes, zero, scales, 32)
 
 
-def fp8(weight, block, suffix="weight_scale_inv"):
+def fp8(weight, block, suffix="weight_scale_inv", shape=()):
     rows, cols = block or weight.shape
     codes, scales = f.fp8(weight, rows, cols, "F32")
-    stored = scales if block else ("F32", scales[1].reshape(()))
+    stored = scales if block else ("F32", scales[1].reshape(shape))
     activations = {"input_scale": ("F32", np.float32(0.5))} if not block else {}
     return {"weight": codes, suffix: stored} | activations, f.fp8_value(codes, scales, rows, cols)
 
@@ -88,9 +90,10 @@ FORMATS = {
     "fp8_tensor": (config("fp8", fmt="e4m3", activation_scheme="static"), lambda w: fp8(w, None, "weight_scale")),
     "ct_packed": (compressed("pack-quantized", 4, "group", 32), packed),
     "ct_packed_zeros": (compressed("pack-quantized", 4, "group", 32, symmetric=False), lambda w: packed(w, False, "F16")),
-    "ct_int8": (compressed("int-quantized", 8, "channel"), int8),
-    "ct_fp8": (compressed("float-quantized", 8, "tensor", kind="float"), lambda w: fp8(w, None, "weight_scale")),
-    "ct_fp8_rows": (compressed("float-quantized", 8, "channel", kind="float"), fp8_rows),
+    "ct_int8": (compressed("int-quantized", 8, "channel", activations="token"), int8),
+    "ct_fp8": (compressed("float-quantized", 8, "tensor", kind="float", activations="tensor"),
+               lambda w: fp8(w, None, "weight_scale", (1,))),
+    "ct_fp8_rows": (compressed("float-quantized", 8, "channel", kind="float", activations="token"), fp8_rows),
 }
 
 

@@ -4,6 +4,7 @@
 
 #include "kernels/dequantize.h"
 #include "runtime/base/mem.h"
+#include "runtime/base/random.h"
 #include "runtime/model/quant_matrix.h"
 
 #include <math.h>
@@ -473,6 +474,83 @@ static void test_quant_view_out_of_memory(void **state)
     golden_end(&golden);
 }
 
+static uint64_t seed = 20261123;
+
+static uint64_t random_below(uint64_t count)
+{
+    return random_next(&seed) % count;
+}
+
+/* One thing of a case is not as it was: a dtype, a dim, a size, bytes of the content, or what the group says. */
+static void spoil(struct golden *golden)
+{
+    static const char *const dtypes[] = {"F32", "F16", "BF16", "I8", "U8", "I32", "I64", "F8_E4M3", "F8_E8M0", "BOOL"};
+    static const uint64_t sizes[] = {0, 1, 2, 3, 7, 8, 16, 31, 32, 33, 4096, UINT32_MAX, 1ull << 33, UINT64_MAX};
+    struct tensor *tensor = &golden->tensors[random_below(golden->count)];
+    struct quant_group *group = &golden->scheme.groups[random_below(golden->scheme.groups_count)];
+    uint64_t size = sizes[random_below(sizeof sizes / sizeof *sizes)];
+    switch (random_below(7)) {
+    case 0: tensor->raw.dtype = dtypes[random_below(sizeof dtypes / sizeof *dtypes)]; break;
+    case 1: tensor->raw.dims[random_below(QUANT_DIMS_MAX)] = size; break;
+    case 2: tensor->raw.dims_count = (uint32_t)random_below(QUANT_DIMS_MAX + 1); break;
+    case 3:
+        if (size < tensor->raw.size_bytes) tensor->raw.size_bytes = size;
+        break;
+    case 4:
+        for (uint32_t i = 0; i < 8 && tensor->raw.size_bytes; i++)
+            ((uint8_t *)tensor->copy)[1 + random_below(tensor->raw.size_bytes)] ^= (uint8_t)(1u << random_below(8));
+        break;
+    case 5:
+        if (random_below(2))
+            group->block_rows = (uint32_t)size;
+        else
+            group->block_cols = size ? (uint32_t)size : UINT32_MAX;
+        break;
+    default:
+        if (random_below(2))
+            group->symmetric = !group->symmetric;
+        else
+            golden->scheme.has_order = !golden->scheme.has_order;
+    }
+}
+
+/* Whatever is written into a case, a view is refused with a message, or its rows can be made. Under ASan nothing is
+ * read that is not a tensor's. */
+static void test_quant_view_random(void **state)
+{
+    (void)state;
+    struct golden golden = {0};
+    const char *name;
+    const struct json *unused;
+    void *iterator = NULL;
+    uint32_t made = 0, refused = 0;
+    print_message("seed %llu\n", (unsigned long long)seed);
+    while (json_iterate(json_member(golden_header(&golden), "__metadata__"), &iterator, &name, &unused))
+        for (uint32_t i = 0; i < 300; i++) {
+            golden_open(&golden, name);
+            for (uint64_t times = 1 + random_below(3); times; times--) spoil(&golden);
+            if (random_below(8) == 0) golden.rows = (uint32_t)(1 + random_below(48));
+            if (random_below(8) == 0) golden.cols = (uint32_t)(1 + random_below(160));
+            struct tensor_view view = {0};
+            struct error err = {""};
+            enum status status =
+                quant_view(&golden.scheme, find, &golden, &golden.arena, MODULE, golden.rows, golden.cols, &view, &err);
+            if (status == ST_OK) {
+                uint8_t *rows = malloc(golden.rows * tensor_row_bytes(tensor_type_info(view.type), view.cols));
+                tensor_rows(&view, 0, golden.rows, rows);
+                free(rows);
+                made++;
+            } else if (status != ST_NOTFOUND) {
+                assert_true(err.message[0] != 0);
+                refused++;
+            }
+            golden_close(&golden);
+        }
+    print_message("%u made, %u refused\n", made, refused);
+    assert_true(made > 1000 && refused > 1000);
+    golden_end(&golden);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -486,6 +564,7 @@ int main(void)
         cmocka_unit_test(test_quant_view_fp8_blocks_of_128),
         cmocka_unit_test(test_quant_view_plain_modules),
         cmocka_unit_test(test_quant_view_out_of_memory),
+        cmocka_unit_test(test_quant_view_random),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
