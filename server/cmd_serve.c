@@ -10,17 +10,19 @@
 static enum status print_plan(const struct config *config, struct loaded *loaded, struct buf *text, struct error *err)
 {
     uint32_t count = config->models.count;
-    uint64_t least[MODELS_MAX], shares[MODELS_MAX], weights_bytes = 0, limit_bytes = load_memory_limit(config);
+    uint64_t least[MODELS_MAX], shares[MODELS_MAX], weights_bytes = 0, least_bytes = 0;
+    uint64_t limit_bytes = load_memory_limit(config);
     struct memory_row rows[MODELS_MAX];
     for (uint32_t i = 0; i < count; i++) {
         struct load_need need;
         TRY(load_open(config, config->models.items[i], &loaded[i], &need, err));
         least[i] = need.kv_least_bytes;
         weights_bytes += need.weights_bytes;
+        least_bytes += least[i];
         rows[i] = (struct memory_row){config->models.items[i], need.weights_bytes, 0, least[i]};
     }
     TRY(memory_check(limit_bytes, rows, count - 1, &rows[count - 1], err));
-    uint64_t kv_bytes = memory_kv_total(config->kv_cache_memory_bytes, limit_bytes, weights_bytes);
+    uint64_t kv_bytes = memory_kv_total(config->kv_cache_memory_bytes, limit_bytes, weights_bytes, least_bytes);
     TRY(memory_divide(kv_bytes, least, count, shares, err));
     for (uint32_t i = 0; i < count; i++) {
         rows[i].kv_bytes = shares[i];

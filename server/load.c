@@ -168,7 +168,8 @@ enum status load_model(const struct config *config, struct loaded *loaded, struc
 {
     struct load_need need;
     TRY(load_open(config, config->model, loaded, &need, err));
-    uint64_t kv_bytes = memory_kv_total(config->kv_cache_memory_bytes, load_memory_limit(config), need.weights_bytes);
+    uint64_t kv_bytes = memory_kv_total(config->kv_cache_memory_bytes, load_memory_limit(config), need.weights_bytes,
+                                        need.kv_least_bytes);
     enum status status = memory_divide(kv_bytes, &need.kv_least_bytes, 1, &kv_bytes, err);
     if (status == ST_OK) return load_build(config, kv_bytes, loaded, err);
     load_free(loaded);

@@ -17,13 +17,14 @@ uint64_t memory_of_row(const struct memory_row *row)
     return add(add(row->weights_bytes, row->scratch_bytes), row->kv_bytes);
 }
 
-uint64_t memory_kv_total(uint64_t option_bytes, uint64_t limit_bytes, uint64_t weights_bytes)
+uint64_t memory_kv_total(uint64_t option_bytes, uint64_t limit_bytes, uint64_t weights_bytes, uint64_t least_bytes)
 {
     if (option_bytes) return option_bytes;
     uint64_t quarter = limit_bytes / 4 < kv_default_max ? limit_bytes / 4 : kv_default_max;
     uint64_t left = limit_bytes > weights_bytes ? limit_bytes - weights_bytes : 0;
     left -= left / 16; /* for scratch, which is known only when the device is made */
-    return quarter < left ? quarter : left;
+    if (quarter > left) quarter = left;
+    return quarter < least_bytes && least_bytes <= left ? least_bytes : quarter;
 }
 
 enum status memory_divide(uint64_t kv_bytes, const uint64_t *least, uint32_t count, uint64_t *shares, struct error *err)

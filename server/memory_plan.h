@@ -21,9 +21,9 @@ struct memory_row {
     uint64_t weights_bytes, scratch_bytes, kv_bytes; /* in memory now */
 };
 
-/* The KV memory of the process: what the option gives, else a quarter of the limit, at most 4 GiB, and no more than the
- * weights leave of it. */
-uint64_t memory_kv_total(uint64_t option_bytes, uint64_t limit_bytes, uint64_t weights_bytes);
+/* The KV memory of the process: what the option gives; else a quarter of the limit, at most 4 GiB, and no more than the
+ * weights leave of it, but as much as the models need at least where there is room for it. */
+uint64_t memory_kv_total(uint64_t option_bytes, uint64_t limit_bytes, uint64_t weights_bytes, uint64_t least_bytes);
 
 /* M1: shares of kv_bytes for models that need at least least[i]. ST_INVAL (err): they need more than there is. */
 NODISCARD enum status memory_divide(uint64_t kv_bytes, const uint64_t *least, uint32_t count, uint64_t *shares,

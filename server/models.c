@@ -123,11 +123,12 @@ uint64_t models_memory_used(const struct models *models)
     return bytes;
 }
 
-static uint64_t kv_total(const struct models *models)
+static uint64_t kv_total(const struct models *models, uint64_t least_bytes)
 {
     uint64_t weights_bytes = 0;
     for (uint32_t i = 0; i < models->count; i++) weights_bytes += models->items[i]->memory.weights_bytes;
-    return memory_kv_total(models->config->kv_cache_memory_bytes, models->memory_limit_bytes, weights_bytes);
+    return memory_kv_total(models->config->kv_cache_memory_bytes, models->memory_limit_bytes, weights_bytes,
+                           least_bytes);
 }
 
 static enum status check_memory(const struct served *served, const struct memory_row *row, struct error *err)
@@ -140,7 +141,7 @@ static enum status check_memory(const struct served *served, const struct memory
 /* M1: all models of the start are open. */
 static enum status divide(struct models *models, struct error *err)
 {
-    uint64_t least[MODELS_MAX], shares[MODELS_MAX];
+    uint64_t least[MODELS_MAX], shares[MODELS_MAX], least_bytes = 0;
     struct served *some[MODELS_MAX];
     uint32_t count = 0;
     for (uint32_t i = 0; i < models->count; i++) {
@@ -148,10 +149,11 @@ static enum status divide(struct models *models, struct error *err)
         if (!served->at_start || served->stage != STAGE_BUILD) continue;
         served->memory.weights_bytes = served->need.weights_bytes;
         served->memory.kv_bytes = least[count] = served->need.kv_least_bytes;
+        least_bytes += least[count];
         some[count++] = served;
     }
     for (uint32_t i = 0; i < count; i++) TRY(check_memory(some[i], &some[i]->memory, err));
-    TRY(memory_divide(kv_total(models), least, count, shares, err));
+    TRY(memory_divide(kv_total(models, least_bytes), least, count, shares, err));
     for (uint32_t i = 0; i < count; i++) some[i]->memory.kv_bytes = some[i]->kv_share_bytes = shares[i];
     return ST_OK;
 }
@@ -164,7 +166,7 @@ static enum status take_memory(struct served *served, struct error *err)
     if (!served->kv_share_bytes) { /* M2 */
         struct memory_row rows[MODELS_MAX];
         uint32_t count = other_rows(served, rows);
-        TRY(memory_share(kv_total(models), models->config->kv_cache_memory_bytes > 0, rows, count,
+        TRY(memory_share(kv_total(models, 0), models->config->kv_cache_memory_bytes > 0, rows, count,
                          served->names.items[0], served->need.kv_least_bytes, served->kv_asked_bytes,
                          &served->kv_share_bytes, err));
     }
@@ -423,10 +425,22 @@ enum status models_load(struct models *models, const char *path, struct model_na
     return ST_OK;
 }
 
+/* Whether what the model had before it slept is still free: of the KV memory, and of all. */
+static enum status check_wake(const struct served *served, struct error *err)
+{
+    const struct models *models = served->models;
+    struct memory_row rows[MODELS_MAX];
+    uint32_t count = other_rows(served, rows);
+    uint64_t kv_bytes = served->full.kv_bytes, share;
+    TRY(memory_share(kv_total(models, 0), models->config->kv_cache_memory_bytes > 0, rows, count,
+                     served->names.items[0], kv_bytes, kv_bytes, &share, err));
+    return check_memory(served, &served->full, err);
+}
+
 enum status models_wake(struct served *served, enum model_verdict *verdict, struct error *err)
 {
     struct memory_row row = served->full;
-    if (served->life.state == MODEL_ASLEEP) TRY(check_memory(served, &row, err));
+    if (served->life.state == MODEL_ASLEEP) TRY(check_wake(served, err));
     *verdict = model_life_wake(&served->life, clock_ns());
     if (*verdict != MODEL_BEGUN) return ST_OK;
     served->stage = served->life.sleep_level == MODEL_SLEEP_KV ? STAGE_START : STAGE_OPEN;

@@ -337,10 +337,20 @@ def test_memory_limit():
             equal((status, body["kv_bytes"]), (200, 655360))
             status, headers, data = server.ask("POST", "/v1/completions", completion(1, model="a")) # its memory is c's now
             equal((status, error_of(data)["code"]), (503, "insufficient_memory"))
-            equal(ask_admin(server, "POST", "/wake_up?model=a", b"")[1]["error"]["code"], "insufficient_memory")
+            status, body = ask_admin(server, "POST", "/wake_up?model=a", b"")
+            equal((status, body["error"]["code"]), (409, "insufficient_memory"))
+            assert "a needs 655360 bytes, 0 of 1310720 are left" in body["error"]["message"], body
             equal(states(server), {"a": "asleep", "b": "ready", "c": "ready"})
             equal(ask_admin(server, "POST", "/models/unload", {"model": "c"})[0], 200)
             equal(server.ask("POST", "/v1/completions", completion(1, model="a"))[0], 200)
+        # without a word on the KV memory the limit of all decides
+        with Server(*TWO, "--memory-limit", 5000000, "--model-dir", folder, **figures) as server:
+            equal([r["kv_bytes"] for r in ask_admin(server, "GET", "/models")[1]["data"]], [655360, 655360])
+            status, body = ask_admin(server, "POST", "/models/load", {"model": "c", "path": path})
+            equal((status, body.get("kv_bytes")), (200, 655360))
+            status, body = ask_admin(server, "POST", "/models/load", {"model": "d", "path": path})
+            equal((status, body["error"]["code"]), (409, "insufficient_memory"))
+            assert body["error"]["message"].startswith("memory: d needs 1655360 bytes"), body
         for options, text in ((("--memory-limit", 2000000), "memory: "), (("--kv-cache-memory-bytes", 1310719), "one sequence of full context of each model needs 1310720")):
             server = Server(*TWO, *options, ready=False, **figures)
             server.wait_exit(1)

@@ -8,11 +8,14 @@
 static void test_memory_plan_kv_total(void **state)
 {
     (void)state;
-    assert_int_equal(memory_kv_total(123, 7 * GIB, 6 * GIB), 123); /* an operator's word */
-    assert_int_equal(memory_kv_total(0, 8 * GIB, GIB), 2 * GIB);
-    assert_int_equal(memory_kv_total(0, 640 * GIB, GIB), 4 * GIB);
-    assert_int_equal(memory_kv_total(0, 16 * GIB, 14 * GIB), 2 * GIB - 2 * GIB / 16);
-    assert_int_equal(memory_kv_total(0, 16 * GIB, 17 * GIB), 0);
+    assert_int_equal(memory_kv_total(123, 7 * GIB, 6 * GIB, GIB), 123); /* an operator's word */
+    assert_int_equal(memory_kv_total(0, 8 * GIB, GIB, GIB), 2 * GIB);
+    assert_int_equal(memory_kv_total(0, 640 * GIB, GIB, GIB), 4 * GIB);
+    assert_int_equal(memory_kv_total(0, 16 * GIB, 14 * GIB, GIB), 2 * GIB - 2 * GIB / 16);
+    assert_int_equal(memory_kv_total(0, 16 * GIB, 17 * GIB, GIB), 0);
+    assert_int_equal(memory_kv_total(0, 8 * GIB, GIB, 5 * GIB), 5 * GIB); /* needed, and there */
+    assert_int_equal(memory_kv_total(0, 8 * GIB, GIB, 7 * GIB), 2 * GIB); /* not there */
+    assert_int_equal(memory_kv_total(0, 640 * GIB, GIB, 5 * GIB), 5 * GIB);
 }
 
 static void test_memory_plan_divides_by_need(void **state)
