@@ -46,7 +46,7 @@ SERVER_FIGURES = ["output_tok_s", "ttft_ms_p50", "gap_ms_p50", "gap_ms_p99", "rs
 MIXED_FIGURES = ["gap_ms_p99", "gap_ms_p50", "gap_ms_max", "long_ttft_ms_p50"]
 JUDGED = {"device": ["tok_s"], "server": ["output_tok_s", "ttft_ms_p50", "gap_ms_p99"], "mixed": ["gap_ms_p99"]}
 # Rough rates for the estimate alone, tokens a second on two quiet Zen 4 cores: prefill, one stream, many streams.
-RATES = {"ours": (2000, 400, 1500), "Q4_1": (300, 150, 120), "Q4_0": (700, 190, 450), "Q8_0": (660, 140, 440), "BF16": (930, 105, 416)}
+RATES = {"ours": (2000, 400, 1500), "Q4_1": (300, 150, 120), "Q4_0": (700, 190, 450), "Q8_0": (660, 140, 440), "BF16": (930, 105, 416), "Q4_K_M": (585, 77, 200)}
 
 options = None
 
