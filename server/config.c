@@ -313,9 +313,10 @@ static const char *command_head(enum config_command command)
                "  millrace serve small.gguf large.gguf --served-model-name small,fast large\n"
                "  curl http://127.0.0.1:8000/v1/models\n\n";
     case COMMAND_GENERATE:
-        return "usage: millrace generate MODEL.gguf -p TEXT [options]\n\n"
+        return "usage: millrace generate MODEL -p TEXT [options]\n\n"
                "Continues a text on this terminal and says how fast it went.\n\n";
-    case COMMAND_INSPECT: return "usage: millrace inspect MODEL.gguf [--json]\n\nPrints what a model file holds.\n\n";
+    case COMMAND_INSPECT:
+        return "usage: millrace inspect MODEL [--json]\n\nPrints what a .gguf file or a folder holds.\n\n";
     }
     return "";
 }
