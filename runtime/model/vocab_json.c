@@ -271,10 +271,9 @@ static enum status read_scored(struct reader *r)
         struct json_slice text = {NULL, 0};
         double score = 0;
         json_pull_list(&pull);
-        if (json_pull_item(&pull)) json_pull_text(&pull, &text);
-        if (json_pull_item(&pull)) json_pull_number(&pull, &score);
-        if (json_pull_item(&pull) || !text.text)
-            json_pull_fail(&pull, ST_INVAL, "model.vocab: [text, score] is missing");
+        bool good = json_pull_item(&pull) && json_pull_text(&pull, &text) && json_pull_item(&pull) &&
+                    json_pull_number(&pull, &score) && !json_pull_item(&pull);
+        if (!good) json_pull_fail(&pull, ST_INVAL, "model.vocab: [text, score] is missing");
         if (!json_pull_ok(&pull)) break;
         if (id >= capacity) {
             capacity = capacity ? 2 * capacity : 1024;

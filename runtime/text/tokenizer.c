@@ -254,15 +254,16 @@ static bool word_after(const struct unicode_classes *classes, const char *text, 
     return utf8_decode(text + at, length - at, &c) && unicode_is_word(classes, c);
 }
 
-/* A name at `at`, by its flags, in text[from .. length): where it begins and ends; false: it does not count. */
+/* A name at `at`, by its flags, in text[from .. length): where it begins and ends. False: it does not count, and found
+ * is as it was. */
 static bool accept(const struct encoding *e, const struct special_name *name, const char *text, size_t length,
                    size_t from, size_t at, struct found *found)
 {
     const struct unicode_classes *classes = &e->tokenizer->classes;
     uint32_t c;
-    *found = (struct found){name, at, at + name->length};
     if (name->single_word && (word_before(classes, text, at) || word_after(classes, text, length, at + name->length)))
         return false;
+    *found = (struct found){name, at, at + name->length};
     while (name->lstrip && found->start > from) {
         size_t start = found->start - 1;
         while (start > from && found->start - start < 4 && ((unsigned char)text[start] & 0xc0) == 0x80) start--;

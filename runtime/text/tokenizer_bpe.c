@@ -583,6 +583,7 @@ void bpe_free(struct bpe *bpe)
     mem_free(bpe->powers);
     mem_free(bpe->ranks);
     mem_free(bpe->joins);
+    mem_free(bpe->affixes);
     memset(bpe, 0, sizeof *bpe);
 }
 
@@ -605,6 +606,20 @@ static enum status mark_whole(struct bpe *bpe, bool whole_words)
     return st;
 }
 
+/* The prefix and suffix are the vocabulary's, which need not outlive us. */
+static enum status copy_affixes(struct bpe *bpe)
+{
+    struct vocab_string *prefix = &bpe->options.prefix, *suffix = &bpe->options.suffix;
+    if (!prefix->length && !suffix->length) return ST_OK;
+    bpe->affixes = mem_alloc((size_t)prefix->length + suffix->length, 1);
+    if (!bpe->affixes) return ST_NOMEM;
+    if (prefix->length) memcpy(bpe->affixes, prefix->text, prefix->length);
+    if (suffix->length) memcpy(bpe->affixes + prefix->length, suffix->text, suffix->length);
+    prefix->text = bpe->affixes;
+    suffix->text = bpe->affixes + prefix->length;
+    return ST_OK;
+}
+
 enum status bpe_init(struct bpe *bpe, const struct token_table *table, const struct vocab *vocab,
                      const struct bpe_options *options, struct error *err)
 {
@@ -614,7 +629,7 @@ enum status bpe_init(struct bpe *bpe, const struct token_table *table, const str
     if (options->prefix.length > 200 || options->suffix.length > 200)
         return error_set(err, ST_INVAL, "vocabulary: the prefix or suffix of subwords is longer than 200 bytes");
     bpe->words = slots_create(table->count, sizeof *bpe->words, &bpe->words_mask);
-    enum status st = bpe->words ? ST_OK : ST_NOMEM;
+    enum status st = bpe->words ? copy_affixes(bpe) : ST_NOMEM;
     if (st == ST_OK) st = add_words(bpe, err);
     if (st == ST_OK) add_bytes(bpe);
     if (st == ST_OK) st = options->by_score ? add_scores(bpe, vocab, err) : add_merges(bpe, vocab, err);

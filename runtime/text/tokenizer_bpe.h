@@ -43,6 +43,7 @@ struct bpe {
     uint32_t pairs_mask;
     uint64_t *hashes, *powers; /* by_score: hash of each token; factor of a hash by the length that follows it */
     uint32_t *ranks;           /* by_score: of each token, lower is better */
+    char *affixes;             /* options.prefix and suffix */
     uint8_t *joins;            /* characters: which may stand side by side within a token; NULL: any */
 };
 

@@ -90,7 +90,7 @@ def show_difference(library, text, ours, theirs, our_text, their_text):
         print(f"  decoded, at {at}: ours {our_text[max(0, at - 10):at + 20]!r} theirs {their_text[max(0, at - 10):at + 20]!r}")
 
 
-def compare_file(program, path, count, seed, show=5):
+def compare_file(program, path, count, seed, show=5, name=None):
     """The number of texts that differ."""
     file = os.path.join(path, "tokenizer.json") if os.path.isdir(path) else path
     library = Tokenizer.from_file(file)
@@ -114,7 +114,7 @@ def compare_file(program, path, count, seed, show=5):
             differing += 1
             if differing <= show:
                 show_difference(library, text, ids, theirs.ids, our_text, their_text)
-    print(f"{path}: {count} texts, {tokens} tokens, {differing} differ" +
+    print(f"{name or path}: {count} texts, {tokens} tokens, {differing} differ" +
           (f", {failed} the library cannot encode" if failed else ""))
     return differing
 
