@@ -333,7 +333,8 @@ static enum status read_window(const struct reader *r, struct model_spec *spec)
     } else {
         TRY(read_u32(r, "attention.sliding_window_pattern", 0, MODEL_LAYERS_MAX, period, &period));
     }
-    if (!window || window >= spec->context_max) return ST_OK; /* no position is ever outside */
+    bool neutral = window >= spec->context_max && !(r->family->window_rope_base > 0); /* nothing is ever outside */
+    if (!window || neutral) return ST_OK;
     spec->window = window;
     for (uint32_t l = 0; l < spec->layers; l++) {
         bool windowed = pattern ? pattern->value[l] != 0 : !period || (l + 1) % period != 0;

@@ -321,12 +321,12 @@ static inline const char *arch_key(const char *arch, const char *suffix)
     return name;
 }
 
-static inline void tiny_tensors(struct writer *w, bool bias, bool qk_norm)
+static inline void tiny_tensors(struct writer *w, bool bias, bool qk_norm, bool post_norms)
 {
     static const struct {
         const char *name;
         uint32_t type, cols, rows;
-        int when; /* 1: bias, 2: qk_norm */
+        int when; /* 1: bias, 2: qk_norm, 3: post_norms */
     } rows[] = {
         {"attn_norm.weight", TENSOR_F32, TINY_WIDTH, 0, 0},
         {"attn_q.weight", TENSOR_Q4_1, TINY_WIDTH, TINY_HEADS * TINY_HEAD, 0},
@@ -338,7 +338,9 @@ static inline void tiny_tensors(struct writer *w, bool bias, bool qk_norm)
         {"attn_v.bias", TENSOR_F32, TINY_KV_HEADS * TINY_HEAD, 0, 1},
         {"attn_q_norm.weight", TENSOR_F32, TINY_HEAD, 0, 2},
         {"attn_k_norm.weight", TENSOR_F32, TINY_HEAD, 0, 2},
+        {"post_attention_norm.weight", TENSOR_F32, TINY_WIDTH, 0, 3},
         {"ffn_norm.weight", TENSOR_F32, TINY_WIDTH, 0, 0},
+        {"post_ffw_norm.weight", TENSOR_F32, TINY_WIDTH, 0, 3},
         {"ffn_gate.weight", TENSOR_Q4_0, TINY_WIDTH, TINY_FF, 0},
         {"ffn_up.weight", TENSOR_Q8_0, TINY_WIDTH, TINY_FF, 0},
         {"ffn_down.weight", TENSOR_BF16, TINY_FF, TINY_WIDTH, 0},
@@ -348,7 +350,8 @@ static inline void tiny_tensors(struct writer *w, bool bias, bool qk_norm)
     for (int layer = 0; layer < TINY_LAYERS; layer++)
         for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
             char name[96];
-            if ((rows[i].when == 1 && !bias) || (rows[i].when == 2 && !qk_norm)) continue;
+            const bool there[] = {true, bias, qk_norm, post_norms};
+            if (!there[rows[i].when]) continue;
             snprintf(name, sizeof name, "blk.%d.%s", layer, rows[i].name);
             writer_add_tensor(w, name, rows[i].type, rows[i].cols, rows[i].rows);
         }
@@ -374,7 +377,8 @@ static inline void tiny_model(struct writer *w, const char *arch)
     writer_u32(w, arch_key(arch, "rope.dimension_count"), TINY_HEAD);
     writer_u32(w, arch_key(arch, "vocab_size"), TINY_VOCAB);
     tiny_vocab(w);
-    tiny_tensors(w, strcmp(arch, "qwen2") == 0, strcmp(arch, "qwen3") == 0);
+    bool gemma = strcmp(arch, "gemma3") == 0;
+    tiny_tensors(w, strcmp(arch, "qwen2") == 0, gemma || strcmp(arch, "qwen3") == 0, gemma);
 }
 
 /* A copy of length bytes that ends where its allocation ends, so that a sanitizer sees the first byte read past it. */

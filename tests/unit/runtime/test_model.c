@@ -57,6 +57,38 @@ static void test_model_families(void **state)
     }
 }
 
+/* The layers of Gemma 3 that see a window keep their RoPE where the window is no bound. */
+static void test_model_windows(void **state)
+{
+    (void)state;
+    static const uint32_t windows[] = {0, 16, 128, 4096};
+    for (int i = 0; i < 4; i++) {
+        void *copy;
+        tiny_model(&writer, "gemma3");
+        if (windows[i]) writer_u32(&writer, "gemma3.attention.sliding_window", windows[i]);
+        writer_u32(&writer, "gemma3.attention.sliding_window_pattern", 2);
+        struct model *model = must_open(&copy);
+        const struct model_spec *s = &model->spec;
+        assert_int_equal(s->window, windows[i]);
+        assert_int_equal(s->has_window_rope, i > 0);
+        assert_true(s->rope_main.base == 10000.0f && s->rope_window.base == 10000.0f && s->embedding_scale == sqrtf(TINY_WIDTH));
+        for (uint32_t l = 0; l < TINY_LAYERS; l++)
+            assert_int_equal(s->layer_flags[l], i > 0 && l % 2 == 0 ? LAYER_WINDOWED : 0);
+        assert_true(s->has_post_norms && model->weights.layers[1].ffn_post_norm.data != NULL);
+        model_close(model);
+        free(copy);
+    }
+    void *copy;
+    tiny_model(&writer, "llama");
+    writer_u32(&writer, "llama.attention.sliding_window", 16); /* Mistral's: every layer */
+    struct model *model = must_open(&copy);
+    assert_int_equal(model->spec.window, 16);
+    assert_int_equal(model->spec.layer_flags[0], LAYER_WINDOWED);
+    assert_false(model->spec.has_window_rope);
+    model_close(model);
+    free(copy);
+}
+
 static void test_model_options(void **state)
 {
     (void)state;
@@ -87,7 +119,7 @@ static void test_model_shapes(void **state)
     void *copy;
     tiny_model(&writer, "llama");
     writer.tensors_count = 0;
-    tiny_tensors(&writer, true, false);
+    tiny_tensors(&writer, true, false, false);
     writer_drop(&writer, "llama.attention.head_count_kv");
     writer_u32(&writer, "llama.attention.head_count", 1);
     writer_u32(&writer, "llama.attention.key_length", 32);
@@ -241,10 +273,10 @@ static void test_model_real(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_model_families),       cmocka_unit_test(test_model_options),
-        cmocka_unit_test(test_model_shapes),         cmocka_unit_test(test_model_vocab),
-        cmocka_unit_test(test_model_vocab_defaults), cmocka_unit_test(test_model_no_memory),
-        cmocka_unit_test(test_model_real),
+        cmocka_unit_test(test_model_families),  cmocka_unit_test(test_model_windows),
+        cmocka_unit_test(test_model_options),   cmocka_unit_test(test_model_shapes),
+        cmocka_unit_test(test_model_vocab),     cmocka_unit_test(test_model_vocab_defaults),
+        cmocka_unit_test(test_model_no_memory), cmocka_unit_test(test_model_real),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -130,16 +130,17 @@ static void test_quant_scheme_compressed_tensors(void **state)
     struct quant_scheme scheme;
     const struct quant_group *group = NULL;
     struct error err = {""};
-    struct json *json =
-        read_scheme(
-            COMPRESSED("\"a\": " GROUP(
-                "\"Linear\"",
-                INT4) ", "
-                      "\"b\": " GROUP("\"re:.*down_proj\", \"re:.*\\\\.9\\\\..*\"", "\"num_bits\": 8, \"symmetric\": "
-                                                                                    "false") ", \"c\": " GROUP(
-                          "\"m.layers.1.down_proj\"", "\"num_bits\": 8, \"type\": \"float\", \"strategy\": \"block\", "
-                                                      "\"block_structure\": [16, 32]")),
-            &scheme);
+    struct json *json = read_scheme(
+        COMPRESSED("\"a\": " GROUP(
+            "\"Linear\"",
+            INT4) ", "
+                  "\"b\": " GROUP(
+                      "\"re:.*down_proj\", \"re:.*\\\\.9\\\\..*\"",
+                      "\"num_bits\": 8, \"symmetric\": "
+                      "false") ", \"c\": " GROUP("\"m.layers.1.down_proj\"",
+                                                 "\"num_bits\": 8, \"type\": \"float\", \"strategy\": \"block\", "
+                                                 "\"block_structure\": [16, 32]")),
+        &scheme);
     assert_int_equal(scheme.groups_count, 3);
     assert_int_equal(quant_scheme_group(&scheme, "m.layers.0.up_proj", &group, &err), ST_OK);
     assert_int_equal(group->bits, 4);
