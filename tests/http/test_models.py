@@ -1,6 +1,7 @@
 """Several models in one server: names, states, memory, admin calls, and what requests meet while models come and go."""
 import json
 import os
+import random
 import shutil
 import signal
 import tempfile
@@ -9,6 +10,7 @@ import time
 
 from harness import Reply, Server, completion, equal, error_of, events, main, message, wait_for
 
+SEED = 4217
 ADMIN = {"Authorization": "Bearer adm"}
 TWO = ("second", "--served-model-name", "a,alias", "b", "--admin-key", "adm")
 
@@ -423,6 +425,27 @@ def test_two_busy_models_take_turns():
         for name in ("a", "b"): # each has waited for the other's steps
             waited = float(text.split(f'mr_engine_turn_seconds_total{{engine="0",model_name="{name}"}} ')[1].split("\n")[0])
             assert waited > 0, (name, waited)
+
+
+def test_random_admin_calls():
+    """Spoiled bodies and queries: an error object each time, and the models are as before."""
+    print("seed", SEED)
+    choose = random.Random(SEED)
+    calls = [("/models/load", b'{"model": ["x", "y"], "path": "/no/such", "kv_cache_memory_bytes": 5}'), ("/models/load", b'{"model": "x", "path": "null"}'),
+             ("/models/unload?drain=1.5", b'{"model": "x"}'), ("/sleep?level=7&model=%61%zz&drain=1e3&mode=wait", b""), ("/wake_up?model=" + "n" * 700, b""),
+             ("/wake_up?model=", b'{"model": 5}'), ("/sleep?level=1&level=2&model=c&&=&x", b"{}")]
+    with Server(*TWO) as server:
+        for _ in range(400):
+            path, body = choose.choice(calls)
+            spoiled = [bytearray(path.encode()), bytearray(body)]
+            for data in spoiled:
+                for _ in range(choose.randrange(3) if data else 0):
+                    data[choose.randrange(1, len(data))] = choose.choice(b'"{}[],:0aZ%&=?.-\\')
+            status, _, data = server.ask("POST", spoiled[0].decode(), bytes(spoiled[1]), ADMIN)
+            assert 400 <= status < 500, (status, spoiled)
+            error_of(data)
+        equal(states(server), {"a": "ready", "b": "ready"})
+        equal(server.ask("POST", "/v1/completions", completion(1, model="a"))[0], 200)
 
 
 def test_models_come_and_go_under_load():
