@@ -41,7 +41,8 @@ static int dry_run(const struct config *config)
 {
     struct buf text;
     struct error err = {""};
-    struct loaded loaded[MODELS_MAX] = {{NULL}};
+    struct loaded loaded[MODELS_MAX];
+    memset(loaded, 0, sizeof loaded);
     buf_init(&text, 0);
     config_print(config, COMMAND_SERVE, &text);
     enum status status = print_plan(config, loaded, &text, &err);
