@@ -21,10 +21,17 @@ struct regex {
 static const char space_class[] =
     "\\t-\\r\\x20\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}";
 
+/* Oniguruma's \w, found by asking it about every character: Alphabetic, marks, decimal numbers, connectors; and, but
+ * not within a class, the numbers of Latin-1. PCRE2's lacks marks and has all numbers. */
+static const char word_class[] = "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24b6}-\\x{24e9}"
+                                 "\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}";
+static const char word_latin[] = "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}";
+
 static const char *refusal(const char *at, size_t left, bool in_class)
 {
     if (in_class && left >= 2 && at[0] == '&' && at[1] == '&') return "\"&&\" in a class";
-    if (left >= 2 && at[0] == '\\' && strchr("hHRXKGyYO", at[1])) return "an escape that other engines read otherwise";
+    if (left >= 2 && at[0] == '\\' && strchr(in_class ? "hHWRXKGyYO" : "hHbBRXKGyYO", at[1]))
+        return "an escape that other engines read otherwise";
     if (in_class || left < 3 || at[0] != '(' || at[1] != '?') return NULL;
     for (size_t i = 2; i < left && (at[i] == '-' || (at[i] >= 'a' && at[i] <= 'z')); i++)
         if (at[i] == 'm' || at[i] == 'x' || at[i] == 's') return "the options m, s and x";
@@ -46,6 +53,10 @@ static enum status rewrite(const char *pattern, size_t length, struct buf *out, 
                 buf_append_format(out, depth ? "%s" : "[%s]", space_class);
             else if (name == 'S' && !depth)
                 buf_append_format(out, "[^%s]", space_class);
+            else if (name == 'w' && depth)
+                buf_append_text(out, word_class);
+            else if (name == 'w' || name == 'W')
+                buf_append_format(out, "[%s%s%s]", name == 'W' ? "^" : "", word_class, word_latin);
             else
                 buf_append(out, pattern + i - 1, 2);
             continue;

@@ -2,9 +2,11 @@
  * that most models use; what is left comes here.
  *
  * Files are written for Oniguruma with Ruby's syntax. Where that and Perl's differ the expression is rewritten or
- * refused: "^" and "$" stand at lines in both; \s is written out (PCRE2 counts U+180E); "&&" in a class, which
- * PCRE2 10.42 silently misreads, \h, \H, \R, \X, \K, \G and the options (?m) and (?x) are refused. A match is bounded
- * in steps and depth, so an expression cannot hang on a text. Immutable after creation; any thread. */
+ * refused: "^" and "$" stand at lines in both; \s and \w are written out (PCRE2 counts U+180E as space, and other
+ * numbers but no marks to words); "&&" in a class, which PCRE2 10.42 silently misreads, a class within a class, \b, \h,
+ * \R, \X, \K, \G and the options m, s and x are refused. PCRE2 10.42 knows Unicode 14, the library 16: letters that
+ * came between are not letters here. A match is bounded in steps and depth, so an expression cannot hang on a text.
+ * Immutable after creation; any thread. */
 #ifndef RUNTIME_TEXT_REGEX_H
 #define RUNTIME_TEXT_REGEX_H
 
