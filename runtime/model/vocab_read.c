@@ -3,7 +3,7 @@
  * Tokens and merges are copied with one memcpy each: the bytes of the file's array as they stand, lengths and all, and
  * views into the copy. Defaults for keys that are absent are those with which files of that tokenizer were written:
  * SentencePiece ("llama") has bos 1, eos 2, unknown 0, adds bos and a leading space; byte-level BPE ("gpt2") has none,
- * and adds bos only for Llama 3's pre-tokeniser. */
+ * and adds bos only for the pre-tokenisers of Llama 3 and Mistral Nemo. */
 #include "runtime/model/vocab_read.h"
 
 #include "runtime/base/arena.h"
@@ -208,10 +208,10 @@ static enum status read_ids(const struct gguf *file, struct vocab *vocab, struct
 static enum status read_flags(const struct gguf *file, struct vocab *vocab, struct error *err)
 {
     bool spm = strcmp(vocab->model, "llama") == 0;
-    bool llama3 = strcmp(vocab->pre, "llama-bpe") == 0 || strcmp(vocab->pre, "llama3") == 0 ||
-                  strcmp(vocab->pre, "llama-v3") == 0;
-    TRY(read_flag(file, "tokenizer.ggml.add_bos_token", (spm || llama3) && vocab->bos_id != VOCAB_NO_ID,
-                  &vocab->add_bos, err));
+    bool adds = strcmp(vocab->pre, "llama-bpe") == 0 || strcmp(vocab->pre, "tekken") == 0 ||
+                strcmp(vocab->pre, "llama3") == 0 || strcmp(vocab->pre, "llama-v3") == 0;
+    TRY(read_flag(file, "tokenizer.ggml.add_bos_token", (spm || adds) && vocab->bos_id != VOCAB_NO_ID, &vocab->add_bos,
+                  err));
     TRY(read_flag(file, "tokenizer.ggml.add_eos_token", false, &vocab->add_eos, err));
     TRY(read_flag(file, "tokenizer.ggml.add_space_prefix", spm, &vocab->add_space_prefix, err));
     if (vocab->add_bos && vocab->bos_id == VOCAB_NO_ID)

@@ -42,6 +42,8 @@ static const struct {
     {"llama-bpe", PRETOKENIZE_LLAMA3, true},
     {"llama-v3", PRETOKENIZE_LLAMA3, true},
     {"llama3", PRETOKENIZE_LLAMA3, true},
+    {"dbrx", PRETOKENIZE_LLAMA3, false},
+    {"smaug-bpe", PRETOKENIZE_LLAMA3, false},
     {"qwen2", PRETOKENIZE_QWEN2, false},
     {"deepseek-r1-qwen", PRETOKENIZE_QWEN2, false},
     {"qwen35", PRETOKENIZE_QWEN35, false},
@@ -60,8 +62,8 @@ bool pretokenize_find(const char *name, enum pretokenize_pattern *pattern, bool 
 
 const char *pretokenize_names(void)
 {
-    return "gpt-2, phi-2, smollm, starcoder, refact, command-r, llama-bpe, llama-v3, llama3, qwen2, deepseek-r1-qwen, "
-           "qwen35";
+    return "gpt-2, phi-2, smollm, starcoder, refact, command-r, llama-bpe, llama-v3, llama3, dbrx, smaug-bpe, qwen2, "
+           "deepseek-r1-qwen, qwen35, gpt-4o, llama4, tekken";
 }
 
 /* Expressions as published files write them. Qwen's and Llama 3's are also found with their contractions spelt in

@@ -7,12 +7,57 @@
 
 static const struct vocab_string space = {" ", 1}, mark = {"\xe2\x96\x81", 3}; /* U+2581 */
 
+#define O200K_UPPER "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
+#define O200K_LOWER "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
+#define O200K_FIRST "[^\\r\\n\\p{L}\\p{N}]?"
+#define O200K_REST  "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+#define O200K_ENDS  "(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+
+/* GGUF names whose expressions have no lexer. Source: the tokenizer.json of the models that llama.cpp's converter gives
+ * these names (GPT-4o and Phi-4-mini; Mistral Nemo). */
+static const struct {
+    const char *name, *expression;
+    bool whole_words;
+} expressions[] = {
+    {"gpt-4o",
+     O200K_FIRST O200K_UPPER "*" O200K_LOWER "+" O200K_ENDS "|" O200K_FIRST O200K_UPPER "+" O200K_LOWER "*" O200K_ENDS
+                             "|\\p{N}{1,3}" O200K_REST,
+     false},
+    {"llama4",
+     O200K_FIRST O200K_UPPER "*" O200K_LOWER "+" O200K_ENDS "|" O200K_FIRST O200K_UPPER "+" O200K_LOWER "*" O200K_ENDS
+                             "|\\p{N}{1,3}" O200K_REST,
+     false},
+    {"tekken",
+     O200K_FIRST O200K_UPPER "*" O200K_LOWER "+|" O200K_FIRST O200K_UPPER "+" O200K_LOWER "*|\\p{N}" O200K_REST, true},
+};
+
+/* Split by the expression, then bytes. */
+static bool plan_expression(const struct vocab *vocab, struct plan *plan)
+{
+    for (size_t i = 0; i < sizeof expressions / sizeof *expressions; i++) {
+        const char *text = expressions[i].expression;
+        if (strncmp(vocab->pre, expressions[i].name, sizeof vocab->pre) != 0) continue;
+        plan->own[0][0] = (struct vocab_step){.type = STEP_SPLIT,
+                                              .behavior = BEHAVIOR_ISOLATED,
+                                              .regex = true,
+                                              .pattern = {text, (uint32_t)strlen(text)}};
+        plan->own[0][1] = (struct vocab_step){.type = STEP_BYTE_LEVEL};
+        plan->pretokenizers = plan->own[0];
+        plan->pretokenizers_count = 2;
+        plan->bpe.whole_words = expressions[i].whole_words;
+        plan->lexed = false;
+        return true;
+    }
+    return false;
+}
+
 static enum status plan_byte_level(const struct vocab *vocab, struct plan *plan, struct error *err)
 {
     plan->bytes = plan->lexed = true;
     if (memchr(vocab->pre, 0, sizeof vocab->pre) &&
         pretokenize_find(vocab->pre, &plan->pattern, &plan->bpe.whole_words))
         return ST_OK;
+    if (plan_expression(vocab, plan)) return ST_OK;
     return error_set(err, ST_INVAL, "tokenizer.ggml.pre \"%.63s\" %s; known: %s", vocab->pre,
                      !*vocab->pre || !strcmp(vocab->pre, "default")
                          ? "does not say how text is cut (convert the model again)"
