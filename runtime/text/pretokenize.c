@@ -63,7 +63,7 @@ bool pretokenize_find(const char *name, enum pretokenize_pattern *pattern, bool 
 const char *pretokenize_names(void)
 {
     return "gpt-2, phi-2, smollm, starcoder, refact, command-r, llama-bpe, llama-v3, llama3, dbrx, smaug-bpe, qwen2, "
-           "deepseek-r1-qwen, qwen35, gpt-4o, llama4, tekken";
+           "deepseek-r1-qwen, qwen35";
 }
 
 /* Expressions as published files write them. Qwen's and Llama 3's are also found with their contractions spelt in

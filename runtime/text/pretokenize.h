@@ -35,7 +35,7 @@ bool pretokenize_recognise(const struct vocab_step *steps, uint32_t count, enum 
 /* The lexer of a regular expression whose matches are the pieces; false: none. */
 bool pretokenize_find_expression(const char *text, size_t length, enum pretokenize_pattern *pattern);
 
-/* The names that are known here and in tokenizer_plan.c, separated by ", ". Static. */
+/* The known names, separated by ", ". Static. */
 const char *pretokenize_names(void);
 
 struct pretokenize_cursor {

@@ -58,7 +58,7 @@ static enum status plan_byte_level(const struct vocab *vocab, struct plan *plan,
         pretokenize_find(vocab->pre, &plan->pattern, &plan->bpe.whole_words))
         return ST_OK;
     if (plan_expression(vocab, plan)) return ST_OK;
-    return error_set(err, ST_INVAL, "tokenizer.ggml.pre \"%.63s\" %s; known: %s", vocab->pre,
+    return error_set(err, ST_INVAL, "tokenizer.ggml.pre \"%.63s\" %s; known: %s, gpt-4o, llama4, tekken", vocab->pre,
                      !*vocab->pre || !strcmp(vocab->pre, "default")
                          ? "does not say how text is cut (convert the model again)"
                          : "is not known",

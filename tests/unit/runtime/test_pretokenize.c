@@ -103,7 +103,7 @@ static void test_pretokenize_finds_each_name_it_tells(void **state)
     for (char *name = names, *comma; (comma = strstr(name, ", ")); name = comma + 2, count++) {
         *comma = 0;
         assert_true(pretokenize_find(name, &pattern, &whole));
-        assert_int_equal(whole, pattern == PRETOKENIZE_LLAMA3);
+        if (whole) assert_int_equal(pattern, PRETOKENIZE_LLAMA3);
     }
     assert_true(count >= 5);
     assert_false(pretokenize_find("", &pattern, &whole));

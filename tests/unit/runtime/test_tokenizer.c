@@ -63,6 +63,21 @@ static void test_tokenizer_whole_words(void **state)
     tokenizer_destroy(t);
 }
 
+/* Names whose expressions have no lexer: "HelloWorld" is two words there, numbers are cut to three or one. */
+static void test_tokenizer_expressions(void **state)
+{
+    (void)state;
+    struct tokenizer *t = create("gpt-4o");
+    assert_string_equal(line_of(t, "hello", NULL, 0), "[hello]");
+    assert_string_equal(line_of(t, "aB ab", NULL, 0), "aB [ab]");
+    assert_string_equal(line_of(t, "cab", NULL, 0), "c[ab]");
+    tokenizer_destroy(t);
+    t = create("tekken");
+    assert_string_equal(line_of(t, "cab", NULL, 0), "[cab]"); /* whole words */
+    assert_string_equal(line_of(t, "\xff\xe4\xb8\xad!!", NULL, 0), "\xff[\xe4\xb8\xad][!!]");
+    tokenizer_destroy(t);
+}
+
 static void test_tokenizer_special_tokens_need_trust(void **state)
 {
     (void)state;
@@ -526,6 +541,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_tokenizer_merges_by_rank),
         cmocka_unit_test(test_tokenizer_whole_words),
+        cmocka_unit_test(test_tokenizer_expressions),
         cmocka_unit_test(test_tokenizer_special_tokens_need_trust),
         cmocka_unit_test(test_tokenizer_longest_special_first),
         cmocka_unit_test(test_tokenizer_user_defined_anywhere),
