@@ -31,7 +31,7 @@ for preset in "${presets[@]}"; do
     # What depends on the instruction set, once more as on lesser CPUs. On those themselves it is the same run again.
     echo "== $preset, AVX2 only"
     MILLRACE_TEST_CPU_MAX=avx2 ctest --test-dir "build/$preset" --output-on-failure --no-tests=error -j "$(nproc)" \
-        -R '^test_kernels_|^test_exact_numerics$|^test_runtime_(device_cpu|sampler)$|^e2e_command_line$'
+        -R '^test_kernels_|^test_exact_numerics$|^test_runtime_(device_cpu|sampler)$|^families_|^e2e_command_line$'
     echo "== $preset, plain C"
     MILLRACE_TEST_CPU_MAX=scalar ctest --test-dir "build/$preset" --output-on-failure --no-tests=error -j "$(nproc)" \
         -R '^test_kernels_|^test_runtime_(device_cpu|sampler)$'
