@@ -536,27 +536,32 @@ static enum status encode_long(const struct bpe *bpe, const char *piece, size_t 
     return ST_OK;
 }
 
-/* A piece, or a part of one that merges do not leave. */
-static enum status encode_word(const struct bpe *bpe, const char *piece, size_t length, bool *after_unknown,
-                               struct bpe_scratch *scratch, struct token_list *list)
+/* Ways 2 and 3. */
+static enum status encode_parts(const struct bpe *bpe, const char *piece, size_t length, bool *after_unknown,
+                                struct bpe_scratch *scratch, struct token_list *list)
 {
     uint32_t ids[SHORT];
-    size_t n = 0, room;
-    uint32_t word = word_find(bpe, piece, length);
-    scratch->work++;
+    size_t room;
     if (!symbols_max(bpe, length, &room)) return ST_LIMIT;
-    if (word != VOCAB_NO_ID && word & WHOLE) {
-        ids[n++] = word & ~WHOLE;
-        *after_unknown = false;
-    } else if (room > SHORT) {
-        return encode_long(bpe, piece, length, room, after_unknown, scratch, list);
-    } else {
-        n = symbols(bpe, piece, length, after_unknown, ids);
-        n = merge_short(bpe, ids, n, &scratch->work);
-    }
+    if (room > SHORT) return encode_long(bpe, piece, length, room, after_unknown, scratch, list);
+    size_t n = symbols(bpe, piece, length, after_unknown, ids);
+    n = merge_short(bpe, ids, n, &scratch->work);
     TRY(token_list_reserve(list, n));
     if (n) memcpy(list->ids + list->count, ids, n * sizeof *ids);
     list->count += n;
+    return ST_OK;
+}
+
+/* A piece, or a part of one that merges do not leave. */
+static inline enum status encode_word(const struct bpe *bpe, const char *piece, size_t length, bool *after_unknown,
+                                      struct bpe_scratch *scratch, struct token_list *list)
+{
+    uint32_t word = word_find(bpe, piece, length);
+    scratch->work++;
+    if (word == VOCAB_NO_ID || !(word & WHOLE)) return encode_parts(bpe, piece, length, after_unknown, scratch, list);
+    *after_unknown = false;
+    if (list->count >= list->capacity || list->limit) TRY(token_list_reserve(list, 1));
+    list->ids[list->count++] = word & ~WHOLE;
     return ST_OK;
 }
 
