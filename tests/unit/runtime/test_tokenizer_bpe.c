@@ -29,9 +29,9 @@ static uint32_t add(const char *text, uint8_t kind, float score)
 /* <unk> <s> </s>, 256 bytes, then words over "a", "b", "c" and the mark. No character is left without a token. */
 static void make(bool space_prefix)
 {
-    static const char *const words[] = {MARK,     "a",      "b",       "c",        "ab",     "aa",  "aaa",
-                                        MARK "a", "bc",     "abc",     MARK "abc", "cc",     "cca", "aab",
-                                        "bca",    MARK "b", MARK "ab", MARK MARK,  "c" MARK, "aaaa"};
+    static const char *const words[] = {MARK,     "a",      "b",       "c",        "ab",       "aa",  "aaa",
+                                        MARK "a", "bc",     "abc",     MARK "abc", "cc",       "cca", "aab",
+                                        "bca",    MARK "b", MARK "ab", MARK MARK,  ("c" MARK), "aaaa"};
     static const float scores[] = {-99, -99, -99, -99, -3, -2, -2, -5,  -4,  -1,
                                    -9,  -6,  -7,  -8,  -8, -5, -2, -10, -11, -12};
     memset(&made, 0, sizeof made);
