@@ -10,6 +10,7 @@
 #include "runtime/base/random.h"
 #include "server/auth.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -593,6 +594,11 @@ void models_close(struct models *models)
 
 void models_free(struct models *models, void (*last_events)(void *state), void *state)
 {
+    if (models->loader_running && atomic_load(&models->job_done)) { /* its word came after the loop's end */
+        (void)uv_thread_join(&models->thread);
+        models->loader_running = false;
+    }
+    if (models->loader_running) (void)pthread_detach(models->thread);
     for (uint32_t i = 0; i < models->count; i++)
         if (models->items[i]->engine) engine_stop(models->items[i]->engine);
     models->ended = true;
