@@ -350,14 +350,55 @@ static void test_vocab_json_without_memory(void **state)
     buf_free(&text);
 }
 
+/* T1 through a normaliser: a control token that is looked for in normalised text needs trust as any other, of all that
+ * it was made from; one that is not special does not. */
+static void test_vocab_json_trust_goes_through_the_normaliser(void **state)
+{
+    (void)state;
+    static const struct {
+        struct text_span spans[2];
+        uint32_t ids[6];
+        size_t count;
+    } cases[] = {
+        {{{7, true}, {7, true}}, {'a', 258, 'b', 260}, 4},
+        {{{7, false}, {7, false}}, {'a', '<', 's', '>', 'b', 260}, 6},
+        {{{3, true}, {7, false}}, {'a', '<', 's', '>', 'b', 260}, 6},
+        {{{4, true}, {7, false}}, {'a', 258, 'b', 260}, 4},
+    };
+    struct buf text;
+    struct error err;
+    struct tokenizer *tokenizer = NULL;
+    buf_init(&text, 0);
+    tiny_json_write(&(struct tiny_json){.normalizer = "{\"type\":\"Lowercase\"}",
+                                        .added =
+                                            "[{\"id\":258,\"content\":\"<S>\",\"special\":true,\"normalized\":true},"
+                                            "{\"id\":260,\"content\":\"TT\",\"normalized\":true}]"},
+                    &text);
+    if (build(text.data, text.length, &tokenizer, &err) != ST_OK) fail_msg("%s", err.message);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct token_list list = {0};
+        assert_int_equal(tokenizer_encode(tokenizer, "A<S>BtT", 7, cases[i].spans, 2, false, &list), ST_OK);
+        assert_int_equal(list.count, cases[i].count);
+        assert_memory_equal(list.ids, cases[i].ids, list.count * sizeof *list.ids);
+        token_list_free(&list);
+    }
+    tokenizer_destroy(tokenizer);
+    buf_free(&text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_vocab_json_accepts),        cmocka_unit_test(test_vocab_json_merges),
-        cmocka_unit_test(test_vocab_json_tokens),         cmocka_unit_test(test_vocab_json_added),
-        cmocka_unit_test(test_vocab_json_steps),          cmocka_unit_test(test_vocab_json_model),
-        cmocka_unit_test(test_vocab_json_nesting),        cmocka_unit_test(test_vocab_json_cut_and_changed),
+        cmocka_unit_test(test_vocab_json_accepts),
+        cmocka_unit_test(test_vocab_json_merges),
+        cmocka_unit_test(test_vocab_json_tokens),
+        cmocka_unit_test(test_vocab_json_added),
+        cmocka_unit_test(test_vocab_json_steps),
+        cmocka_unit_test(test_vocab_json_model),
+        cmocka_unit_test(test_vocab_json_nesting),
+        cmocka_unit_test(test_vocab_json_cut_and_changed),
         cmocka_unit_test(test_vocab_json_without_memory),
+        cmocka_unit_test(test_vocab_json_trust_goes_through_the_normaliser),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
