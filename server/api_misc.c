@@ -87,7 +87,7 @@ static bool detokenize(const struct api_model *model, const struct fields *field
     if (!ids) return refuse_memory(fields->error);
     bool good = value_ids(tokens, "tokens", limits.json_values, tokenizer_count(model->tokenizer), fields->error, ids);
     buf_init(&text, 0);
-    detokenizer_init(&detokenizer, model->tokenizer, true);
+    detokenizer_init_whole(&detokenizer, model->tokenizer, true);
     for (size_t i = 0; good && i < count; i++) detokenizer_push(&detokenizer, ids[i], &text);
     detokenizer_finish(&detokenizer, &text);
     if (good) {

@@ -1,8 +1,10 @@
-/* Fast numerics on the real model: how far its distributions lie from those of exact numerics over English text, in
+/* Fast numerics on a real model: how far its distributions lie from those of exact numerics over English text, in
  * windows of 512 tokens, every position counted: mean KL divergence at most 0.0030 and the same top token at 96.4 % of
- * positions or more (what llama.cpp reaches on the same file). Then the same with int8 KV.
+ * positions or more (on SmolLM2 what llama.cpp reaches on the same file). Then the same with int8 KV, which costs
+ * Gemma, with 256 values a scale, more than SmolLM2 with 64.
  *
- *   test_exact_numerics [FILE [TOKENS]]    another text; default tests/golden/english.txt, 4000 tokens */
+ *   test_exact_numerics [second] [FILE [TOKENS]]    second: Gemma 3; another text than tests/golden/english.txt, other
+ * than 4000 tokens (second: 1500) */
 #include "tests/exact/real_model.h"
 
 #include "runtime/base/mem.h"
@@ -14,11 +16,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define KL_MEAN_MAX         0.0030
-#define KL_MEAN_MAX_INT8_KV 0.0030
-#define SAME_TOP_MIN        0.964
 enum { WINDOW = 512 };
 enum { FAST_BF16_KV, FAST_INT8_KV, FAST_COUNT };
+
+static const struct bound {
+    const char *name;
+    double kl_mean_max, same_top_min;
+} bounds[2][FAST_COUNT] = {
+    {{"fast", 0.0030, 0.964}, {"fast, int8 KV", 0.0030, 0.964}},
+    {{"fast", 0.0030, 0.964}, {"fast, int8 KV", 0.0070, 0.940}},
+};
 
 struct distance {
     double kl_sum, kl_max;
@@ -67,25 +74,29 @@ static void compare_window(struct distance distances[FAST_COUNT], struct real_mo
 }
 
 /* Prints a device's distance; whether it is within the bounds. */
-static bool judge(const struct distance *d, const char *name, double kl_max)
+static bool judge(const struct distance *d, const struct bound *bound)
 {
     double kl_mean = d->kl_sum / d->positions, same_top = (double)d->same_top / d->positions;
     printf("%s, %u positions: mean KL %.5f (at most %.4f), largest %.4f, same top token %.2f %% (at least %.1f %%)\n",
-           name, d->positions, kl_mean, kl_max, d->kl_max, 100 * same_top, 100 * SAME_TOP_MIN);
-    return kl_mean <= kl_max && same_top >= SAME_TOP_MIN;
+           bound->name, d->positions, kl_mean, bound->kl_mean_max, d->kl_max, 100 * same_top,
+           100 * bound->same_top_min);
+    return kl_mean <= bound->kl_mean_max && same_top >= bound->same_top_min;
 }
 
 int main(int argc, char **argv)
 {
-    const char *path = argc > 1 ? argv[1] : REPOSITORY_DIR "/tests/golden/english.txt";
-    uint32_t wanted = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 4000;
+    bool second = argc > 1 && strcmp(argv[1], "second") == 0;
+    char **arguments = argv + second;
+    argc -= second;
+    const char *path = argc > 1 ? arguments[1] : REPOSITORY_DIR "/tests/golden/english.txt";
+    uint32_t wanted = argc > 2 ? (uint32_t)strtoul(arguments[2], NULL, 10) : second ? 1500 : 4000;
     struct real_model exact, fast[FAST_COUNT];
     struct tokenizer *tokenizer;
     struct token_list ids = {0};
     struct error err = {""};
     struct distance distances[FAST_COUNT] = {{0}};
     size_t length;
-    const char *model = real_model_path();
+    const char *model = second ? real_model_second_path() : real_model_path();
     char *text = real_file_read(path, &length);
     if (!text) {
         fprintf(stderr, "cannot read %s\n", path);
@@ -99,11 +110,14 @@ int main(int argc, char **argv)
         fprintf(stderr, "%s has %zu tokens, wanted %u: %s\n", path, ids.count, wanted, err.message);
         return 1;
     }
-    for (uint32_t at = 0; at < wanted; at += WINDOW) {
-        compare_window(distances, &exact, fast, ids.ids + at, wanted - at < WINDOW ? wanted - at : WINDOW);
+    bool bos = tokenizer_adds_bos(tokenizer); /* then no window may be without: some models lean on it */
+    for (uint32_t at = 0, step = WINDOW - bos; at < wanted; at += step) {
+        uint32_t window[WINDOW] = {tokenizer_bos(tokenizer)}, count = wanted - at < step ? wanted - at : step;
+        memcpy(window + bos, ids.ids + at, count * sizeof *window);
+        compare_window(distances, &exact, fast, window, count + bos);
     }
-    bool passed = judge(&distances[FAST_BF16_KV], "fast", KL_MEAN_MAX);
-    passed = judge(&distances[FAST_INT8_KV], "fast, int8 KV", KL_MEAN_MAX_INT8_KV) && passed;
+    bool passed = true;
+    for (int f = 0; f < FAST_COUNT; f++) passed = judge(&distances[f], &bounds[second][f]) && passed;
     token_list_free(&ids);
     tokenizer_destroy(tokenizer);
     mem_free(text);
