@@ -291,7 +291,7 @@ static enum status place_weights(struct model *model, struct error *err)
 static enum status make_rope_factors(struct model *model, const struct rope_yarn *yarn, struct error *err)
 {
     const struct model_spec *spec = &model->spec;
-    if (!yarn->factor) return ST_OK;
+    if (!(yarn->factor > 0)) return ST_OK;
     if (model->weights.rope_factors.data)
         return error_set(err, ST_INVAL, "YaRN and factors of its own: one RoPE scaling must go");
     float *factors = arena_alloc(&model->arena, spec->rope_size / 2, sizeof *factors);
