@@ -4,32 +4,6 @@
 
 #ifndef KERNELS_ATTENTION_BODY_H
 #error "include kernels/attention_body.h"
-/* The chunk's a[d] for all vectors that see it: each row's own beginning, what all rows see together, each row's own
- * rest. A chain begins with a whole step; what the row does not see of it has probability 0. */
-LANES_INLINE void chunk_mix(enum kv_type type, bool fetch, const struct chunk *chunk)
-{
-    uint32_t G = chunk->args->G, step = mix_step(type), begin = chunk->vector_begin, end = chunk->vector_end;
-    uint32_t first_end = chunk_end(chunk, begin / G), last_begin = chunk_first(chunk, end / G - 1);
-    last_begin -= last_begin % step;
-    if (chunk_end(chunk, end / G - 1) == first_end && (last_begin == 0 || end - begin == G)) {
-        mix_groups(type, fetch, chunk, begin, end, (struct token_span){last_begin, first_end, true});
-        return;
-    }
-    uint32_t common_end = first_end - first_end % step;
-    bool together = common_end > last_begin;
-    for (uint32_t v = begin; last_begin && v < end; v += G) {
-        uint32_t own = chunk_first(chunk, v / G), own_end = together ? last_begin : chunk_end(chunk, v / G);
-        mix_groups(type, false, chunk, v, v + G, (struct token_span){own - own % step, own_end, true});
-    }
-    if (together)
-        mix_groups(type, false, chunk, begin, end, (struct token_span){last_begin, common_end, last_begin == 0});
-    if (!together && last_begin) return;
-    for (uint32_t v = begin; v < end; v += G) {
-        struct token_span rest = {together ? common_end : 0, chunk_end(chunk, v / G), !together};
-        if (rest.end > rest.begin) mix_groups(type, false, chunk, v, v + G, rest);
-    }
-}
-
 #endif
 
 /* Tokens of one step of a chain, and so of one row of V. */
