@@ -277,7 +277,9 @@ static enum status read_window_size(const struct reader *r, uint32_t *window)
     bool used = !r->family->window_switch;
     *window = 0;
     if (r->family->windows == WINDOWS_NONE) return ST_OK;
-    TRY(hf_read_bool(&r->keys, "use_sliding_window", &used));
+    if (r->family->window_switch) TRY(hf_read_bool(&r->keys, "use_sliding_window", &used));
+    if (used && r->family->windows == WINDOWS_PERIOD && is_null(r, "sliding_window"))
+        return error_set(r->err, ST_INVAL, "key sliding_window is null: this architecture needs a number");
     if (!used || is_null(r, "sliding_window")) return ST_OK;
     *window = r->family->window_default;
     return hf_read_u32(&r->keys, "sliding_window", false, 1, INT32_MAX, window);

@@ -79,12 +79,14 @@ static enum status check_keys(const struct reader *r, const struct hf_object *ke
     return ST_OK;
 }
 
-/* The context before it was stretched: beside the scaling or in it. */
+/* The context before it was stretched: beside the scaling or in it; where layers with windows have keys of their own,
+ * only in it. */
 static enum status read_original(const struct reader *r, const struct hf_object *keys, uint32_t *context)
 {
     static const char key[] = "original_max_position_embeddings";
     *context = r->defaults->original_context ? r->defaults->original_context : r->spec->context_max;
-    bool fixed = r->defaults->original_context || hf_member(r->config, key);
+    bool nested = r->defaults->window_base > 0;
+    bool fixed = r->defaults->original_context || (!nested && hf_member(r->config, key));
     return hf_read_u32(fixed ? r->config : keys, key, false, 1, INT32_MAX, context);
 }
 

@@ -293,7 +293,9 @@ static enum status make_rope_factors(struct model *model, const struct rope_yarn
     const struct model_spec *spec = &model->spec;
     if (!(yarn->factor > 0)) return ST_OK;
     if (model->weights.rope_factors.data)
-        return error_set(err, ST_INVAL, "YaRN and factors of its own: one RoPE scaling must go");
+        return error_set(err, ST_INVAL,
+                         "key %s.rope.scaling.type is yarn, and tensor %s has factors too: one RoPE scaling must go",
+                         spec->arch, model->weights.rope_factors.name);
     float *factors = arena_alloc(&model->arena, spec->rope_size / 2, sizeof *factors);
     if (!factors) return error_set(err, ST_NOMEM, "no memory for the factors of RoPE");
     rope_yarn_factors(factors, spec->rope_size, (double)spec->rope_main.base, yarn);

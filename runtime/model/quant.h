@@ -36,7 +36,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { QUANT_GROUPS_MAX = 16, QUANT_NAME_MAX = 256, QUANT_DIMS_MAX = 4 };
+enum { QUANT_GROUPS_MAX = 16, QUANT_TARGETS_MAX = 4096, QUANT_NAME_MAX = 256, QUANT_DIMS_MAX = 4 };
 
 enum quant_method {
     QUANT_NONE, /* no quantization_config: no weight is quantised */

@@ -48,8 +48,9 @@ struct quant_matrix {
 
     enum zero_layout zero_layout;
     const uint8_t *zeros;
-    size_t zero_stride_row, zero_stride_group; /* in items; row: of 32 / bits outputs where words hold them */
-    uint32_t zero_add;                         /* to a word of zero points */
+    size_t zero_stride_row,
+        zero_stride_group; /* in items; row: of block_rows outputs, where words hold them of 32 / bits */
+    uint32_t zero_add;     /* to a word of zero points */
     int32_t zero_fixed;
 };
 

@@ -88,6 +88,7 @@ static bool match_rest(struct match *match, const char *pattern, const char *end
         if (*pattern == '(') {
             const char *close = group_begin(pattern);
             for (close = alternative_end(close, end); *close == '|';) close = alternative_end(close + 1, end);
+            match->steps += (unsigned)(close - pattern);
             struct rest after = {close + 1, end, rest};
             return match_alternatives(match, group_begin(pattern), close, &after, s);
         }

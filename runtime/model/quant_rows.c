@@ -54,7 +54,9 @@ int32_t quant_zero(const struct quant_matrix *matrix, uint32_t row, uint32_t gro
     size_t offset = group * matrix->zero_stride_group;
     switch (matrix->zero_layout) {
     case ZEROS_FIXED: return matrix->zero_fixed;
-    case ZEROS_S8: return (int8_t)matrix->zeros[row * matrix->zero_stride_row + offset] + (1 << (matrix->bits - 1));
+    case ZEROS_S8:
+        return (int8_t)matrix->zeros[row / matrix->block_rows * matrix->zero_stride_row + offset] +
+               (1 << (matrix->bits - 1));
     case ZEROS_AWQ: place = awq_nibble[place]; break;
     case ZEROS_WORDS: break;
     }

@@ -182,6 +182,9 @@ static enum status check_targets(const char *name, const struct json *targets, s
 {
     if (json_kind(targets) != JSON_KIND_LIST)
         return error_set(err, ST_INVAL, "quantization_config: config group %.64s has no list of targets", name);
+    if (json_length(targets) > QUANT_TARGETS_MAX)
+        return error_set(err, ST_LIMIT, "quantization_config: config group %.64s has %zu targets, at most %d are read",
+                         name, json_length(targets), (int)QUANT_TARGETS_MAX);
     for (size_t i = 0; i < json_length(targets); i++) {
         const char *target = json_to_text(json_at(targets, i), NULL);
         if (!target || (strncmp(target, "re:", 3) == 0 && !quant_pattern_is_known(target + 3)))
@@ -271,7 +274,7 @@ enum status quant_scheme_group(const struct quant_scheme *scheme, const char *mo
     for (uint32_t g = 0; g < scheme->groups_count; g++) {
         const struct quant_group *candidate = &scheme->groups[g];
         if (!candidate->targets) best = candidate;
-        for (size_t i = 0; i < json_length(candidate->targets); i++) {
+        for (size_t i = 0; !gave_up && i < json_length(candidate->targets); i++) {
             const char *target = json_to_text(json_at(candidate->targets, i), NULL);
             unsigned rank = target_rank(target, module, &gave_up);
             if (rank < best_rank || !rank || (rank == best_rank && strcmp(target, best_target) >= 0)) continue;

@@ -472,7 +472,3 @@ const char *safetensors_dtype_name(enum safetensors_dtype dtype)
 {
     return dtypes[dtype].name;
 }
-size_t safetensors_dtype_bytes(enum safetensors_dtype dtype)
-{
-    return dtypes[dtype].bytes;
-}

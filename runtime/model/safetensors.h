@@ -11,7 +11,7 @@
  *   S2  a tensor is exactly dtype, shape and data_offsets: a known dtype, at most 8 dimensions, and
  *       end - begin = product of the shape times the dtype's size, computed without overflow
  *   S3  the data of the tensors covers all bytes behind the header, each exactly once: no overlap and no hole
- *   S4  names are unique over all shards, and the index and the shards agree where each tensor lies
+ *   S4  names are unique over all shards, and what the index names lies where it says
  *   S5  a shard is a plain name inside the folder: the index cannot name another place
  * Source: the safetensors format (README.md and the reader of its repository), which asks for S1 to S3 too. Data may
  * lie at any byte: a user must not take it as aligned for its type.
@@ -88,6 +88,5 @@ const struct safetensors_tensor *safetensors_find(const struct safetensors *set,
 size_t safetensors_index_of(const struct safetensors *set, const struct safetensors_tensor *tensor);
 
 const char *safetensors_dtype_name(enum safetensors_dtype dtype);
-size_t safetensors_dtype_bytes(enum safetensors_dtype dtype);
 
 #endif

@@ -242,9 +242,14 @@ static enum status read_tokenizer(const char *folder, struct vocab *vocab, struc
     char *text;
     size_t length;
     struct error reason = {""};
-    TRY(read_text_file(folder, "tokenizer.json", limits.tokenizer_json_bytes, "tokenizer_json_bytes", &text, &length,
-                       err));
-    enum status status = vocab_read_json(text, length, vocab, &reason);
+    enum status status = read_text_file(folder, "tokenizer.json", limits.tokenizer_json_bytes, "tokenizer_json_bytes",
+                                        &text, &length, err);
+    if (status == ST_NOTFOUND)
+        return error_set(err, status,
+                         "tokenizer.json is missing from the folder: fetch it (tokenizer.model and other forms are not "
+                         "read, convert them)");
+    TRY(status);
+    status = vocab_read_json(text, length, vocab, &reason);
     mem_free(text);
     return status == ST_OK ? ST_OK : error_set(err, status, "tokenizer.json: %.400s", reason.message);
 }

@@ -15,6 +15,7 @@
 #include "runtime/base/json_pull.h"
 #include "runtime/base/limits.h"
 #include "runtime/base/mem.h"
+#include "runtime/base/random.h"
 #include "runtime/base/utf8.h"
 #include "runtime/model/vocab_json_steps.h"
 #include "runtime/model/vocab_read.h"
@@ -89,6 +90,7 @@ struct reader {
     uint32_t named;  /* entries in use */
     uint32_t *index; /* open addressing: text -> id, VOCAB_NO_ID where free */
     uint32_t index_mask;
+    uint64_t seed; /* of its hash, so that no file is made for long runs of slots */
     struct error *err;
 };
 
@@ -178,7 +180,7 @@ static enum status read_count(struct reader *r, enum part part, uint32_t *value,
 
 static uint32_t index_slot(const struct reader *r, const char *text, size_t length)
 {
-    uint32_t slot = (uint32_t)hash_bytes(text, length, 0) & r->index_mask;
+    uint32_t slot = (uint32_t)hash_bytes(text, length, r->seed) & r->index_mask;
     for (; r->index[slot] != VOCAB_NO_ID; slot = (slot + 1) & r->index_mask) {
         const struct entry *entry = &r->entries[r->index[slot]];
         if (entry->length == length && !memcmp(entry->text, text, length)) break;
@@ -260,7 +262,7 @@ static enum status read_map(struct reader *r)
     return pull.status;
 }
 
-/* [["text", score], ...]: the ids are the places. Pieces that stand twice are possible here; the first one counts. */
+/* [["text", score], ...]: the ids are the places. */
 static enum status read_scored(struct reader *r)
 {
     struct json_pull pull;
@@ -578,6 +580,7 @@ static enum status read_all(struct reader *r, char *text, size_t length)
 enum status vocab_read_json(char *text, size_t length, struct vocab *vocab, struct error *err)
 {
     struct reader reader = {.vocab = vocab, .err = err};
+    random_fill(&reader.seed, sizeof reader.seed);
     *vocab = (struct vocab){.bos_id = VOCAB_NO_ID, .eos_id = VOCAB_NO_ID, .padding_id = VOCAB_NO_ID};
     enum status status = read_all(&reader, text, length);
     mem_free(reader.entries);

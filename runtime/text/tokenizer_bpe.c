@@ -22,6 +22,7 @@
 
 #include "runtime/base/hash.h"
 #include "runtime/base/mem.h"
+#include "runtime/base/random.h"
 #include "runtime/base/utf8.h"
 
 #include <string.h>
@@ -55,7 +56,7 @@ static inline uint32_t slot_of(const struct bpe *bpe, uint64_t hash)
 static uint32_t word_slot(const struct bpe *bpe, const char *bytes, size_t length)
 {
     uint32_t slot = bpe->options.by_score ? slot_of(bpe, polynomial(bytes, length))
-                                          : (uint32_t)hash_bytes(bytes, length, 0) & bpe->words_mask;
+                                          : (uint32_t)hash_bytes(bytes, length, bpe->seed) & bpe->words_mask;
     for (; bpe->words[slot] != VOCAB_NO_ID; slot = (slot + 1) & bpe->words_mask) {
         uint32_t n;
         const char *word = token_table_get(bpe->table, bpe->words[slot] & ~WHOLE, &n);
@@ -631,6 +632,7 @@ enum status bpe_init(struct bpe *bpe, const struct token_table *table, const str
     memset(bpe, 0, sizeof *bpe);
     bpe->table = table;
     bpe->options = *options;
+    random_fill(&bpe->seed, sizeof bpe->seed);
     if (options->prefix.length > 200 || options->suffix.length > 200)
         return error_set(err, ST_INVAL, "vocabulary: the prefix or suffix of subwords is longer than 200 bytes");
     bpe->words = slots_create(table->count, sizeof *bpe->words, &bpe->words_mask);

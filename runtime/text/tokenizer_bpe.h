@@ -39,6 +39,7 @@ struct bpe {
     uint32_t bytes_missing;
     uint32_t *words; /* open addressing: bytes -> id, the top bit set when whole */
     uint32_t words_mask;
+    uint64_t seed;          /* of its hash */
     struct bpe_pair *pairs; /* open addressing: (left, right) -> rank, product */
     uint32_t pairs_mask;
     uint64_t *hashes, *powers; /* by_score: hash of each token; factor of a hash by the length that follows it */

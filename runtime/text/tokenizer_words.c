@@ -3,6 +3,7 @@
 
 #include "runtime/base/hash.h"
 #include "runtime/base/mem.h"
+#include "runtime/base/random.h"
 #include "runtime/base/utf8.h"
 #include "runtime/text/tokenizer_bpe.h"
 
@@ -19,7 +20,7 @@ void words_free(struct words *words)
 
 static uint32_t slot_of(const struct words *w, const char *bytes, size_t length)
 {
-    uint32_t slot = (uint32_t)hash_bytes(bytes, length, 0) & w->mask;
+    uint32_t slot = (uint32_t)hash_bytes(bytes, length, w->seed) & w->mask;
     for (; w->slots[slot] != VOCAB_NO_ID; slot = (slot + 1) & w->mask) {
         uint32_t n;
         const char *word = token_table_get(w->table, w->slots[slot], &n);
@@ -40,6 +41,7 @@ enum status words_init(struct words *words, const struct token_table *table, con
                             .chars_max = p->word_chars_max,
                             .pieces = pieces,
                             .prefix_length = p->continuing_prefix.length};
+    random_fill(&words->seed, sizeof words->seed);
     if (vocab->unknown_id == VOCAB_NO_ID) return error_set(err, ST_INVAL, "vocabulary: the unknown token is missing");
     if (p->continuing_prefix.length > PREFIX_MAX || (pieces && p->word_chars_max > CHARS_MAX))
         return error_set(err, ST_INVAL, "vocabulary: max_input_chars_per_word is at most %d, the prefix %d bytes",

@@ -14,7 +14,8 @@ struct words {
     const struct token_table *table; /* borrowed */
     uint32_t *slots;                 /* open addressing: bytes -> id */
     uint32_t mask, unknown_id, chars_max;
-    bool pieces; /* WordPiece */
+    uint64_t seed; /* of the hash of slots */
+    bool pieces;   /* WordPiece */
     char *prefix;
     uint32_t prefix_length;
 };

@@ -273,6 +273,7 @@ static void test_hf_folder_windows(void **state)
     } cases[] = {
         {"\"model_type\":\"mistral\",\"sliding_window\":32", 32, 15},
         {"\"model_type\":\"mistral\",\"sliding_window\":null", 0, 0},
+        {"\"model_type\":\"mistral\",\"sliding_window\":32,\"use_sliding_window\":false", 32, 15}, /* not its key */
         {"\"model_type\":\"mistral\",\"sliding_window\":256", 0, 0}, /* as long as the context */
         {"\"model_type\":\"mistral\"", 0, 0},                        /* transformers assumes 4096 */
         {"\"model_type\":\"mixtral\",\"num_local_experts\":4,\"num_experts_per_tok\":2,\"sliding_window\":16", 16, 15},

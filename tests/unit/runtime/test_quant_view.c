@@ -379,6 +379,62 @@ static void test_quant_view_scale_outside_f16(void **state)
     golden_end(&golden);
 }
 
+/* One scale and one zero point for a whole tensor, and for blocks of 16 x 32: no byte behind them is read. */
+static void test_quant_view_zero_points_of_blocks(void **state)
+{
+    (void)state;
+    enum { ROWS = 33, COLS = 64 };
+    static const struct {
+        uint64_t dims[2];
+        const char *strategy;
+    } cases[] = {{{1, 1}, "\"tensor\""}, {{3, 2}, "\"block\",\"block_structure\":[16,32]"}};
+    static int8_t codes[ROWS * COLS];
+    static float row[COLS];
+    for (int i = 0; i < ROWS * COLS; i++) codes[i] = (int8_t)(i * 29 % 256 - 128);
+    for (size_t c = 0; c < 2; c++) {
+        struct golden golden = {.count = 3, .rows = ROWS, .cols = COLS};
+        struct error err = {""};
+        struct json *config;
+        struct tensor_view view;
+        char text[512];
+        uint64_t blocks = cases[c].dims[0] * cases[c].dims[1];
+        float *scales = malloc(4 * blocks);
+        int8_t *zeros = malloc(blocks); /* ends where its allocation ends */
+        for (uint64_t i = 0; i < blocks; i++) scales[i] = 0.25f * (float)(i + 1), zeros[i] = (int8_t)(3 * i - 5);
+        golden.tensors[0] =
+            (struct tensor){.name = MODULE ".weight", .raw = {"I8", 2, {ROWS, COLS}, codes, sizeof codes}};
+        golden.tensors[1] =
+            (struct tensor){.name = MODULE ".weight_scale",
+                            .raw = {"F32", 2, {cases[c].dims[0], cases[c].dims[1]}, scales, 4 * blocks}};
+        golden.tensors[2] = (struct tensor){.name = MODULE ".weight_zero_point",
+                                            .raw = {"I8", 2, {cases[c].dims[0], cases[c].dims[1]}, zeros, blocks}};
+        snprintf(
+            text, sizeof text,
+            "{\"quantization_config\":{\"quant_method\":\"compressed-tensors\",\"format\":\"int-quantized\","
+            "\"config_groups\":{\"group_0\":{\"targets\":[\"Linear\"],\"weights\":{\"num_bits\":8,\"type\":\"int\","
+            "\"symmetric\":false,\"strategy\":%s}}}}}",
+            cases[c].strategy);
+        if (json_read(text, strlen(text), &config, &err) != ST_OK) fail_msg("%s", err.message);
+        if (quant_scheme_read(config, &golden.scheme, &err) != ST_OK) fail_msg("%s", err.message);
+        arena_init(&golden.arena, 0);
+        if (quant_view(&golden.scheme, find, &golden, &golden.arena, MODULE, ROWS, COLS, &view, &err) != ST_OK)
+            fail_msg("%s", err.message);
+        uint8_t *made = malloc(tensor_row_bytes(tensor_type_info(view.type), COLS));
+        for (uint32_t n = 0; n < ROWS; n++) {
+            dequantize_row(view.type, tensor_rows(&view, n, n + 1, made), row, COLS);
+            for (uint32_t k = 0; k < COLS; k++) {
+                uint64_t block = blocks == 1 ? 0 : n / 16 * 2 + k / 32;
+                assert_true(row[k] == (float)(codes[n * COLS + k] - zeros[block]) * scales[block]);
+            }
+        }
+        free(made);
+        free(scales);
+        free(zeros);
+        json_release(config);
+        arena_free(&golden.arena);
+    }
+}
+
 /* 128 inputs or more a scale: the codes stay as they are. Scales a row, a block of 16 x 128, a tensor. */
 static void test_quant_view_fp8_blocks_of_128(void **state)
 {
@@ -561,6 +617,7 @@ int main(void)
         cmocka_unit_test(test_quant_view_scales_not_finite),
         cmocka_unit_test(test_quant_view_groups_outside),
         cmocka_unit_test(test_quant_view_scale_outside_f16),
+        cmocka_unit_test(test_quant_view_zero_points_of_blocks),
         cmocka_unit_test(test_quant_view_fp8_blocks_of_128),
         cmocka_unit_test(test_quant_view_plain_modules),
         cmocka_unit_test(test_quant_view_out_of_memory),
