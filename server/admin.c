@@ -31,6 +31,7 @@ struct admin_wait {
     struct http_conn *conn;
     const struct served *served;
     enum model_state wanted;
+    bool due; /* its model has arrived: it is answered by the loop that said so */
 };
 
 /* What a call asks for, read from query and body. Strings of the body live as long as root. */
@@ -153,24 +154,35 @@ static void wait_for(struct server *server, struct http_conn *conn, const struct
         reply_refusal(server, conn, REFUSE_NO_MEMORY, RETRY_LOADING_MS, NULL);
         return;
     }
-    *wait = (struct admin_wait){server->admin_waits, conn, served, wanted};
+    *wait = (struct admin_wait){.next = server->admin_waits, .conn = conn, .served = served, .wanted = wanted};
     server->admin_waits = wait;
     http_conn_user_set(conn, wait);
 }
 
+/* Out of the list; NULL: none is due. */
+static struct admin_wait *take_due(struct server *server, const struct served *served)
+{
+    for (struct admin_wait **at = &server->admin_waits; *at; at = &(*at)->next) {
+        struct admin_wait *wait = *at;
+        if (wait->served != served || !wait->due) continue;
+        *at = wait->next;
+        return wait;
+    }
+    return NULL;
+}
+
+/* An answer lets the connection's next request in, which may change the list and the model: so who is answered, and
+ * where the model has arrived, is settled before the first answer. */
 void admin_settled(struct server *server, const struct served *served)
 {
-    for (struct admin_wait **at = &server->admin_waits; *at;) {
-        struct admin_wait *wait = *at;
-        if (wait->served != served) {
-            at = &wait->next;
-            continue;
-        }
-        *at = wait->next;
+    enum model_state arrived = served->life.state;
+    for (struct admin_wait *wait = server->admin_waits; wait; wait = wait->next)
+        if (wait->served == served) wait->due = true;
+    for (struct admin_wait *wait; (wait = take_due(server, served)) != NULL;) {
         http_conn_user_set(wait->conn, NULL);
-        if (served->life.state == MODEL_FAILED)
+        if (arrived == MODEL_FAILED)
             reply_status(wait->conn, served->fail_status, served->fail_reason.message);
-        else if (served->life.state == wait->wanted)
+        else if (arrived == wait->wanted)
             reply_row(wait->conn, served);
         else
             reply_conflict(wait->conn, served);

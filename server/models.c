@@ -267,8 +267,10 @@ void served_stats(const struct served *served, struct engine_stats *stats)
 static void settle(struct served *served)
 {
     struct models *models = served->models;
+    served_pin(served); /* an answer may let the connection's next request in, which may replace a failed model */
     tell_state(served);
     models->listener.settled(models->listener.state, served);
+    served_unpin(served);
 }
 
 static void fail(struct served *served, enum status status, const struct error *err)
@@ -395,6 +397,7 @@ static void on_async(uv_async_t *async)
         take_job(models);
     }
     pump(models);
+    models_tick(models); /* a drain without time */
 }
 
 /* Later, on this thread: what is begun is never told before the caller has returned. */
@@ -476,11 +479,8 @@ static void retire_done(uv_work_t *work, int status)
         served->memory = (struct memory_row){.name = served->names.items[0]};
     }
     model_life_emptied(&served->life, clock_ns());
-    bool gone = served->life.state == MODEL_GONE;
-    if (gone) remove_from_table(served);
-    served->pins++; /* over the telling */
+    if (served->life.state == MODEL_GONE) remove_from_table(served); /* freed by the telling's pin */
     settle(served);
-    served_unpin(served);
 }
 
 /* With users at 0 every request has ended and its end was taken: no event is left. */
@@ -524,9 +524,8 @@ void served_leave(struct served *served)
 static enum model_verdict begin_drain(struct served *served, enum model_verdict verdict, uint64_t drain_ns)
 {
     if (verdict != MODEL_BEGUN) return verdict;
-    struct models *models = served->models;
     tell_state(served);
-    if (drain_ns == 0 && served->users > 0) models->listener.cut(models->listener.state, served);
+    if (drain_ns == 0) look_later(served->models); /* S5 */
     if (!served->retiring) retire_if_empty(served);
     return verdict;
 }

@@ -12,6 +12,8 @@
  * S3  Memory is counted from the moment a share is fixed, at first by the file's size, then as it is. It is checked
  *     before a build begins and after it: a model that turns out larger than the limit allows is freed again.
  * S4  A model that fails takes nothing with it: the others serve on.
+ * S5  Calls that a drain ends are cut from the loop, never inside models_sleep or models_unload: who asks may be inside
+ *     the answer to another call (http_conn_reply lets the connection's next request in), and in the midst of a list.
  *
  * io thread only, but for the hooks: open and build run on the loader's thread, unload in the pool. */
 #ifndef SERVER_MODELS_H

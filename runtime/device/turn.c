@@ -19,7 +19,7 @@ struct member {
 
 struct turn {
     _Alignas(64) _Atomic uint64_t state; /* low half: holder + 1, 0 free; high half: a bit for each who waits */
-    uint32_t joined;                     /* bits; the joining thread's */
+    _Atomic uint32_t joined;             /* bits */
     struct member members[TURN_MEMBERS_MAX];
 };
 
@@ -46,15 +46,14 @@ enum status turn_create(struct turn **turn)
 
 void turn_destroy(struct turn *turn)
 {
-    if (turn) CHECK(turn->joined == 0 && atomic_load(&turn->state) == 0);
+    if (turn) CHECK(atomic_load(&turn->joined) == 0 && atomic_load(&turn->state) == 0);
     mem_free(turn);
 }
 
 enum status turn_join(struct turn *turn, uint32_t *member)
 {
     for (uint32_t i = 0; i < TURN_MEMBERS_MAX; i++) {
-        if (turn->joined >> i & 1) continue;
-        turn->joined |= UINT32_C(1) << i;
+        if (atomic_fetch_or(&turn->joined, UINT32_C(1) << i) >> i & 1) continue;
         *member = i; /* what its place owes from before is at most one long step */
         return ST_OK;
     }
@@ -64,9 +63,8 @@ enum status turn_join(struct turn *turn, uint32_t *member)
 void turn_leave(struct turn *turn, uint32_t member)
 {
     uint64_t state = atomic_load(&turn->state);
-    CHECK(turn->joined >> member & 1);
     CHECK(holder_of(state) != member + 1 && !(waiting_of(state) >> member & 1));
-    turn->joined &= ~(UINT32_C(1) << member);
+    CHECK(atomic_fetch_and(&turn->joined, ~(UINT32_C(1) << member)) >> member & 1);
 }
 
 void turn_take(struct turn *turn, uint32_t member)

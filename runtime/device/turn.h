@@ -34,8 +34,8 @@ struct turn;
 NODISCARD enum status turn_create(struct turn **turn); /* ST_NOMEM */
 void turn_destroy(struct turn *turn);                  /* after the last member has left; NULL is fine */
 
-/* A place among the members. ST_LIMIT: there are TURN_MEMBERS_MAX. join and leave: one thread (not that of a member);
- * a member that leaves neither holds the turn nor waits for it. */
+/* A place among the members. ST_LIMIT: there are TURN_MEMBERS_MAX. join and leave: any thread, several at once; a
+ * member that leaves neither holds the turn nor waits for it. */
 NODISCARD enum status turn_join(struct turn *turn, uint32_t *member);
 void turn_leave(struct turn *turn, uint32_t member);
 

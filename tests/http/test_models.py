@@ -427,6 +427,49 @@ def test_two_busy_models_take_turns():
             assert waited > 0, (name, waited)
 
 
+def pipelined(server, *calls):
+    """Sends calls in one piece over one connection: (status, object) of each answer."""
+    with server.connect() as s:
+        s.sendall(b"".join(message(method, path, body, ADMIN) for method, path, body in calls))
+        reply = Reply(s)
+        answers = [reply.read(method) for method, _, _ in calls]
+        return [(status, json.loads(data)) for status, _, data in answers]
+
+
+def test_calls_behind_a_call_that_waits():
+    """The next request of a connection comes in while the answer to the last is given, and may change the models."""
+    folder = os.path.realpath(tempfile.mkdtemp())
+    try:
+        paths = [os.path.join(folder, name) for name in ("broken.gguf", "m.gguf")]
+        for path in paths:
+            open(path, "w").close()
+        with Server("--admin-key", "adm", "--model-dir", folder, NULL_LOAD_MS=200, NULL_STEP_US=2000) as server:
+            # the second load replaces the record of which the first is told that it failed
+            broken = ("POST", "/models/load", {"model": "m", "path": paths[0]})
+            whole = ("POST", "/models/load", {"model": "m", "path": paths[1]})
+            answers = pipelined(server, broken, broken, broken, whole, ("POST", "/sleep?level=2&model=m", b""))
+            equal([(status, body.get("state")) for status, body in answers],
+                  [(400, None), (400, None), (400, None), (200, "ready"), (200, "asleep")])
+            # of two who wait for one wake the first to be answered puts the model to sleep again
+            thread, results = in_thread(lambda: ask_admin(server, "POST", "/wake_up?model=m", b""))
+            wait_for(lambda: states(server)["m"] == "waking")
+            answers = pipelined(server, ("POST", "/wake_up?model=m", b""), ("POST", "/sleep?level=2&model=m", b""))
+            thread.join(60)
+            equal(([status for status, _ in answers], results[0][0]), ([200, 200], 200))
+            equal(answers[1][1]["state"], "asleep")
+            # a call's own answer lets a sleep in that cuts others
+            streams = [start_stream(server, "null") for _ in range(4)]
+            answers = pipelined(server, ("POST", "/v1/completions", completion(3, model="m")), ("POST", "/sleep?model=null", b""),
+                                ("POST", "/models/unload", {"model": "m"}))
+            equal([status for status, _ in answers], [200, 200, 200])
+            for stream in streams:
+                equal(json.loads(end_of(stream)[0])["error"]["code"], "model_unloaded")
+            equal(states(server), {"null": "asleep"})
+            server.wait_idle()
+    finally:
+        shutil.rmtree(folder)
+
+
 def test_random_admin_calls():
     """Spoiled bodies and queries: an error object each time, and the models are as before."""
     print("seed", SEED)
