@@ -93,14 +93,26 @@ void normal_text_free(struct normal_text *text)
 
 /* --- writing --- */
 
+/* What a step may make of a part: far beyond any form of Unicode (NFKC: 11 bytes of one), and any normaliser that a
+ * model was trained with. */
+enum { GROWTH_MAX = 64, GROWTH_FREE = 65536 };
+
 struct flow {
     struct normal_text *text;
+    size_t limit; /* of text's bytes */
     bool tracked; /* trust goes along */
+    bool beyond;  /* the limit was reached; nothing is written any more */
 };
+
+static bool fits(struct flow *f, size_t length)
+{
+    if (length > f->limit - f->text->next_text.length) f->beyond = true;
+    return length && !f->beyond;
+}
 
 static void emit(struct flow *f, const char *bytes, size_t length, bool trusted)
 {
-    if (!length) return;
+    if (!fits(f, length)) return;
     buf_append(&f->text->next_text, bytes, length);
     if (!f->tracked || !buf_reserve(&f->text->next_trust, length)) return;
     memset(f->text->next_trust.data + f->text->next_trust.length, trusted, length);
@@ -122,7 +134,7 @@ static bool all_trusted(const struct flow *f, size_t from, size_t to)
 /* Copies text[from .. to) as it is. */
 static void keep(struct flow *f, size_t from, size_t to)
 {
-    if (to <= from) return;
+    if (to <= from || !fits(f, to - from)) return;
     buf_append(&f->text->next_text, f->text->text.data + from, to - from);
     if (f->tracked) buf_append(&f->text->next_trust, f->text->trust.data + from, to - from);
 }
@@ -188,9 +200,9 @@ static void clean(struct flow *f, uint32_t c, bool trusted)
 
 static void space_chinese(struct flow *f, uint32_t c, bool trusted)
 {
-    if (is_chinese(c)) emit(f, " ", 1, false);
+    if (is_chinese(c)) emit(f, " ", 1, trusted);
     emit_character(f, c, trusted);
-    if (is_chinese(c)) emit(f, " ", 1, false);
+    if (is_chinese(c)) emit(f, " ", 1, trusted);
 }
 
 static void strip_mark(struct flow *f, uint32_t c, bool trusted)
@@ -276,11 +288,11 @@ static bool order_marks(struct points *p)
     return true;
 }
 
-/* One stretch of text[from .. to), valid UTF-8, that its neighbours do not change. */
+/* One stretch of text[from .. to), valid UTF-8, that its neighbours do not change. It has one trust, but for an ASCII
+ * character at its start that stays what it is: that one keeps its own. */
 static enum status unicode_stretch(struct flow *f, size_t from, size_t to, utf8proc_option_t options, struct points *p)
 {
     const struct buf *text = &f->text->text;
-    bool trusted = all_trusted(f, from, to);
     p->count = 0;
     for (size_t at = from, n; at < to; at += n) {
         uint32_t c;
@@ -296,7 +308,11 @@ static enum status unicode_stretch(struct flow *f, size_t from, size_t to, utf8p
         utf8proc_ssize_t left = utf8proc_normalize_utf32(p->points, (utf8proc_ssize_t)p->count, options);
         if (left >= 0) p->count = (size_t)left;
     }
-    for (size_t i = 0; i < p->count; i++) emit_character(f, (uint32_t)p->points[i], trusted);
+    unsigned char first = (unsigned char)text->data[from];
+    bool apart = first < 0x80 && p->count && p->points[0] == first;
+    bool trusted = all_trusted(f, from + apart, to);
+    if (apart) keep(f, from, from + 1);
+    for (size_t i = apart; i < p->count; i++) emit_character(f, (uint32_t)p->points[i], trusted);
     return ST_OK;
 }
 
@@ -406,29 +422,32 @@ static void map_piece(void *state, size_t from, size_t to, const char *replaceme
 
 /* --- the steps --- */
 
-static void next_step(struct flow *f)
+static enum status next_step(struct flow *f)
 {
+    if (f->beyond) return ST_LIMIT;
+    if (!buf_ok(&f->text->next_text) || !buf_ok(&f->text->next_trust)) return ST_NOMEM;
     swap(&f->text->text, &f->text->next_text);
     swap(&f->text->trust, &f->text->next_trust);
     buf_clear(&f->text->next_text);
     buf_clear(&f->text->next_trust);
+    return ST_OK;
 }
 
 static enum status bert(struct flow *f, const struct vocab_step *step)
 {
     if (step->clean_text) {
         map_characters(f, clean);
-        next_step(f);
+        TRY(next_step(f));
     }
     if (step->chinese) {
         map_characters(f, space_chinese);
-        next_step(f);
+        TRY(next_step(f));
     }
     if (step->accents) {
         TRY(unicode_form(f, UTF8PROC_STABLE | UTF8PROC_DECOMPOSE));
-        next_step(f);
+        TRY(next_step(f));
         map_characters(f, strip_nonspacing);
-        next_step(f);
+        TRY(next_step(f));
     }
     if (step->lowercase)
         map_characters(f, lower);
@@ -450,7 +469,7 @@ static enum status run_step(struct flow *f, const struct normaliser *n, const st
     case STEP_STRIP_ACCENTS: map_characters(f, strip_mark); break;
     case STEP_STRIP: strip(f, step->is.left, step->is.right); break;
     case STEP_PREPEND:
-        if (length) emit(f, step->is.content.text, step->is.content.length, false);
+        if (length) emit(f, step->is.content.text, step->is.content.length, all_trusted(f, 0, 1));
         keep(f, 0, length);
         break;
     case STEP_REPLACE: return replace(f, step);
@@ -465,17 +484,18 @@ static enum status run_step(struct flow *f, const struct normaliser *n, const st
 enum status normaliser_run(const struct normaliser *normaliser, const char *text, size_t length,
                            const unsigned char *trust, struct normal_text *out)
 {
-    struct flow f = {out, trust != NULL};
+    size_t limit = length < (SIZE_MAX - GROWTH_FREE) / GROWTH_MAX ? GROWTH_MAX * length + GROWTH_FREE : SIZE_MAX;
+    struct flow f = {out, limit, trust != NULL, false};
     buf_clear(&out->text);
     buf_clear(&out->trust);
     buf_clear(&out->next_text);
     buf_clear(&out->next_trust);
     if (length) buf_append(&out->text, text, length);
     if (length && trust) buf_append(&out->trust, trust, length);
-    for (uint32_t i = 0; normaliser && i < normaliser->count && out->text.length; i++) {
+    if (!buf_ok(&out->text) || !buf_ok(&out->trust)) return ST_NOMEM;
+    for (uint32_t i = 0; i < normaliser->count && out->text.length; i++) {
         TRY(run_step(&f, normaliser, &normaliser->steps[i]));
-        if (!buf_ok(&out->next_text) || !buf_ok(&out->next_trust)) return ST_NOMEM;
-        next_step(&f);
+        TRY(next_step(&f));
     }
-    return buf_ok(&out->text) && buf_ok(&out->trust) ? ST_OK : ST_NOMEM;
+    return ST_OK;
 }

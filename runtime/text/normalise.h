@@ -30,7 +30,7 @@ struct normal_text {
 void normal_text_free(struct normal_text *text);
 
 /* Normalises text[length] into out->text and, with trust (length bytes), out->trust. ST_LIMIT: a regular expression
- * took too many steps; ST_NOMEM. */
+ * took too many steps, or a step would make more than 64 bytes of each of text's and 64 KiB; ST_NOMEM. */
 NODISCARD enum status normaliser_run(const struct normaliser *normaliser, const char *text, size_t length,
                                      const unsigned char *trust, struct normal_text *out);
 

@@ -47,7 +47,8 @@ static enum status create_step(struct cutter *c, const struct vocab_step *from, 
     TRY(copy_string(&c->arena, &step->is.content));
     if ((from->type == STEP_SPLIT || from->type == STEP_CHAR_DELIMITER) && !from->pattern.length)
         return error_set(err, ST_INVAL, "pre_tokenizer Split: the pattern is empty");
-    if (from->type == STEP_METASPACE && utf8_length(from->content.text, from->content.length) != from->content.length)
+    if (from->type == STEP_METASPACE &&
+        (!from->content.length || utf8_length(from->content.text, from->content.length) != from->content.length))
         return error_set(err, ST_INVAL, "pre_tokenizer Metaspace: \"replacement\" is not one character");
     if (!from->regex) return ST_OK;
     step->lexed = pretokenize_find_expression(from->pattern.text, from->pattern.length, &step->lexer);

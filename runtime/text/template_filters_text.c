@@ -326,7 +326,10 @@ static enum status filter_format(struct tmpl_call *call)
             TRY(tmpl_list_add(call->heap, list, all->values[i]));
             continue;
         }
-        TRY(tmpl_literal(call->heap, all->names[i], &key)); /* only looked up, never printed */
+        if (all->keys && all->keys[i].kind == TMPL_TEXT)
+            key = all->keys[i]; /* of **arguments: may be content, and "%s" prints the whole */
+        else
+            TRY(tmpl_literal(call->heap, all->names[i], &key));
         TRY(tmpl_dict_put(call->heap, dict, key, all->values[i]));
     }
     values = named ? (struct tmpl_value){.kind = TMPL_DICT, .dict = dict} : tmpl_from_list(list);

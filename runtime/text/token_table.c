@@ -48,11 +48,6 @@ void token_table_free(struct token_table *table)
     memset(table, 0, sizeof *table);
 }
 
-static bool is_name(uint8_t kind)
-{
-    return kind == VOCAB_CONTROL || kind == VOCAB_UNKNOWN || kind == VOCAB_USER_DEFINED;
-}
-
 static void table_fill(struct token_table *table, const struct vocab *vocab, bool byte_level)
 {
     int16_t byte_of[BYTE_CHARACTERS];
@@ -63,7 +58,7 @@ static void table_fill(struct token_table *table, const struct vocab *vocab, boo
         uint8_t kind = vocab->kinds[id];
         size_t length = token->length;
         bool plain = !byte_level || byte_level_decode(byte_of, token->text, token->length, table->bytes + at, &length);
-        if (!byte_level || is_name(kind) || !plain) {
+        if (!byte_level || token_table_is_name(kind) || !plain) {
             length = token->length;
             if (length) memcpy(table->bytes + at, token->text, length);
         }
@@ -122,11 +117,21 @@ void token_table_bytes(const struct token_table *table, uint32_t byte_ids[256])
 
 /* --- what ids stand for --- */
 
+static void swap(struct buf *a, struct buf *b)
+{
+    struct buf other = *a;
+    *a = *b;
+    *b = other;
+}
+
+enum { DECODED_MAX = 1 << 20 }; /* bytes of a token that is replaced in: steps that double it in turn end there */
+
 /* Replaces every `from` of text by `to`. */
-static void replace_all(struct buf *text, struct buf *room, struct vocab_string from, struct vocab_string to)
+static enum status replace_all(struct buf *text, struct buf *room, struct vocab_string from, struct vocab_string to)
 {
     buf_clear(room);
     for (size_t at = 0; at < text->length;) {
+        if (room->length + to.length >= DECODED_MAX) return ST_LIMIT;
         if (from.length && text->length - at >= from.length && !memcmp(text->data + at, from.text, from.length)) {
             if (to.length) buf_append(room, to.text, to.length);
             at += from.length;
@@ -134,20 +139,19 @@ static void replace_all(struct buf *text, struct buf *room, struct vocab_string 
             buf_append_char(room, text->data[at++]);
         }
     }
-    struct buf swap = *text;
-    *text = *room;
-    *room = swap;
+    swap(text, room);
+    return buf_ok(text) ? ST_OK : ST_NOMEM;
 }
 
-static void replace_text(struct buf *text, struct buf *room, const char *from, const char *to)
+static enum status replace_text(struct buf *text, struct buf *room, const char *from, const char *to)
 {
-    replace_all(text, room, (struct vocab_string){from, (uint32_t)strlen(from)},
-                (struct vocab_string){to, (uint32_t)strlen(to)});
+    return replace_all(text, room, (struct vocab_string){from, (uint32_t)strlen(from)},
+                       (struct vocab_string){to, (uint32_t)strlen(to)});
 }
 
 /* The decoder WordPiece: "##ing" continues a word, all else starts one. Its clean-up takes spaces before punctuation
  * away; " do not" is its way to say " don't". Source: the library's decoders/wordpiece.rs. */
-static void decode_wordpiece(const struct vocab_step *step, struct buf *text, struct buf *room)
+static enum status decode_wordpiece(const struct vocab_step *step, struct buf *text, struct buf *room)
 {
     static const char *const cleanups[][2] = {{" .", "."},   {" ?", "?"},     {" !", "!"},    {" ,", ","},
                                               {" ' ", "'"},  {" n't", "n't"}, {" 'm", "'m"},  {" do not", " don't"},
@@ -160,11 +164,10 @@ static void decode_wordpiece(const struct vocab_step *step, struct buf *text, st
         buf_append_char(room, ' ');
         buf_append(room, text->data, text->length);
     }
-    struct buf swap = *text;
-    *text = *room;
-    *room = swap;
+    swap(text, room);
     for (size_t i = 0; step->cleanup && i < sizeof cleanups / sizeof *cleanups; i++)
-        replace_text(text, room, cleanups[i][0], cleanups[i][1]);
+        TRY(replace_text(text, room, cleanups[i][0], cleanups[i][1]));
+    return buf_ok(text) ? ST_OK : ST_NOMEM;
 }
 
 static int hex_digit(char c)
@@ -203,16 +206,25 @@ static void strip_end(struct buf *text, struct vocab_string what, uint32_t count
         text->length -= what.length;
 }
 
-static void decode_step(const struct vocab_step *step, bool fused, const int16_t *byte_of, struct buf *text,
-                        struct buf *room)
+/* Characters of the byte-level alphabet to bytes; a token with others stays as it is. */
+static enum status decode_byte_level(const int16_t *byte_of, struct buf *text, struct buf *room)
+{
+    buf_clear(room);
+    if (!buf_reserve(room, text->length)) return ST_NOMEM;
+    if (byte_level_decode(byte_of, text->data, text->length, room->data, &room->length)) swap(text, room);
+    return ST_OK;
+}
+
+static enum status decode_step(const struct vocab_step *step, bool fused, const int16_t *byte_of, struct buf *text,
+                               struct buf *room)
 {
     switch (step->type) {
-    case STEP_REPLACE: replace_all(text, room, step->pattern, step->content); break;
-    case STEP_METASPACE: replace_all(text, room, step->content, (struct vocab_string){" ", 1}); break;
-    case STEP_WORDPIECE: decode_wordpiece(step, text, room); break;
-    case STEP_BPE_DECODER: replace_all(text, room, step->pattern, (struct vocab_string){" ", 1}); break;
+    case STEP_REPLACE: return replace_all(text, room, step->pattern, step->content);
+    case STEP_METASPACE: return replace_all(text, room, step->content, (struct vocab_string){" ", 1});
+    case STEP_WORDPIECE: return decode_wordpiece(step, text, room);
+    case STEP_BPE_DECODER: return replace_all(text, room, step->pattern, (struct vocab_string){" ", 1});
     case STEP_BYTE_FALLBACK: decode_byte(text); break;
-    case STEP_BYTE_LEVEL: byte_level_decode(byte_of, text->data, text->length, text->data, &text->length); break;
+    case STEP_BYTE_LEVEL: return decode_byte_level(byte_of, text, room);
     case STEP_STRIP:
         if (fused) break; /* of the whole text: start_spaces */
         strip_start(text, step->content, step->start);
@@ -220,6 +232,7 @@ static void decode_step(const struct vocab_step *step, bool fused, const int16_t
         break;
     default: break;
     }
+    return ST_OK;
 }
 
 /* What the steps do to the start of a text; whether they can be told token by token. */
@@ -246,23 +259,22 @@ static enum status check_steps(const struct vocab_step *steps, uint32_t count, u
     return ST_OK;
 }
 
-static void decode_token(const struct vocab_step *steps, uint32_t count, const int16_t *byte_of, struct buf *text,
-                         struct buf *room)
+static enum status decode_token(const struct vocab_step *steps, uint32_t count, const int16_t *byte_of,
+                                struct buf *text, struct buf *room)
 {
     bool fused = false;
     if (!count && text->length) { /* no decoder: the library joins tokens with spaces */
         buf_clear(room);
         buf_append_char(room, ' ');
         buf_append(room, text->data, text->length);
-        struct buf swap = *text;
-        *text = *room;
-        *room = swap;
+        swap(text, room);
     }
     for (uint32_t i = 0; i < count; i++) {
         if (!text->length) break;
-        decode_step(&steps[i], fused, byte_of, text, room);
+        TRY(decode_step(&steps[i], fused, byte_of, text, room));
         fused |= steps[i].type == STEP_FUSE || steps[i].type == STEP_BYTE_LEVEL;
     }
+    return buf_ok(text) ? ST_OK : ST_NOMEM;
 }
 
 enum status token_table_init_output(struct token_table *table, const struct vocab *vocab,
@@ -278,28 +290,30 @@ enum status token_table_init_output(struct token_table *table, const struct voca
     buf_init(&text, 0);
     buf_init(&room, 0);
     buf_init(&all, UINT32_MAX);
-    for (uint32_t id = 0; id < vocab->count; id++) {
+    enum status status = ST_OK;
+    for (uint32_t id = 0; id < vocab->count && status == ST_OK; id++) {
         const struct vocab_string *token = &vocab->tokens[id];
         bool name = vocab->kinds[id] == VOCAB_CONTROL || vocab->kinds[id] == VOCAB_UNKNOWN;
         buf_clear(&text);
         if (token->length) buf_append(&text, token->text, token->length);
-        if (!name && vocab->kinds[id] != VOCAB_UNUSED) decode_token(steps, steps_count, byte_of, &text, &room);
+        if (!name && vocab->kinds[id] != VOCAB_UNUSED) status = decode_token(steps, steps_count, byte_of, &text, &room);
+        if (status == ST_LIMIT) error_set(err, status, "decoder: more than %d bytes from token %u", DECODED_MAX, id);
         table->starts[id] = (uint32_t)all.length;
         table->kinds[id] = vocab->kinds[id];
         if (text.length > table->length_max) table->length_max = (uint32_t)text.length;
         if (text.length) buf_append(&all, text.data, text.length);
     }
-    bool good = buf_ok(&text) && buf_ok(&room) && buf_ok(&all);
-    if (good) {
+    if (status == ST_OK && (!buf_ok(&text) || !buf_ok(&all))) status = ST_NOMEM;
+    if (status == ST_OK) {
         table->starts[vocab->count] = (uint32_t)all.length;
         mem_free(table->bytes);
         table->bytes = all.data ? all.data : mem_alloc(1, 1);
-        good = table->bytes != NULL;
+        if (!table->bytes) status = ST_NOMEM;
     } else {
         buf_free(&all);
     }
     buf_free(&text);
     buf_free(&room);
-    if (!good) token_table_free(table);
-    return good ? ST_OK : ST_NOMEM;
+    if (status != ST_OK) token_table_free(table);
+    return status;
 }

@@ -93,7 +93,7 @@ static enum status add_names_by_kind(struct tokenizer *t)
         uint8_t kind = t->table.kinds[id];
         uint32_t length;
         const char *bytes = token_table_get(&t->table, id, &length);
-        if ((kind != VOCAB_CONTROL && kind != VOCAB_UNKNOWN && kind != VOCAB_USER_DEFINED) || !length) continue;
+        if (!token_table_is_name(kind) || !length) continue;
         struct special_name name = {.id = id, .anywhere = kind == VOCAB_USER_DEFINED};
         TRY(special_tokens_add(&t->special, bytes, length, name));
     }
@@ -101,7 +101,7 @@ static enum status add_names_by_kind(struct tokenizer *t)
 }
 
 /* tokenizer.json: added tokens, with their flags; the text of a normalised one is normalised too. */
-static enum status add_names_by_list(struct tokenizer *t, const struct vocab_pipeline *p)
+static enum status add_names_by_list(struct tokenizer *t, const struct vocab_pipeline *p, struct error *err)
 {
     struct normal_text normal = {0};
     enum status status = ST_OK;
@@ -116,6 +116,7 @@ static enum status add_names_by_list(struct tokenizer *t, const struct vocab_pip
                                     .single_word = added->single_word};
         bool normalised = added->normalized && t->normaliser;
         if (normalised) status = normaliser_run(t->normaliser, bytes, length, NULL, &normal);
+        if (status == ST_LIMIT) error_set(err, status, "vocabulary: the normaliser fails on token %u", added->id);
         if (status != ST_OK || (normalised && !normal.text.length)) continue; /* of nothing nothing can be found */
         status =
             special_tokens_add(added->normalized ? &t->normal_special : &t->special,
@@ -127,7 +128,7 @@ static enum status add_names_by_list(struct tokenizer *t, const struct vocab_pip
 
 static enum status create_special(struct tokenizer *t, const struct vocab *vocab, struct error *err)
 {
-    TRY(vocab->pipeline ? add_names_by_list(t, vocab->pipeline) : add_names_by_kind(t));
+    TRY(vocab->pipeline ? add_names_by_list(t, vocab->pipeline, err) : add_names_by_kind(t));
     TRY(special_tokens_sort(&t->special, err));
     return special_tokens_sort(&t->normal_special, err);
 }
@@ -488,12 +489,15 @@ bool tokenizer_is_special(const struct tokenizer *tokenizer, uint32_t id)
 
 uint32_t tokenizer_special_id(const struct tokenizer *tokenizer, const char *name)
 {
-    uint64_t work = 0;
+    const struct token_table *table = &tokenizer->table;
     size_t length = strlen(name);
-    const struct special_name *found = special_tokens_match(&tokenizer->special, name, length, length, &work);
-    if (found && found->length == length) return found->id;
-    found = special_tokens_match(&tokenizer->normal_special, name, length, length, &work);
-    return found && found->length == length ? found->id : VOCAB_NO_ID;
+    for (uint32_t id = 0; id < table->count; id++) { /* the lists hold what the normaliser makes of names */
+        uint32_t n;
+        if (!token_table_is_name(table->kinds[id])) continue;
+        const char *bytes = token_table_get(table, id, &n);
+        if (length && n == length && !memcmp(bytes, name, n)) return id;
+    }
+    return VOCAB_NO_ID;
 }
 
 uint32_t tokenizer_count(const struct tokenizer *tokenizer)

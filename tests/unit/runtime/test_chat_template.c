@@ -194,6 +194,8 @@ static void test_chat_template_keeps_origin(void **state)
     expect_origin("{{ 'a-b'.partition(x[:0] ~ '-')|join }}{{ ('<' ~ x).partition('<')[2] }}", args, "a-bab", "TTTcc");
     expect_origin("{{ ('<' + x)|e }}", "{\"x\":\"&\"}", "&lt;&amp;", "TTTTccccc");
     expect_origin("{{ dict(**d)|join }}{{ namespace(**d).k }}", "{\"d\":{\"k\":1}}", "k1", "cc");
+    expect_origin("{{ '<%s>'|format(**d) }}", "{\"d\":{\"k\":1}}", "<{'k': 1}>", "TccccccccT");
+    expect_origin("{{ '%(k)s'|format(k='a', **d) }}", "{\"d\":{\"l\":1}}", "a", "T");
     expect_origin("{{ 'a'|replace(*l) }}{{ 'p'|replace(*l) }}", args, "aq", "Tc");
 }
 

@@ -189,6 +189,7 @@ static void test_vocab_json_steps(void **state)
         {"{\"type\":\"Split\",\"pattern\":{\"String\":\"a\"},\"behavior\":\"Kept\"}", "value of \"behavior\""},
         {"{\"type\":\"Split\",\"pattern\":{\"String\":\"a\",\"Regex\":\"a\"}}", "value of \"pattern\""},
         {"{\"type\":\"Metaspace\",\"replacement\":\"ab\"}", "is not one character"},
+        {"{\"type\":\"Metaspace\",\"replacement\":\"\"}", "is not one character"},
         {"{\"type\":\"Metaspace\",\"replacement\":\"_\",\"prepend_scheme\":\"last\"}", "value of \"prepend_scheme\""},
         {"{\"type\":\"Sequence\",\"pretokenizers\":[" TINY_BYTE_LEVEL "," TINY_BYTE_LEVEL "]}", "twice"},
     };
@@ -386,6 +387,86 @@ static void test_vocab_json_trust_goes_through_the_normaliser(void **state)
     buf_free(&text);
 }
 
+/* start, then a piece `count` times as a list that ends an object. */
+static char *repeated(const char *start, const char *piece, size_t count)
+{
+    struct buf text;
+    buf_init(&text, 0);
+    buf_append_text(&text, start);
+    for (size_t i = 0; i < count; i++) buf_append_format(&text, "%s%s", i ? "," : "", piece);
+    buf_append_text(&text, "]}");
+    buf_append_char(&text, '\0');
+    return text.data;
+}
+
+static struct tokenizer *made(struct tiny_json parts)
+{
+    struct buf text;
+    struct error err;
+    struct tokenizer *tokenizer = NULL;
+    buf_init(&text, 0);
+    tiny_json_write(&parts, &text);
+    if (build(text.data, text.length, &tokenizer, &err) != ST_OK) fail_msg("%s", err.message);
+    buf_free(&text);
+    return tokenizer;
+}
+
+/* Steps that double a text in turn end at a limit: 2^40 bytes would come of one. */
+static void test_vocab_json_growth_ends(void **state)
+{
+    (void)state;
+    static const char twice[] = "{\"type\":\"Replace\",\"pattern\":{\"String\":\"a\"},\"content\":\"aa\"}";
+    struct token_list list = {0};
+    char *steps = repeated("{\"type\":\"Sequence\",\"normalizers\":[", twice, 40);
+    struct tokenizer *tokenizer = made((struct tiny_json){.normalizer = steps});
+    assert_int_equal(tokenizer_encode(tokenizer, "bab", 3, NULL, 0, false, &list), ST_LIMIT);
+    assert_int_equal(list.count, 0);
+    assert_int_equal(tokenizer_encode(tokenizer, "bbb", 3, NULL, 0, false, &list), ST_OK);
+    assert_int_equal(list.count, 3);
+    token_list_free(&list);
+    tokenizer_destroy(tokenizer);
+    refuse((struct tiny_json){.normalizer = steps,
+                              .added = "[{\"id\":258,\"content\":\"<a>\",\"special\":true,\"normalized\":true}]"},
+           "token 258");
+    mem_free(steps);
+    steps = repeated("{\"type\":\"Sequence\",\"decoders\":[", twice, 40);
+    refuse((struct tiny_json){.decoder = steps}, "decoder: more than 1048576 bytes");
+    mem_free(steps);
+}
+
+/* What a normaliser puts beside trusted text is trusted, what it makes of content is not, and ASCII before a letter
+ * that NFC composes keeps its own. */
+static void test_vocab_json_trust_of_what_is_added(void **state)
+{
+    (void)state;
+    static const char control[] = "[{\"id\":258,\"content\":\"<s>\",\"special\":true,\"normalized\":true}]";
+    static const struct {
+        const char *normalizer, *text;
+        size_t trusted;          /* bytes at the start */
+        bool rest_trusted, last; /* last: the control token is the last id */
+        size_t count;
+    } cases[] = {
+        {"{\"type\":\"Prepend\",\"prepend\":\"_\"}", "<s>", 3, false, true, 1},
+        {"{\"type\":\"Prepend\",\"prepend\":\"_\"}", "<s>", 0, false, false, 4},
+        {"{\"type\":\"NFC\"}", "<s>\xc3\xa9", 3, false, false, 3},
+        {"{\"type\":\"NFC\"}", "\xc3\xa9<s>", 2, false, false, 5},
+        {"{\"type\":\"NFC\"}", "\xc3\xa9<s>", 0, true, true, 3},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct tokenizer *tokenizer = made((struct tiny_json){.normalizer = cases[i].normalizer, .added = control});
+        struct token_list list = {0};
+        size_t length = strlen(cases[i].text);
+        const struct text_span spans[2] = {{cases[i].trusted, !cases[i].rest_trusted}, {length, cases[i].rest_trusted}};
+        assert_int_equal(tokenizer_encode(tokenizer, cases[i].text, length, spans, 2, false, &list), ST_OK);
+        assert_int_equal(list.count, cases[i].count);
+        assert_int_equal(list.ids[list.count - 1] == 258, cases[i].last);
+        assert_int_equal(tokenizer_special_id(tokenizer, "<s>"), 258);
+        assert_int_equal(tokenizer_special_id(tokenizer, "_<s>"), VOCAB_NO_ID);
+        token_list_free(&list);
+        tokenizer_destroy(tokenizer);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -399,6 +480,8 @@ int main(void)
         cmocka_unit_test(test_vocab_json_cut_and_changed),
         cmocka_unit_test(test_vocab_json_without_memory),
         cmocka_unit_test(test_vocab_json_trust_goes_through_the_normaliser),
+        cmocka_unit_test(test_vocab_json_growth_ends),
+        cmocka_unit_test(test_vocab_json_trust_of_what_is_added),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
