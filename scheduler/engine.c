@@ -242,6 +242,7 @@ static void go_round(struct engine *e)
         }
     }
     atomic_store(&e->wants_room, 0);
+    wake_server(e); /* of what the last round left: the turn may be long in coming */
     take_turn(e);
     take_commands(e, clock_now_ns(e->config.clock));
     bool stepped = sched_has_work(e->sched) && step(e);
