@@ -10,7 +10,9 @@
  * the list, or with the error that it met. A caller that leaves stops nothing.
  *
  * A1  Paths come from the folders of --model-dir, or are those of the start; both are compared after symbolic links
- *     are resolved, and what lies elsewhere is refused the same way whether it exists or not.
+ *     are resolved, and what lies elsewhere is refused the same way whether it exists or not. A link inside a model's
+ *     folder is followed when the model is opened, and a path may become another between check and opening: whoever
+ *     can write below --model-dir is trusted.
  * A2  Bodies here are read on the io thread: they are small (ADMIN_BODY_BYTES_MAX) and rare. */
 #include "server/serve_parts.h"
 
@@ -270,8 +272,8 @@ static bool read_query(const struct server *server, struct http_conn *conn, cons
     return true;
 }
 
-/* The body, if there is one; its "model" or first of "model" is the name. */
-static bool read_body(struct http_conn *conn, const struct http_request *request, struct admin_call *call)
+/* The body, if there is one. With `named` its "model" is the name; else the call reads it. */
+static bool read_body(struct http_conn *conn, const struct http_request *request, bool named, struct admin_call *call)
 {
     struct error err;
     if (!request->has_body) return true;
@@ -285,8 +287,14 @@ static bool read_body(struct http_conn *conn, const struct http_request *request
         return false;
     }
     const struct json *model = json_member(call->root, "model");
-    const char *name = json_to_text(json_kind(model) == JSON_KIND_LIST ? json_at(model, 0) : model, NULL);
-    if (name && strlen(name) < sizeof call->name) memcpy(call->name, name, strlen(name) + 1);
+    if (!named || json_kind(model) == JSON_KIND_NULL) return true;
+    size_t length = 0;
+    const char *name = json_to_text(model, &length);
+    if (!name || length == 0 || length >= sizeof call->name) { /* no model has it; none must not be meant */
+        reply_invalid(conn, "model", "\"model\" must be the name of a model.");
+        return false;
+    }
+    memcpy(call->name, name, length + 1);
     return true;
 }
 
@@ -442,6 +450,7 @@ void admin_request(struct server *server, struct http_conn *conn, struct http_re
         reply_refusal(server, conn, REFUSE_DRAINING, RETRY_DRAINING_MS, NULL);
         return;
     }
-    if (read_query(server, conn, request, &call) && read_body(conn, request, &call)) run(server, conn, route, &call);
+    if (read_query(server, conn, request, &call) && read_body(conn, request, route != ROUTE_ADMIN_LOAD, &call))
+        run(server, conn, route, &call);
     json_release(call.root);
 }

@@ -280,6 +280,11 @@ void config_free(struct config *config)
     memset(config, 0, sizeof *config);
 }
 
+bool config_takes_several(const struct config *config)
+{
+    return config->models.count > 1 || config->admin_keys.count > 0 || config->admin_key_file;
+}
+
 /* Appends text in lines of at most 100 columns, indented. */
 static void append_wrapped(struct buf *out, const char *text, size_t indent)
 {

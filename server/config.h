@@ -74,6 +74,8 @@ enum config_command { COMMAND_SERVE = 1, COMMAND_GENERATE = 2, COMMAND_INSPECT =
 NODISCARD enum status config_read(struct config *config, enum config_command command, int argc, char **argv,
                                   char **environment, struct error *err);
 void config_free(struct config *config);
+/* Whether several models may be loaded at once: given at the start, or loaded later by an admin. */
+bool config_takes_several(const struct config *config);
 
 void config_help(enum config_command command, struct buf *out); /* made from the option table */
 void config_print(const struct config *config, enum config_command command,

@@ -74,7 +74,7 @@ bool exchange_may_end(const struct exchange *exchange)
 struct served *exchange_stop_waiting(struct exchange *exchange)
 {
     struct served *served = exchange->waits_for;
-    if (served) exchange->set->preparing--;
+    if (served) served->waiting--;
     exchange->waits_for = NULL;
     return served;
 }

@@ -49,7 +49,7 @@ struct exchanges {
     void *state;
     /* own */
     struct exchange *all;
-    uint32_t count, preparing;
+    uint32_t count, preparing; /* preparing: in the pool; who waits for a wake counts in its model's `waiting` */
     uint64_t next_request_id;
     bool aborting;
     bool coalescing;    /* E6 */
@@ -57,8 +57,8 @@ struct exchanges {
     uint32_t window_writes;
 };
 
-/* Whether one more call may start, for some model that is ready; else the refusal's milliseconds until a retry makes
- * sense, and false. Looked at before the body is read. */
+/* Whether one more call may start: for some model that is ready, or to learn what its model does instead; else the
+ * refusal's milliseconds until a retry makes sense, and false. Looked at before the body is read. */
 bool exchanges_have_room(struct exchanges *set, const char *request_id, uint32_t *retry_after_ms);
 
 /* Takes the connection's current request. Replies itself, now or later. */

@@ -17,7 +17,7 @@ bool exchanges_have_room(struct exchanges *set, const char *request_id, uint32_t
     const struct models *models = set->models;
     struct served *full = NULL;
     uint64_t wait_ns = UINT64_MAX;
-    bool others = set->preparing < set->queue_max; /* that sleep, or come up meanwhile */
+    bool others = set->preparing < set->queue_max; /* for what is not ready: the pool finds the answer */
     for (uint32_t i = 0; i < models->count; i++) {
         struct served *served = models->items[i];
         struct engine_stats stats;
@@ -28,7 +28,7 @@ bool exchanges_have_room(struct exchanges *set, const char *request_id, uint32_t
         wait_ns = stats.queue_wait_estimate_ns;
         full = served;
     }
-    if (others && models_serving(models) > models_in(models, MODEL_READY)) return true;
+    if (others && (!full || models_serving(models) > models_in(models, MODEL_READY))) return true;
     if (full) full->metrics.rejected_requests++;
     *retry_after_ms = exchange_retry_after(full ? wait_ns : 0, request_id);
     return false;
@@ -145,9 +145,12 @@ static void await(struct exchange *exchange, struct served *served)
     case MODEL_WAKES:
         if (models->stopping) {
             refuse(exchange, REFUSE_DRAINING, 0);
+        } else if (served->waiting >= exchange->set->queue_max) {
+            served->metrics.rejected_requests++;
+            refuse(exchange, REFUSE_OVERLOADED, left_ns);
         } else if (models_wake(served, &verdict, &err) == ST_OK) {
             exchange->waits_for = served;
-            exchange->set->preparing++;
+            served->waiting++;
             return;
         } else {
             refuse(exchange, REFUSE_MODEL_MEMORY, 0);

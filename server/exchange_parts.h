@@ -54,8 +54,7 @@ bool exchange_may_end(const struct exchange *exchange); /* E1 */
 void exchange_destroy(struct exchange *exchange);
 void exchange_drop_body(struct exchange *exchange);
 
-/* Gives the model that it waits for back to the caller, with the pin; NULL: it waits for none. Waiting it counts as
- * being prepared. */
+/* Gives the model that it waits for back to the caller, with the pin; NULL: it waits for none. */
 struct served *exchange_stop_waiting(struct exchange *exchange);
 void exchange_wait_no_more(struct exchange *exchange); /* and lets go of the pin */
 

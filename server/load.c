@@ -92,7 +92,7 @@ static enum status find_context(const struct config *config, struct loaded *load
 {
     uint32_t trained = loaded->model->spec.context_max, asked = config->max_model_len;
     loaded->context_max = asked && asked < trained ? asked : trained;
-    if (asked > trained && config->models.count < 2)
+    if (asked > trained && !config_takes_several(config)) /* else: at most this, of each */
         return error_set(err, ST_INVAL, "--max-model-len %" PRIu32 ": the model was trained for %" PRIu32 " tokens",
                          asked, trained);
     return ST_OK;

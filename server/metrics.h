@@ -57,7 +57,8 @@ struct metrics_model {
     const struct engine_stats *engine; /* NULL: no engine yet */
     bool ready;
     uint32_t sleep_level; /* 0 awake, else as model_life.h */
-    uint32_t preparing;   /* its requests in the pool; of several models: counted for the first, as nobody knows yet */
+    uint32_t preparing;   /* what waits for its wake, and what is in the pool: of several models counted for the first,
+ as nobody knows yet */
     bool prefix_cache;
     uint64_t weights_bytes, kv_bytes, scratch_bytes; /* in memory */
     uint64_t load_ns, wake_ns, wake_estimate_ns;     /* 0: not known */

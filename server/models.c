@@ -159,11 +159,12 @@ static enum status divide(struct models *models, struct error *err)
     return ST_OK;
 }
 
-/* Before a build: the share is fixed and everything fits. */
+/* Before a build: the share is fixed and everything fits. What was loaded before counts as it was then, as check_wake
+ * has counted it. */
 static enum status take_memory(struct served *served, struct error *err)
 {
     struct models *models = served->models;
-    served->memory.weights_bytes = served->need.weights_bytes;
+    served->memory.weights_bytes = served->full.name ? served->full.weights_bytes : served->need.weights_bytes;
     if (!served->kv_share_bytes) { /* M2 */
         struct memory_row rows[MODELS_MAX];
         uint32_t count = other_rows(served, rows);
@@ -182,6 +183,7 @@ static void take_actual_memory(struct served *served)
     served->memory.scratch_bytes = info->scratch_bytes;
     served->memory.kv_bytes = (uint64_t)info->kv_blocks * info->kv_block_bytes;
     served->full = served->memory;
+    if (served->full.kv_bytes > 0) served->kv_share_bytes = served->full.kv_bytes; /* a wake takes what was counted */
 }
 
 /* ---- engines ---- */
@@ -443,12 +445,12 @@ static enum status check_wake(const struct served *served, struct error *err)
 
 enum status models_wake(struct served *served, enum model_verdict *verdict, struct error *err)
 {
-    struct memory_row row = served->full;
-    if (served->life.state == MODEL_ASLEEP) TRY(check_wake(served, err));
+    bool asleep = served->life.state == MODEL_ASLEEP; /* else FAILED: nothing is counted before it is open again */
+    if (asleep) TRY(check_wake(served, err));
     *verdict = model_life_wake(&served->life, clock_ns());
     if (*verdict != MODEL_BEGUN) return ST_OK;
     served->stage = served->life.sleep_level == MODEL_SLEEP_KV ? STAGE_START : STAGE_OPEN;
-    if (row.name) served->memory = row; /* S3 */
+    if (asleep) served->memory = served->full; /* S3 */
     tell_state(served);
     look_later(served->models);
     return ST_OK;
@@ -559,8 +561,7 @@ enum status models_init(struct models *models, uv_loop_t *loop, const struct con
     models->memory_limit_bytes = load_memory_limit(config);
     CHECK(uv_async_init(loop, &models->async, on_async) == 0 && uv_mutex_init(&models->closing) == 0);
     models->async.data = models;
-    bool several = config->models.count > 1 || config->admin_keys.count > 0 || config->admin_key_file;
-    if (several) TRY(turn_create(&models->turn));
+    if (config_takes_several(config)) TRY(turn_create(&models->turn));
     for (uint32_t i = 0; i < config->models.count; i++) {
         struct model_names names = {.count = 0};
         struct served *served;

@@ -36,7 +36,7 @@ struct models;
 
 enum model_stage { STAGE_NONE, STAGE_OPEN, STAGE_BUILD, STAGE_START };
 
-/* One model. Read by others, written by models.c (users and pins through its functions). */
+/* One model. Read by others, written by models.c (users and pins through its functions) but for `waiting`. */
 struct served {
     struct models *models;
     char *path; /* never told to clients */
@@ -50,6 +50,7 @@ struct served {
     struct memory_row full;      /* what it took when it was last loaded; name NULL: never yet */
     uint64_t kv_share_bytes;     /* what it has when it is awake */
     uint32_t users, pins;
+    uint32_t waiting;        /* calls that wait for its wake; the exchanges' to count */
     uint64_t steps_seen;     /* of metrics */
     enum status fail_status; /* FAILED: why, for operators */
     struct error fail_reason;

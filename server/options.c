@@ -49,7 +49,8 @@ const struct option option_table[] = {
      "machine or the cgroup gives. A model that does not fit is refused.",
      false},
     {"max-model-len", 0, OPTION_U32, SERVE | GENERATE, AT(max_model_len), "0", 0, 16777216, "N",
-     "Most tokens of prompt and answer together; 0: what the model was trained for. With several models: at most this.",
+     "Most tokens of prompt and answer together; 0: what the model was trained for. With several models or an admin "
+     "key: at most this.",
      false},
     {"max-num-seqs", 0, OPTION_U32, SERVE, AT(max_num_seqs), "256", 1, 16384, "N", "Most sequences in one step.",
      false},

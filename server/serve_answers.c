@@ -87,7 +87,8 @@ static void reply_states(struct server *server, struct http_conn *conn)
     buf_free(&body);
 }
 
-/* Alive from the start; healthy with a model that serves; ready when all models of the start have been. */
+/* Alive from the start; healthy when a model has come up, whatever an operator has unloaded since: a supervisor must
+ * not start the process again for that; ready when all models of the start have been. */
 void reply_health(struct server *server, struct http_conn *conn, enum route_id route)
 {
     enum refusal refusal;
@@ -127,7 +128,7 @@ void reply_metrics(struct server *server, struct http_conn *conn)
             .engine = &stats[i],
             .ready = server->phase <= READY && life->state == MODEL_READY,
             .sleep_level = life->state == MODEL_ASLEEP || life->state == MODEL_WAKING ? life->sleep_level : 0,
-            .preparing = i == 0 ? server->exchanges.preparing : 0,
+            .preparing = served->waiting + (i == 0 ? server->exchanges.preparing : 0),
             .prefix_cache = server->config->enable_prefix_caching,
             .weights_bytes = served->memory.weights_bytes,
             .kv_bytes = served->memory.kv_bytes,

@@ -5,6 +5,7 @@
  *   NULL_KV_BLOCKS      size of the KV cache              NULL_LOAD_FAILS      loading fails
  *   NULL_FAIL_STEP      this step loses the device        NULL_HEAD_AFTER_MS, NULL_KEEP_ALIVE_MS   stream timing
  *   NULL_WEIGHTS_BYTES  what weights count for            NULL_LEAST_BYTES     KV of one sequence of full context
+ *   NULL_FILE_BYTES     what they count for before they are packed (as much unless given)
  *
  * A path is not opened, but a model whose path has "broken" in it does not load, and one with "slow" in it takes
  * NULL_SLOW_MS. */
@@ -84,7 +85,8 @@ static enum status null_open(const struct config *config, const char *path, stru
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
     *loaded = (struct loaded){.context_max = config->max_model_len ? config->max_model_len : 8192};
-    *need = (struct load_need){setting("NULL_WEIGHTS_BYTES", 0), setting("NULL_LEAST_BYTES", 0)};
+    *need = (struct load_need){setting("NULL_FILE_BYTES", setting("NULL_WEIGHTS_BYTES", 0)),
+                               setting("NULL_LEAST_BYTES", 0)};
     pause_ms(setting("NULL_LOAD_MS", 0));
     if (strstr(path, "slow")) pause_ms(setting("NULL_SLOW_MS", 0));
     if (setting("NULL_LOAD_FAILS", 0) || strstr(path, "broken"))

@@ -427,6 +427,67 @@ def test_two_busy_models_take_turns():
             assert waited > 0, (name, waited)
 
 
+def test_with_no_model_that_serves_the_answer_tells_why():
+    folder = os.path.realpath(tempfile.mkdtemp())
+    try:
+        for name in ("broken.gguf", "slow.gguf"):
+            open(os.path.join(folder, name), "w").close()
+        with Server("--admin-key", "adm", "--model-dir", folder, NULL_SLOW_MS=60000) as server:
+            equal(ask_admin(server, "POST", "/models/unload", {"model": "null"})[0], 200)
+            equal(server.ask("GET", "/health")[0], 200)
+            equal(ask_admin(server, "POST", "/models/load", {"model": "f", "path": os.path.join(folder, "broken.gguf")})[0], 400)
+            with server.connect() as s:
+                s.sendall(message("POST", "/models/load", {"model": "s", "path": os.path.join(folder, "slow.gguf")}, ADMIN))
+                wait_for(lambda: states(server) == {"f": "failed", "s": "loading"})
+                for name, expected in (("null", (404, "model_not_found")), ("f", (503, "model_failed")), ("s", (503, "model_loading"))):
+                    status, _, data = server.ask("POST", "/v1/completions", completion(1, model=name))
+                    equal((status, error_of(data)["code"]), expected, name)
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_waits_for_one_wake_are_bounded_and_leave_the_others_alone():
+    with Server("slow", "--served-model-name", "a", "b", "--admin-key", "adm", "--max-num-queued-reqs", 2, NULL_SLOW_MS=3000) as server:
+        equal(ask_admin(server, "POST", "/sleep?level=2&model=b", b"")[0], 200)
+        waiting = [in_thread(lambda: server.ask("POST", "/v1/completions", completion(2, model="b"))) for _ in range(2)]
+        wait_for(lambda: server.metric("vllm:num_requests_waiting") == 2)
+        for _ in range(3):
+            status, headers, data = server.ask("POST", "/v1/completions", completion(2, model="b"))
+            equal((status, error_of(data)["code"]), (503, "overloaded"))
+            assert "retry-after" in headers
+            equal(server.ask("POST", "/v1/completions", completion(2, model="a"))[0], 200)
+        for thread, results in waiting:
+            thread.join(60)
+            equal(results[0][0], 200)
+
+
+def test_a_wake_counts_the_model_as_it_was():
+    folder = os.path.realpath(tempfile.mkdtemp())
+    try:
+        path = os.path.join(folder, "m.gguf")
+        open(path, "w").close()
+        # three packed models fit; two and a file do not
+        with Server(*TWO, "--memory-limit", 5000000, "--model-dir", folder, NULL_WEIGHTS_BYTES=1000000, NULL_FILE_BYTES=1500000,
+                    NULL_LEAST_BYTES=655360) as server:
+            equal(ask_admin(server, "POST", "/sleep?level=2&model=a", b"")[0], 200)
+            equal(ask_admin(server, "POST", "/models/load", {"model": "c", "path": path})[0], 200)
+            status, body = ask_admin(server, "POST", "/wake_up?model=a", b"")
+            equal((status, body.get("state"), body.get("kv_bytes")), (200, "ready", 655360))
+            equal(ask_admin(server, "GET", "/models")[1]["memory_used_bytes"], 3 * 1655360)
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_a_spoiled_name_means_no_model():
+    with Server("--admin-key", "adm") as server: # one model: without a name it would be meant
+        for name in (5, "", ["null"], {}, True, "n" * 512, "n" * 3000):
+            for path in ("/models/unload", "/sleep", "/wake_up"):
+                status, body = ask_admin(server, "POST", path, {"model": name})
+                equal((status, body["error"]["param"]), (400, "model"), (path, name))
+        equal(states(server), {"null": "ready"})
+        equal(ask_admin(server, "POST", "/models/unload", {"model": None})[0], 200)
+
+
 def pipelined(server, *calls):
     """Sends calls in one piece over one connection: (status, object) of each answer."""
     with server.connect() as s:
