@@ -1,7 +1,7 @@
 /* The engine thread: commands in, steps, events out; see engine.h.
  *
- *   round: hand held events over -> (the turn) -> take commands -> (nothing to do: sleep) -> plan, device step, commit
- * -> statistics
+ *   round: hand held events over -> (the turn) -> take commands -> plan, device step, commit -> statistics
+ *                                                              \-> (nothing to do: sleep)
  *
  * Submissions and cancels come through one ring, so that a cancel never overtakes its request. Events are pushed from
  * the scheduler's own list; what does not fit stays there, and no further step is planned until it does. Sleeping uses

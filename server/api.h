@@ -75,7 +75,7 @@ struct api_context {
 
 struct api_call;
 
-/* Parses and validates a body (io thread; a few microseconds a KiB). On failure returns false and fills error.
+/* Parses and validates a body (pool thread; a few microseconds a KiB). On failure returns false and fills error.
  * A model that is served and not ready is a failure with models->picked set; the error then is only the caller's to
  * replace. Ids are made with random_fill: "chatcmpl-" / "cmpl-" and 32 hex digits. */
 NODISCARD bool api_call_create(enum api_kind kind, const char *body, size_t length, const struct api_context *context,
@@ -89,7 +89,6 @@ NODISCARD bool api_call_prepare(struct api_call *call, struct api_error *error);
 /* The engine requests to submit: one a prompt. Their `id` and `owner` are the server's to set before submitting. */
 struct request *api_call_requests(struct api_call *call, uint32_t *count);
 
-const struct api_model *api_call_model(const struct api_call *call);
 bool api_call_streams(const struct api_call *call);
 const char *api_call_id(const struct api_call *call);
 size_t api_call_prompt_bytes(const struct api_call *call); /* of text and messages, for admission before tokenising */

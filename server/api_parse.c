@@ -16,8 +16,6 @@
 
 static const char invalid[] = "invalid_request_error";
 
-/* Keeps logits finite whatever they are; both engines' users stay within 1..2. */
-
 bool api_read_object(const char *body, size_t length, struct json **root, struct api_error *error)
 {
     struct error err = {{0}};
@@ -470,10 +468,6 @@ struct request *api_call_requests(struct api_call *call, uint32_t *count)
 bool api_call_streams(const struct api_call *call)
 {
     return call->stream;
-}
-const struct api_model *api_call_model(const struct api_call *call)
-{
-    return call->model;
 }
 const char *api_call_id(const struct api_call *call)
 {

@@ -128,7 +128,9 @@ NODISCARD static enum status read_keys(struct auth *auth, const struct config_li
     if (status == ST_OK) status = add_lines(auth, list, file, &text, has_tenant, err);
     buf_free(&text);
     if (status == ST_OK && list->count == 0)
-        return error_set(err, ST_INVAL, "%s has no key; an empty file would open the server to everybody", file);
+        return error_set(err, ST_INVAL, "%s has no key; %s", file,
+                         has_tenant ? "an empty file would open the server to everybody"
+                                    : "without one there are no admin calls: leave the option out if that is meant");
     return status;
 }
 

@@ -24,7 +24,9 @@ enum { NAME_MAX_CHARS = 96 };
 struct source {
     struct config *config;
     enum config_command command;
-    uint64_t replaced; /* bit i: option i's list was cleared by this source */
+    uint64_t replaced;   /* bit i: option i's list was cleared by this source */
+    uint32_t names_uses; /* of --served-model-name, as a flag */
+    bool names_several;  /* one of them had several values */
 };
 
 static void list_clear(struct config_list *list)
@@ -145,6 +147,24 @@ static const struct option *find_letter(char letter, enum config_command command
     return NULL;
 }
 
+/* As vLLM: --served-model-name A B. Alone among the lists: its values are told from models only by where they stand. So
+ * beside another use, where a model may stand between the two, several values are refused. */
+static enum status read_more_names(struct source *source, int argc, char **argv, int *at, bool joined,
+                                   struct error *err)
+{
+    const struct option *option = option_find("served-model-name");
+    for (; !joined && *at + 1 < argc && argv[*at + 1][0] != '-' && source->config->models.count > 0; ++*at) {
+        TRY(source_set(source, option, "--served-model-name", argv[*at + 1], err));
+        source->names_several = true;
+    }
+    source->names_uses++;
+    if (source->names_several && source->names_uses > 1)
+        return error_set(
+            err, ST_INVAL,
+            "--served-model-name: give it once with all names, or once for each name; models stand before it");
+    return ST_OK;
+}
+
 static enum status read_flag(struct source *source, int argc, char **argv, int *at, struct error *err)
 {
     const char *argument = argv[*at];
@@ -167,11 +187,8 @@ static enum status read_flag(struct source *source, int argc, char **argv, int *
     if (!equals && *at + 1 >= argc) return error_set(err, ST_INVAL, "%s: a value is missing", origin);
     const char *value = equals ? equals + 1 : argv[++*at];
     TRY(set_named(source, name, origin, value, err));
-    /* vLLM's list flags take several values: --served-model-name A B */
-    while (option && option->kind == OPTION_LIST && !option->secret && !equals && *at + 1 < argc &&
-           argv[*at + 1][0] != '-' && source->config->models.count > 0)
-        TRY(set_named(source, name, origin, argv[++*at], err));
-    return ST_OK;
+    return option && !strcmp(option->name, "served-model-name") ? read_more_names(source, argc, argv, at, equals, err)
+                                                                : ST_OK;
 }
 
 static enum status read_arguments(struct source *source, int argc, char **argv, struct error *err)
@@ -242,7 +259,7 @@ enum status config_read(struct config *config, enum config_command command, int 
                         struct error *err)
 {
     memset(config, 0, sizeof *config);
-    struct source source = {config, command, 0};
+    struct source source = {.config = config, .command = command};
     for (size_t i = 0; i < option_count; i++)
         if (option_table[i].value_default)
             TRY(option_set(config, &option_table[i], option_table[i].name, option_table[i].value_default, err));

@@ -1,7 +1,7 @@
 /* From a configuration to a model that can serve: file, vocabulary, template, device. Shared by serve and generate.
  *
- *   load_open: file, vocabulary, template -> what the model needs     load_build: device, packed weights; the file is
- * let go
+ *   load_open:  file, vocabulary, template -> what the model needs
+ *   load_build: device, packed weights; the file is let go
  *
  * In between the memory of several models can be divided (memory_plan.h). */
 #ifndef SERVER_LOAD_H

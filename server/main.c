@@ -46,7 +46,7 @@ static void usage(FILE *out)
 
 static int run(int idx, int argc, char **argv)
 {
-    struct config config;
+    static struct config config; /* never freed: a loader that outlives its server reads it to the process's end */
     struct error err = {{0}};
     enum status status = config_read(&config, commands[idx].command, argc, argv, environ, &err);
     int code = EXIT_USAGE;
@@ -67,7 +67,6 @@ static int run(int idx, int argc, char **argv)
                                                               : LOG_DEBUG);
         code = commands[idx].run(&config);
     }
-    config_free(&config);
     return code;
 }
 

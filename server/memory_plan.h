@@ -1,7 +1,8 @@
 /* How the memory of the process is divided among its models, and whether one more fits. Pure; any thread.
  *
- *   memory limit  >=  sum over loaded models of weights + scratch + KV      (asleep at level 1: without KV; at 2:
- * nothing) KV memory     >=  sum over awake models of KV
+ *   memory limit  >=  sum over loaded models of weights + scratch + KV
+ *                     (asleep at level 1: without KV; at level 2: nothing)
+ *   KV memory     >=  sum over awake models of KV
  *
  * M1  Models loaded together at the start divide the KV memory in proportion to what a sequence of full context needs
  *     of each (its least share), so that each can hold as many of them.

@@ -62,8 +62,7 @@ const struct option option_table[] = {
      "Keep the KV blocks of finished prompts and use them again for equal beginnings of the same tenant.", false},
     {"kv-cache-memory-bytes", 0, OPTION_SIZE, SERVE | GENERATE, AT(kv_cache_memory_bytes), "0", 0, 17592186044416.0,
      "SIZE",
-     "Memory for KV blocks, as 4G or 512Mi; 0: a quarter of the machine's memory, at most 4 GiB. Several models divide "
-     "it "
+     "Memory for KV blocks, as 4G or 512Mi; 0: a quarter of --memory-limit, at most 4 GiB. Several models divide it "
      "in proportion to what a sequence of full context needs of each.",
      false},
     {"kv-cache-dtype", 0, OPTION_TEXT, SERVE | GENERATE, AT(kv_cache_dtype), "auto", 0, 0, "TYPE",

@@ -14,7 +14,7 @@ struct usage_record {
     char call_id[64];     /* ours: the answer's id ("chatcmpl-...") */
     char request_id[132]; /* the client's or ours: x-request-id; never a key */
     char tenant[68];
-    char model[128];
+    char model[256];   /* whole: MODEL_NAME_BYTES_MAX */
     uint32_t requests; /* engine requests of the call that were scheduled */
     bool unseen;       /* CLIENT_GONE before a body byte was sent */
     struct usage sum;

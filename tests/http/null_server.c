@@ -124,7 +124,7 @@ static enum status null_build(const struct config *config, uint64_t kv_bytes, st
 
 int main(int argc, char **argv)
 {
-    struct config config;
+    static struct config config; /* as main.c: never freed */
     struct error err = {""};
     if (config_read(&config, COMMAND_SERVE, argc - 1, argv + 1, environ, &err) != ST_OK) {
         fprintf(stderr, "null_server: %s\n", err.message);
@@ -137,7 +137,5 @@ int main(int argc, char **argv)
         .stream_head_after_ns = setting("NULL_HEAD_AFTER_MS", 0) * NS_PER_MS,
         .stream_keep_alive_ns = setting("NULL_KEEP_ALIVE_MS", 0) * NS_PER_MS,
     };
-    int code = serve_run(&setup);
-    config_free(&config);
-    return code;
+    return serve_run(&setup);
 }

@@ -108,6 +108,28 @@ static void test_config_several_models(void **state)
     assert_null(strstr(text.data, "adm\n"));
     buf_free(&text);
     config_free(&config);
+    /* a folder is one value: what follows is a model */
+    assert_int_equal(READ(&config, NULL, "m", "--model-dir", "/x", "n", "--model-dir", "/y"), ST_OK);
+    assert_int_equal(config.models.count, 2);
+    assert_string_equal(config.models.items[1], "n");
+    assert_int_equal(config.model_dirs.count, 2);
+    assert_true(config_takes_several(&config));
+    config_free(&config);
+    assert_int_equal(READ(&config, NULL, "m", "--served-model-name", "a", "n", "--served-model-name", "b"), ST_INVAL);
+    assert_non_null(strstr(err.message, "once for each name"));
+    config_free(&config);
+    assert_int_equal(READ(&config, NULL, "m", "n", "--served-model-name", "a", "--served-model-name", "b", "c"),
+                     ST_INVAL);
+    config_free(&config);
+    assert_int_equal(READ(&config, NULL, "m", "n", "--served-model-name=a", "--served-model-name", "b"), ST_OK);
+    assert_int_equal(config.served_names.count, 2);
+    config_free(&config);
+    assert_int_equal(READ(&config, NULL, "m"), ST_OK);
+    assert_false(config_takes_several(&config));
+    config_free(&config);
+    assert_int_equal(READ(&config, NULL, "m", "--admin-key-file", "/x"), ST_OK);
+    assert_true(config_takes_several(&config));
+    config_free(&config);
     char *alone[] = {"m", "n"};
     assert_int_equal(config_read(&config, COMMAND_INSPECT, 2, alone, NULL, &err), ST_INVAL); /* one at a time */
     config_free(&config);
