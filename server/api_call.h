@@ -116,6 +116,8 @@ NODISCARD bool api_model_pick(const struct fields *fields, struct api_models *mo
 NODISCARD bool api_read_object(const char *body, size_t length, struct json **root, struct api_error *error);
 bool api_refuse_context(const struct api_model *model, enum api_kind kind, uint64_t prompt, uint64_t completion,
                         struct api_error *error);
+/* A text that the tokenizer gives up on. */
+bool api_refuse_work(const char *param, struct api_error *error);
 
 /* api_view.c */
 void api_view_open(struct api_call *call, struct choice_view *view);

@@ -293,6 +293,19 @@ static void print_parts(const struct json *parts, struct buf *out)
     buf_append_char(out, '"');
 }
 
+/* The same as a list; what else a part holds is not the template's to see. */
+static void print_part_list(const struct json *parts, struct buf *out)
+{
+    buf_append_char(out, '[');
+    for (size_t i = 0; i < json_length(parts); i++) {
+        if (i) buf_append_char(out, ',');
+        buf_append_text(out, "{\"type\":\"text\",\"text\":");
+        json_print(json_member(json_at(parts, i), "text"), out);
+        buf_append_char(out, '}');
+    }
+    buf_append_char(out, ']');
+}
+
 /* "arguments": the object inside the text. False when the text is no JSON object. */
 static bool print_arguments(const struct json *arguments, struct buf *out)
 {
@@ -374,7 +387,9 @@ static bool print_member(const struct json *message, const char *key, const stru
         buf_append_text(out, "\"system\"");
     else if (strcmp(key, "content") == 0 && kind == JSON_KIND_NULL)
         buf_append_text(out, "\"\"");
-    else if (strcmp(key, "content") == 0 && kind == JSON_KIND_LIST && !keeps_list(message, forms))
+    else if (strcmp(key, "content") == 0 && kind == JSON_KIND_LIST && keeps_list(message, forms))
+        print_part_list(value, out);
+    else if (strcmp(key, "content") == 0 && kind == JSON_KIND_LIST)
         print_parts(value, out);
     else if (strcmp(key, "tool_calls") == 0 && kind == JSON_KIND_LIST)
         return print_tool_calls(value, out);
@@ -485,7 +500,8 @@ static bool encode_rendered(const struct api_model *model, const struct chat_opt
 {
     enum status status = tokenizer_encode(model->tokenizer, text->data ? text->data : "", text->length, spans->spans,
                                           spans->count, chat->add_special_tokens, list);
-    if (status == ST_LIMIT) return api_refuse_context(model, API_CHAT, list->limit + 1, 0, error);
+    if (status == ST_LIMIT && list->full) return api_refuse_context(model, API_CHAT, list->limit + 1, 0, error);
+    if (status == ST_LIMIT) return api_refuse_work("messages", error);
     if (status != ST_OK) return refuse_memory(error);
     if (list->count) return true;
     api_error_set(error, 400, invalid, NULL, "messages", "Invalid 'messages': the chat template made an empty prompt.");

@@ -92,7 +92,10 @@ bool api_prompt_read(struct api_call *call, const struct fields *fields, uint32_
 static enum status append_ids(const struct json *list, struct token_list *out)
 {
     size_t count = json_length(list);
-    if (out->limit && count > out->limit) return ST_LIMIT;
+    if (out->limit && count > out->limit) {
+        out->full = true;
+        return ST_LIMIT;
+    }
     if (count > out->capacity) {
         uint32_t *ids = mem_resize(out->ids, count, sizeof *ids);
         if (!ids) return ST_NOMEM;
@@ -115,6 +118,7 @@ bool api_prompt_tokens(const struct api_call *call, uint32_t idx, struct token_l
         text ? tokenizer_encode(call->model->tokenizer, text, length, NULL, 0, call->add_special_tokens, list)
              : append_ids(prompt, list);
     if (status == ST_OK) return list->count ? true : refuse_empty(error, "prompt");
+    if (status == ST_LIMIT && !list->full) return api_refuse_work("prompt", error);
     if (status == ST_LIMIT) return api_refuse_context(call->model, API_COMPLETIONS, list->limit + 1, 0, error);
     return refuse_memory(error);
 }

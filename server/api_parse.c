@@ -56,6 +56,13 @@ bool api_refuse_context(const struct api_model *model, enum api_kind kind, uint6
     return false;
 }
 
+bool api_refuse_work(const char *param, struct api_error *error)
+{
+    api_error_set(error, 400, invalid, "invalid_value", param,
+                  "Invalid '%s': this model's tokenizer would take too many steps for this text.", param);
+    return false;
+}
+
 static bool read_sampling(struct api_call *call, const struct fields *fields)
 {
     struct sampling_params *params = &call->base.params;

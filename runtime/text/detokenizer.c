@@ -49,7 +49,7 @@ void detokenizer_push_bytes(struct detokenizer *detokenizer, const char *bytes, 
         detokenizer->start_spaces--;
         at++;
     }
-    if (length) detokenizer->start_spaces = 0;
+    if (at < length) detokenizer->start_spaces = 0;
     while (at < length) {
         if (detokenizer->held_count == 0) {
             size_t bad = length - at;

@@ -3,7 +3,7 @@
  *   - classes are disjoint, so a greedy run of one class can end in one place only;
  *   - \s*[\r\n]+ ends behind the last newline of the run of white space;
  *   - \s+(?!\S) ends before the last white space of the run, or at its end when the text ends there.
- * A regular-expression library was rejected: slower, and its worst case is not ours to bound. */
+ * Expressions without a lexer go to a library (regex.h): slower, and its worst case ends only at a budget. */
 #include "runtime/text/pretokenize.h"
 
 #include "runtime/base/utf8.h"

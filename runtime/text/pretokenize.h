@@ -24,8 +24,7 @@ enum pretokenize_pattern {
 };
 
 /* Looks up GGUF's tokenizer.ggml.pre. False: not known. *whole_words: a piece that is in the vocabulary is taken as it
- * is
- * ("ignore_merges" of tokenizer.json). */
+ * is ("ignore_merges" of tokenizer.json). */
 bool pretokenize_find(const char *name, enum pretokenize_pattern *pattern, bool *whole_words);
 
 /* Looks up tokenizer.json's pre-tokeniser: whether one of the lexers does what its steps do to text whose bytes are

@@ -3,7 +3,7 @@
  *
  * A ByteLevel step writes bytes as printable characters. For a model over bytes that is done only if more steps follow,
  * and the pieces that come out at the end are bytes again. Work grows with n for the steps written here; for a regular
- * expression with the steps of its engine, which are bounded per match. Immutable after creation; any thread. */
+ * expression with the steps of its engine, which are bounded (regex.h). Immutable after creation; any thread. */
 #ifndef RUNTIME_TEXT_PRETOKENIZE_STEPS_H
 #define RUNTIME_TEXT_PRETOKENIZE_STEPS_H
 
@@ -18,8 +18,7 @@
 struct cutter;
 
 /* classes must live as long as the cutter. mapped: the normaliser has written bytes as characters already.
- * bytes: the pieces shall be bytes. ST_INVAL: a
- * step that is malformed or not supported; ST_NOMEM. */
+ * bytes: the pieces shall be bytes. ST_INVAL: a step that is malformed or not supported; ST_NOMEM. */
 NODISCARD enum status cutter_create(const struct vocab_step *steps, uint32_t count, bool mapped, bool bytes,
                                     const struct unicode_classes *classes, struct cutter **cutter, struct error *err);
 void cutter_destroy(struct cutter *cutter); /* NULL is fine */

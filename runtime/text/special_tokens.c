@@ -17,7 +17,7 @@ static int compare(const void *a, const void *b)
 
 enum { NAMES_FIRST = 64, TEXT_FIRST = 4096 };
 
-/* `bytes` of a name is its offset in text until the names are sorted: text moves while it grows. */
+/* Until the names are sorted only `at` tells where a name stands: text moves while it grows. */
 enum status special_tokens_add(struct special_tokens *special, const char *bytes, size_t length,
                                struct special_name name)
 {

@@ -211,6 +211,7 @@ struct encoding {
     struct unigram_scratch unigram_scratch;
     struct normal_text normal;
     struct cutting cutting;
+    size_t trust_idx; /* the first span that ends behind the start of the part whose trust was last asked for */
     struct buf trust; /* a byte for each of a part's, where the normalised text is searched for control tokens */
     struct token_list *list;
 };
@@ -367,13 +368,15 @@ static enum status encode_part(struct encoding *e, const char *text, size_t leng
     return ST_OK;
 }
 
-/* The trust of text[from .. to), byte by byte, into e->trust. */
+/* The trust of text[from .. to), byte by byte, into e->trust. Parts come from left to right. */
 static enum status spread_trust(struct encoding *e, size_t from, size_t to)
 {
     buf_clear(&e->trust);
     if (!buf_reserve(&e->trust, to - from)) return ST_NOMEM;
     memset(e->trust.data, 0, to - from);
-    for (size_t i = 0, start = 0; i < e->spans_count && start < to; start = e->spans[i++].end) {
+    while (e->trust_idx < e->spans_count && e->spans[e->trust_idx].end <= from) e->trust_idx++;
+    size_t i = e->trust_idx, start = i ? e->spans[i - 1].end : 0;
+    for (; i < e->spans_count && start < to; start = e->spans[i++].end) {
         size_t low = start > from ? start : from, high = e->spans[i].end < to ? e->spans[i].end : to;
         if (e->spans[i].trusted && high > low) memset(e->trust.data + (low - from), 1, high - low);
     }

@@ -33,13 +33,15 @@ struct token_list {
     uint32_t *ids;
     size_t count, capacity;
     size_t limit; /* encode stops with ST_LIMIT beyond this; 0 = no limit */
+    bool full;    /* limit was met: tells that ST_LIMIT from those of work */
 };
 
 void token_list_free(struct token_list *list);
 
 /* Appends the ids of text to list. text need not be valid UTF-8 (each bad byte is encoded as that byte). add_special:
  * put the vocabulary's BOS/EOS around it where the vocabulary asks for them. spans_count 0: nothing is trusted. Work
- * grows linearly (up to log factors) with length for any input. ST_LIMIT: list->limit; ST_NOMEM. Any thread. */
+ * grows as T5 (README.md) says. ST_LIMIT: list->limit (list->full), or a normaliser or regular expression that goes
+ * beyond its bound; ST_NOMEM. Any thread. */
 NODISCARD enum status tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t length,
                                        const struct text_span *spans, size_t spans_count, bool add_special,
                                        struct token_list *list);

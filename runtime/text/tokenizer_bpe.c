@@ -75,7 +75,8 @@ static inline uint32_t pair_slot(const struct bpe *bpe, uint64_t key)
     return (uint32_t)(key * UINT64_C(0x9e3779b97f4a7c15) >> 32) & bpe->pairs_mask;
 }
 
-/* The same, where the merges are not listed: the token of both, ranked by its score. */
+/* rank << 32 | product of a pair where the merges are not listed: the token of both, ranked by its score; or NO_PAIR.
+ */
 static uint64_t pair_by_score(const struct bpe *bpe, uint32_t left, uint32_t right)
 {
     uint32_t left_length, right_length, length;
@@ -328,7 +329,10 @@ enum status token_list_reserve(struct token_list *list, size_t more)
 {
     size_t need, capacity = list->capacity;
     if (!checked_add(list->count, more, &need)) return ST_NOMEM;
-    if (list->limit && need > list->limit) return ST_LIMIT;
+    if (list->limit && need > list->limit) {
+        list->full = true;
+        return ST_LIMIT;
+    }
     if (need <= capacity) return ST_OK;
     capacity = capacity < 64 ? 64 : capacity > SIZE_MAX / 2 ? SIZE_MAX : 2 * capacity;
     if (capacity < need) capacity = need;
@@ -513,9 +517,12 @@ static size_t symbols(const struct bpe *bpe, const char *piece, size_t length, b
     return n;
 }
 
-/* At most that many symbols come from a piece: a byte each, and the bytes of what is put around characters. */
+/* At most that many symbols come from a piece: one a byte or character; with byte_fallback also the bytes of what is
+ * put around characters. */
 static bool symbols_max(const struct bpe *bpe, size_t length, size_t *max)
 {
+    *max = length;
+    if (!bpe->options.byte_fallback) return true;
     return checked_mul(length, 1 + (size_t)bpe->options.prefix.length, max) &&
            checked_add(*max, bpe->options.suffix.length, max);
 }
@@ -525,7 +532,8 @@ static enum status encode_long(const struct bpe *bpe, const char *piece, size_t 
 {
     if (room >= UINT32_MAX) return ST_LIMIT;
     /* No token is longer than length_max, so a prompt far past the limit is refused before memory is taken for it. */
-    if (!bpe->bytes_missing) TRY(token_list_reserve(list, length / bpe->table->length_max));
+    if (!bpe->bytes_missing && (!bpe->options.characters || bpe->options.byte_fallback))
+        TRY(token_list_reserve(list, length / bpe->table->length_max));
     TRY(scratch_reserve(s, room));
     uint32_t n = (uint32_t)symbols(bpe, piece, length, after_unknown, s->ids);
     merge_long(bpe, s, n);

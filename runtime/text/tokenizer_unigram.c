@@ -58,10 +58,9 @@ enum status unigram_init(struct unigram *unigram, const struct token_table *tabl
     memset(u, 0, sizeof *u);
     u->table = table;
     u->unknown_id = vocab->unknown_id;
-    u->byte_fallback = !p || p->byte_fallback;
-    u->fuse_unknown = !p || p->fuse_unknown;
-    if (p ? !p->scores : !vocab->scores)
-        return error_set(err, ST_INVAL, "vocabulary: the scores of tokens are missing");
+    u->byte_fallback = p->byte_fallback;
+    u->fuse_unknown = p->fuse_unknown;
+    if (!p->scores) return error_set(err, ST_INVAL, "vocabulary: the scores of tokens are missing");
     u->sorted = mem_alloc(table->count, sizeof *u->sorted);
     u->scores = mem_alloc(table->count, sizeof *u->scores);
     if (!u->sorted || !u->scores) {
@@ -70,11 +69,14 @@ enum status unigram_init(struct unigram *unigram, const struct token_table *tabl
     }
     double lowest = 0;
     for (uint32_t id = 0; id < table->count; id++) {
-        u->scores[id] = p ? p->scores[id] : (double)vocab->scores[id];
+        u->scores[id] = p->scores[id];
         if (!id || u->scores[id] < lowest) lowest = u->scores[id];
     }
     u->unknown_score = lowest - UNKNOWN_PENALTY;
     token_table_bytes(table, u->byte_ids);
+    bool bytes = u->byte_fallback;
+    for (int b = 0; bytes && b < 256; b++) bytes = u->byte_ids[b] != VOCAB_NO_ID;
+    u->covers = bytes || (!u->fuse_unknown && u->unknown_id != VOCAB_NO_ID);
     sort_tokens(u);
     return ST_OK;
 }
@@ -180,6 +182,9 @@ enum status unigram_encode(const struct unigram *unigram, const char *piece, siz
                            struct unigram_scratch *scratch, struct token_list *list)
 {
     if (length >= UINT32_MAX - 1) return ST_LIMIT;
+    /* A text far past the limit is refused before memory is taken for it. */
+    uint32_t longest = unigram->table->length_max > 4 ? unigram->table->length_max : 4;
+    if (unigram->covers) TRY(token_list_reserve(list, length / longest));
     TRY(scratch_reserve(scratch, length + 1));
     struct unigram_node *nodes = scratch->nodes;
     for (size_t i = 0; i <= length; i++) nodes[i] = (struct unigram_node){0, UINT32_MAX, 0, 0};

@@ -23,6 +23,7 @@ struct unigram {
     double unknown_score;
     uint32_t unknown_id, byte_ids[256];
     bool byte_fallback, fuse_unknown;
+    bool covers; /* every id stands for at most the longest token or character: no text comes to nothing */
 };
 
 /* table must live as long as unigram. ST_INVAL: no scores; ST_NOMEM. On failure unigram needs no

@@ -9,7 +9,7 @@
 
 #include <string.h>
 
-enum { PREFIX_MAX = 64, CHARS_MAX = 1000, CHAR_BYTES_MAX = 4 };
+enum { PREFIX_MAX = 64, CHARS_MAX = 1000 };
 
 void words_free(struct words *words)
 {
@@ -27,6 +27,16 @@ static uint32_t slot_of(const struct words *w, const char *bytes, size_t length)
         if (n == length && !memcmp(word, bytes, length)) break;
     }
     return slot;
+}
+
+static size_t count_characters(const char *text, size_t length)
+{
+    size_t count = 0;
+    for (size_t at = 0, n; at < length; at += n, count++) {
+        n = utf8_length(text + at, length - at);
+        if (!n) n = 1;
+    }
+    return count;
 }
 
 enum status words_init(struct words *words, const struct token_table *table, const struct vocab *vocab, bool pieces,
@@ -58,7 +68,16 @@ enum status words_init(struct words *words, const struct token_table *table, con
         uint32_t length;
         const char *bytes = token_table_get(table, id, &length);
         if ((table->kinds[id] != VOCAB_NORMAL && table->kinds[id] != VOCAB_USER_DEFINED) || !length) continue;
+        if (pieces && count_characters(bytes, length) > words->chars_max + words->prefix_length)
+            continue; /* never met */
+        if (pieces && length > WORD_MAX) {
+            words_free(words);
+            return error_set(err, ST_INVAL, "vocabulary: token %u is longer than %d bytes", id, (int)WORD_MAX);
+        }
         words->slots[slot_of(words, bytes, length)] = id;
+        if (!pieces) continue;
+        words->lengths[length] = true;
+        if (length > words->length_max) words->length_max = length;
     }
     return ST_OK;
 }
@@ -70,28 +89,19 @@ static enum status push(struct token_list *list, uint32_t id)
     return ST_OK;
 }
 
-static size_t count_characters(const char *text, size_t length)
-{
-    size_t count = 0;
-    for (size_t at = 0, n; at < length; at += n, count++) {
-        n = utf8_length(text + at, length - at);
-        if (!n) n = 1;
-    }
-    return count;
-}
-
 /* The longest token at the start of rest, and its bytes there. */
 static uint32_t longest(const struct words *w, const char *rest, size_t length, bool continued, size_t *taken,
                         uint64_t *work)
 {
-    char room[PREFIX_MAX + CHARS_MAX * CHAR_BYTES_MAX];
+    char room[PREFIX_MAX + WORD_MAX];
     size_t prefix = continued ? w->prefix_length : 0;
-    size_t most = w->table->length_max > prefix ? w->table->length_max - prefix : 0;
+    size_t most = w->length_max > prefix ? w->length_max - prefix : 0;
     if (length > most) length = most;
     memcpy(room, w->prefix, prefix);
-    memcpy(room + prefix, rest, length); /* the word has at most CHARS_MAX characters */
+    memcpy(room + prefix, rest, length);
     for (; length; length--) {
         ++*work;
+        if (!w->lengths[prefix + length]) continue;
         uint32_t id = w->slots[slot_of(w, room, prefix + length)];
         if (id == VOCAB_NO_ID) continue;
         *taken = length;

@@ -10,6 +10,7 @@
 #include "runtime/model/vocab_folder.h"
 #include "runtime/model/vocab_json.h"
 #include "runtime/model/vocab_read.h"
+#include "runtime/text/detokenizer.h"
 #include "runtime/text/tokenizer.h"
 
 /* Reads text as a tokenizer.json and builds the tokenizer; the error's text stays in err. */
@@ -421,8 +422,12 @@ static void test_vocab_json_growth_ends(void **state)
     struct tokenizer *tokenizer = made((struct tiny_json){.normalizer = steps});
     assert_int_equal(tokenizer_encode(tokenizer, "bab", 3, NULL, 0, false, &list), ST_LIMIT);
     assert_int_equal(list.count, 0);
+    assert_false(list.full);
     assert_int_equal(tokenizer_encode(tokenizer, "bbb", 3, NULL, 0, false, &list), ST_OK);
     assert_int_equal(list.count, 3);
+    list.limit = 5;
+    assert_int_equal(tokenizer_encode(tokenizer, "bbb", 3, NULL, 0, false, &list), ST_LIMIT);
+    assert_true(list.full);
     token_list_free(&list);
     tokenizer_destroy(tokenizer);
     refuse((struct tiny_json){.normalizer = steps,
@@ -467,6 +472,87 @@ static void test_vocab_json_trust_of_what_is_added(void **state)
     }
 }
 
+/* Trust over several parts of a text. */
+static void test_vocab_json_trust_of_parts(void **state)
+{
+    (void)state;
+    static const struct {
+        struct text_span spans[3];
+        uint32_t ids[5];
+    } cases[] = {
+        {{{3, true}, {7, true}, {10, false}}, {258, 259, '<', 's', '>'}},
+        {{{3, false}, {7, true}, {10, true}}, {'<', 's', '>', 259, 258}},
+    };
+    struct tokenizer *tokenizer =
+        made((struct tiny_json){.normalizer = "{\"type\":\"Lowercase\"}",
+                                .added = "[{\"id\":258,\"content\":\"<S>\",\"special\":true,\"normalized\":true},"
+                                         "{\"id\":259,\"content\":\"</s>\",\"special\":true}]"});
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct token_list list = {0};
+        assert_int_equal(tokenizer_encode(tokenizer, "<S></s><S>", 10, cases[i].spans, 3, false, &list), ST_OK);
+        assert_int_equal(list.count, 5);
+        assert_memory_equal(list.ids, cases[i].ids, sizeof cases[i].ids);
+        token_list_free(&list);
+    }
+    tokenizer_destroy(tokenizer);
+}
+
+/* Of a whole text that many spaces are taken away, wherever its tokens are cut. */
+static void test_vocab_json_spaces_at_the_start(void **state)
+{
+    (void)state;
+    struct detokenizer d;
+    struct buf text;
+    struct tokenizer *tokenizer = made(
+        (struct tiny_json){.decoder = "{\"type\":\"Sequence\",\"decoders\":[" TINY_BYTE_LEVEL ",{\"type\":\"Fuse\"},"
+                                      "{\"type\":\"Strip\",\"content\":\" \",\"start\":2,\"stop\":0}]}"});
+    buf_init(&text, 0);
+    detokenizer_init_whole(&d, tokenizer, false);
+    for (int i = 0; i < 3; i++) detokenizer_push(&d, ' ', &text);
+    detokenizer_push(&d, 'a', &text);
+    detokenizer_push(&d, ' ', &text);
+    detokenizer_finish(&d, &text);
+    assert_int_equal(text.length, 3);
+    assert_memory_equal(text.data, " a ", 3);
+    buf_free(&text);
+    tokenizer_destroy(tokenizer);
+}
+
+static void test_vocab_json_word_pieces(void **state)
+{
+    (void)state;
+    static const char start[] = "{\"model\":{\"type\":\"WordPiece\",\"unk_token\":\"u\",\"max_input_chars_per_word\":"
+                                "%d,\"continuing_subword_prefix\":\"##\",\"vocab\":{\"u\":0,\"a\":1,\"ab\":2,"
+                                "\"##cd\":3,\"##c\":4,\"##cdcdcdc\":5";
+    static const uint32_t ids[] = {2, 3, 4};
+    struct tokenizer *tokenizer = NULL;
+    struct token_list list = {0};
+    struct error err;
+    struct buf text;
+    buf_init(&text, 0);
+    buf_append_format(&text, start, 100);
+    buf_append_text(&text, ",\"");
+    for (int i = 0; i < 600; i++) buf_append_char(&text, 'a'); /* no word has so many characters */
+    buf_append_text(&text, "\":6}}}");
+    if (build(text.data, text.length, &tokenizer, &err) != ST_OK) fail_msg("%s", err.message);
+    assert_int_equal(tokenizer_encode(tokenizer, "abcdc", 5, NULL, 0, false, &list), ST_OK);
+    assert_int_equal(list.count, 3);
+    assert_memory_equal(list.ids, ids, sizeof ids);
+    list.count = 0;
+    assert_int_equal(tokenizer_encode(tokenizer, "abcdd", 5, NULL, 0, false, &list), ST_OK);
+    assert_int_equal(list.count, 1);
+    assert_int_equal(list.ids[0], 0);
+    token_list_free(&list);
+    tokenizer_destroy(tokenizer);
+    buf_clear(&text);
+    buf_append_format(&text, start, 1000);
+    buf_append_text(&text, ",\"");
+    for (int i = 0; i < 513; i++) buf_append_char(&text, 'x');
+    buf_append_text(&text, "\":6}}}");
+    refuse_text(text.data, text.length, "longer than 512 bytes");
+    buf_free(&text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -482,6 +568,9 @@ int main(void)
         cmocka_unit_test(test_vocab_json_trust_goes_through_the_normaliser),
         cmocka_unit_test(test_vocab_json_growth_ends),
         cmocka_unit_test(test_vocab_json_trust_of_what_is_added),
+        cmocka_unit_test(test_vocab_json_trust_of_parts),
+        cmocka_unit_test(test_vocab_json_spaces_at_the_start),
+        cmocka_unit_test(test_vocab_json_word_pieces),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,6 +5,8 @@
 #include "tests/unit/server/api_fixture.h"
 
 #include "runtime/base/hash.h"
+#include "runtime/model/vocab_json.h"
+#include "runtime/model/vocab_read.h"
 
 static struct fixture fixture;
 
@@ -621,6 +623,52 @@ static void test_parse_asks_the_template_for_its_forms(void **state)
                  "developer!user", 0);
 }
 
+/* What a part holds beside its text is not shown to a template. */
+static void test_parse_keeps_only_the_text_of_parts(void **state)
+{
+    (void)state;
+    assert_shown("{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}"
+                 "[{{ p.text }}{{ p.image_url }}]{% endfor %}{% endif %};{% endfor %}",
+                 "\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\",\"image_url\":1},"
+                 "{\"image_url\":2,\"type\":\"text\",\"text\":\"b\"}]}]",
+                 "[a][b];", 0);
+}
+
+/* A text that the tokenizer gives up on is not one that is too long. */
+static void test_parse_work_of_the_tokenizer(void **state)
+{
+    (void)state;
+    struct vocab vocab;
+    struct tokenizer *tokenizer;
+    struct buf text;
+    struct error err = {{0}};
+    buf_init(&text, 0);
+    buf_append_text(&text, "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]},\"normalizer\":"
+                           "{\"type\":\"Sequence\",\"normalizers\":[");
+    for (int i = 0; i < 40; i++)
+        buf_append_format(&text, "%s{\"type\":\"Replace\",\"pattern\":{\"String\":\"a\"},\"content\":\"aa\"}",
+                          i ? "," : "");
+    buf_append_text(&text, "]}}");
+    if (vocab_read_json(text.data, text.length, &vocab, &err) != ST_OK) fail_msg("%s", err.message);
+    if (tokenizer_create(&vocab, &tokenizer, &err) != ST_OK) fail_msg("%s", err.message);
+    vocab_free(&vocab);
+    buf_free(&text);
+    fixture.model.tokenizer = tokenizer;
+    static const char *const bodies[] = {"{\"prompt\":\"a\"}",
+                                         "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]}"};
+    for (int k = 0; k < 2; k++) {
+        struct api_call *call;
+        struct api_error error;
+        int status = ask(k ? API_CHAT : API_COMPLETIONS, bodies[k], strlen(bodies[k]), &call, &error);
+        assert_int_equal(status, 400);
+        assert_string_equal(error.param, k ? "messages" : "prompt");
+        assert_string_equal(error.code, "invalid_value");
+        api_call_destroy(call);
+    }
+    fixture.model.tokenizer = fixture.tokenizer;
+    tokenizer_destroy(tokenizer);
+}
+
 static void test_parse_continue_needs_text(void **state)
 {
     (void)state;
@@ -927,6 +975,8 @@ int main(void)
         cmocka_unit_test(test_parse_unserved_by_name),
         cmocka_unit_test(test_parse_messages),
         cmocka_unit_test(test_parse_prompts_of_chats),
+        cmocka_unit_test(test_parse_keeps_only_the_text_of_parts),
+        cmocka_unit_test(test_parse_work_of_the_tokenizer),
         cmocka_unit_test(test_parse_continue_needs_text),
         cmocka_unit_test(test_parse_forms_of_prompt),
         cmocka_unit_test(test_parse_truncation),
