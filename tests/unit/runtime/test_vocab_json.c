@@ -518,6 +518,46 @@ static void test_vocab_json_spaces_at_the_start(void **state)
     tokenizer_destroy(tokenizer);
 }
 
+static size_t largest; /* request for memory */
+
+static bool note_largest(void *state, size_t size)
+{
+    (void)state;
+    if (size > largest) largest = size;
+    return true;
+}
+
+/* A text far beyond the limit of ids is refused before memory is taken for it. */
+static void test_vocab_json_limit_before_memory(void **state)
+{
+    (void)state;
+    enum { LENGTH = 1 << 20 };
+    struct tokenizer *tokenizer = NULL;
+    struct token_list list = {.limit = 100};
+    struct error err;
+    struct buf unigram;
+    char *text = mem_alloc(LENGTH, 1);
+    assert_non_null(text);
+    memset(text, 'a', LENGTH);
+    buf_init(&unigram, 0);
+    buf_append_text(&unigram, "{\"model\":{\"type\":\"Unigram\",\"unk_id\":0,\"byte_fallback\":true,\"vocab\":"
+                              "[[\"u\",0],[\"aaaa\",-1]");
+    for (int b = 0; b < 256; b++) buf_append_format(&unigram, ",[\"<0x%02X>\",-9]", b);
+    buf_append_text(&unigram, "]}}");
+    if (build(unigram.data, unigram.length, &tokenizer, &err) != ST_OK) fail_msg("%s", err.message);
+    buf_free(&unigram);
+    largest = 0;
+    mem_hook_set(note_largest, NULL);
+    enum status status = tokenizer_encode(tokenizer, text, LENGTH, NULL, 0, false, &list);
+    mem_hook_set(NULL, NULL);
+    assert_int_equal(status, ST_LIMIT);
+    assert_true(list.full);
+    assert_in_range(largest, 0, LENGTH);
+    token_list_free(&list);
+    tokenizer_destroy(tokenizer);
+    mem_free(text);
+}
+
 static void test_vocab_json_word_pieces(void **state)
 {
     (void)state;
@@ -570,6 +610,7 @@ int main(void)
         cmocka_unit_test(test_vocab_json_trust_of_what_is_added),
         cmocka_unit_test(test_vocab_json_trust_of_parts),
         cmocka_unit_test(test_vocab_json_spaces_at_the_start),
+        cmocka_unit_test(test_vocab_json_limit_before_memory),
         cmocka_unit_test(test_vocab_json_word_pieces),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
