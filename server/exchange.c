@@ -13,11 +13,6 @@
 /* E6; values: serving design, section 11. */
 enum { COALESCE_WRITES_PER_S = 5000, COALESCE_TOKENS = 8, COALESCE_MS = 20, COALESCE_WINDOW_MS = 100 };
 
-static uint64_t clock_ns(void)
-{
-    return clock_now_ns(clock_system());
-}
-
 /* ---- the end ---- */
 
 static void write_usage(struct exchange *exchange)
@@ -85,19 +80,26 @@ void exchange_wait_no_more(struct exchange *exchange)
     if (served) served_unpin(served);
 }
 
-void exchange_reply_error(struct exchange *exchange, const struct api_error *error)
+void reply_error(struct http_conn *conn, const struct api_error *error, const char *allow, bool close)
 {
-    struct http_conn *conn = exchange->conn;
-    if (!conn) return;
-    exchange->conn = NULL;
     struct buf body;
     buf_init(&body, 0);
     api_error_body(error, &body);
     http_conn_reply(conn, &(struct http_reply){.status = error->http_status,
                                                .body = &body,
+                                               .allow = allow,
                                                .retry_after_ms = error->retry_after_ms,
-                                               .close = exchange->set->aborting});
+                                               .authenticate = error->http_status == 401,
+                                               .close = close});
     buf_free(&body);
+}
+
+void exchange_reply_error(struct exchange *exchange, const struct api_error *error)
+{
+    struct http_conn *conn = exchange->conn;
+    if (!conn) return;
+    exchange->conn = NULL;
+    reply_error(conn, error, NULL, exchange->set->aborting);
 }
 
 void exchange_fail(struct exchange *exchange, const struct api_error *error)

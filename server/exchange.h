@@ -65,6 +65,9 @@ bool exchanges_have_room(struct exchanges *set, const char *request_id, uint32_t
 void exchange_start(struct exchanges *set, enum exchange_kind kind, struct http_conn *conn, uint32_t tenant,
                     const char *tenant_name);
 
+/* An error as the whole answer to a call. allow: of a 405, else NULL; close: the connection, after it. */
+void reply_error(struct http_conn *conn, const struct api_error *error, const char *allow, bool close);
+
 void exchange_writable(struct exchange *exchange);
 void exchange_gone(struct exchange *exchange); /* its connection is about to be freed */
 

@@ -7,11 +7,6 @@
 
 #include <string.h>
 
-static uint64_t clock_ns(void)
-{
-    return clock_now_ns(clock_system());
-}
-
 bool exchanges_have_room(struct exchanges *set, const char *request_id, uint32_t *retry_after_ms)
 {
     const struct models *models = set->models;
@@ -272,10 +267,5 @@ void exchange_start(struct exchanges *set, enum exchange_kind kind, struct http_
     }
     struct api_error error;
     refusal_error(REFUSE_NO_MEMORY, RETRY_AFTER_MS_MIN, &error);
-    struct buf body;
-    buf_init(&body, 0);
-    api_error_body(&error, &body);
-    http_conn_reply(
-        conn, &(struct http_reply){.status = error.http_status, .body = &body, .retry_after_ms = error.retry_after_ms});
-    buf_free(&body);
+    reply_error(conn, &error, NULL, false);
 }

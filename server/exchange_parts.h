@@ -7,8 +7,14 @@
 #ifndef SERVER_EXCHANGE_PARTS_H
 #define SERVER_EXCHANGE_PARTS_H
 
+#include "runtime/base/clock.h"
 #include "server/exchange.h"
 #include "server/http_route.h"
+
+static inline uint64_t clock_ns(void)
+{
+    return clock_now_ns(clock_system());
+}
 
 enum { RETRY_AFTER_MS_MIN = 1000, RETRY_AFTER_MS_MAX = 60000 };
 

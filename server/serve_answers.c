@@ -18,20 +18,6 @@ void reply_text(struct http_conn *conn, int status, const char *content_type, co
     buf_free(&body);
 }
 
-void reply_error(struct http_conn *conn, const struct api_error *error, const char *allow, bool close)
-{
-    struct buf body;
-    buf_init(&body, 0);
-    api_error_body(error, &body);
-    http_conn_reply(conn, &(struct http_reply){.status = error->http_status,
-                                               .body = &body,
-                                               .allow = allow,
-                                               .retry_after_ms = error->retry_after_ms,
-                                               .authenticate = error->http_status == 401,
-                                               .close = close});
-    buf_free(&body);
-}
-
 void reply_refusal(struct server *server, struct http_conn *conn, enum refusal refusal, uint32_t retry_after_ms,
                    const char *allow)
 {

@@ -43,7 +43,6 @@ struct server {
 /* ---- serve_answers.c ---- */
 
 void reply_text(struct http_conn *conn, int status, const char *content_type, const char *text, size_t length);
-void reply_error(struct http_conn *conn, const struct api_error *error, const char *allow, bool close);
 void reply_refusal(struct server *server, struct http_conn *conn, enum refusal refusal, uint32_t retry_after_ms,
                    const char *allow);
 /* What keeps all requests away, if anything does. */

@@ -134,7 +134,7 @@ static void attend(struct device_cpu *cpu, uint32_t thread_idx, uint32_t l, cons
         .rows = tile->rows,
         .G = G,
         .position = cpu->batch->positions[tile->token],
-        .window = cpu->layers[l].windowed ? s->window : 0,
+        .window = cpu->plans[cpu->layers[l].windowed].window,
         .scale = s->attention_scale,
         .scratch = cpu->threads[thread_idx].attention,
     };

@@ -17,13 +17,7 @@ static void name_model(const char *folder, struct model_spec *spec)
     size_t end = strlen(folder), begin;
     while (end && folder[end - 1] == '/') end--;
     for (begin = end; begin && folder[begin - 1] != '/';) begin--;
-    size_t length = end - begin < sizeof spec->name ? end - begin : sizeof spec->name - 1;
-    while (length < end - begin && length && ((unsigned char)folder[begin + length] & 0xc0) == 0x80) length--;
-    for (size_t i = 0; i < length; i++) {
-        unsigned char c = (unsigned char)folder[begin + i];
-        spec->name[i] = c < 0x20 || c == 0x7f ? '?' : (char)c;
-    }
-    spec->name[length] = 0;
+    model_spec_set_name(spec, folder + begin, end - begin);
 }
 
 static enum status refuse_id(uint32_t id, const char *use, uint32_t rows, struct error *err)

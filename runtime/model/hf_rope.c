@@ -117,12 +117,6 @@ static enum status read_llama3(const struct reader *r, const struct hf_object *k
     return ST_OK;
 }
 
-/* YaRN's weight of a magnitude: 0.1 m ln(factor) + 1. */
-static double magnitude_of(double factor, double m)
-{
-    return factor <= 1 ? 1 : 0.1 * m * log(factor) + 1;
-}
-
 static enum status read_yarn(const struct reader *r, const struct hf_object *keys, struct rope_spec *rope,
                              float **factors)
 {
@@ -142,8 +136,9 @@ static enum status read_yarn(const struct reader *r, const struct hf_object *key
                          "key %struncate is false: YaRN with a range that is not rounded is not "
                          "supported",
                          keys->where);
-    double magnitude = mscale > 0 && mscale_all > 0 ? magnitude_of(factor, mscale) / magnitude_of(factor, mscale_all)
-                                                    : magnitude_of(factor, 1);
+    double magnitude = rope_yarn_magnitude(factor, 1);
+    if (mscale > 0 && mscale_all > 0)
+        magnitude = rope_yarn_magnitude(factor, mscale) / rope_yarn_magnitude(factor, mscale_all);
     TRY(hf_read_number(keys, "attention_factor", false, 1e-3, 1e3, &magnitude));
     rope->magnitude = (float)magnitude;
     if (factor <= 1) return ST_OK; /* then every pair is kept */

@@ -256,18 +256,6 @@ static enum status check_general(const struct gguf *file, struct error *err)
     return status == ST_NOTFOUND ? ST_OK : status;
 }
 
-/* A file's text in a fixed field: cut between characters, control characters replaced. */
-static void copy_field(char *field, size_t capacity, struct vocab_string text)
-{
-    size_t length = text.length < capacity ? text.length : capacity - 1;
-    while (length < text.length && length && ((unsigned char)text.text[length] & 0xc0) == 0x80) length--;
-    for (size_t i = 0; i < length; i++) {
-        unsigned char c = (unsigned char)text.text[i];
-        field[i] = c < 0x20 || c == 0x7f ? '?' : (char)c;
-    }
-    field[length] = 0;
-}
-
 static enum status find_family(const struct gguf *file, const struct family **family, struct error *err)
 {
     struct vocab_string arch;
@@ -370,7 +358,7 @@ static enum status read_rope_scaling(const struct reader *r, struct model_spec *
             return error_set(r->err, ST_INVAL, "key %s.rope.scaling.factor is %g, YaRN needs more than 1", r->arch,
                              (double)factor);
         spec->rope_main.scale = 1;
-        spec->rope_main.magnitude = rope_yarn_magnitude(factor);
+        spec->rope_main.magnitude = (float)rope_yarn_magnitude((double)factor, 1);
         yarn->factor = factor;
     } else if (is_text(type, "none") || is_text(type, "longrope")) {
         spec->rope_main.scale = 1.0f / legacy;
@@ -466,6 +454,17 @@ static enum status read_features(const struct reader *r, struct model_spec *spec
     return ST_OK;
 }
 
+void model_spec_set_name(struct model_spec *spec, const char *text, size_t length)
+{
+    size_t kept = length < sizeof spec->name ? length : sizeof spec->name - 1;
+    while (kept < length && kept && ((unsigned char)text[kept] & 0xc0) == 0x80) kept--;
+    for (size_t i = 0; i < kept; i++) {
+        unsigned char c = (unsigned char)text[i];
+        spec->name[i] = c < 0x20 || c == 0x7f ? '?' : (char)c;
+    }
+    spec->name[kept] = 0;
+}
+
 enum status model_spec_read(const struct gguf *file, struct model_spec *out, struct rope_yarn *yarn, struct error *err)
 {
     const struct family *family = NULL;
@@ -477,7 +476,8 @@ enum status model_spec_read(const struct gguf *file, struct model_spec *out, str
     struct reader r = {file, family, family->arch, err};
     *yarn = (struct rope_yarn){0};
     snprintf(spec.arch, sizeof spec.arch, "%s", family->arch);
-    if (gguf_get_text(file, "general.name", &name, &ignored) == ST_OK) copy_field(spec.name, sizeof spec.name, name);
+    if (gguf_get_text(file, "general.name", &name, &ignored) == ST_OK)
+        model_spec_set_name(&spec, name.text, name.length);
     TRY(check_keys(&r));
     TRY(read_sizes(&r, &spec));
     TRY(read_window(&r, &spec));

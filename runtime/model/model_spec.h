@@ -6,6 +6,7 @@
 #include "runtime/base/status.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 enum rope_kind {
@@ -63,6 +64,9 @@ struct model_spec {
     uint64_t parameters;                   /* values in all tensors */
     uint8_t layer_flags[MODEL_LAYERS_MAX]; /* enum layer_flag of layer 0 .. layers - 1 */
 };
+
+/* Takes text as the name: cut between characters where it is too long, control characters replaced. */
+void model_spec_set_name(struct model_spec *spec, const char *text, size_t length);
 
 /* The spec of a GGUF file, from its keys and the presence of optional tensors, and what its RoPE factors are made of
  * (factor 0: they lie in the file, or there are none). ST_INVAL: an unknown architecture (err lists the known ones), a

@@ -248,18 +248,6 @@ static void make_f8_blocks(const struct quant_matrix *matrix, const struct piece
     }
 }
 
-/* E4M3: sign, 4 bits of exponent biased by 7, 3 of fraction; no infinities, 0x7f is NaN. */
-static void make_fp8_table(float table[256])
-{
-    for (int code = 0; code < 128; code++) {
-        int exponent = code >> 3, fraction = code & 7;
-        float x = exponent ? (float)(8 + fraction) * 0x1p-10f * (float)(1 << exponent) : (float)fraction * 0x1p-9f;
-        if (code == 127) x = NAN;
-        table[code] = x;
-        table[code + 128] = -x;
-    }
-}
-
 static void put_values(enum tensor_type type, const float *values, uint32_t col, uint32_t count, uint8_t *row)
 {
     if (type == TENSOR_F32) memcpy(row + col * 4ull, values, count * 4ull);
@@ -335,7 +323,7 @@ void quant_make_rows(const struct tensor_recipe *recipe, uint32_t row_begin, uin
     const bool fp8 = matrix->layout == CODES_FP8;
     float table[256];
     CHECK(row_begin <= row_end && row_end <= matrix->rows);
-    if (fp8) make_fp8_table(table);
+    for (int code = 0; fp8 && code < 256; code++) table[code] = f8_to_f32((uint8_t)code);
     for (uint32_t row = row_begin; row < row_end; row += PIECE_ROWS) {
         struct piece piece = {.row = row, .rows = row_end - row < PIECE_ROWS ? row_end - row : PIECE_ROWS};
         uint8_t *to = (uint8_t *)rows + (row - row_begin) * row_bytes;

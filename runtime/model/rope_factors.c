@@ -24,9 +24,9 @@ void rope_yarn_factors(float *factors, uint32_t rope_size, double base, const st
     }
 }
 
-float rope_yarn_magnitude(double factor)
+double rope_yarn_magnitude(double factor, double weight)
 {
-    return factor <= 1 ? 1 : (float)(0.1 * log(factor) + 1);
+    return factor <= 1 ? 1 : 0.1 * weight * log(factor) + 1;
 }
 
 void rope_llama3_factors(float *factors, uint32_t rope_size, double base, const struct rope_llama3 *llama3)

@@ -17,8 +17,8 @@ struct rope_yarn {
 /* Pairs from floor(pair that turns beta_fast times) to ceil(beta_slow times) go linearly from 1 to the factor, in terms
  * of frequency. */
 void rope_yarn_factors(float *factors, uint32_t rope_size, double base, const struct rope_yarn *yarn);
-/* 0.1 ln(factor) + 1, by which cosines and sines are multiplied; 1 for factors up to 1. */
-float rope_yarn_magnitude(double factor);
+/* 0.1 weight ln(factor) + 1, by which cosines and sines are multiplied (weight 1); 1 for factors up to 1. */
+double rope_yarn_magnitude(double factor, double weight);
 
 struct rope_llama3 {
     float factor;

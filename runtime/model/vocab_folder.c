@@ -13,21 +13,19 @@
 #include "runtime/base/limits.h"
 #include "runtime/base/mem.h"
 #include "runtime/base/utf8.h"
+#include "runtime/model/json_file.h"
 #include "runtime/model/vocab_json.h"
 #include "runtime/model/vocab_read.h"
 
 #include <inttypes.h>
-#include <limits.h>
-#include <stdio.h>
 #include <string.h>
 
 static enum status read_text_file(const char *folder, const char *name, uint64_t bytes_max, const char *limit_name,
                                   char **text, size_t *length, struct error *err)
 {
-    char path[PATH_MAX];
+    char path[FOLDER_PATH_BYTES];
     struct error reason = {""};
-    int n = snprintf(path, sizeof path, "%s/%s", folder, name);
-    if (n < 0 || (size_t)n >= sizeof path) return error_set(err, ST_INVAL, "the folder's path is too long");
+    TRY(folder_path(folder, name, path, err));
     enum status status = file_read(path, bytes_max, limit_name, text, length, &reason);
     return status == ST_OK ? ST_OK : error_set(err, status, "%s %.400s", name, reason.message);
 }

@@ -31,21 +31,13 @@ struct normaliser {
 
 /* --- creation --- */
 
-static enum status copy_string(struct arena *arena, struct vocab_string *string)
-{
-    if (!string->length) return ST_OK;
-    string->text = arena_strdup(arena, string->text, string->length);
-    return string->text ? ST_OK : ST_NOMEM;
-}
-
 static enum status create_step(struct normaliser *n, const struct vocab_step *from, struct step *step,
                                struct error *err)
 {
     step->is = *from;
     if (from->type == STEP_PRECOMPILED)
         return normalise_map_init(&step->map, from->content.text, from->content.length, err);
-    TRY(copy_string(&n->arena, &step->is.pattern));
-    TRY(copy_string(&n->arena, &step->is.content));
+    TRY(step_texts_copy(&n->arena, &step->is));
     if (!from->regex) return ST_OK;
     return regex_create(from->pattern.text, from->pattern.length, &step->regex, err);
 }

@@ -33,18 +33,10 @@ struct cutter {
 
 /* --- creation --- */
 
-static enum status copy_string(struct arena *arena, struct vocab_string *string)
-{
-    if (!string->length) return ST_OK;
-    string->text = arena_strdup(arena, string->text, string->length);
-    return string->text ? ST_OK : ST_NOMEM;
-}
-
 static enum status create_step(struct cutter *c, const struct vocab_step *from, struct step *step, struct error *err)
 {
     step->is = *from;
-    TRY(copy_string(&c->arena, &step->is.pattern));
-    TRY(copy_string(&c->arena, &step->is.content));
+    TRY(step_texts_copy(&c->arena, &step->is));
     if ((from->type == STEP_SPLIT || from->type == STEP_CHAR_DELIMITER) && !from->pattern.length)
         return error_set(err, ST_INVAL, "pre_tokenizer Split: the pattern is empty");
     if (from->type == STEP_METASPACE &&

@@ -317,3 +317,16 @@ enum status token_table_init_output(struct token_table *table, const struct voca
     if (status != ST_OK) token_table_free(table);
     return status;
 }
+
+static enum status copy_string(struct arena *arena, struct vocab_string *string)
+{
+    if (!string->length) return ST_OK;
+    string->text = arena_strdup(arena, string->text, string->length);
+    return string->text ? ST_OK : ST_NOMEM;
+}
+
+enum status step_texts_copy(struct arena *arena, struct vocab_step *step)
+{
+    TRY(copy_string(arena, &step->pattern));
+    return copy_string(arena, &step->content);
+}

@@ -5,6 +5,7 @@
 #ifndef RUNTIME_TEXT_TOKEN_TABLE_H
 #define RUNTIME_TEXT_TOKEN_TABLE_H
 
+#include "runtime/base/arena.h"
 #include "runtime/base/status.h"
 #include "runtime/model/vocab.h"
 
@@ -57,5 +58,8 @@ void byte_level_map(int16_t byte_of[BYTE_CHARACTERS], uint16_t char_of[256]);
  * what it holds then is not defined. */
 bool byte_level_decode(const int16_t byte_of[BYTE_CHARACTERS], const char *text, size_t length, char *out,
                        size_t *out_length);
+
+/* Copies the texts of a step of tokenizer.json, which its maker keeps, into the arena. ST_NOMEM. */
+NODISCARD enum status step_texts_copy(struct arena *arena, struct vocab_step *step);
 
 #endif
