@@ -33,10 +33,14 @@ enum finish {
 enum cause {
     CAUSE_STOP,            /* every choice ended by itself, the last one by a stop */
     CAUSE_LENGTH,          /* ... the last one by length */
+    CAUSE_QUOTA_END,       /* ended at its output limit: the account's package is used up */
+    CAUSE_ACCOUNT_STOP,    /* the account or the key was closed */
     CAUSE_CLIENT_GONE,     /* cancelled: the client left or was too slow */
     CAUSE_PLATFORM_CANCEL, /* cancelled: drain, deadline */
-    CAUSE_PLATFORM_ERROR   /* device failure, not-finite row */
+    CAUSE_PLATFORM_ERROR,  /* device failure, not-finite row */
+    CAUSE_NODE_CRASH       /* the process died; written by the journal's recovery alone */
 };
+enum { CAUSES = CAUSE_NODE_CRASH + 1 };
 
 enum { STOP_STRING_NONE = UINT32_MAX, TOP_LOGPROBS_STRIDE_MAX = LOGPROBS_MAX };
 
@@ -82,10 +86,14 @@ struct usage {
     uint32_t preemptions;
 };
 
+struct charge; /* the biller's (server/billing/record.h); the scheduler only hands it through */
+
 struct request {
-    uint64_t id;     /* unique while alive; never 0 */
-    void *owner;     /* the server's, handed back in events */
-    uint32_t tenant; /* small index; fairness and queue shares are per tenant */
+    uint64_t id;                 /* unique while alive; never 0 */
+    void *owner;                 /* the server's, handed back in events */
+    const struct charge *charge; /* who pays; NULL: nobody */
+    bool unseen;                 /* the server's, before it cancels: not a byte of the answer has been sent */
+    uint32_t tenant;             /* small index; fairness and queue shares are per tenant */
     enum service_class service_class;
     int32_t priority;         /* within class and tenant: lower first (vLLM's `priority`) */
     uint8_t cache_domain[32]; /* prefix cache sharing: secret of the tenant; equal domains share blocks */

@@ -184,6 +184,9 @@ static enum status read_flag(struct source *source, int argc, char **argv, int *
         !equals)
         return set_named(source, name + 3, origin, "false", err);
     if (!option && strncmp(name, "limit-", 6) != 0) return unknown(origin, name, source->command, err);
+    if (option && option->kind == OPTION_SECRET)
+        return error_set(err, ST_INVAL, "%s: never as an argument, which every user of the machine can read; %s",
+                         origin, option->help);
     if (!equals && *at + 1 >= argc) return error_set(err, ST_INVAL, "%s: a value is missing", origin);
     const char *value = equals ? equals + 1 : argv[++*at];
     TRY(set_named(source, name, origin, value, err));
@@ -239,6 +242,9 @@ static enum status check_words(const struct config *config, struct error *err)
         {"kv-cache-dtype", {"auto", "bf16", "int8", NULL}, offsetof(struct config, kv_cache_dtype)},
         {"numerics", {"fast", "exact", NULL}, offsetof(struct config, numerics)},
         {"log-level", {"error", "warn", "info", "debug", NULL}, offsetof(struct config, log_level)},
+        {"enforce", {"off", "prepaid", NULL}, offsetof(struct config, enforce)},
+        {"on-outage", {"reject", "retry", "continue", NULL}, offsetof(struct config, on_outage)},
+        {"unseen", {"charge", "waive", NULL}, offsetof(struct config, unseen)},
     };
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
         const char *value = *(char *const *)((const char *)config + rules[i].offset);
@@ -291,7 +297,7 @@ void config_free(struct config *config)
     list_clear(&config->models);
     for (size_t i = 0; i < option_count; i++) {
         void *member = (char *)config + option_table[i].offset;
-        if (option_table[i].kind == OPTION_TEXT) mem_free(*(char **)member);
+        if (option_table[i].kind == OPTION_TEXT || option_table[i].kind == OPTION_SECRET) mem_free(*(char **)member);
         if (option_table[i].kind == OPTION_LIST) list_clear(member);
     }
     memset(config, 0, sizeof *config);
@@ -349,7 +355,7 @@ void config_help(enum config_command command, struct buf *out)
     buf_append_text(out, "Options:\n");
     for (size_t i = 0; i < option_count; i++) {
         const struct option *option = &option_table[i];
-        if (!(option->commands & command)) continue;
+        if (!(option->commands & command) || option->kind == OPTION_SECRET) continue;
         buf_append_text(out, "  ");
         if (option->letter) buf_append_format(out, "-%c, ", option->letter);
         buf_append_format(out, "--%s%s%s", option->kind == OPTION_BOOL ? "[no-]" : "", option->name,

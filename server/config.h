@@ -22,14 +22,35 @@ struct config {
     struct config_list models; /* positional: paths of model files or folders; serve takes several */
     const char *model;         /* the first of them */
 
-    char *host;                       /* --host, 127.0.0.1 */
-    uint32_t port;                    /* --port, 8000; 0: any free port, told in the "ready" line */
-    struct config_list api_keys;      /* --api-key (repeatable); also MILLRACE_API_KEY, and --api-key-file */
-    char *api_key_file;               /* --api-key-file: lines "key" or "tenant:key" */
-    struct config_list served_names;  /* --served-model-name A B; see model_names.h */
-    struct config_list admin_keys;    /* --admin-key (repeatable); also MILLRACE_ADMIN_KEY, and --admin-key-file */
-    char *admin_key_file;             /* --admin-key-file: a key a line */
-    struct config_list model_dirs;    /* --model-dir (repeatable): folders that admin calls may load from */
+    char *host;                      /* --host, 127.0.0.1 */
+    uint32_t port;                   /* --port, 8000; 0: any free port, told in the "ready" line */
+    struct config_list api_keys;     /* --api-key (repeatable); also MILLRACE_API_KEY, and --api-key-file */
+    char *api_key_file;              /* --api-key-file: lines "key" or "tenant:key" */
+    struct config_list served_names; /* --served-model-name A B; see model_names.h */
+    struct config_list admin_keys;   /* --admin-key (repeatable); also MILLRACE_ADMIN_KEY, and --admin-key-file */
+    char *admin_key_file;            /* --admin-key-file: a key a line */
+    char *admin_host;                /* --admin-host, 127.0.0.1 */
+    uint32_t admin_port;             /* --admin-port; 0: admin calls on the API's port, none of billing's */
+    struct config_list model_dirs;   /* --model-dir (repeatable): folders that admin calls may load from */
+    /* billing; server/billing/README.md */
+    char *journal;                                          /* --journal FOLDER; NULL: nothing is billed */
+    char *journal_fallback;                                 /* --journal-fallback FOLDER */
+    char *journal_mode;                                     /* --journal-mode step|group:MS|write */
+    uint64_t journal_segment_bytes;                         /* --journal-segment-bytes */
+    uint32_t journal_keep_ms;                               /* --journal-keep (seconds) */
+    char *redis;                                            /* --redis URL; NULL: the ledger is in the process */
+    char *redis_password;                                   /* MILLRACE_REDIS_PASSWORD or YAML, never an argument */
+    char *redis_password_file;                              /* --redis-password-file */
+    char *redis_ca_file, *redis_cert_file, *redis_key_file; /* --redis-ca-file .. */
+    char *enforce;                     /* --enforce off|prepaid; NULL: off, with --redis an error */
+    char *on_outage;                   /* --on-outage reject|retry|continue */
+    uint64_t outage_window_tokens;     /* --outage-window */
+    char *prices;                      /* --prices FILE */
+    char *unseen;                      /* --unseen charge|waive */
+    char *bill_utc_offset;             /* --bill-utc-offset +HH:MM */
+    uint32_t key_rpm, key_concurrency; /* --key-rpm, --key-concurrency; 0: no limit */
+    uint64_t key_tpm;                  /* --key-tpm */
+
     bool auto_wake;                   /* --auto-wake / --no-auto-wake, on */
     uint32_t max_model_len;           /* --max-model-len; 0: the model's own */
     uint32_t max_num_seqs;            /* --max-num-seqs */

@@ -236,7 +236,7 @@ static void print_usage(struct printer *p, const struct metrics *metrics)
     head(p, "mr_rate_limited_total", "counter", "Requests refused with 429, by limit");
     sample(p, "mr_rate_limited_total", ",limit=\"queue_share\"", (double)metrics->rate_limited);
     head(p, "mr_usage_records_total", "counter", "Usage records, by cause");
-    for (int i = CAUSE_STOP; i <= CAUSE_PLATFORM_ERROR; i++) {
+    for (int i = CAUSE_STOP; i < CAUSES; i++) {
         (void)snprintf(label, sizeof label, ",cause=\"%s\"", usage_cause_name((enum cause)i));
         sample(p, "mr_usage_records_total", label, (double)metrics->records[i]);
     }

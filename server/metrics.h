@@ -44,10 +44,10 @@ struct histogram {
 struct metrics {
     char model_name[256]; /* escaped for a label */
     struct histogram histograms[HISTOGRAM_COUNT];
-    uint64_t finished[5];                  /* by enum cause */
-    uint64_t rejected_requests;            /* the node's queue was full */
-    uint64_t rate_limited;                 /* a tenant's share was full */
-    uint64_t records[5], records_mismatch; /* usage records, by enum cause */
+    uint64_t finished[CAUSES];                  /* by enum cause */
+    uint64_t rejected_requests;                 /* the node's queue was full */
+    uint64_t rate_limited;                      /* a tenant's share was full */
+    uint64_t records[CAUSES], records_mismatch; /* usage records, by enum cause */
     uint64_t recorded_in, recorded_hit, recorded_out, recorded_reasoning, recorded_recomputed;
 };
 

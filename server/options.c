@@ -38,6 +38,67 @@ const struct option option_table[] = {
      true},
     {"admin-key-file", 0, OPTION_TEXT, SERVE, AT(admin_key_file), NULL, 0, 0, "FILE",
      "Admin keys, one a line; read again on SIGHUP.", false},
+    {"admin-host", 0, OPTION_TEXT, SERVE, AT(admin_host), "127.0.0.1", 0, 0, "ADDRESS", "Address of the admin port.",
+     false},
+    {"admin-port", 0, OPTION_U32, SERVE, AT(admin_port), "0", 0, 65535, "N",
+     "A port of its own for all admin calls, which the API's port then refuses; billing's admin calls exist only "
+     "there. 0: none.",
+     false},
+    {"journal", 0, OPTION_TEXT, SERVE, AT(journal), NULL, 0, 0, "FOLDER",
+     "Commit the token counts of every request to the billing journal in this folder before the tokens leave; made if "
+     "it "
+     "is not there. Without it nothing is billed.",
+     false},
+    {"journal-fallback", 0, OPTION_TEXT, SERVE, AT(journal_fallback), NULL, 0, 0, "FOLDER",
+     "Where the journal goes on when its folder fails; on another disk.", false},
+    {"journal-mode", 0, OPTION_TEXT, SERVE, AT(journal_mode), "step", 0, 0, "MODE",
+     "step: each step is on disk before its tokens leave. group:MS (1..1000): written before they leave, on disk "
+     "within "
+     "MS; a power loss may take that much. write: written before they leave, on disk when the system likes.",
+     false},
+    {"journal-segment-bytes", 0, OPTION_SIZE, SERVE, AT(journal_segment_bytes), "64Mi", 65536, 1073741824.0, "SIZE",
+     "Size of the journal's files.", false},
+    {"journal-keep", 0, OPTION_SECONDS, SERVE, AT(journal_keep_ms), "604800", 0, 4294967, "SECONDS",
+     "How long journal files stay after the ledger has confirmed all that is in them.", false},
+    {"redis", 0, OPTION_TEXT, SERVE, AT(redis), NULL, 0, 0, "URL",
+     "The ledger that nodes share: redis://[USER@]HOST:PORT, rediss:// (TLS), redis+unix:///PATH, "
+     "redis-sentinel://HOST:PORT,HOST:PORT/MASTER or redis-cluster://HOST:PORT,HOST:PORT (with TLS: rediss-sentinel, "
+     "rediss-cluster). Without it the ledger is in this process.",
+     false},
+    {"redis-password", 0, OPTION_SECRET, SERVE, AT(redis_password), NULL, 0, 0, "PASSWORD",
+     "Its password; only as MILLRACE_REDIS_PASSWORD or in the YAML file.", true},
+    {"redis-password-file", 0, OPTION_TEXT, SERVE, AT(redis_password_file), NULL, 0, 0, "FILE",
+     "A file whose first line is the password.", false},
+    {"redis-ca-file", 0, OPTION_TEXT, SERVE, AT(redis_ca_file), NULL, 0, 0, "FILE",
+     "Certificates that Redis' own must lead to, PEM; without it the system's.", false},
+    {"redis-cert-file", 0, OPTION_TEXT, SERVE, AT(redis_cert_file), NULL, 0, 0, "FILE",
+     "Our certificate for Redis, PEM.", false},
+    {"redis-key-file", 0, OPTION_TEXT, SERVE, AT(redis_key_file), NULL, 0, 0, "FILE", "Its private key, PEM.", false},
+    {"enforce", 0, OPTION_TEXT, SERVE, AT(enforce), NULL, 0, 0, "MODE",
+     "prepaid: requests are served only while their account's packages last. off: everything is counted and nothing "
+     "refused (the default without --redis; with it the mode must be given).",
+     false},
+    {"on-outage", 0, OPTION_TEXT, SERVE, AT(on_outage), "reject", 0, 0, "POLICY",
+     "While Redis does not answer and a lease is used up: reject (503), retry (wait up to 10 s, then 503) or continue "
+     "(on "
+     "credit, --outage-window).",
+     false},
+    {"outage-window", 0, OPTION_U64, SERVE, AT(outage_window_tokens), "0", 0, 9007199254.0, "TOKENS",
+     "Most credit of an account on this node in an outage, in tokens of weight 1.", false},
+    {"prices", 0, OPTION_TEXT, SERVE, AT(prices), NULL, 0, 0, "FILE",
+     "Model classes and token weights, YAML (server/billing/README.md); without it every token weighs 1. Read again on "
+     "SIGHUP.",
+     false},
+    {"unseen", 0, OPTION_TEXT, SERVE, AT(unseen), "charge", 0, 0, "MODE",
+     "A client that left before the first byte of its answer: charge, or waive (behind balancers that retry).", false},
+    {"bill-utc-offset", 0, OPTION_TEXT, SERVE, AT(bill_utc_offset), "+00:00", 0, 0, "+HH:MM",
+     "Offset from UTC of billing months and days.", false},
+    {"key-rpm", 0, OPTION_U32, SERVE, AT(key_rpm), "0", 0, U32_MAX, "N",
+     "Requests a minute of a key that has no limit of its own; 0: any number.", false},
+    {"key-tpm", 0, OPTION_U64, SERVE, AT(key_tpm), "0", 0, 1e15, "N",
+     "Tokens a minute of a key that has no limit of its own, prompt and answer; 0: any number.", false},
+    {"key-concurrency", 0, OPTION_U32, SERVE, AT(key_concurrency), "0", 0, U32_MAX, "N",
+     "Requests at once of a key that has no limit of its own; 0: any number.", false},
     {"model-dir", 0, OPTION_LIST, SERVE, AT(model_dirs), NULL, 0, 0, "FOLDER",
      "A folder that admin calls may load models from; may be repeated. Models given at the start may always be loaded "
      "again.",
@@ -248,7 +309,8 @@ enum status option_set(struct config *config, const struct option *option, const
     void *member = (char *)config + option->offset;
     enum status status = ST_OK;
     switch (option->kind) {
-    case OPTION_TEXT: status = set_text(member, text); break;
+    case OPTION_TEXT:
+    case OPTION_SECRET: status = set_text(member, text); break;
     case OPTION_BOOL:
         if (strcmp(text, "true") != 0 && strcmp(text, "false") != 0)
             return error_set(err, ST_INVAL, "%s: \"%.64s\" is neither true nor false", origin, text);
@@ -277,6 +339,7 @@ void option_write(const struct config *config, const struct option *option, stru
     }
     switch (option->kind) {
     case OPTION_TEXT: buf_append_text(out, *(char *const *)member ? *(char *const *)member : ""); break;
+    case OPTION_SECRET: break; /* only ever (secret) */
     case OPTION_BOOL: buf_append_text(out, *(const bool *)member ? "true" : "false"); break;
     case OPTION_U32: buf_append_format(out, "%" PRIu32, *(const uint32_t *)member); break;
     case OPTION_U64:

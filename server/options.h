@@ -7,6 +7,7 @@
 
 enum option_kind {
     OPTION_TEXT,    /* char * */
+    OPTION_SECRET,  /* char *, from the environment or the YAML file only: arguments are visible to every user */
     OPTION_U32,     /* uint32_t */
     OPTION_U64,     /* uint64_t */
     OPTION_SIZE,    /* uint64_t bytes; suffixes K M G T (powers of 1000) and Ki Mi Gi Ti (of 1024) */

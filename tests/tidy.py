@@ -22,7 +22,8 @@ SEAMS = {
     r"(?<![\w.>])time\s*\(|\bgettimeofday\s*\(|\bclock_gettime\s*\(": {"runtime/base/clock.c"},
     r"(?<![\w.>])(rand|srand|random|drand48)\s*\(|\bgetrandom\s*\(": {"runtime/base/random.c"},
     r"\b(strcpy|strcat|sprintf|vsprintf|strtok|atoi|atol|atof|gets)\s*\(": set(),
-    r"(?<![\w.>])printf\s*\(|\bputs\s*\(": {"server/main.c", "server/cmd_generate.c", "server/cmd_inspect.c", "server/cmd_serve.c"},
+    r"(?<![\w.>])printf\s*\(|\bputs\s*\(": {"server/main.c", "server/cmd_generate.c", "server/cmd_inspect.c", "server/cmd_serve.c",
+                                             "server/cmd_bill.c"},
 }
 # Libraries that only one layer, or one file, may name.
 LIBRARIES = {
@@ -30,7 +31,9 @@ LIBRARIES = {
     r"#include <llhttp\.h>": lambda p: p.startswith("server/"),
     r"#include <jansson\.h>": lambda p: p == "runtime/base/json.c",
     r"#include <yaml\.h>": lambda p: p == "server/config_yaml.c",
-    r"#include <openssl/": lambda p: p == "runtime/base/hash.c",
+    r"#include <openssl/": lambda p: p in ("runtime/base/hash.c", "server/billing/redis_wire.c"),
+    r"#include <hiredis/": lambda p: p.startswith("server/billing/redis_"),
+    r"#include <curl/": lambda p: p == "server/billing/http_call.c",
     r"#include <xxhash\.h>": lambda p: p == "runtime/base/hash.c",
     r"#include <pcre2\.h>": lambda p: p == "runtime/text/regex.c",
     r"#include <utf8proc\.h>": lambda p: p.startswith("runtime/text/"),

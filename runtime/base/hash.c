@@ -14,6 +14,11 @@
 #include <openssl/sha.h>
 #include <xxhash.h>
 
+uint64_t hash_xxh64(const void *data, size_t length, uint64_t seed)
+{
+    return XXH64(data, length, seed);
+}
+
 uint64_t hash_bytes(const void *data, size_t length, uint64_t seed)
 {
     return XXH3_64bits_withSeed(data, length, seed);

@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+uint64_t hash_xxh64(const void *data, size_t length, uint64_t seed); /* XXH64: where other programs compute it too */
 uint64_t hash_bytes(const void *data, size_t length, uint64_t seed);
 
 void sha256(const void *data, size_t length, uint8_t digest[32]);

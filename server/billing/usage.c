@@ -28,9 +28,12 @@ const char *usage_cause_name(enum cause cause)
     switch (cause) {
     case CAUSE_STOP: return "stop";
     case CAUSE_LENGTH: return "length";
+    case CAUSE_QUOTA_END: return "quota_end";
+    case CAUSE_ACCOUNT_STOP: return "account_stop";
     case CAUSE_CLIENT_GONE: return "client_gone";
     case CAUSE_PLATFORM_CANCEL: return "platform_cancel";
     case CAUSE_PLATFORM_ERROR: return "platform_error";
+    case CAUSE_NODE_CRASH: return "node_crash";
     }
     return "unknown";
 }
