@@ -35,7 +35,10 @@ enum ledger_answer {
 const char *ledger_answer_name(enum ledger_answer answer);           /* "OK", "GAP", ... static */
 bool ledger_answer_parse(const char *text, enum ledger_answer *out); /* false: none of them */
 
-enum package_op { PACKAGE_ADD, PACKAGE_INCREASE, PACKAGE_VOID }; /* "add", "inc", "void" */
+/* "add", "inc", "void". PACKAGE_REAP is for journals of a ledger in the process alone, where what changes a balance must
+ * be a frame: ledger_reap with units as its grace and created_ms as its time (ledger_store.h). */
+enum package_op { PACKAGE_ADD, PACKAGE_INCREASE, PACKAGE_VOID, PACKAGE_REAP };
+enum { PACKAGE_OPS = PACKAGE_REAP + 1 };
 
 /* A change of packages, idempotent by id: the same id with the same terms is DUP, with others CONFLICT. */
 struct order {
@@ -58,10 +61,10 @@ struct package_balance {
 
 struct account_balance {
     uint64_t account;
-    bool known, open; /* known: it has had an order or a record */
+    bool known, open; /* known: it has had an order or a record; open: nobody closed it */
     uint64_t used, overage;
-    uint32_t packages_count; /* settled ones too */
-    struct package_balance packages[PACKAGES_MAX];
+    uint32_t packages_count; /* those that may still pay, in order of use; then settled ones, newest first, while */
+    struct package_balance packages[PACKAGES_MAX]; /* there is room */
 };
 
 /* Sums of a month of one account and model class. */
@@ -80,7 +83,7 @@ struct ledger_reply {
     struct {
         uint64_t pseq;
         uint64_t leased; /* absolute: all that this producer leases on the account for that class now */
-        bool open;       /* the account is: a closed one gets nothing new */
+        bool open;       /* nobody closed the account: a closed one gets nothing new */
     } grants[APPLY_RECORDS_MAX];
 };
 
@@ -111,7 +114,8 @@ enum ledger_answer ledger_order(struct ledger *ledger, const char *uuid, const s
 /* Opens or closes an account. Idempotent by order id. */
 enum ledger_answer ledger_account_set(struct ledger *ledger, const char *uuid, uint64_t account, const char *order_id,
                                       bool open);
-/* Ends leases that expired more than grace_ms ago and expires packages past their end. */
+/* Ends leases that expired more than grace_ms ago, expires packages past their end, and settles packages that hold
+ * nothing: records no longer look at them, and an increase brings one back. */
 enum ledger_answer ledger_reap(struct ledger *ledger, const char *uuid, uint64_t account, uint64_t grace_ms,
                                uint64_t now_ms, uint32_t *leases_ended, uint32_t *packages_expired);
 
@@ -121,10 +125,17 @@ uint32_t ledger_month(const struct ledger *ledger, uint64_t account, uint32_t mo
                       struct month_total totals[MODEL_CLASSES]);
 bool ledger_hwm(const struct ledger *ledger, uint16_t partition, uint64_t producer, uint64_t *epoch, uint64_t *hwm,
                 char hash8[HASH8_CHARS + 1]);
+/* Marks of all producers of a partition, in no order. */
+typedef void (*ledger_mark_fn)(void *state, uint64_t producer, uint64_t epoch, uint64_t hwm, const char *hash8);
+void ledger_marks(const struct ledger *ledger, uint16_t partition, ledger_mark_fn visit, void *state);
 /* Every account in rising order of number. */
 void ledger_accounts(const struct ledger *ledger, void (*visit)(void *state, uint64_t account), void *state);
 /* Whether all invariants hold; false: err names the account and the rule. */
 bool ledger_check(const struct ledger *ledger, struct error *err);
+
+/* Everything as text, "<key> <field> <value>\n" under the names of ledger.lua's keys (without their prefix) and fields,
+ * zeros and empty fields left out: what an audit or a test lays beside a Redis. In no order. */
+void ledger_dump(const struct ledger *ledger, struct buf *out);
 
 /* The whole state as bytes with a checksum, and back. load replaces everything; ST_INVAL: damaged, nothing changed. */
 void ledger_save(const struct ledger *ledger, struct buf *out);
