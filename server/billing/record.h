@@ -7,7 +7,16 @@
  * bytes are SHA-256(chain of the record before || all bytes of this one before its chain). The first one's predecessor
  * is 32 zero bytes. So a record changed, left out, doubled or moved shows in every later one.
  *
- * No prompt and no output stands in a record (J6): h_ids is a hash over the output ids. Pure, any thread. */
+ * No prompt and no output stands in a record (J6): h_ids is a hash over the output ids. Pure, any thread.
+ *
+ * Bytes (little endian, in this order, no padding; text8 is a length byte and that many bytes without controls):
+ *   all   kind u8  mclass u8  partition u16  pseq u64  account u64  t_ms i64
+ *   F W   charge_id 16  part u32  request_id 16  idempotency 16  key u64  tenant text8  model text8  price_version u32
+ *         weight_in_ppm weight_hit_ppm weight_out_ppm u64  cause u8  flags u16  month u32  boot u32
+ *         opened_us first_us ended_us duration_us i64  units u64  h_ids 16
+ *         in_total in_hit out out_reasoning out_trimmed forced choices recomputed spec_draft spec_rejected u32
+ *   G     want least valid_ms u64
+ *   all   chain 32 */
 #ifndef SERVER_BILLING_RECORD_H
 #define SERVER_BILLING_RECORD_H
 
@@ -19,12 +28,15 @@
 #include <stdint.h>
 
 enum { PARTITIONS = 256, MODEL_CLASSES = 53, CHAIN_BYTES = 32, CHARGE_ID_BYTES = 16, HASH8_CHARS = 16 };
-enum { ACCOUNT_NAME_MAX = 64, MODEL_NAME_MAX = 255, RECORD_BYTES_MAX = 768 };
+enum { ACCOUNT_NAME_MAX = 64, MODEL_NAME_MAX = 255, RECORD_BYTES_MAX = 768, CHARGE_BYTES_MAX = 480 };
+enum { RECORD_FLAGS_ALL = 15 };
 /* What a weight may be at most, in parts per million (1,000 tokens for one), and a request's tokens: their product is
  * below 2^53. */
 #define WEIGHT_PPM_MAX     UINT64_C(1000000000)
 #define REQUEST_TOKENS_MAX UINT64_C(9000000)
 #define UNITS_MAX          UINT64_C(9007199254740991)
+#define PSEQ_MAX           UINT64_C(9007199254740991)
+#define GRANT_VALID_MS_MAX UINT64_C(86400000)
 
 enum record_kind { RECORD_CHARGED = 'F', RECORD_WAIVED = 'W', RECORD_GRANT = 'G', RECORD_RELEASE = 'R' };
 
@@ -81,6 +93,12 @@ size_t record_encode(const struct record *record, uint8_t out[RECORD_BYTES_MAX])
 /* Reads what record_encode wrote; every field is checked against its range. ST_INVAL: anything else (err says which
  * field at which byte). */
 NODISCARD enum status record_decode(const uint8_t *bytes, size_t length, struct record *record, struct error *err);
+
+/* The part of a record that an OPEN frame carries too: `charge_id ... weight_out_ppm` of the table above. Appends at
+ * most CHARGE_BYTES_MAX; decode reads it at *offset, which it moves. */
+size_t charge_encode(const struct charge *charge, uint8_t out[CHARGE_BYTES_MAX]);
+NODISCARD enum status charge_decode(const uint8_t *bytes, size_t length, size_t *offset, struct charge *charge,
+                                    struct error *err);
 
 /* Puts the chain at the end of encoded bytes, given that of the record before. */
 void record_seal(uint8_t *bytes, size_t length, const uint8_t previous[CHAIN_BYTES]);
