@@ -28,8 +28,9 @@
 enum { COMMANDS_MIN = 1024, EVENTS_MIN = 4096, IDLE_TURN_MS = 500, EMPTY_PLAN_TURN_MS = 5 };
 
 struct command {
-    struct request *request; /* NULL: a cancel */
+    struct request *request; /* NULL: a cancel or a raise */
     uint64_t request_id;
+    uint32_t out_limit; /* 0: a cancel */
     enum cause cause;
 };
 
@@ -195,7 +196,9 @@ static void take_commands(struct engine *e, uint64_t now_ns)
 {
     struct command command;
     for (uint32_t i = 0; i < SCHED_SUBMITS_MAX && ring_pop(&e->commands, &command); i++) {
-        if (!command.request)
+        if (command.out_limit)
+            (void)sched_raise(e->sched, command.request_id, command.out_limit);
+        else if (!command.request)
             (void)sched_cancel(e->sched, command.request_id, command.cause);
         else if (e->device_lost)
             sched_refuse(e->sched, command.request, ST_DEVICE, now_ns);
@@ -399,13 +402,23 @@ enum status engine_submit(struct engine *e, struct request *request)
     return ST_OK;
 }
 
-bool engine_cancel(struct engine *e, uint64_t request_id, enum cause cause)
+static bool command(struct engine *e, const struct command *command)
 {
     if (e->joined) return true; /* everything has ended */
-    struct command command = {.request_id = request_id, .cause = cause};
-    if (!ring_push(&e->commands, &command)) return false;
+    if (!ring_push(&e->commands, command)) return false;
     ring_doorbell(e);
     return true;
+}
+
+bool engine_cancel(struct engine *e, uint64_t request_id, enum cause cause)
+{
+    return command(e, &(struct command){.request_id = request_id, .cause = cause});
+}
+
+bool engine_raise(struct engine *e, uint64_t request_id, uint32_t out_limit)
+{
+    CHECK(out_limit > 0);
+    return command(e, &(struct command){.request_id = request_id, .out_limit = out_limit});
 }
 
 /* After the join: events that had no room in the ring, then submissions that were never taken. */

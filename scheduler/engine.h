@@ -69,11 +69,13 @@ void engine_destroy(struct engine *engine);
 NODISCARD enum status engine_submit(struct engine *engine, struct request *request);
 
 /* Asks for the request's end; takes effect in the next plan, its blocks are free within that step. Its REQUEST_DONE
- * still comes. Harmless for a request that has ended or was never known. cause: CLIENT_GONE or PLATFORM_CANCEL. False:
- * the ring is full, ask again. io thread only. */
+ * still comes. Harmless for a request that has ended or was never known. cause: as sched_cancel. False: the ring is
+ * full, ask again. io thread only. */
 NODISCARD bool engine_cancel(struct engine *engine, uint64_t request_id, enum cause cause);
+/* Raises the output limit of each of its choices; as sched_raise. False: the ring is full, ask again. io thread only. */
+NODISCARD bool engine_raise(struct engine *engine, uint64_t request_id, uint32_t out_limit);
 
-/* The next event, false when there is none. io thread only. */
+/* The next event, false when there is none. One thread: io, or the meter's; after engine_stop its caller. */
 bool engine_poll(struct engine *engine, struct event *event);
 
 /* Any thread; does not disturb the engine. */

@@ -18,6 +18,7 @@ enum planted {
     PLANTED_SHOW_HELD,        /* R12: text that may become a stop string is shown */
     PLANTED_FLAT_FAIRNESS,    /* R16: output is not charged, prompts only */
     PLANTED_NO_AGEING,        /* R17: nobody ranks up */
+    PLANTED_PASS_LIMIT,       /* R21: a choice goes on past its output limit */
     PLANTED_COUNT
 };
 

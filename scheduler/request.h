@@ -25,7 +25,9 @@ enum finish {
     FINISH_NONE,     /* still running */
     FINISH_STOP,     /* an end id, a stop id or a stop string: see stop_id, stop_string */
     FINISH_LENGTH,   /* max_tokens or the context's end */
-    FINISH_CANCELED, /* engine_cancel */
+    FINISH_QUOTA,    /* stopped at its output limit: the package is used up. "length" with a detail */
+    FINISH_ACCOUNT,  /* stopped because the account or key was closed. "length" with a detail */
+    FINISH_CANCELED, /* engine_cancel for any other cause */
     FINISH_ERROR     /* row not finite, nothing to choose from, device lost, deadline */
 };
 
@@ -105,6 +107,9 @@ struct request {
     uint32_t choices_count;
     struct sampling_params params;
     uint32_t max_tokens; /* per choice; 0 only with score_prompt. prompt_count + max_tokens <= context_max */
+    /* Ids a choice may have before it pauses and waits for engine_raise, or for its end: what is paid for so far. 0: no
+     * limit. */
+    uint32_t out_limit;
     uint32_t min_tokens; /* end ids, stop ids and stop strings do not count before this many */
     bool ignore_eos;     /* the model's end ids do not stop */
     bool keep_special;   /* special tokens are part of the text (skip_special_tokens = false) */

@@ -280,6 +280,7 @@ enum status sched_submit(struct sched *s, struct request *request, uint64_t now_
                         .seqs = SLOT_NONE,
                         .cancel_next = SLOT_NONE,
                         .state = JOB_WAITING,
+                        .out_limit = request->out_limit ? request->out_limit : UINT32_MAX,
                         .rank = (uint8_t)(request->service_class + 1)};
     job_root(s, job);
     s->jobs_count++;
@@ -304,6 +305,23 @@ bool sched_cancel(struct sched *s, uint64_t request_id, enum cause cause)
     job->cancel_cause = cause;
     job->cancel_next = s->cancels;
     s->cancels = job_idx;
+    return true;
+}
+
+bool sched_raise(struct sched *s, uint64_t request_id, uint32_t out_limit)
+{
+    if (!request_id) return false;
+    uint32_t job_idx = s->id_slots[id_probe(s, request_id)];
+    if (job_idx == SLOT_NONE) return false;
+    struct job *job = &s->jobs[job_idx];
+    if (out_limit <= job->out_limit) return true;
+    job->out_limit = out_limit;
+    for (uint32_t slot = job->seqs; slot != SLOT_NONE; slot = s->seqs[slot].next) {
+        const struct seq *seq = &s->seqs[slot];
+        if (seq->state != SEQ_RUNNING || seq->output_count >= out_limit) continue;
+        s->hot[seq->hot].flags = (uint8_t)(s->hot[seq->hot].flags & ~HOT_PAUSED);
+        s->touched++;
+    }
     return true;
 }
 

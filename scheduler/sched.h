@@ -81,8 +81,14 @@ enum status sched_submit(struct sched *sched, struct request *request, uint64_t 
 /* Refuses a request unseen, with the event that sched_submit would make. */
 void sched_refuse(struct sched *sched, struct request *request, enum status status, uint64_t now_ns);
 
-/* Marks a request for its end in the next plan; tokens sampled for it until then are dropped. False: not known. */
+/* Marks a request for its end in the next plan; tokens sampled for it until then are dropped. CAUSE_QUOTA_END and
+ * CAUSE_ACCOUNT_STOP end a started one well (FINISH_QUOTA, FINISH_ACCOUNT, ST_OK): what was held back for stop strings
+ * may be shown. False: not known. */
 bool sched_cancel(struct sched *sched, uint64_t request_id, enum cause cause);
+
+/* Raises the output limit of each of a request's choices (never lowers it): paused ones go on with the next plan.
+ * False: not known. */
+bool sched_raise(struct sched *sched, uint64_t request_id, uint32_t out_limit);
 
 /* Ends what is cancelled or late, then plans a step. The batch is valid until the next call of a sched_ function that
  * is not a query; tokens_count 0 means that there is nothing to do. After a plan with tokens comes sched_commit or

@@ -194,6 +194,7 @@ static void admit(struct sched *s, struct candidate *c, uint64_t now_ns)
                         .tokens = seq->choice->tokens,
                         .table = s->tables + (size_t)c->slot * s->table_stride,
                         .flags = c->leader && job->request->score_prompt ? HOT_SCORE : 0};
+    if (seq->output_count >= job->out_limit && seq->max_tokens) hot->flags |= HOT_PAUSED;
     for (uint32_t i = 0; i < c->hits; i++) {
         block_pool_share(&s->pool, s->hits[i]);
         hot->table[hot->blocks++] = s->hits[i];

@@ -216,6 +216,7 @@ static void commit_rows(struct sched *s, struct hot *hot, const struct batch_res
     s->stats.generation_tokens++;
     hot->last_token_ns = now_ns;
     if (!request->first_token_ns) request->first_token_ns = now_ns;
+    if (seq->output_count >= job->out_limit && !PLANTED(PASS_LIMIT)) hot->flags = (uint8_t)(hot->flags | HOT_PAUSED);
     fair_charge(&s->fair, hot->tenant, hot->rank, PLANTED(FLAT_FAIRNESS) ? 0 : FAIR_OUTPUT_WEIGHT);
     seq->choice->finish = finish;
     choice_event(s, seq, request);

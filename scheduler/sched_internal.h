@@ -23,7 +23,11 @@ enum { SLOT_NONE = UINT32_MAX, PREEMPTIONS_PROTECT = 3, PREFILL_SHARE_MIN = KV_B
 /* A prompt with more left than this many steps' share is long. */
 enum { PREFILL_LONG_STEPS = 4 };
 
-enum hot_flag { HOT_DECODE = 1 /* prompt and recomputation are done */, HOT_SCORE = 2 /* leader of score_prompt */ };
+enum hot_flag {
+    HOT_DECODE = 1, /* prompt and recomputation are done */
+    HOT_SCORE = 2,  /* leader of score_prompt */
+    HOT_PAUSED = 4  /* at its output limit: nothing of it is planned (R21) */
+};
 
 struct hot {
     uint32_t slot; /* SLOT_NONE: ended, swept by hot_sweep */
@@ -81,6 +85,7 @@ struct job {
     uint32_t choices_started, choices_ended;
     uint32_t cancel_next;
     uint64_t out;           /* accepted ids, counted here */
+    uint32_t out_limit;     /* of each choice; rises only */
     uint64_t positions_out; /* the same from the batches' positions, of ended sequences */
     uint8_t state, rank;
     bool aged, canceled, choices_queued, private_domain, indexes;

@@ -8,6 +8,14 @@
 
 /* ---- ends and ageing ---- */
 
+/* A good end from outside: everything accepted so far is the answer. */
+static void job_stop(struct sched *s, uint32_t job_idx, enum cause cause, uint64_t now_ns)
+{
+    for (uint32_t slot = s->jobs[job_idx].seqs; slot != SLOT_NONE; slot = s->seqs[slot].next)
+        s->seqs[slot].choice->text_bytes = s->seqs[slot].match.text_bytes;
+    job_end(s, job_idx, cause == CAUSE_QUOTA_END ? FINISH_QUOTA : FINISH_ACCOUNT, cause, ST_OK, now_ns);
+}
+
 static void take_cancels(struct sched *s, uint64_t now_ns)
 {
     while (s->cancels != SLOT_NONE) {
@@ -15,7 +23,11 @@ static void take_cancels(struct sched *s, uint64_t now_ns)
         struct job *job = &s->jobs[job_idx];
         s->cancels = job->cancel_next;
         job->cancel_next = SLOT_NONE;
-        job_end(s, job_idx, FINISH_CANCELED, job->cancel_cause, ST_CANCELED, now_ns);
+        bool well = job->cancel_cause == CAUSE_QUOTA_END || job->cancel_cause == CAUSE_ACCOUNT_STOP;
+        if (well && job->state == JOB_STARTED)
+            job_stop(s, job_idx, job->cancel_cause, now_ns);
+        else
+            job_end(s, job_idx, FINISH_CANCELED, job->cancel_cause, ST_CANCELED, now_ns);
     }
 }
 
@@ -165,7 +177,7 @@ static void plan_decodes(struct sched *s, uint64_t now_ns)
     for (uint32_t i = 0; i < s->hot_count; i++) {
         s->hot[i].planned = 0;
         s->hot[i].rows = 0;
-        if (s->hot[i].flags & HOT_DECODE) s->scratch[count++] = i;
+        if ((s->hot[i].flags & (HOT_DECODE | HOT_PAUSED)) == HOT_DECODE) s->scratch[count++] = i;
     }
     if (count > limit) {
         sort_decodes(s, s->scratch, count);
@@ -216,6 +228,7 @@ static uint32_t tokens_for(const struct sched *s, const struct hot *hot, int64_t
 void plan_chunk(struct sched *s, struct hot *hot, int64_t share_max)
 {
     const struct seq *seq = &s->seqs[hot->slot];
+    if (hot->flags & HOT_PAUSED) return; /* a preempted one that is back: its last position would give an id */
     uint32_t tokens_max = tokens_for(s, hot, share_max);
     uint32_t left = hot->length - hot->computed, rows_max = s->rows_left < UINT16_MAX ? s->rows_left : UINT16_MAX;
     uint32_t end = hot->computed + (tokens_max < left ? tokens_max : left);
@@ -254,7 +267,7 @@ static void set_prefill_budget(struct sched *s)
     for (uint32_t i = 0; i < s->hot_count; i++) {
         const struct hot *hot = &s->hot[i];
         if (hot->slot == SLOT_NONE) continue;
-        s->prefilling += !(hot->flags & HOT_DECODE);
+        s->prefilling += !(hot->flags & (HOT_DECODE | HOT_PAUSED));
         step.bytes += hot->blocks * c->kv_block_bytes;
         step.pairs += hot->planned ? hot->computed : 0;
     }

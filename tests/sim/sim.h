@@ -2,7 +2,7 @@
  *
  *   sim_load.c    makes a configuration and requests from the seed
  *   sim_expect.c  what each choice yields alone, worked out without any of the scheduler's code
- *   sim_check.c   the rules R1-R14, R16-R19, after every plan and commit
+ *   sim_check.c   the rules R1-R14, R16-R19, R21, after every plan and commit
  *   sim_run.c     virtual time: arrivals, cancels, plan, device step, commit, events
  *   sim.c         the program: seeds, replay (R20), planted bugs */
 #ifndef TESTS_SIM_SIM_H
@@ -67,7 +67,10 @@ struct sim_request {
     enum status end_status;
     uint32_t in_hit; /* at REQUEST_SCHEDULED */
     uint32_t out_when_canceled;
-    bool fails; /* a row of it is made to fail */
+    uint32_t out_limit; /* what the scheduler was told last; 0: none */
+    uint64_t raise_ns;  /* when a paused one goes on; 0: it is not known to be paused */
+    bool quota_end;     /* its first pause is its end, by CAUSE_QUOTA_END */
+    bool fails;         /* a row of it is made to fail */
 };
 
 /* What the simulator itself knows of a block: from the batches, not from the scheduler. */

@@ -73,12 +73,14 @@ void sim_check_plan(struct sim *sim, const struct sim_before *before, const stru
     SIM_HOLD(sim, "R4", batch->rows_count <= c->rows_max, "%u rows", batch->rows_count);
     SIM_HOLD(sim, "R4", batch->seqs_count <= c->running_max && s->hot_count <= c->running_max, "%u running",
              s->hot_count);
-    SIM_HOLD(sim, "R6", batch->tokens_count || !sched_has_work(s), "nothing is planned, %u jobs are there",
+    bool pauses = false; /* who is paused may hold what the others wait for */
+    for (uint32_t i = 0; i < s->hot_count; i++) pauses = pauses || s->hot[i].flags & HOT_PAUSED;
+    SIM_HOLD(sim, "R6", batch->tokens_count || pauses || !sched_has_work(s), "nothing is planned, %u jobs are there",
              s->jobs_count);
     for (uint32_t i = 0; i < s->hot_count; i++) {
         const struct hot *hot = &s->hot[i];
         SIM_HOLD(sim, "R11", hot->computed < hot->length, "slot %u has nothing to compute", hot->slot);
-        if (!(hot->flags & HOT_DECODE) || hot->planned) continue;
+        if ((hot->flags & (HOT_DECODE | HOT_PAUSED)) != HOT_DECODE || hot->planned) continue;
         for (uint32_t k = 0; k < s->hot_count; k++)
             SIM_HOLD(sim, "R5", s->hot[k].flags & HOT_DECODE || !s->hot[k].planned || s->hot[k].rank < hot->rank,
                      "prefill of slot %u while slot %u waits for its row", s->hot[k].slot, hot->slot);
@@ -230,6 +232,8 @@ static void check_tokens(struct sim *sim, struct sim_request *r, const struct ev
              mine->expected_count);
     SIM_HOLD(sim, "R12", event->text_bytes <= mine->expected_text && event->text_bytes >= mine->told_text,
              "%u bytes shown after %u, alone %u", event->text_bytes, mine->told_text, mine->expected_text);
+    SIM_HOLD(sim, "R21", !r->out_limit || event->output_count <= r->out_limit, "%u ids, limit %u", event->output_count,
+             r->out_limit);
     SIM_HOLD(sim, "R14", event->output_count > mine->told_count || !r->request.max_tokens, "no new id");
     if (event->output_count <= mine->expected_count)
         SIM_HOLD(sim, "R12", memcmp(output, mine->expected, event->output_count * sizeof *output) == 0,
@@ -257,7 +261,7 @@ static void check_done(struct sim *sim, const struct sim_request *r, const struc
         out += r->choices[c].output_count;
         told += r->sim[c].told_count;
         SIM_HOLD(sim, "R7", r->choices[c].finish != FINISH_NONE, "a choice has not ended");
-        if (event->status == ST_OK) check_choice_end(sim, r, c);
+        if (event->status == ST_OK && r->choices[c].finish != FINISH_QUOTA) check_choice_end(sim, r, c);
     }
     SIM_HOLD(sim, "R13", usage->in_total == r->request.prompt_count && usage->in_hit == r->in_hit, "in_hit %u, was %u",
              usage->in_hit, r->in_hit);
@@ -265,7 +269,9 @@ static void check_done(struct sim *sim, const struct sim_request *r, const struc
              usage->out, out, told);
     SIM_HOLD(sim, "R14", !r->canceled || usage->out == r->out_when_canceled, "ids were counted after the cancel");
     SIM_HOLD(sim, "R13", usage->preemptions || !usage->recomputed, "recomputed without a preemption");
-    if (event->status == ST_OK) {
+    if (event->status == ST_OK && usage->cause == CAUSE_QUOTA_END) {
+        SIM_HOLD(sim, "R21", r->quota_end && r->canceled, "ended at a limit by nobody");
+    } else if (event->status == ST_OK) {
         bool stop = usage->cause == CAUSE_STOP, length = usage->cause == CAUSE_LENGTH;
         SIM_HOLD(sim, "R7", stop || length, "cause %d", usage->cause);
         check_scores(sim, r);

@@ -146,6 +146,8 @@ static void load_request(struct sim *sim, uint32_t idx)
     r->domain = sim_chance(sim, 25);
     memset(q->cache_domain, (int)r->domain + 1, sizeof q->cache_domain);
     if (sim->mode == SIM_FAIR) return;
+    if (sim_chance(sim, 20)) r->out_limit = q->out_limit = 1 + (uint32_t)sim_random(sim, 12);
+    r->quota_end = sim_chance(sim, 20);
     static const uint32_t spread_ms[SIM_MODES] = {300, 3, 60, 200, 200, 150, 0};
     r->arrival_ns = NS_PER_MS + sim_random(sim, spread_ms[sim->mode] * NS_PER_MS + 1);
     if (sim_chance(sim, 10)) q->deadline_ns = r->arrival_ns + sim_random(sim, 100 * NS_PER_MS);

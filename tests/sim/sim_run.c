@@ -1,6 +1,7 @@
 /* Virtual time over one scheduler and one hashing device. */
 #include "tests/sim/sim.h"
 
+#include "runtime/base/clock.h"
 #include "runtime/base/mem.h"
 
 #include <stdio.h>
@@ -56,12 +57,17 @@ static void submit(struct sim *sim, struct sim_request *r)
                  "a refusal holds something");
 }
 
+static void cancel_noted(struct sim_request *r)
+{
+    r->canceled = true;
+    for (uint32_t c = 0; c < r->request.choices_count; c++) r->out_when_canceled += r->choices[c].output_count;
+}
+
 static void cancel(struct sim *sim, struct sim_request *r)
 {
     if (r->canceled || r->ended || !r->accepted) return;
     if (!sched_cancel(sim->sched, r->request.id, CAUSE_CLIENT_GONE)) return;
-    r->canceled = true;
-    for (uint32_t c = 0; c < r->request.choices_count; c++) r->out_when_canceled += r->choices[c].output_count;
+    cancel_noted(r);
 }
 
 static void arrivals(struct sim *sim)
@@ -81,12 +87,41 @@ static void cancels(struct sim *sim, bool odd)
     }
 }
 
-/* To the next arrival; false when there is none. */
+static bool pauses(const struct sim_request *r)
+{
+    if (!r->out_limit || !r->scheduled || r->ended || r->canceled) return false;
+    for (uint32_t c = 0; c < r->request.choices_count; c++)
+        if (r->choices[c].finish == FINISH_NONE && r->choices[c].output_count >= r->out_limit) return true;
+    return false;
+}
+
+/* What io would do: some time after a choice has reached its limit it may go on, or the request ends there. */
+static void raises(struct sim *sim)
+{
+    for (uint32_t i = 0; i < sim->requests_count; i++) {
+        struct sim_request *r = &sim->requests[i];
+        if (!pauses(r)) continue;
+        if (!r->raise_ns) r->raise_ns = sim->now_ns + sim_random(sim, 5 * NS_PER_MS);
+        if (r->raise_ns > sim->now_ns) continue;
+        r->raise_ns = 0;
+        if (r->quota_end) {
+            if (sched_cancel(sim->sched, r->request.id, CAUSE_QUOTA_END)) cancel_noted(r);
+            continue;
+        }
+        r->out_limit += 1 + (uint32_t)sim_random(sim, 12);
+        SIM_HOLD(sim, "R21", sched_raise(sim->sched, r->request.id, r->out_limit), "the request is not known");
+    }
+}
+
+/* To the next arrival or the next raise; false when there is none. */
 static bool skip_time(struct sim *sim)
 {
     uint64_t next_ns = UINT64_MAX;
-    for (uint32_t i = 0; i < sim->requests_count; i++)
-        if (!sim->requests[i].submitted && sim->requests[i].arrival_ns < next_ns) next_ns = sim->requests[i].arrival_ns;
+    for (uint32_t i = 0; i < sim->requests_count; i++) {
+        const struct sim_request *r = &sim->requests[i];
+        if (!r->submitted && r->arrival_ns < next_ns) next_ns = r->arrival_ns;
+        if (pauses(r) && r->raise_ns && r->raise_ns < next_ns) next_ns = r->raise_ns;
+    }
     if (next_ns == UINT64_MAX) return false;
     sim->now_ns = next_ns;
     return true;
@@ -98,6 +133,7 @@ static bool turn(struct sim *sim)
     struct sim_before before;
     arrivals(sim);
     cancels(sim, false);
+    raises(sim);
     sim_check_before(sim, &before);
     const struct batch *batch = sched_plan(sim->sched, sim->now_ns);
     trace_batch(sim, batch);

@@ -434,6 +434,50 @@ static void test_sched_held_text_is_released(void **state)
     mem_free(o);
 }
 
+/* R21: at its limit a choice pauses and keeps its place; raised, it goes on; ended there, all it has may be shown. */
+static void test_sched_output_limit(void **state)
+{
+    (void)state;
+    struct scene *s = scene_make();
+    scene_start(s);
+    struct one *o = mem_alloc(1, sizeof *o);
+    static const struct stop_string stops[] = {{"bcd", 3}};
+    one_make(o, 7, 20, 10, 1);
+    o->request.out_limit = 3;
+    o->request.stops = stops;
+    o->request.stops_count = 1;
+    script(s, 5, (const uint32_t[]){0, 0, 0, 1, 2}); /* a a a b c: "bc" may become the stop string */
+    assert_int_equal(sched_submit(s->sched, &o->request, 1), ST_OK);
+    for (int i = 0; i < 3; i++) {
+        assert_true(plan(s)->tokens_count > 0);
+        commit(s);
+    }
+    assert_int_equal(o->choices[0].output_count, 3);
+    for (int i = 0; i < 3; i++) assert_int_equal(plan(s)->tokens_count, 0);
+    assert_true(sched_has_work(s->sched));
+    assert_true(sched_raise(s->sched, 7, 5));
+    assert_true(sched_raise(s->sched, 7, 4)); /* never lower */
+    assert_false(sched_raise(s->sched, 8, 9));
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(plan(s)->tokens_count, 1);
+        commit(s);
+    }
+    assert_int_equal(plan(s)->tokens_count, 0);
+    assert_int_equal(o->choices[0].text_bytes, 3);
+    assert_int_equal(s->counts[REQUEST_DONE], 0);
+    assert_true(sched_cancel(s->sched, 7, CAUSE_QUOTA_END));
+    (void)plan(s);
+    assert_int_equal(s->counts[REQUEST_DONE], 1);
+    assert_int_equal(s->last[REQUEST_DONE].status, ST_OK);
+    assert_int_equal(o->request.usage.cause, CAUSE_QUOTA_END);
+    assert_int_equal(o->request.usage.out, 5);
+    assert_false(o->request.usage.mismatch);
+    assert_int_equal(o->choices[0].finish, FINISH_QUOTA);
+    assert_int_equal(o->choices[0].text_bytes, 5);
+    scene_end(s);
+    mem_free(o);
+}
+
 static void test_sched_reasoning(void **state)
 {
     (void)state;
@@ -636,6 +680,7 @@ int main(void)
         cmocka_unit_test(test_sched_min_tokens_bans),
         cmocka_unit_test(test_sched_stop_string),
         cmocka_unit_test(test_sched_held_text_is_released),
+        cmocka_unit_test(test_sched_output_limit),
         cmocka_unit_test(test_sched_reasoning),
         cmocka_unit_test(test_sched_deadlines),
         cmocka_unit_test(test_sched_score_prompt),

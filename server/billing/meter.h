@@ -1,0 +1,106 @@
+/* The meter: the thread that stands between the engines and the io thread and commits what passes.
+ *
+ *   engines --event rings--> [ frames -> journal_commit -> ledger in the process ] --rings--> io thread
+ *                                                    \--> emitter (behind the durable LSN)
+ *
+ * An event comes out of a port only when the journal holds what it tells: a token's STEP (J3), a request's FINAL (J4).
+ * So the io thread need not know the journal: it renders what it gets. While a commit is under way the engines go on;
+ * their next events are one commit more. Full rings stop an engine, not lose anything.
+ *
+ * The journal, the ledger in the process and the leases are behind one mutex (`work` for the first two, `leases` for
+ * the third, in this order). io takes only `leases`, which is never held over a system call.
+ *
+ * A commit that fails for good (journal.h) ends the service: nothing more comes out of the ports until the io thread
+ * has failed its calls and says so (meter_let_go). */
+#ifndef SERVER_BILLING_METER_H
+#define SERVER_BILLING_METER_H
+
+#include "scheduler/engine.h"
+#include "server/billing/journal.h"
+#include "server/billing/lease.h"
+#include "server/billing/ledger_client.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct meter;
+struct meter_port;
+
+/* What a billed request's `charge` points into: filled by io before engine_submit, then the meter's until REQUEST_DONE.
+ */
+struct metered {
+    struct charge charge; /* first: request->charge is this */
+    uint64_t held;        /* units, under the leases' mutex; the functions below change it */
+    uint32_t *told;       /* [choices], zero: ids that STEPs have counted; io's memory */
+    /* meter: */
+    bool open;
+    uint32_t handle;
+    struct open_counts opened;
+};
+
+struct meter_config {
+    struct journal_config journal;
+    const struct clock *clock;
+    bool enforce;               /* packages: holds are taken from leases; else every hold is granted */
+    bool remote;                /* the ledger is Redis: an emitter answers grants */
+    struct lease_config leases; /* of enforce */
+    bool unseen_waived;
+    uint64_t keep_ms;          /* of segments that the ledger has confirmed */
+    void (*wake)(void *state); /* any thread: events or answers are there for io */
+    void *wake_state;
+};
+
+/* Opens the journal (which recovers) and the ledger, and starts the thread. As journal_open and ledger_store_open. */
+NODISCARD enum status meter_create(const struct meter_config *config, struct meter **meter,
+                                   struct journal_report *report, struct error *err);
+/* Ends the thread; from here meter_poll does its work on the caller's thread, so that engines stopped after this call
+ * can still be emptied (order: meter_stop, engine_stop, meter_poll until empty, meter_port_close, meter_destroy). */
+void meter_stop(struct meter *meter);
+/* Gives leases back, commits, closes. All ports are closed. */
+void meter_destroy(struct meter *meter);
+
+/* One engine's events. io thread. close: before engine_stop of an engine that others outlive; nothing may be in it. */
+NODISCARD enum status meter_port_open(struct meter *meter, struct engine *engine, struct meter_port **port);
+void meter_port_close(struct meter_port *port);
+void meter_wake(struct meter *meter); /* an engine has events: engine_config.wake, with the meter as state's target */
+bool meter_poll(struct meter_port *port, struct event *event); /* io thread */
+
+/* J5: whether a new request may start; why_not: static, for the log and for 503's message. Any thread. */
+bool meter_accepts(struct meter *meter, const char **why_not);
+/* The journal has failed for good (exit code 3); let_go: calls are failed, pass events on without it. io thread. */
+bool meter_failed(const struct meter *meter);
+void meter_let_go(struct meter *meter);
+
+/* Holds (lease.h, H1). hold: input_units and up to tokens_want tokens of token_units (of all choices together); with
+ * less headroom it takes what there is, at least one token. HELD: metered->held has grown and *tokens_got says for how
+ * many tokens of each choice. WAITS: ask again when meter_answers has changed. Without enforcement always HELD, whole.
+ * io thread. */
+enum lease_verdict meter_hold(struct meter *meter, struct metered *metered, uint64_t input_units, uint64_t token_units,
+                              uint32_t tokens_want, uint32_t *tokens_got);
+void meter_drop(struct meter *meter, struct metered *metered); /* never scheduled: the hold goes back */
+uint64_t meter_answers(const struct meter *meter);             /* changes with each answer of the ledger. Any thread */
+bool meter_lease_look(struct meter *meter, uint64_t account, uint8_t mclass, struct lease_view *view);
+void meter_release_leases(struct meter *meter); /* at drain */
+
+/* The emitter's side; its thread. */
+uint64_t meter_durable_lsn(const struct meter *meter);
+void meter_durable_hook(struct meter *meter, void (*durable)(void *state, uint64_t lsn),
+                        void *state); /* before ports */
+void meter_granted(struct meter *meter, uint64_t account, uint8_t mclass, uint64_t pseq, uint64_t leased, bool open);
+void meter_ledger_state(struct meter *meter, bool reachable, bool refuses);
+void meter_applied(struct meter *meter, uint16_t partition, uint64_t hwm, const char *hash8);
+
+/* The ledger in this process, for admin calls and /v1/usage (not when `remote`). Its calls may wait for a commit: any
+ * thread but io's, one at a time or many. Valid as long as the meter. */
+void meter_ledger_client(struct meter *meter, struct ledger_client *client);
+
+struct meter_stats {
+    struct journal_stats journal;
+    uint64_t records, waived, mismatches, events_held_max;
+    uint64_t lsn, durable_lsn;
+    uint64_t commit_ns_buckets[16]; /* commits that took below 2^i * 64 us; the last: any */
+    bool accepts, failed;
+};
+void meter_stats_read(struct meter *meter, struct meter_stats *stats);
+
+#endif
