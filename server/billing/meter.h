@@ -16,6 +16,7 @@
 #define SERVER_BILLING_METER_H
 
 #include "scheduler/engine.h"
+#include "server/billing/billing_stats.h"
 #include "server/billing/journal.h"
 #include "server/billing/lease.h"
 #include "server/billing/ledger_client.h"
@@ -45,8 +46,9 @@ struct meter_config {
     bool remote;                /* the ledger is Redis: an emitter answers grants */
     struct lease_config leases; /* of enforce */
     bool unseen_waived;
-    uint64_t keep_ms;          /* of segments that the ledger has confirmed */
-    void (*wake)(void *state); /* any thread: events or answers are there for io */
+    struct billing_stats *stats; /* borrowed */
+    uint64_t keep_ms;            /* of segments that the ledger has confirmed */
+    void (*wake)(void *state);   /* any thread: events or answers are there for io */
     void *wake_state;
 };
 
@@ -71,12 +73,9 @@ bool meter_accepts(struct meter *meter, const char **why_not);
 bool meter_failed(const struct meter *meter);
 void meter_let_go(struct meter *meter);
 
-/* Holds (lease.h, H1). hold: input_units and up to tokens_want tokens of token_units (of all choices together); with
- * less headroom it takes what there is, at least one token. HELD: metered->held has grown and *tokens_got says for how
- * many tokens of each choice. WAITS: ask again when meter_answers has changed. Without enforcement always HELD, whole.
- * io thread. */
-enum lease_verdict meter_hold(struct meter *meter, struct metered *metered, uint64_t input_units, uint64_t token_units,
-                              uint32_t tokens_want, uint32_t *tokens_got);
+/* Holds (lease.h): lease_hold under the mutex. HELD: metered->held has grown by *got. WAITS: ask again when
+ * meter_answers has changed. Without enforcement always HELD, with all of ask->most. io thread. */
+enum lease_verdict meter_hold(struct meter *meter, struct metered *metered, struct lease_ask *ask, uint64_t *got);
 void meter_drop(struct meter *meter, struct metered *metered); /* never scheduled: the hold goes back */
 uint64_t meter_answers(const struct meter *meter);             /* changes with each answer of the ledger. Any thread */
 bool meter_lease_look(struct meter *meter, uint64_t account, uint8_t mclass, struct lease_view *view);
@@ -93,14 +92,5 @@ void meter_applied(struct meter *meter, uint16_t partition, uint64_t hwm, const 
 /* The ledger in this process, for admin calls and /v1/usage (not when `remote`). Its calls may wait for a commit: any
  * thread but io's, one at a time or many. Valid as long as the meter. */
 void meter_ledger_client(struct meter *meter, struct ledger_client *client);
-
-struct meter_stats {
-    struct journal_stats journal;
-    uint64_t records, waived, mismatches, events_held_max;
-    uint64_t lsn, durable_lsn;
-    uint64_t commit_ns_buckets[16]; /* commits that took below 2^i * 64 us; the last: any */
-    bool accepts, failed;
-};
-void meter_stats_read(struct meter *meter, struct meter_stats *stats);
 
 #endif
