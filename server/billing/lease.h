@@ -12,14 +12,14 @@
  * H2  At most one grant of an account and class is under way. Its answer counts from the pseq it was written at: what
  *     is written later is taken off it. An answer that does not come within answer_ns is asked for anew.
  * H3  A lease is spent only while it is valid (monotonic clock, counted from sending). Renewed at half its time, or
- * when less than half a rate window is left; given back when the account was idle for idle_ns, or at drain. When it
- * ends before that, what is charged and held stays covered; what was free is lost. H4  Without the ledger: leases as
- * long as they are valid, then what `outage` says. No credit for an account that had nothing when the ledger last
- * answered: else each short outage would give it the window again. H5  "Nothing left" is said only after the answer to
- * a grant that was made after the question. So a top-up counts at once; an account without anything asks its ledger
- * once every dry_ns, however often its clients come. H6  Classes of one account share its holds and charges: packages
- * may pay for several classes, so units that one class has taken are gone for all of them until the ledger says
- * otherwise. Never too much, at times too little.
+ *     when less than half a rate window is left; given back when the account was idle for idle_ns, or at drain. When it
+ *     ends before that, what is charged and held stays covered; what was free is lost.
+ * H4  Without the ledger: leases as long as they are valid, then what `outage` says. No credit for an account that had
+ *     nothing when the ledger last answered: else each short outage would give it the window again.
+ * H5  "Nothing left" is said only after the answer to a grant that was made after the question. So a top-up counts at
+ *     once; an account without anything asks its ledger once every dry_ns, however often its clients come.
+ * H6  Classes of one account share its holds and charges: packages may pay for several classes, so units that one class
+ *     has taken are gone for all of them until the ledger says otherwise. Never too much, at times too little.
  *
  * Pure: times go in, verdicts and wishes come out. The caller serialises calls (one mutex; they take microseconds). */
 #ifndef SERVER_BILLING_LEASE_H
@@ -95,7 +95,7 @@ void lease_answered(struct leases *leases, uint64_t account, uint8_t mclass, uin
  * each lost connection, too. Who waits asks again. refuses: it answers and must not
  * be used (another ledger, lost history): no new request. */
 void lease_ledger_state(struct leases *leases, bool reachable, bool refuses, uint64_t now_ns);
-/* Everything goes back as soon as nothing is held of it, and no new hold is given: at drain. */
+/* Everything goes back as soon as nothing is held of it: at drain. */
 void lease_release_all(struct leases *leases);
 
 struct lease_view {
