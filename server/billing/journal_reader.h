@@ -30,7 +30,12 @@ struct frame {
 };
 
 struct segment_info {
-    uint64_t base_lsn, epoch, producer, bytes;
+    uint64_t base_lsn; /* of its first frame after the checkpoint */
+    uint64_t serial;   /* 1, 2, 3 ... in order of making: of two with one base the later one counts */
+    uint64_t epoch, producer, bytes;
+    int64_t created_us; /* wall */
+    bool given_up;      /* the one before it was left because of an I/O error: what stands there behind this one's base
+                           is void */
     char uuid[LEDGER_UUID_CHARS + 1];
     char path[512];
 };
@@ -43,10 +48,19 @@ NODISCARD enum status journal_reader_open(const struct disk *disk, const char *f
                                           uint64_t from_lsn, struct journal_reader **reader, struct error *err);
 void journal_reader_close(struct journal_reader *reader);
 
-/* The next frame with lsn <= until_lsn. ST_AGAIN: there is none yet (or the end of a journal at rest); ST_INVAL: damage
- * (err: file, offset, what); ST_NOTFOUND: its segment has been removed meanwhile. */
+/* The next frame with lsn <= until_lsn. Every segment starts with a CHECKPOINT, whose lsn is that of the frame before
+ * it (0 in a new journal): it takes no number of its own. ST_AGAIN: there is none yet, or the end of a journal at rest
+ * (read with until_lsn = UINT64_MAX; then journal_reader_tail tells whether a torn write stands behind it); ST_INVAL:
+ * damage (err: file, offset, what), also a frame that until_lsn promised and that is not there; ST_NOTFOUND: its
+ * segment has been removed meanwhile. */
 NODISCARD enum status journal_reader_next(struct journal_reader *reader, uint64_t until_lsn, struct frame *frame,
                                           struct error *err);
+
+/* The segment of the last frame: whose producer and ledger its records belong to. Valid until the next call. */
+const struct segment_info *journal_reader_segment(const struct journal_reader *reader);
+/* Bytes from the end of the last frame to the last byte that is not zero, in the last segment, after ST_AGAIN with
+ * UINT64_MAX: 0, or a write that a crash tore (the next journal_open cuts it). */
+uint64_t journal_reader_tail(const struct journal_reader *reader);
 
 /* Segments in order, as their headers tell. ST_LIMIT: more than max. */
 NODISCARD enum status journal_segments(const struct disk *disk, const char *folder, const char *fallback,
