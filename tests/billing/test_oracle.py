@@ -1,0 +1,94 @@
+"""The oracle itself: a clean run is clean, and each kind of doctored book is found."""
+import sys
+
+import oracle
+
+PRICES = {"alpha": (1000000, 250000, 3000000)}
+LINE = oracle.Line(0, "run-1", 1, "acct", "alpha", "text", 1, 2, 2, 9, 20, "none", 0, "", 0, "whole", 200, "ab" * 16, 1, "3,4,0,2", 1, 20, 4, 9, 0, "")
+
+
+class Record:
+    def __init__(self, **changed):
+        self.charge_id, self.part, self.request_id, self.account = "ab" * 16, 0, oracle.request_hash("run-1"), oracle.account_number("acct")
+        self.model, self.kind, self.cause, self.in_total, self.in_hit, self.out = "alpha", "F", "length", 10, 4, 7
+        self.choices, self.month, self.steps, self.units = 2, 202611, [2, 2, 2, 1], None
+        self.__dict__.update(changed)
+        if self.units is None:
+            self.units = (self.in_total - self.in_hit) * 1000000 + self.in_hit * 250000 + self.out * 3000000 if self.kind == "F" else 0
+
+
+def books():
+    return [Record(), Record(part=1, in_hit=0, out=2, steps=[1, 1])]
+
+
+def judge(lines, records, allowed=1):
+    comparison = oracle.Comparison(PRICES, lambda line, record: allowed)
+    for record in records:
+        comparison.add_record(record)
+    for line in lines:
+        comparison.add_line(line)
+    return comparison.close(), comparison
+
+
+def expect(name, lines, records, fault, allowed=1):
+    report, comparison = judge(lines, records, allowed)
+    found = {kind for kind in ("lost", "double", "wrong", "beyond", "foreign", "stuck") if report[kind]}
+    assert (fault in found) if fault else not found, f"{name}: expected {fault}, found {found}: {comparison.messages}"
+    return report, comparison
+
+
+def test_clean():
+    report, comparison = expect("clean", [LINE], books(), None)
+    assert report["exact"] == 1 and sum(comparison.units.values()) == 10000000 + 6000000 + 4 * 250000 + 27000000, report
+
+
+def test_doctored():
+    cut = LINE._replace(outcome="cut", usage_seen=0, ids="2,2,0,1")
+    cases = [
+        ("a record is missing", [LINE], books()[:1], "lost"),
+        ("all are missing", [LINE], [], "lost"),
+        ("a record twice", [LINE], books() + books()[:1], "double"),
+        ("charged again under another id", [LINE], books() + [Record(charge_id="cd" * 16)], "double"),
+        ("a third part", [LINE], books() + [Record(part=2)], "lost"),
+        ("one id too many", [LINE], [Record(out=8), books()[1]], "wrong"),
+        ("one id moved to another prompt", [LINE], [Record(out=6), Record(part=1, in_hit=0, out=3)], "wrong"),
+        ("one input id too many", [LINE], [Record(in_total=11), books()[1]], "wrong"),
+        ("hits are not told", [LINE], [Record(in_hit=0), books()[1]], "wrong"),
+        ("a unit too many", [LINE], [Record(units=28000001), books()[1]], "wrong"),
+        ("waived, though answered", [LINE], [Record(kind="W"), books()[1]], "lost"),
+        ("of another account", [LINE], [Record(account=5), books()[1]], "wrong"),
+        ("nobody's", [LINE], books() + [Record(request_id=b"?" * 16, charge_id="ee" * 16)], "foreign"),
+        ("charged, though refused", [LINE._replace(outcome="refused", status=400)], books(), "wrong"),
+        ("charged, though never sent", [LINE._replace(outcome="unsent", status=0, charge_id="")], books(), "wrong"),
+        ("less than arrived", [cut], [Record(out=3, steps=[2, 1]), books()[1]], "lost"),
+        ("nothing of a cut answer", [cut], [], "lost"),
+        ("more than a step beyond", [cut._replace(ids="0,1,0,1")], books(), "beyond"),
+        ("no byte for a minute", [LINE._replace(outcome="stuck")], books(), "stuck"),
+        ("two bills of a retried request", [LINE._replace(retry="k"), LINE._replace(retry="k", again=1, request_id="run-2", charge_id="cd" * 16)],
+         books() + [Record(charge_id="cd" * 16, part=i, request_id=oracle.request_hash("run-2"), out=o, in_hit=h)
+                    for i, o, h in ((0, 7, 4), (1, 2, 0))], "double"),
+    ]
+    for name, lines, records, fault in cases:
+        expect(name, lines, records, fault)
+
+
+def test_cut_within_the_bound():
+    cut = LINE._replace(outcome="cut", fault="half", usage_seen=0, ids="3,2,0,1")
+    report, _ = expect("cut", [cut], books(), None, allowed=2)
+    assert report["steps_beyond"] == {"cut_half:1": 1, "cut_half:2": 1}, report
+    expect("nothing seen, nothing recorded", [cut._replace(charge_id="", ids="0,0,0,0", status=0)], [], None)
+
+
+def test_retry_is_billed_once():
+    first, second = LINE._replace(retry="k"), LINE._replace(retry="k", again=1, request_id="run-2")
+    report, comparison = expect("joined", [first, second], books(), None)
+    assert report["retried"] == 1 and report["exact"] == 2, report
+    assert sum(comparison.units.values()) == sum(record.units for record in books())
+
+
+if __name__ == "__main__":
+    for name, function in list(globals().items()):
+        if name.startswith("test_"):
+            function()
+            print("ok  ", name)
+    sys.exit(0)
