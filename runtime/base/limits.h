@@ -74,7 +74,10 @@
     LIMIT(directory_lines, 2000000, 16, 16777216, "lines", ST_LIMIT, 0)                                                \
     LIMIT(idempotency_entries, 65536, 1, 16777216, "keys", ST_LIMIT, 0)                                                \
     LIMIT(idempotency_bytes, 268435456, 65536, 17179869184, "bytes", ST_LIMIT, 0)                                      \
-    LIMIT(idempotency_keep_ms, 86400000, 1000, 604800000, "ms", ST_TIMEOUT, 0)
+    LIMIT(idempotency_keep_ms, 86400000, 1000, 604800000, "ms", ST_TIMEOUT, 0)                                         \
+    LIMIT(redis_reply_bytes, 1048576, 16384, 67108864, "bytes", ST_PROTO, 0)                                           \
+    LIMIT(redis_reply_values, 65536, 1024, 1048576, "values", ST_PROTO, 0)                                             \
+    LIMIT(redis_reply_depth, 7, 4, 7, "levels", ST_PROTO, 0)
 
 /* The limits in force, one member a line of the table. */
 struct limits {
