@@ -95,6 +95,8 @@ NODISCARD enum status journal_put_ack(struct journal *journal, uint16_t partitio
 
 /* Makes everything appended durable as the mode says. ST_IO: the journal has failed for good. */
 NODISCARD enum status journal_commit(struct journal *journal);
+/* journal_commit whose fdatasync is now, whatever the mode: for orders, and at the end. */
+NODISCARD enum status journal_sync(struct journal *journal);
 /* COMMIT_GROUP: the fdatasync when it is due; every mode: looks after free space. Every few ms, and after a commit. */
 NODISCARD enum status journal_tick(struct journal *journal);
 
