@@ -17,7 +17,8 @@
  * With --long-prompts K one more client sends K prompts of --long-tokens, each --long-pause-ms after the answer (8
  * tokens) to the one before; it starts when all others stream, and the run ends with its last. Gaps are then those of
  * the streaming clients that overlap a time from the send of a long prompt to its first token: what a prefill costs the
- * others. Give the streaming clients outputs that last. */
+ * others. Give the streaming clients outputs that last. With short ones (--long-tokens 16) they are probes: how long
+ * one request waits for its first token while others stream. --key K is sent as the API key. */
 #include "runtime/base/buf.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/random.h"
@@ -38,7 +39,7 @@
 enum { CLIENTS_MAX = 4096, TAIL_BYTES = 1024, LONG_OUTPUT_TOKENS = 8 };
 
 struct options {
-    const char *host, *model;
+    const char *host, *model, *key;
     int port, clients, requests, prompt_tokens, output_tokens;
     int long_prompts, long_tokens, long_pause_ms;
     unsigned id_low, id_high;
@@ -127,8 +128,9 @@ static void make_request(struct run *run, struct client *client)
     buf_clear(&client->out);
     buf_append_format(&client->out,
                       "POST /v1/completions HTTP/1.1\r\nHost: %s:%d\r\nContent-Type: application/json\r\n"
-                      "Content-Length: %zu\r\n\r\n",
-                      o->host, o->port, body.length);
+                      "%s%s%sContent-Length: %zu\r\n\r\n",
+                      o->host, o->port, o->key ? "Authorization: Bearer " : "", o->key ? o->key : "",
+                      o->key ? "\r\n" : "", body.length);
     buf_append(&client->out, body.data, body.length);
     buf_free(&body);
     client->out_done = client->tail_length = client->carry_length = 0;
@@ -344,13 +346,16 @@ static void report_prefills(struct run *run, double seconds)
     struct series *gaps = &run->gap_ms, *ttft = &run->long_ttft_ms;
     printf(o->json ? "{\"clients\":%d,\"prompt_tokens\":%d,\"long_prompts\":%d,\"long_tokens\":%d,\"failures\":%" PRIu64
                      ",\"seconds\":%.3f,\"gaps\":%zu,\"gap_ms_p50\":%.2f,\"gap_ms_p99\":%.2f,\"gap_ms_max\":%.2f,"
-                     "\"long_ttft_ms_p50\":%.2f,\"long_ttft_ms_max\":%.2f}\n"
+                     "\"long_ttft_ms_p50\":%.2f,\"long_ttft_ms_max\":%.2f,\"long_ttft_ms\":["
                    : "%d clients stream (%d in) beside %d prompts of %d  failures %" PRIu64
                      "\n  %.3f s   %zu gaps beside a prefill: p50 %.2f ms, p99 %.2f ms, longest %.2f ms\n"
                      "  TTFT of the long prompts p50 %.1f ms, longest %.1f ms\n",
            o->clients, o->prompt_tokens, o->long_prompts, o->long_tokens, run->failures, seconds, gaps->count,
            percentile(gaps, 0.5), percentile(gaps, 0.99), percentile(gaps, 1), percentile(ttft, 0.5),
            percentile(ttft, 1));
+    if (!o->json) return;
+    for (size_t i = 0; i < ttft->count; i++) printf("%s%.2f", i ? "," : "", ttft->values[i]);
+    printf("]}\n");
 }
 
 static void report(struct run *run, double seconds, double cpu_seconds)
@@ -413,6 +418,8 @@ static bool read_options(struct options *o, int argc, char **argv)
             o->host = argv[i];
         else if (!strcmp(name, "--model"))
             o->model = argv[i];
+        else if (!strcmp(name, "--key"))
+            o->key = argv[i];
         else if (!strcmp(name, "--id-high"))
             o->id_high = (unsigned)strtoul(argv[i], NULL, 10);
         else if (!strcmp(name, "--seed"))
@@ -453,9 +460,10 @@ int main(int argc, char **argv)
 {
     static struct run run;
     if (!read_options(&run.options, argc, argv)) {
-        fprintf(stderr, "usage: bench_load [--host H] [--port P] [--model NAME] [--clients N] [--requests EACH]\n"
-                        "                  [--prompt-tokens N] [--output-tokens N] [--seed N] [--id-high N] [--json]\n"
-                        "                  [--metrics] [--long-prompts K] [--long-tokens N] [--long-pause-ms MS]\n");
+        fprintf(stderr,
+                "usage: bench_load [--host H] [--port P] [--model NAME] [--key K] [--clients N] [--requests EACH]\n"
+                "                  [--prompt-tokens N] [--output-tokens N] [--seed N] [--id-high N] [--json]\n"
+                "                  [--metrics] [--long-prompts K] [--long-tokens N] [--long-pause-ms MS]\n");
         return 2;
     }
     run.random = run.options.seed;
