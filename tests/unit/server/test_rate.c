@@ -103,11 +103,11 @@ static void test_rate_keys_are_forgotten_and_bounded(void **state)
     }
     assert_int_equal(rate_admit(rates, 1001, &limits, 0, 0, &retry_ms), RATE_FULL);
     assert_int_equal(rate_admit(rates, 7, &limits, 0, 0, &retry_ms), RATE_OK);            /* runs on */
-    assert_int_equal(rate_admit(rates, 1001, &limits, 0, 1000 * MS, &retry_ms), RATE_OK); /* all full again but 7 */
+    assert_int_equal(rate_admit(rates, 1001, &limits, 0, 3000 * MS, &retry_ms), RATE_OK); /* all full again but 7 */
     for (uint64_t key = 2001; key < 2999; key++)
-        assert_int_equal(rate_admit(rates, key, &limits, 0, 1000 * MS, &retry_ms), RATE_OK);
-    assert_int_equal(rate_admit(rates, 2999, &limits, 0, 1000 * MS, &retry_ms), RATE_FULL);
-    rate_end(rates, 7, 0, 0, 1000 * MS); /* is still known */
+        assert_int_equal(rate_admit(rates, key, &limits, 0, 3000 * MS, &retry_ms), RATE_OK);
+    assert_int_equal(rate_admit(rates, 2999, &limits, 0, 3000 * MS, &retry_ms), RATE_FULL);
+    rate_end(rates, 7, 0, 0, 3000 * MS); /* is still known */
     rates_destroy(rates);
 }
 
