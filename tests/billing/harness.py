@@ -16,6 +16,8 @@ import time
 
 WAIT = 60
 MODELS = ("alpha", "beta")
+CLASSES = {"alpha": 0, "beta": 1}
+PRICES = {"alpha": (1000000, 250000, 3000000), "beta": (2500000, 1000000, 7000001)} # input, hit, output in ppm
 
 
 def free_ports(count):
@@ -57,6 +59,18 @@ def write_keys(path, accounts, keys_each=2):
         for account in range(accounts):
             for key in range(keys_each):
                 file.write(f"acct{account:04d}:sk-{account:04d}-{key}-0123456789abcdef\n")
+
+
+def weight(ppm):
+    return f"{ppm // 1000000}.{ppm % 1000000:06d}"
+
+
+def write_prices(path):
+    with open(path, "w") as file:
+        file.write("version: 1\ndefault: [class=0, input=1, cached=1, output=1]\n")
+        for model in MODELS:
+            per_input, per_hit, per_output = map(weight, PRICES[model])
+            file.write(f"{model}: [class={CLASSES[model]}, input={per_input}, cached={per_hit}, output={per_output}]\n")
 
 
 class Node:
@@ -128,41 +142,60 @@ class Node:
         return total if found else None
 
 
-class Chaos(threading.Thread):
-    """Kills nodes at random moments, while they start too, and brings them back; now and then a drain instead."""
+def make_node(binary, name, folder, options, environment=None):
+    node = Node(binary, name, folder, [], environment)
+    node.options = [str(o) for o in (*MODELS, "--max-num-seqs", 128, "--journal", node.journal, *options)]
+    return node
 
-    def __init__(self, nodes, seed, kills, gap_s, drains=0.05):
+
+class Chaos(threading.Thread):
+    """Does harm `count` times, spread over the progress of the load with random delays, until `end`."""
+
+    def __init__(self, load, requests, count, seed, harm):
         super().__init__(daemon=True)
-        self.nodes, self.random, self.kills, self.gap_s, self.drains = nodes, random.Random(seed), kills, gap_s, drains
-        self.done, self.drained, self.failure, self.halt = 0, 0, None, threading.Event()
+        self.load, self.random, self.count, self.harm = load, random.Random(seed), count, harm
+        self.due = sorted(self.random.uniform(0.02, 0.97) * requests for _ in range(count))
+        self.done, self.failure, self.halt = 0, None, threading.Event()
 
     def run(self):
         try:
-            while self.done < self.kills and not self.halt.wait(self.random.uniform(*self.gap_s)):
-                self.step(self.random.choice(self.nodes))
+            while self.done < self.count:
+                while self.load.ended < self.due[self.done] and self.load.process.poll() is None:
+                    if self.halt.wait(0.005):
+                        return
+                if self.halt.wait(self.random.uniform(0, 0.05)):
+                    return
+                self.done += max(1, self.harm(self.random) or 1)
         except Exception as failure: # told by the test's own thread
             self.failure = failure
-
-    def step(self, node):
-        if self.random.random() < self.drains:
-            node.stop()
-            self.drained += 1
-        else:
-            node.kill()
-            self.done += 1
-        while self.random.random() < 0.15: # once more, in the middle of its start
-            node.spawn()
-            time.sleep(self.random.uniform(0, 0.12))
-            node.kill()
-            self.done += 1
-        time.sleep(self.random.choice((0, 0, 0.02)))
-        node.start()
 
     def end(self):
         self.halt.set()
         self.join(WAIT)
         if self.failure:
             raise self.failure
+
+
+def kill_a_node(nodes, drain_share=0.05):
+    """Kills a random node, now and then once more while it starts, and brings it back; or drains it. Returns how many kills."""
+
+    def harm(rng):
+        node = rng.choice(nodes)
+        kills = 1
+        if rng.random() < drain_share:
+            node.stop()
+        else:
+            node.kill()
+        while rng.random() < 0.15:
+            node.spawn()
+            time.sleep(rng.uniform(0, 0.12))
+            node.kill()
+            kills += 1
+        time.sleep(rng.choice((0, 0, 0.02)))
+        node.start()
+        return kills
+
+    return harm
 
 
 class Load:

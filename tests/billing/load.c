@@ -7,11 +7,12 @@
  * (load_answer.h) is one line of the file, written before the connection's next step, so a server that is killed takes
  * nothing from it. Servers may die and come back at any time: a client whose server is away tries again.
  *
- * Key file: lines "account:key". A line of the out file has 26 columns between tabs:
+ * Key file: lines "account:key". A line of the out file has 27 columns between tabs:
  *   number request_id port account model kind stream prompts choices max_tokens in_total fault bad retry again outcome
- *   status charge_id ids_seen ids usage_seen prompt cached completion running error
+ *   status charge_id ids_seen ids usage_seen prompt cached completion running error hashes
  * outcome: whole (usage or [DONE] came), cut (the client left), lost (the server broke off), failed (an error inside
- * the stream), refused (an error status), unsent, stuck (nothing came for STUCK_S). ids: per choice, between commas.
+ * the stream), refused (an error status), unsent, stuck (nothing came for STUCK_S). ids: per choice, between commas;
+ * hashes: of each prompt's ids, as its record must have it.
  *
  * Every 200 ms a line "progress <requests ended>" goes to stdout, at the end a JSON object of counts. One epoll thread.
  */
@@ -120,18 +121,23 @@ static void write_line(struct load *load, const struct client *client, enum outc
                        const struct load_counts *counts)
 {
     const struct load_request *r = &client->request;
-    char ids[ANSWER_CHOICES_MAX * 8];
+    char ids[ANSWER_CHOICES_MAX * 8], hashes[LOAD_PROMPTS_MAX * 33 + 1] = "";
     int at = 0;
+    for (uint32_t i = 0; i < r->prompts && counts->ids_seen; i++) {
+        char *to = hashes + (i ? i * 33 : 0);
+        if (i) to[-1] = ',';
+        if (!load_answer_hash(counts, i * r->choices, r->choices, to)) hashes[0] = '\0';
+    }
     for (uint32_t i = 0; i < r->prompts * r->choices && i < ANSWER_CHOICES_MAX; i++)
         at += snprintf(ids + at, sizeof ids - (size_t)at, "%s%" PRIu32, i ? "," : "", counts->ids[i]);
     fprintf(load->out,
             "%" PRIu64 "\t%s\t%u\t%s\t%s\t%s\t%d\t%" PRIu32 "\t%" PRIu32 "\t%" PRIu32 "\t%" PRIu32
-            "\t%s\t%d\t%s\t%d\t%s\t%u\t%s\t%d\t%s\t%d\t%" PRIu64 "\t%" PRIu64 "\t%" PRIu64 "\t%" PRIu64 "\t%s\n",
+            "\t%s\t%d\t%s\t%d\t%s\t%u\t%s\t%d\t%s\t%d\t%" PRIu64 "\t%" PRIu64 "\t%" PRIu64 "\t%" PRIu64 "\t%s\t%s\n",
             r->number, r->id, load->ports[client->port_idx], load->mix.accounts[r->key], load->mix.models[r->model],
             r->chat ? "chat" : "text", r->stream, r->prompts, r->choices, r->max_tokens, r->in_total,
             fault_names[r->fault], r->bad, r->retry, r->repeated, outcome_names[outcome], client->answer.status,
             counts->id, counts->ids_seen, ids, counts->usage_seen, counts->prompt_tokens, counts->cached_tokens,
-            counts->completion_tokens, counts->running_tokens, counts->error);
+            counts->completion_tokens, counts->running_tokens, counts->error, hashes);
 }
 
 static void push_retry(struct load *load, const struct client *client)
@@ -149,7 +155,7 @@ static bool sent_twice_at_once(const struct load_request *request)
 
 static void end_request(struct load *load, struct client *client, enum outcome outcome)
 {
-    struct load_counts counts;
+    static struct load_counts counts;
     load_answer_count(&client->answer, &counts);
     if (outcome == WHOLE && client->answer.status != 200) outcome = REFUSED;
     if (outcome == WHOLE && counts.failed) outcome = FAILED;

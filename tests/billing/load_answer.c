@@ -1,6 +1,9 @@
 /* See load_answer.h. Text in an answer cannot be taken for a member: its quotes are escaped. */
 #include "tests/billing/load_answer.h"
 
+#include "runtime/base/hash.h"
+
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -87,6 +90,13 @@ static void join_body(const struct load_answer *answer, struct buf *body)
     }
 }
 
+static void add_id(struct load_counts *counts, uint32_t choice, uint32_t id)
+{
+    if (choice >= ANSWER_CHOICES_MAX) return;
+    if (counts->ids[choice] < ANSWER_IDS_MAX) counts->id_values[choice][counts->ids[choice]] = id;
+    counts->ids[choice]++;
+}
+
 static void count_ids(const char *from, const char *end, struct load_counts *counts)
 {
     uint32_t choice = 0;
@@ -98,18 +108,32 @@ static void count_ids(const char *from, const char *end, struct load_counts *cou
             continue;
         }
         if (!ids) return;
-        const char *at = ids + 13, *close = memchr(at, ']', (size_t)(end - at));
         counts->ids_seen = true;
-        if (!close) { /* cut in the list: the ids whose comma has come are delivered */
-            for (; at < end; at++)
-                if (*at == ',' && choice < ANSWER_CHOICES_MAX) counts->ids[choice]++;
-            return;
+        for (from = ids + 13; from < end && *from != ']';) {
+            char *stop;
+            uint32_t id = (uint32_t)strtoul(from, &stop, 10);
+            if (stop >= end) return; /* cut in the number */
+            add_id(counts, choice, id);
+            from = stop + (*stop == ',');
         }
-        uint32_t count = close > at;
-        for (; at < close; at++) count += *at == ',';
-        if (choice < ANSWER_CHOICES_MAX) counts->ids[choice] += count;
-        from = close;
     }
+}
+
+bool load_answer_hash(const struct load_counts *counts, uint32_t first_choice, uint32_t choices, char out[33])
+{
+    static uint8_t bytes[4 * ANSWER_CHOICES_MAX * (ANSWER_IDS_MAX + 1)];
+    uint8_t digest[32];
+    size_t at = 0;
+    for (uint32_t c = first_choice; c < first_choice + choices; c++) {
+        if (c >= ANSWER_CHOICES_MAX || counts->ids[c] > ANSWER_IDS_MAX) return false;
+        for (uint32_t i = 0; i <= counts->ids[c]; i++) {
+            uint32_t value = i ? counts->id_values[c][i - 1] : counts->ids[c];
+            for (int shift = 0; shift < 32; shift += 8) bytes[at++] = (uint8_t)(value >> shift);
+        }
+    }
+    sha256(bytes, at, digest);
+    for (int i = 0; i < 16; i++) (void)snprintf(out + 2 * i, 3, "%02x", digest[i]);
+    return true;
 }
 
 static uint64_t number_after(const char *from, const char *end, const char *key)
@@ -153,7 +177,7 @@ static void read_word(const char *from, const char *end, const char *key, char *
 
 void load_answer_count(const struct load_answer *answer, struct load_counts *counts)
 {
-    *counts = (struct load_counts){.done = false};
+    memset(counts, 0, offsetof(struct load_counts, id_values));
     if (!answer->status) return;
     struct buf body;
     buf_init(&body, 0);

@@ -8,7 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { ANSWER_CHOICES_MAX = 16 };
+enum { ANSWER_CHOICES_MAX = 16, ANSWER_IDS_MAX = 2048 };
 
 struct load_answer {
     struct buf raw; /* head and body as received */
@@ -31,11 +31,16 @@ struct load_counts {
     uint64_t prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens;
     uint64_t running_tokens; /* the last continuous usage: completion tokens delivered by then */
     char error[48];          /* code or type of an error, or "" */
+    uint32_t id_values[ANSWER_CHOICES_MAX][ANSWER_IDS_MAX]; /* last: only what `ids` counts is set */
 };
 
 void load_answer_begin(struct load_answer *answer);
 /* False: this is no HTTP answer. Sets answer->complete. */
 bool load_answer_feed(struct load_answer *answer, const char *bytes, size_t length);
 void load_answer_count(const struct load_answer *answer, struct load_counts *counts);
+
+/* The hash that the record of one prompt must hold: SHA-256 over each of its choices' count and ids as u32 little
+ * endian, its first 16 bytes in hex. False: more ids than were kept. */
+bool load_answer_hash(const struct load_counts *counts, uint32_t first_choice, uint32_t choices, char out[33]);
 
 #endif

@@ -11,7 +11,7 @@ import collections
 import hashlib
 
 COLUMNS = ("number", "request_id", "port", "account", "model", "kind", "stream", "prompts", "choices", "max_tokens", "in_total", "fault", "bad",
-           "retry", "again", "outcome", "status", "charge_id", "ids_seen", "ids", "usage_seen", "prompt", "cached", "completion", "running", "error")
+           "retry", "again", "outcome", "status", "charge_id", "ids_seen", "ids", "usage_seen", "prompt", "cached", "completion", "running", "error", "hashes")
 NUMBERS = {"number", "port", "stream", "prompts", "choices", "max_tokens", "in_total", "bad", "again", "status", "ids_seen", "usage_seen", "prompt",
            "cached", "completion", "running"}
 Line = collections.namedtuple("Line", COLUMNS)
@@ -47,7 +47,7 @@ class Comparison:
     """One run: feed it all records, then all lines; `report` is the verdict.
 
     A record here has charge_id (hex), part, request_id (16 bytes), account, model, kind ("F" or "W"), cause (a name), in_total,
-    in_hit, out, choices, units, month, steps (ids of each STEP, in order).
+    in_hit, out, choices, units, month, h_ids (hex), steps (ids of each STEP, in order).
     prices: model -> (input, hit, output) in ppm.   swallowed(line, record): ids that may be recorded beyond what has arrived.
     """
 
@@ -131,6 +131,8 @@ class Comparison:
         parts = delivered(line)
         if parts:
             for record in records:
+                if line.hashes and record.h_ids != line.hashes.split(",")[record.part]:
+                    self.fault("wrong", f"{line.request_id} part {record.part}: the ids that arrived are not those that were recorded")
                 if record.out != parts[record.part]:
                     self.fault("wrong", f"{line.request_id} part {record.part}: {parts[record.part]} ids arrived, {record.out} recorded")
         units = sum(record.units for record in records)

@@ -4,15 +4,18 @@ import sys
 import oracle
 
 PRICES = {"alpha": (1000000, 250000, 3000000)}
-LINE = oracle.Line(0, "run-1", 1, "acct", "alpha", "text", 1, 2, 2, 9, 20, "none", 0, "", 0, "whole", 200, "ab" * 16, 1, "3,4,0,2", 1, 20, 4, 9, 0, "")
+HASHES = "11" * 16 + "," + "22" * 16
+LINE = oracle.Line(0, "run-1", 1, "acct", "alpha", "text", 1, 2, 2, 9, 20, "none", 0, "", 0, "whole", 200, "ab" * 16, 1, "3,4,0,2", 1, 20, 4, 9, 0, "", HASHES)
 
 
 class Record:
     def __init__(self, **changed):
         self.charge_id, self.part, self.request_id, self.account = "ab" * 16, 0, oracle.request_hash("run-1"), oracle.account_number("acct")
         self.model, self.kind, self.cause, self.in_total, self.in_hit, self.out = "alpha", "F", "length", 10, 4, 7
-        self.choices, self.month, self.steps, self.units = 2, 202611, [2, 2, 2, 1], None
+        self.choices, self.month, self.steps, self.units, self.h_ids = 2, 202611, [2, 2, 2, 1], None, None
         self.__dict__.update(changed)
+        if self.h_ids is None:
+            self.h_ids = HASHES.split(",")[self.part % 2]
         if self.units is None:
             self.units = (self.in_total - self.in_hit) * 1000000 + self.in_hit * 250000 + self.out * 3000000 if self.kind == "F" else 0
 
@@ -54,6 +57,7 @@ def test_doctored():
         ("one id moved to another prompt", [LINE], [Record(out=6), Record(part=1, in_hit=0, out=3)], "wrong"),
         ("one input id too many", [LINE], [Record(in_total=11), books()[1]], "wrong"),
         ("hits are not told", [LINE], [Record(in_hit=0), books()[1]], "wrong"),
+        ("other ids than arrived", [LINE], [Record(h_ids="33" * 16), books()[1]], "wrong"),
         ("a unit too many", [LINE], [Record(units=28000001), books()[1]], "wrong"),
         ("waived, though answered", [LINE], [Record(kind="W"), books()[1]], "lost"),
         ("of another account", [LINE], [Record(account=5), books()[1]], "wrong"),

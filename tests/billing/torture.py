@@ -1,0 +1,181 @@
+"""The whole process under faults: servers are killed, Redis is killed, cut, paused and failed over, clients leave; then the books
+are closed and held to what the clients know, to a second implementation that reads the journals, and to the ledger.
+
+    torture.py --server NULL_SERVER --load BILLING_LOAD --dump BILLING_DUMP [--requests 50000] [--kills 20] [--ledger process|redis|sentinel] ...
+
+Prints a table, and with --json writes it. Exit code 1 when anything was lost, double or wrong."""
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+
+import books
+from harness import MODELS, Chaos, Folder, Load, kill_a_node, make_node, wait_for, write_keys, write_prices
+from redis_servers import Redis, SentinelSet
+
+class Torture:
+    def __init__(self, options, folder):
+        self.o, self.folder = options, folder
+        self.keys, self.prices, self.clients = (os.path.join(folder, name) for name in ("keys", "prices.yaml", "clients"))
+        write_keys(self.keys, options.accounts)
+        write_prices(self.prices)
+        self.ledger, self.proxy = None, None
+        self.numbers = {}
+
+    # ---- the parts ----
+
+    def start_ledger(self):
+        if self.o.ledger == "redis":
+            self.ledger = Redis(self.folder, fsync=self.o.fsync).start()
+            url = f"redis://127.0.0.1:{self.ledger.port}"
+        elif self.o.ledger == "sentinel":
+            self.ledger = SentinelSet(self.folder).start()
+            url = self.ledger.url()
+        else:
+            return []
+        books.init_ledger(self.ledger)
+        return ["--redis", url, "--enforce", "off"]
+
+    def make_nodes(self, ledger_options):
+        options = ["--api-key-file", self.keys, "--prices", self.prices, "--journal-segment-bytes", self.o.segment, "--journal-mode", self.o.mode,
+                   *ledger_options]
+        return [make_node(self.o.server, f"node{i}", self.folder, options, {"NULL_STEP_US": self.o.step_us}) for i in range(self.o.nodes)]
+
+    def harms(self):
+        """(how often, what): each a thread of its own."""
+        o, rng_harms = self.o, [(self.o.kills, kill_a_node(self.nodes))]
+
+        def kill_redis(rng):
+            self.ledger.kill()
+            if rng.random() < o.redis_cut_share:
+                self.numbers["aof_bytes_cut"] = self.numbers.get("aof_bytes_cut", 0) + self.ledger.cut_tail(200000, rng)
+            time.sleep(rng.uniform(0, 0.3))
+            self.ledger.start()
+
+        def fail_over(rng):
+            self.ledger.fail_over(rng.uniform(0.3, 1.2))
+
+        if o.ledger == "redis":
+            rng_harms += [(o.redis_kills, kill_redis), (o.redis_pauses, lambda rng: self.ledger.pause(rng.uniform(0.2, 3)))]
+        if o.ledger == "sentinel":
+            rng_harms += [(o.failovers, fail_over)]
+        return rng_harms
+
+    # ---- the run ----
+
+    def run(self):
+        o = self.o
+        self.nodes = self.make_nodes(self.start_ledger())
+        for node in self.nodes:
+            node.start()
+        started = time.monotonic()
+        load = Load(o.load, [node.port for node in self.nodes], self.keys, self.clients, o.requests, o.clients, o.seed, retry=o.retry, cut=o.cut)
+        chaos = [Chaos(load, o.requests, count, o.seed + i, harm) for i, (count, harm) in enumerate(self.harms()) if count]
+        for one in chaos:
+            one.start()
+
+        def watch():
+            for one in chaos:
+                if one.failure:
+                    raise one.failure
+
+        try:
+            self.numbers["load"] = load.wait(o.limit_s, watch)
+            for one in chaos:
+                one.end()
+            self.numbers["seconds"] = round(time.monotonic() - started, 1)
+            self.settle()
+        finally:
+            if load.process.poll() is None:
+                load.process.kill()
+            for node in self.nodes:
+                if node.alive() and sys.exc_info()[0]:
+                    node.kill()
+        return self.verdict()
+
+    def settle(self):
+        """Every node up, nothing unapplied, then a drain."""
+        began = time.monotonic()
+        for node in self.nodes:
+            if not node.alive():
+                node.start()
+            wait_for(lambda: node.metric("mr_billing_unapplied_records") == 0, lambda: f"{node.name} has applied all: {node.log()[-800:]}", 60)
+        self.numbers["applied_after_s"] = round(time.monotonic() - began, 1)
+        for node in self.nodes:
+            node.stop()
+
+    # ---- the books ----
+
+    def verdict(self):
+        report = books.judge(self.nodes, self.clients, self.ledger, self.o.dump, self.bound)
+        del report["dump"]
+        report.update(self.numbers, ledger=self.o.ledger, mode=self.o.mode, accounts=self.o.accounts, seed=self.o.seed)
+        if self.o.ledger == "redis":
+            report.update(redis_kills=self.ledger.kills, redis_fixed=self.ledger.fixed, redis_pauses=self.o.redis_pauses)
+        if self.o.ledger == "sentinel":
+            report["failovers"] = self.o.failovers
+        return report
+
+    def bound(self, line, record):
+        return None
+
+
+def table(report):
+    names = ("requests", "records", "opens", "charged", "waived", "exact", "retried", "kills", "redis_kills", "failovers", "starts", "units", "lost",
+             "double", "wrong", "beyond", "foreign", "stuck", "ledger_faults_count", "applied_after_s", "seconds", "checked_in_s")
+    print(f"{'ledger':>20} {report['ledger']}, {report['nodes']} nodes, mode {report['mode']}, seed {report['seed']}")
+    for name in names:
+        if name in report:
+            print(f"{name:>20} {report[name]:,}")
+    for name in ("outcomes", "causes", "steps_beyond_worst"):
+        print(f"{name:>20} " + ", ".join(f"{k} {v:,}" for k, v in sorted(report[name].items())))
+    for message in report["messages"] + report["ledger_faults"]:
+        print("    " + message)
+    print("clean" if report["clean"] else "NOT CLEAN", flush=True)
+
+
+def arguments(argv):
+    parser = argparse.ArgumentParser()
+    for name in ("server", "load", "dump"):
+        parser.add_argument("--" + name, required=True)
+    for name, value in (("requests", 50000), ("clients", 128), ("nodes", 3), ("accounts", 200), ("kills", 20), ("redis-kills", 0), ("redis-pauses", 0),
+                        ("failovers", 0), ("seed", 20261123), ("step-us", 300), ("retry", 0), ("cut", 80), ("limit-s", 600)):
+        parser.add_argument("--" + name, type=int, default=value)
+    parser.add_argument("--redis-cut-share", type=float, default=0.5)
+    parser.add_argument("--ledger", choices=("process", "redis", "sentinel"), default="process")
+    parser.add_argument("--fsync", choices=("everysec", "always"), default="everysec")
+    parser.add_argument("--mode", default="step")
+    parser.add_argument("--segment", default="1Mi")
+    parser.add_argument("--folder", help="where the run's folder is made")
+    parser.add_argument("--json")
+    return parser.parse_args(argv)
+
+
+def main(argv):
+    options = arguments(argv)
+    print("seed", options.seed, flush=True)
+    with Folder("torture", options.folder) as folder:
+        torture = Torture(options, folder)
+        try:
+            report = torture.run()
+        finally:
+            if torture.ledger:
+                torture.ledger.end()
+        table(report)
+        if options.json:
+            describe = {"date": time.strftime("%Y-%m-%d"), "command": "torture.py " + " ".join(argv[i] for i in range(len(argv))), "machine": machine()}
+            with open(options.json, "w") as file:
+                json.dump({**describe, **report}, file, indent=1)
+        assert report["clean"], "the books do not agree"
+    return 0
+
+
+def machine():
+    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
+    return f"{model}, {os.cpu_count()} logical CPUs"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
