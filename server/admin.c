@@ -217,8 +217,7 @@ void admin_abort(struct server *server)
 
 /* ---- what is asked for ---- */
 
-/* The value of a name in the query, percent-decoded; false: it is not there. */
-static bool query_value(const struct http_request *request, const char *name, char out[PATH_ARGUMENT_BYTES_MAX])
+bool query_value(const struct http_request *request, const char *name, char out[PATH_ARGUMENT_BYTES_MAX])
 {
     const char *at = http_request_target(request) + request->path_length;
     size_t name_length = strlen(name);

@@ -8,5 +8,7 @@
 int cmd_serve(const struct config *config);
 int cmd_generate(const struct config *config);
 int cmd_inspect(const struct config *config);
+/* argv without program and "bill". Exit codes of its own: server/billing/bill_args.h's help. */
+int cmd_bill(int argc, char **argv, char **environment);
 
 #endif

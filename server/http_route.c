@@ -18,6 +18,7 @@ const struct route routes[] = {
     {"/metrics", ROUTE_METRICS, .open = true},
     {"/version", ROUTE_VERSION, .open = false},
     {"/load", ROUTE_LOAD, .open = false},
+    {"/v1/usage", ROUTE_USAGE, .open = false},
     /* llama.cpp's names for loading, vLLM's for sleeping */
     {"/models", ROUTE_ADMIN_MODELS, .admin = true},
     {"/models/load", ROUTE_ADMIN_LOAD, .post = true, .admin = true},
@@ -25,6 +26,15 @@ const struct route routes[] = {
     {"/sleep", ROUTE_ADMIN_SLEEP, .post = true, .admin = true},
     {"/wake_up", ROUTE_ADMIN_WAKE, .post = true, .admin = true},
     {"/is_sleeping", ROUTE_ADMIN_IS_SLEEPING, .admin = true},
+    {"/admin/billing/ledger", ROUTE_BILLING_LEDGER, .both = true, .admin = true, .billing = true},
+    {"/admin/billing/orders", ROUTE_BILLING_ORDERS, .post = true, .admin = true, .billing = true},
+    {"/admin/billing/accounts", ROUTE_BILLING_ACCOUNTS, .both = true, .admin = true, .billing = true},
+    {"/admin/billing/accounts/", ROUTE_BILLING_ACCOUNT, .prefix = true, .admin = true, .billing = true},
+    {"/admin/billing/keys", ROUTE_BILLING_KEYS, .both = true, .admin = true, .billing = true},
+    {"/admin/billing/usage", ROUTE_BILLING_USAGE, .admin = true, .billing = true},
+    {"/admin/billing/reap", ROUTE_BILLING_REAP, .post = true, .admin = true, .billing = true},
+    {"/admin/billing/marks", ROUTE_BILLING_MARKS, .admin = true, .billing = true},
+    {"/admin/billing/directory", ROUTE_BILLING_DIRECTORY, .both = true, .admin = true, .billing = true},
 };
 const size_t routes_count = sizeof routes / sizeof routes[0];
 
@@ -36,9 +46,9 @@ enum route_match route_find(const char *method, const char *path, size_t path_le
         bool same = routes[i].prefix ? path_length > length : path_length == length;
         if (!same || memcmp(routes[i].path, path, length) != 0) continue;
         *route = &routes[i];
-        *allow = routes[i].post ? "POST" : "GET, HEAD";
-        bool fits =
-            routes[i].post ? strcmp(method, "POST") == 0 : strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0;
+        *allow = routes[i].both ? "GET, HEAD, POST" : routes[i].post ? "POST" : "GET, HEAD";
+        bool posted = strcmp(method, "POST") == 0, got = strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0;
+        bool fits = routes[i].both ? posted || got : routes[i].post ? posted : got;
         /* SageMaker's /ping and vLLM's take POST too */
         if (routes[i].id == ROUTE_PING && strcmp(method, "POST") == 0) fits = true;
         return fits ? ROUTE_FOUND : ROUTE_NO_METHOD;

@@ -22,22 +22,34 @@ enum route_id {
     ROUTE_METRICS,
     ROUTE_VERSION,
     ROUTE_LOAD,
+    ROUTE_USAGE,
     ROUTE_ADMIN_MODELS,
     ROUTE_ADMIN_LOAD,
     ROUTE_ADMIN_UNLOAD,
     ROUTE_ADMIN_SLEEP,
     ROUTE_ADMIN_WAKE,
-    ROUTE_ADMIN_IS_SLEEPING
+    ROUTE_ADMIN_IS_SLEEPING,
+    ROUTE_BILLING_LEDGER,
+    ROUTE_BILLING_ORDERS,
+    ROUTE_BILLING_ACCOUNTS,
+    ROUTE_BILLING_ACCOUNT,
+    ROUTE_BILLING_KEYS,
+    ROUTE_BILLING_USAGE,
+    ROUTE_BILLING_REAP,
+    ROUTE_BILLING_MARKS,
+    ROUTE_BILLING_DIRECTORY
 };
 
 struct route {
     const char *path;
     enum route_id id;
     bool post;         /* POST, else GET and HEAD */
+    bool both;         /* all three */
     bool prefix;       /* the rest of the path is an argument (at least one byte) */
     bool open;         /* needs no key */
     bool needs_engine; /* refused while loading and when the engine is lost */
     bool admin;        /* needs an admin key instead of an API key */
+    bool billing;      /* exists on the admin port alone */
 };
 
 extern const struct route routes[];

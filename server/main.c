@@ -37,9 +37,10 @@ static void on_bus_error(int signal_number)
 static void usage(FILE *out)
 {
     fprintf(out,
-            "Millrace %s, a serving runtime for large language models.\n\nusage: millrace COMMAND MODEL [options]\n\n",
+            "Millrace %s, a serving runtime for large language models.\n\nusage: millrace COMMAND [MODEL] [options]\n\n",
             MILLRACE_VERSION);
     for (int i = 0; i < COMMANDS_COUNT; i++) fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].summary);
+    fprintf(out, "  %-10s %s\n", "bill", "accounts, packages and keys of a ledger; audits, exports");
     fprintf(out, "  %-10s %s\n\n\"millrace COMMAND --help\" tells each command's options.\n", "version",
             "print the version");
 }
@@ -82,6 +83,7 @@ int main(int argc, char **argv)
         usage(stdout);
         return EXIT_SUCCESS;
     }
+    if (argc >= 2 && !strcmp(argv[1], "bill")) return cmd_bill(argc - 2, argv + 2, environ);
     for (int i = 0; argc >= 2 && i < COMMANDS_COUNT; i++)
         if (!strcmp(argv[1], commands[i].name)) return run(i, argc - 2, argv + 2);
     if (argc >= 2) fprintf(stderr, "millrace: there is no command \"%s\"\n\n", argv[1]);

@@ -41,17 +41,25 @@ static bool authenticate(struct server *server, struct http_conn *conn, struct h
     return false;
 }
 
-/* Everything that can be decided without the body, in order of cost. */
-static void on_head(void *state, struct http_conn *conn, struct http_request *request)
+/* Admin calls have the admin port for themselves, if there is one; billing's have no other. Elsewhere they do not
+ * exist, and nor do others there. */
+static bool is_elsewhere(const struct server *server, bool admin_port, const struct route *route)
 {
-    struct server *server = state;
+    if (admin_port) return !route->admin;
+    return route->billing || (route->admin && server->admin_http);
+}
+
+/* Everything that can be decided without the body, in order of cost. */
+static void take_head(struct server *server, bool admin_port, struct http_conn *conn, struct http_request *request)
+{
     const struct route *route = NULL;
     const char *allow = NULL;
     enum route_match match =
         route_find(request->method, http_request_target(request), request->path_length, &route, &allow);
+    if (match != ROUTE_NO_PATH && is_elsewhere(server, admin_port, route)) match = ROUTE_NO_PATH;
     bool open =
         match != ROUTE_NO_PATH && route->open && (route->id != ROUTE_METRICS || !server->config->metrics_need_key);
-    bool admin = match != ROUTE_NO_PATH && route->admin;
+    bool admin = admin_port || (match != ROUTE_NO_PATH && route->admin);
     if (!open && !authenticate(server, conn, request, admin)) return;
     if (match != ROUTE_FOUND) {
         reply_refusal(server, conn, match == ROUTE_NO_PATH ? REFUSE_UNKNOWN_URL : REFUSE_METHOD, 0, allow);
@@ -71,6 +79,16 @@ static void on_head(void *state, struct http_conn *conn, struct http_request *re
         reply_refusal(server, conn, REFUSE_NO_BODY, 0, NULL);
     else if (!exchanges_have_room(&server->exchanges, request->id, &retry_after_ms))
         reply_refusal(server, conn, REFUSE_OVERLOADED, retry_after_ms, NULL);
+}
+
+static void on_head(void *state, struct http_conn *conn, struct http_request *request)
+{
+    take_head(state, false, conn, request);
+}
+
+static void on_admin_head(void *state, struct http_conn *conn, struct http_request *request)
+{
+    take_head(state, true, conn, request);
 }
 
 static void start_exchange(struct server *server, struct http_conn *conn, const struct http_request *request,
@@ -110,6 +128,16 @@ static void on_request(void *state, struct http_conn *conn, struct http_request 
     case ROUTE_ADMIN_SLEEP:
     case ROUTE_ADMIN_WAKE:
     case ROUTE_ADMIN_IS_SLEEPING: admin_request(server, conn, request, route->id); break;
+    case ROUTE_USAGE:
+    case ROUTE_BILLING_LEDGER:
+    case ROUTE_BILLING_ORDERS:
+    case ROUTE_BILLING_ACCOUNTS:
+    case ROUTE_BILLING_ACCOUNT:
+    case ROUTE_BILLING_KEYS:
+    case ROUTE_BILLING_USAGE:
+    case ROUTE_BILLING_REAP:
+    case ROUTE_BILLING_MARKS:
+    case ROUTE_BILLING_DIRECTORY: billing_request(server, conn, request, route); break;
     }
 }
 
@@ -121,7 +149,7 @@ static void on_writable(void *state, struct http_conn *conn)
 
 static void on_gone(void *state, struct http_conn *conn)
 {
-    if (!admin_gone(state, conn)) exchange_gone(http_conn_user(conn));
+    if (!admin_gone(state, conn) && !billing_gone(state, conn)) exchange_gone(http_conn_user(conn));
 }
 
 static void on_replied(void *state, const struct http_request *request, int http_status)
@@ -153,7 +181,7 @@ static void close_handles(struct server *server)
 static void on_http_closed(void *state)
 {
     struct server *server = state;
-    server->http_closed = true;
+    server->http_closed = --server->http_open == 0;
     close_handles(server);
 }
 
@@ -166,7 +194,14 @@ static void begin_closing(struct server *server)
     models_stop(&server->models);
     admin_abort(server);
     http_server_close(server->http);
+    if (server->admin_http) http_server_close(server->admin_http);
     close_handles(server);
+}
+
+static void close_now(struct server *server)
+{
+    http_server_close_now(server->http);
+    if (server->admin_http) http_server_close_now(server->admin_http);
 }
 
 static void abort_calls(struct server *server)
@@ -199,7 +234,7 @@ static void drain_tick(struct server *server)
     }
     if (server->phase == CLOSING && http_server_now_ns(server->http) - server->closing_ns > CLOSE_WAIT_MS * NS_PER_MS) {
         abort_calls(server);
-        http_server_close_now(server->http);
+        close_now(server);
     }
 }
 
@@ -208,6 +243,7 @@ static void begin_drain(struct server *server, int signal_number)
     server->drain_ns = http_server_now_ns(server->http);
     log_line(LOG_INFO, "serve", "drain signal=%d calls=%u", signal_number, server->exchanges.count);
     http_server_close_after_reply(server->http);
+    if (server->admin_http) http_server_close_after_reply(server->admin_http);
     if (server->phase == LOADING && models_serving(&server->models) == 0) { /* there is nothing to finish */
         begin_closing(server);
         return;
@@ -234,7 +270,7 @@ static void on_signal(uv_signal_t *handle, int signal_number)
     log_line(LOG_INFO, "serve", "stop now signal=%d calls=%u", signal_number, server->exchanges.count);
     abort_calls(server);
     begin_closing(server);
-    http_server_close_now(server->http);
+    close_now(server);
 }
 
 /* Its requests have ended with errors (F11). Whatever else is served: a supervisor starts the whole again. */
@@ -253,6 +289,7 @@ static void on_tick(uv_timer_t *timer)
 {
     struct server *server = timer->data;
     http_server_tick(server->http);
+    if (server->admin_http) http_server_tick(server->admin_http);
     exchanges_tick(&server->exchanges, http_server_now_ns(server->http));
     models_tick(&server->models);
     for (uint32_t i = 0; i < server->models.count && server->phase < REFUSING; i++) {
@@ -372,6 +409,7 @@ static void server_free(struct server *server)
 {
     models_free(&server->models, take_last_events, server);
     http_server_destroy(server->http);
+    http_server_destroy(server->admin_http);
     auth_destroy(server->auth);
     if (!server->models.loader_running) mem_free(server); /* else the loader still works in it */
 }
@@ -387,8 +425,18 @@ static enum status open_server(struct server *server, struct error *err)
                                    .gone = on_gone,
                                    .replied = on_replied,
                                    .closed = on_http_closed};
-    TRY(http_server_create(&server->loop, config->host, config->port, connections_allowed(), &handler, &server->http,
-                           err));
+    uint32_t connections = connections_allowed();
+    enum status status =
+        http_server_create(&server->loop, config->host, config->port, connections, &handler, &server->http, err);
+    server->http_open += server->http != NULL;
+    TRY(status);
+    if (config->admin_port) {
+        handler.head = on_admin_head;
+        status = http_server_create(&server->loop, config->admin_host, config->admin_port, connections, &handler,
+                                    &server->admin_http, err);
+        server->http_open += server->admin_http != NULL;
+        TRY(status);
+    }
     server->exchanges.http = server->http;
     models_start(&server->models);
     return ST_OK;
@@ -426,10 +474,9 @@ int serve_run(const struct serve_setup *setup)
         server->exit_code = EXIT_START;
         server->phase = CLOSING;
         models_stop(&server->models);
-        if (server->http)
-            http_server_close(server->http);
-        else
-            server->http_closed = true;
+        server->http_closed = server->http_open == 0;
+        if (server->http) http_server_close(server->http);
+        if (server->admin_http) http_server_close(server->admin_http);
         close_handles(server);
     } else {
         log_line(LOG_INFO, "serve", "listening host=%s port=%u version=%s", server->config->host,

@@ -138,6 +138,7 @@ void reply_metrics(struct server *server, struct http_conn *conn)
     struct buf body;
     buf_init(&body, 0);
     metrics_print(models, server->models.count, own, &body);
+    if (server->ledger.calls) billing_stats_print(&server->billing_stats, now_ns, &body);
     http_conn_reply(
         conn,
         &(struct http_reply){.status = 200, .content_type = "text/plain; version=0.0.4; charset=utf-8", .body = &body});

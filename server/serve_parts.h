@@ -3,12 +3,15 @@
  *   serve.c          life of the process: start, phases, signals, drain, end
  *   serve_answers.c  what is answered without a model: health, metrics, load, the list of models; and refusals
  *   admin.c          admin calls: load, unload, sleep, wake
+ *   billing_calls.c  /v1/usage, and the admin calls of billing
  *
  * io thread only. */
 #ifndef SERVER_SERVE_PARTS_H
 #define SERVER_SERVE_PARTS_H
 
 #include "server/auth.h"
+#include "server/billing/billing_stats.h"
+#include "server/billing/ledger_client.h"
 #include "server/exchange.h"
 #include "server/http_conn.h"
 #include "server/http_route.h"
@@ -20,17 +23,23 @@ enum { SIGNALS = 3, RETRY_LOADING_MS = 2000, RETRY_DRAINING_MS = 1000, PATH_ARGU
 enum phase { LOADING, READY, DRAINING, REFUSING, CLOSING };
 
 struct admin_wait;
+struct billing_call;
 
 struct server {
     const struct serve_setup *setup;
     const struct config *config;
     uv_loop_t loop;
     struct http_server *http;
+    struct http_server *admin_http; /* --admin-port; NULL: none */
+    uint32_t http_open;             /* of the two, those that have not closed */
     struct auth *auth;
     struct models models;
     struct metrics_process metrics;
     struct exchanges exchanges;
-    struct admin_wait *admin_waits; /* admin calls that wait for a model to arrive somewhere */
+    struct admin_wait *admin_waits;     /* admin calls that wait for a model to arrive somewhere */
+    struct ledger_client ledger;        /* calls NULL: this server does not bill */
+    struct billing_stats billing_stats; /* printed when it does */
+    struct billing_call *billing_calls; /* first in, first out; the first one runs in the pool */
     enum phase phase;
     int exit_code;
     bool http_closed, handles_closed, aborted;
@@ -66,5 +75,15 @@ void admin_settled(struct server *server, const struct served *served);
 bool admin_gone(struct server *server, const struct http_conn *conn);
 /* The end: all waiting calls get 503. */
 void admin_abort(struct server *server);
+
+/* ---- billing_calls.c ---- */
+
+/* /v1/usage, and calls to billing's admin routes, keys checked. Answered from the pool: the ledger may be far away. */
+void billing_request(struct server *server, struct http_conn *conn, struct http_request *request,
+                     const struct route *route);
+/* The connection of such a call is gone; false: it is not of one. What the call changes goes on. */
+bool billing_gone(struct server *server, const struct http_conn *conn);
+/* The value of a name in the query, percent-decoded; false: it is not there. */
+bool query_value(const struct http_request *request, const char *name, char out[PATH_ARGUMENT_BYTES_MAX]);
 
 #endif

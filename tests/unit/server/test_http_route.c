@@ -21,10 +21,12 @@ static void test_http_route_every_route_and_method(void **state)
             char path[64];
             (void)snprintf(path, sizeof path, "%s%s", routes[i].path, routes[i].prefix ? "x" : "");
             enum route_match match = find(methods[k], path, &route, &allow);
-            bool fits = routes[i].post ? k == 2 : k < 2 || (routes[i].id == ROUTE_PING && k == 2);
+            bool fits = routes[i].both   ? k <= 2
+                        : routes[i].post ? k == 2
+                                         : k < 2 || (routes[i].id == ROUTE_PING && k == 2);
             assert_int_equal(match, fits ? ROUTE_FOUND : ROUTE_NO_METHOD);
             assert_ptr_equal(route, &routes[i]);
-            assert_string_equal(allow, routes[i].post ? "POST" : "GET, HEAD");
+            assert_string_equal(allow, routes[i].both ? "GET, HEAD, POST" : routes[i].post ? "POST" : "GET, HEAD");
         }
 }
 
@@ -47,8 +49,9 @@ static void test_http_route_admin_ones(void **state)
     uint32_t admin = 0;
     for (size_t i = 0; i < routes_count; i++) {
         assert_int_equal(routes[i].admin, routes[i].id >= ROUTE_ADMIN_MODELS);
+        assert_int_equal(routes[i].billing, routes[i].id >= ROUTE_BILLING_LEDGER);
         assert_false(routes[i].admin && (routes[i].open || routes[i].needs_engine));
-        admin += routes[i].admin;
+        admin += routes[i].admin && !routes[i].billing;
     }
     assert_int_equal(admin, 6);
 }

@@ -1,0 +1,279 @@
+/* Changes of the directory; see bill_directory.h. The whole directory is read for each: an operator's pace. */
+#include "server/billing/bill_directory.h"
+
+#include "runtime/base/mem.h"
+#include "server/billing/bill_json.h"
+#include "server/billing/bill_text.h"
+#include "server/billing/directory.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+const char *bill_answer_text(enum ledger_answer answer)
+{
+    switch (answer) {
+    case LEDGER_OK: return "done";
+    case LEDGER_DUP: return "done before: the same order with the same terms; nothing was changed";
+    case LEDGER_NOLEDGER: return "there is no ledger yet: make one with \"millrace bill init\"";
+    case LEDGER_WRONGLEDGER: return "this is another ledger than the one that was expected";
+    case LEDGER_FENCED: return "a younger process has taken over";
+    case LEDGER_CONFLICT: return "this order id was used before with other terms; nothing was changed";
+    case LEDGER_EXISTS: return "a package of that id is there already: name another, or add to it with --increase";
+    case LEDGER_NOPACKAGE: return "the account has no package of that id";
+    case LEDGER_EXPIRED: return "the package has expired";
+    case LEDGER_LIMIT: return "a limit of the ledger was reached (packages of an account, or memory)";
+    case LEDGER_BADARG: return "the ledger takes an argument for invalid";
+    case LEDGER_BADSTATE: return "the ledger's state does not allow it, or would overflow; audit it";
+    case LEDGER_GAP: return "records are missing in between";
+    }
+    return "";
+}
+
+/* ---- reading ---- */
+
+struct reading {
+    struct directory *directory;
+    enum status status;
+    struct error *err;
+};
+
+static void on_line(void *state, const char *line, size_t length)
+{
+    struct reading *reading = state;
+    if (reading->status == ST_OK) reading->status = directory_add(reading->directory, line, length, reading->err);
+}
+
+static enum status read_all(const struct ledger_client *client, struct directory **directory, struct error *err)
+{
+    uint64_t version;
+    struct reading reading = {NULL, ST_OK, err};
+    TRY(directory_create(&reading.directory));
+    enum status status = client->calls->directory_read(client->state, on_line, &reading, &version, err);
+    if (status == ST_OK) status = reading.status;
+    if (status == ST_OK) status = directory_seal(reading.directory, err);
+    if (status != ST_OK) {
+        directory_destroy(reading.directory);
+        return status;
+    }
+    *directory = reading.directory;
+    return ST_OK;
+}
+
+static enum status put(const struct ledger_client *client, struct buf *line, const char *id, struct error *err)
+{
+    buf_append_char(line, '\0');
+    enum status status = buf_ok(line) ? client->calls->directory_put(client->state, id, line->data, err)
+                                      : error_set(err, ST_NOMEM, "%s", status_text(ST_NOMEM));
+    buf_free(line);
+    return status;
+}
+
+static enum status put_account(const struct ledger_client *client, const struct directory_account *account,
+                               struct error *err)
+{
+    char id[DIRECTORY_ID_MAX + 1];
+    struct buf line;
+    buf_init(&line, 0);
+    directory_account_line(account, &line, id);
+    return put(client, &line, id, err);
+}
+
+static enum status put_key(const struct ledger_client *client, const struct directory_key *key, struct error *err)
+{
+    char id[DIRECTORY_ID_MAX + 1];
+    struct buf line;
+    buf_init(&line, 0);
+    directory_key_line(key, &line, id);
+    return put(client, &line, id, err);
+}
+
+/* ---- answers ---- */
+
+static void append_limits(const struct key_limits *limits, int64_t created_ms, struct buf *out)
+{
+    buf_append_format(out, ",\"rpm\":%" PRIu32 ",\"tpm\":%" PRIu64 ",\"concurrency\":%" PRIu32 ",\"created\":\"",
+                      limits->rpm, limits->tpm, limits->concurrency);
+    bill_append_time_ms(out, created_ms);
+    buf_append_text(out, "\"}");
+}
+
+static void append_account(const struct directory_account *account, struct buf *out)
+{
+    buf_append_format(out,
+                      "{\"object\":\"billing.account\",\"account\":\"%s\",\"account_id\":\"id:%" PRIu64
+                      "\",\"tenant\":\"%s\",\"open\":%s",
+                      account->name, account->number, account->tenant, account->open ? "true" : "false");
+    append_limits(&account->limits, account->created_ms, out);
+}
+
+/* text: the key itself, of a new one alone; else NULL. */
+static void append_key(const struct directory_key *key, const char *text, struct buf *out)
+{
+    buf_append_format(out, "{\"object\":\"billing.key\",\"id\":\"k:%016" PRIx64 "\"", key->number);
+    if (text) buf_append_format(out, ",\"key\":\"%s\"", text);
+    buf_append_format(out, ",\"account\":\"%s\",\"active\":%s,\"label\":", key->account_name,
+                      key->active ? "true" : "false");
+    buf_append_json_string(out, key->label, strlen(key->label));
+    append_limits(&key->limits, key->created_ms, out);
+}
+
+enum status bill_directory_list(const struct ledger_client *client, bool keys, const char *account, struct buf *out,
+                                struct error *err)
+{
+    struct directory *directory;
+    bool more = false;
+    TRY(read_all(client, &directory, err));
+    buf_append_text(out, "{\"object\":\"list\",\"data\":[");
+    for (uint32_t i = 0; i < (keys ? directory_keys(directory) : directory_accounts(directory)); i++) {
+        const struct directory_key *key = keys ? directory_key_at(directory, i) : NULL;
+        if (key && account[0] && strcmp(key->account_name, account) != 0) continue;
+        if (more) buf_append_char(out, ',');
+        more = true;
+        if (key)
+            append_key(key, NULL, out);
+        else
+            append_account(directory_account_at(directory, i), out);
+    }
+    buf_append_text(out, "]}");
+    directory_destroy(directory);
+    return ST_OK;
+}
+
+/* ---- changes ---- */
+
+enum status bill_account_create(const struct ledger_client *client, const char *name, const char *tenant,
+                                int64_t now_ms, struct buf *out, struct error *err)
+{
+    struct directory *directory;
+    struct directory_account account = {.open = true, .created_ms = now_ms};
+    if (!name) return error_set(err, ST_INVAL, "\"name\" must be the account's name");
+    TRY(bill_copy_id(name, "account's name", "-_.@", account.name, sizeof account.name, err));
+    TRY(bill_copy_id(tenant ? tenant : name, "tenant", "-_.@", account.tenant, sizeof account.tenant, err));
+    account.number = account_number(name);
+    TRY(read_all(client, &directory, err));
+    const struct directory_account *there = directory_find_account(directory, account.number);
+    enum status status = ST_OK;
+    if (there && tenant && strcmp(there->tenant, tenant) != 0)
+        status = error_set(err, ST_INVAL, "the account %s is there already, with tenant %s; a tenant does not change",
+                           name, there->tenant);
+    else if (there)
+        account = *there;
+    else
+        status = put_account(client, &account, err);
+    if (status == ST_OK) append_account(&account, out);
+    directory_destroy(directory);
+    return status;
+}
+
+enum status bill_account_set(const struct ledger_client *client, uint64_t account, const char *order_id, bool open,
+                             enum ledger_answer *answer, struct error *err)
+{
+    struct directory *directory;
+    TRY(client->calls->account_set(client->state, account, order_id, open, answer, err));
+    if (*answer != LEDGER_OK) return ST_OK; /* a repeated order must not undo a later one */
+    TRY(read_all(client, &directory, err));
+    const struct directory_account *there = directory_find_account(directory, account);
+    enum status status = ST_OK;
+    if (there && there->open != open) {
+        struct directory_account changed = *there;
+        changed.open = open;
+        status = put_account(client, &changed, err);
+    }
+    directory_destroy(directory);
+    return status;
+}
+
+static enum status read_key_id(const char *text, uint64_t *number, struct error *err)
+{
+    uint64_t value = 0;
+    const char *at = strncmp(text, "k:", 2) == 0 ? text + 2 : text;
+    bool good = strlen(at) == 16;
+    for (; good && *at; at++) {
+        const char *digits = "0123456789abcdef", *digit = strchr(digits, *at);
+        good = digit != NULL;
+        if (good) value = value << 4 | (uint64_t)(digit - digits);
+    }
+    if (!good)
+        return error_set(err, ST_INVAL,
+                         "this is no key's id; \"key list\" shows them, like k:0123456789abcdef"
+                         " (never give the key itself)");
+    *number = value;
+    return ST_OK;
+}
+
+static void set_limits(const struct bill_key_change *change, struct key_limits *limits)
+{
+    if (change->rpm_given) limits->rpm = (uint32_t)change->rpm;
+    if (change->tpm_given) limits->tpm = change->tpm;
+    if (change->concurrency_given) limits->concurrency = (uint32_t)change->concurrency;
+}
+
+static enum status set_label(const char *label, struct directory_key *key, struct error *err)
+{
+    size_t length = strlen(label);
+    for (size_t i = 0; i < length; i++)
+        if ((unsigned char)label[i] < 0x20) length = sizeof key->label;
+    if (length >= sizeof key->label)
+        return error_set(err, ST_INVAL, "a label has at most %d bytes and no control characters", KEY_LABEL_MAX);
+    memcpy(key->label, label, length + 1);
+    return ST_OK;
+}
+
+static enum status make_key(const struct ledger_client *client, const struct directory *directory,
+                            const struct bill_key_change *change, struct buf *out, struct error *err)
+{
+    char text[KEY_TEXT_CHARS + 1];
+    struct directory_key key = {.active = true, .created_ms = change->now_ms};
+    if (!change->account) return error_set(err, ST_INVAL, "name the account that pays for the key");
+    TRY(bill_copy_id(change->account, "account's name", "-_.@", key.account_name, sizeof key.account_name, err));
+    if (!directory_find_account(directory, account_number(key.account_name)))
+        return error_set(err, ST_NOTFOUND, "there is no account %s; make it with \"bill account create\"",
+                         key.account_name);
+    key_make(text);
+    key_hash(text, strlen(text), key.hash);
+    key.number = key_number(key.hash);
+    set_limits(change, &key.limits);
+    if (change->label) TRY(set_label(change->label, &key, err));
+    TRY(put_key(client, &key, err));
+    append_key(&key, text, out);
+    return ST_OK;
+}
+
+static enum status change_key(const struct ledger_client *client, const struct directory *directory,
+                              const struct bill_key_change *change, struct buf *out, struct error *err)
+{
+    uint64_t number = 0;
+    TRY(read_key_id(change->id, &number, err));
+    for (uint32_t i = 0; i < directory_keys(directory); i++) {
+        struct directory_key key = *directory_key_at(directory, i);
+        if (key.number != number) continue;
+        if (change->revoke) key.active = false;
+        set_limits(change, &key.limits);
+        if (change->label) TRY(set_label(change->label, &key, err));
+        TRY(put_key(client, &key, err));
+        append_key(&key, NULL, out);
+        return ST_OK;
+    }
+    return error_set(err, ST_NOTFOUND, "there is no key k:%016" PRIx64, number);
+}
+
+enum status bill_key_set(const struct ledger_client *client, const struct bill_key_change *change, struct buf *out,
+                         struct error *err)
+{
+    struct directory *directory;
+    TRY(read_all(client, &directory, err));
+    enum status status =
+        change->id ? change_key(client, directory, change, out, err) : make_key(client, directory, change, out, err);
+    directory_destroy(directory);
+    return status;
+}
+
+enum status bill_directory_put(const struct ledger_client *client, const char *id, const char *line, struct error *err)
+{
+    struct directory_line *read = mem_alloc(1, sizeof *read);
+    if (!read) return error_set(err, ST_NOMEM, "%s", status_text(ST_NOMEM));
+    enum status status = directory_line_read(line, strlen(line), read, err);
+    if (status == ST_OK && strcmp(read->id, id) != 0) status = error_set(err, ST_INVAL, "the line is not of that id");
+    mem_free(read);
+    return status == ST_OK ? client->calls->directory_put(client->state, id, line, err) : status;
+}
