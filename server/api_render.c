@@ -111,12 +111,18 @@ static void append_running_usage(const struct api_call *call, struct buf *out)
 
 /* ---- pieces of a choice ---- */
 
-/* finish_reason knows four words only (typed clients); what they cannot say stands in stop_reason. */
+/* finish_reason knows four words only (typed clients); what they cannot say stands in stop_reason, and for who pays in
+ * finish_details as well: a member of a choice that clients made from OpenAI's schema keep or pass over. */
 static void append_finish(const struct api_call *call, const struct choice_view *view, struct buf *out)
 {
     const struct request *request = view->request;
     const struct choice *choice = view->choice;
     buf_append_text(out, view->finish == FINISH_STOP ? ",\"finish_reason\":\"stop\"" : ",\"finish_reason\":\"length\"");
+    if (view->finish == FINISH_QUOTA || view->finish == FINISH_ACCOUNT) {
+        const char *why = view->finish == FINISH_QUOTA ? "quota_exhausted" : "account_stopped";
+        buf_append_format(out, ",\"stop_reason\":\"%s\",\"finish_details\":{\"type\":\"%s\"}", why, why);
+        return;
+    }
     buf_append_text(out, ",\"stop_reason\":");
     if (view->finish == FINISH_CANCELED) {
         buf_append_text(out, "\"canceled\"");

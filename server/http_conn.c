@@ -242,6 +242,7 @@ void http_conn_reply(struct http_conn *conn, const struct http_reply *reply)
         .close = conn->close_after,
         .keep_alive_told = request->http10 && !conn->close_after,
         .head_only = request->method && strcmp(request->method, "HEAD") == 0,
+        .headers = &request->answer_headers,
         .request_id = request->id,
         .processing_ns = request->start_ns ? uv_hrtime() - request->start_ns : 0,
     };
@@ -262,6 +263,7 @@ void http_conn_stream_begin(struct http_conn *conn)
         .status = 200,
         .stream = true,
         .chunked = !request->http10,
+        .headers = &request->answer_headers,
         .close = conn->close_after,
         .request_id = request->id,
         .processing_ns = uv_hrtime() - request->start_ns,

@@ -118,6 +118,7 @@ struct http_request *http_request_create(void)
     if (!request) return NULL;
     buf_init(&request->head, (size_t)(limits.http_headers_bytes + limits.http_request_line_bytes));
     buf_init(&request->body, (size_t)limits.http_body_bytes);
+    buf_init(&request->answer_headers, ANSWER_HEADERS_BYTES_MAX);
     return request;
 }
 
@@ -126,6 +127,7 @@ void http_request_destroy(struct http_request *request)
     if (!request) return;
     buf_free(&request->head);
     buf_free(&request->body);
+    buf_free(&request->answer_headers);
     mem_free(request);
 }
 

@@ -21,7 +21,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { HTTP_REQUEST_ID_MAX = 128 };
+enum { HTTP_REQUEST_ID_MAX = 128, ANSWER_HEADERS_BYTES_MAX = 2048 };
 
 struct http_request {
     struct http_request *next; /* the connection's: requests read ahead */
@@ -42,6 +42,7 @@ struct http_request {
     uint64_t start_ns;         /* when its head was complete; the connection's */
     bool head_seen, body_seen; /* the connection's: handed to the handler */
     const void *route;         /* the handler's */
+    struct buf answer_headers; /* the handler's: lines with CRLF that its answer gets, whatever it is */
     uint32_t tenant;           /* the handler's */
 };
 

@@ -79,6 +79,7 @@ void http_response_write(const struct http_response *response, struct buf *out)
         buf_append_format(out, "retry-after: %u\r\nretry-after-ms: %u\r\n", (response->retry_after_ms + 999) / 1000,
                           response->retry_after_ms);
     if (response->authenticate) buf_append_text(out, "www-authenticate: Bearer\r\n");
+    if (response->headers) buf_append(out, response->headers->data, response->headers->length);
     if (response->close)
         buf_append_text(out, "connection: close\r\n");
     else if (response->keep_alive_told)

@@ -18,6 +18,7 @@ struct http_response {
     bool head_only;              /* HEAD: the length of the body, not the body */
     bool stream;                 /* server-sent events: no length, no body */
     bool chunked;
+    const struct buf *headers; /* more lines, each with its CRLF; NULL: none */
     const char *request_id;
     uint64_t processing_ns;
 };

@@ -358,6 +358,51 @@ static void test_stop_token_id_is_told(void **state)
     api_call_destroy(call);
 }
 
+/* What ends for lack of units, or with its account, is a whole answer with finish_reason length. */
+static void test_end_of_a_package_is_told(void **state)
+{
+    (void)state;
+    const struct {
+        enum finish finish;
+        const char *why;
+    } cases[] = {{FINISH_QUOTA, "quota_exhausted"}, {FINISH_ACCOUNT, "account_stopped"}};
+    for (size_t i = 0; i < 4; i++) {
+        uint32_t count;
+        struct request *request;
+        struct stream stream;
+        struct buf out;
+        bool streams = i >= 2;
+        buf_init(&out, 0);
+        struct api_call *call = call_of(API_CHAT,
+                                        streams ? "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],"
+                                                  "\"stream\":true}"
+                                                : "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]}",
+                                        &request, &count);
+        engine_append(&fixture, request, 0, (uint32_t[]){ID_HELLO}, 1);
+        engine_end(request, 0, cases[i % 2].finish, VOCAB_NO_ID, STOP_STRING_NONE);
+        engine_done(call, request);
+        struct json *body = NULL;
+        const struct json *choice;
+        if (streams) {
+            api_call_finish(call, &out);
+            stream_read(&out, &stream);
+            assert_true(stream.done);
+            choice = only_choice(stream.chunks[stream.count - 1]);
+        } else {
+            body = body_of(call);
+            choice = only_choice(body);
+            assert_json_text(json_member(json_member(choice, "message"), "content"), "hello");
+        }
+        assert_json_text(json_member(choice, "finish_reason"), "length");
+        assert_json_text(json_member(choice, "stop_reason"), cases[i % 2].why);
+        assert_json_text(json_member(json_member(choice, "finish_details"), "type"), cases[i % 2].why);
+        if (streams) stream_release(&stream);
+        json_release(body);
+        buf_free(&out);
+        api_call_destroy(call);
+    }
+}
+
 static void test_reasoning_is_apart(void **state)
 {
     (void)state;
@@ -611,6 +656,7 @@ int main(void)
         cmocka_unit_test(test_body_equals_stream_over_random_outputs),
         cmocka_unit_test(test_stop_string_cuts_text),
         cmocka_unit_test(test_stop_token_id_is_told),
+        cmocka_unit_test(test_end_of_a_package_is_told),
         cmocka_unit_test(test_reasoning_is_apart),
         cmocka_unit_test(test_choices_and_prompts_have_indices),
         cmocka_unit_test(test_echo_with_logprobs),
