@@ -39,7 +39,6 @@ import compare  # noqa: E402  the machine's description and shares, free ports
 
 MODES = ["off", "step", "group:20", "write", "redis", "prepaid", "prepaid-redis"]
 CLIENTS, IN, OUT, PROBE_IN = 32, 128, 64, 16
-PACKAGE_UNITS = 10**15
 FIGURES = ["output_tok_s", "cpu_us_token", "ttft_ms_p50", "ttft_ms_p99", "gap_ms_p50", "gap_ms_p99", "probe_ttft_ms_p50",
            "probe_ttft_ms_p99", "fsync_ms_mean", "journal_bytes_request"]
 
@@ -105,9 +104,9 @@ class Server:
             if not self.redis:
                 bill("init", *where)
                 command += ["--enforce", "prepaid"]
-            bill("account", "open", "bench", *where)
-            bill("topup", "bench", "--package", "all", "--units", str(PACKAGE_UNITS), "--order", "bench-1", *where)
-            self.key = json.loads(bill("key", "new", "bench", "--json", *where))["key"]
+            bill("account", "create", "bench", *where)
+            bill("topup", "bench", "--tokens", "1G", "--order", "bench-1", *where)
+            self.key = json.loads(bill("key", "create", "--account", "bench", "--json", *where))["key"]
         self.log = tempfile.TemporaryFile()
         self.process = start(command, stderr=self.log)
         for _ in range(3000):
