@@ -142,9 +142,9 @@ class Node:
         return total if found else None
 
 
-def make_node(binary, name, folder, options, environment=None):
+def make_node(binary, name, folder, options, environment=None, command=MODELS):
     node = Node(binary, name, folder, [], environment)
-    node.options = [str(o) for o in (*MODELS, "--max-num-seqs", 128, "--journal", node.journal, *options)]
+    node.options = [str(o) for o in (*command, "--max-num-seqs", 128, "--journal", node.journal, *options)]
     return node
 
 
@@ -205,7 +205,7 @@ class Load:
         command = [binary, "--ports", ",".join(map(str, ports)), "--keys", keys, "--models", ",".join(models), "--out", out, "--requests",
                    str(requests), "--clients", str(clients), "--seed", str(seed)]
         for name, value in more.items():
-            command += ["--" + name.replace("_", "-"), str(value)]
+            command += ["--" + name.replace("_", "-")] + ([] if value is None else [str(value)])
         self.ended, self.summary = 0, None
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         self.reader = threading.Thread(target=self._read, daemon=True)

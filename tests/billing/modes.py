@@ -44,8 +44,8 @@ def test_full_disk():
         write_prices(prices)
         node = make_node(SERVER, "node", folder, ["--api-key-file", keys, "--prices", prices, "--journal-segment-bytes", "1Mi", "--shutdown-timeout",
                                                   "20"], {"NULL_STEP_US": 300})
-        os.rename(os.path.dirname(node.journal), os.path.join(disk, "node"))
-        os.symlink(os.path.join(disk, "node"), os.path.dirname(node.journal))
+        os.mkdir(os.path.join(disk, "journal"))
+        os.symlink(os.path.join(disk, "journal"), node.journal) # the log stays outside
         try:
             fill_and_free(node, disk, keys, clients)
         finally:

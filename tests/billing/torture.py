@@ -41,7 +41,9 @@ class Torture:
     def make_nodes(self, ledger_options):
         options = ["--api-key-file", self.keys, "--prices", self.prices, "--journal-segment-bytes", self.o.segment, "--journal-mode", self.o.mode,
                    *ledger_options]
-        return [make_node(self.o.server, f"node{i}", self.folder, options, {"NULL_STEP_US": self.o.step_us}) for i in range(self.o.nodes)]
+        command = ["serve", self.o.model, "--served-model-name", MODELS[0]] if self.o.model else MODELS
+        return [make_node(self.o.server, f"node{i}", self.folder, options, {"NULL_STEP_US": self.o.step_us}, command)
+                for i in range(self.o.nodes)]
 
     def harms(self):
         """(how often, what): each a thread of its own."""
@@ -71,7 +73,8 @@ class Torture:
         for node in self.nodes:
             node.start()
         started = time.monotonic()
-        load = Load(o.load, [node.port for node in self.nodes], self.keys, self.clients, o.requests, o.clients, o.seed, retry=o.retry, cut=o.cut)
+        load = Load(o.load, [node.port for node in self.nodes], self.keys, self.clients, o.requests, o.clients, o.seed,
+                    MODELS[:1] if o.model else MODELS, retry=o.retry, cut=o.cut, tokens_max=o.tokens_max, **({"text_only": None} if o.model else {}))
         chaos = [Chaos(load, o.requests, count, o.seed + i, harm) for i, (count, harm) in enumerate(self.harms()) if count]
         for one in chaos:
             one.start()
@@ -141,11 +144,12 @@ def arguments(argv):
     for name in ("server", "load", "dump"):
         parser.add_argument("--" + name, required=True)
     for name, value in (("requests", 50000), ("clients", 128), ("nodes", 3), ("accounts", 200), ("kills", 20), ("redis-kills", 0), ("redis-pauses", 0),
-                        ("failovers", 0), ("seed", 20261123), ("step-us", 300), ("retry", 0), ("cut", 80), ("limit-s", 600)):
+                        ("failovers", 0), ("seed", 20261123), ("step-us", 300), ("retry", 0), ("cut", 80), ("tokens-max", 200), ("limit-s", 600)):
         parser.add_argument("--" + name, type=int, default=value)
     parser.add_argument("--redis-cut-share", type=float, default=0.5)
     parser.add_argument("--ledger", choices=("process", "redis", "sentinel"), default="process")
     parser.add_argument("--fsync", choices=("everysec", "always"), default="everysec")
+    parser.add_argument("--model", help="a model file: --server is then the real binary")
     parser.add_argument("--mode", default="step")
     parser.add_argument("--segment", default="1Mi")
     parser.add_argument("--folder", help="where the run's folder is made")
