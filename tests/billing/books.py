@@ -174,8 +174,11 @@ class Journal:
         chains[record.partition] = record.pseq, data[-32:]
 
     def check_counts(self, record):
-        if sum(record.steps) != record.out:
+        ahead = sum(record.steps) - record.out # STEPs count the id that the device computes next: one a choice that still runs
+        if not 0 <= ahead <= (0 if record.cause == "node_crash" else record.choices):
             self.faults.append(f"{record.charge_id} part {record.part}: STEPs tell {sum(record.steps)} ids, the final {record.out} ({record.cause})")
+        if record.flags & 1:
+            self.faults.append(f"{record.charge_id} part {record.part}: flagged as a mismatch of the counts")
         if (record.kind == "F") != (record.cause in CHARGED_CAUSES):
             self.faults.append(f"{record.charge_id} part {record.part}: {record.cause} is {record.kind}")
         weight_in, weight_hit, weight_out = record.weights

@@ -121,17 +121,19 @@ static void count_ids(const char *from, const char *end, struct load_counts *cou
 
 bool load_answer_hash(const struct load_counts *counts, uint32_t first_choice, uint32_t choices, char out[33])
 {
-    static uint8_t bytes[4 * ANSWER_CHOICES_MAX * (ANSWER_IDS_MAX + 1)];
-    uint8_t digest[32];
+    static uint8_t ids[4 * ANSWER_IDS_MAX];
+    uint8_t parts[ANSWER_CHOICES_MAX * 36], digest[32];
     size_t at = 0;
     for (uint32_t c = first_choice; c < first_choice + choices; c++) {
         if (c >= ANSWER_CHOICES_MAX || counts->ids[c] > ANSWER_IDS_MAX) return false;
-        for (uint32_t i = 0; i <= counts->ids[c]; i++) {
-            uint32_t value = i ? counts->id_values[c][i - 1] : counts->ids[c];
-            for (int shift = 0; shift < 32; shift += 8) bytes[at++] = (uint8_t)(value >> shift);
-        }
+        size_t length = 0;
+        for (uint32_t i = 0; i < counts->ids[c]; i++)
+            for (int shift = 0; shift < 32; shift += 8) ids[length++] = (uint8_t)(counts->id_values[c][i] >> shift);
+        for (int shift = 0; shift < 32; shift += 8) parts[at++] = (uint8_t)(counts->ids[c] >> shift);
+        sha256(ids, length, parts + at);
+        at += 32;
     }
-    sha256(bytes, at, digest);
+    sha256(parts, at, digest);
     for (int i = 0; i < 16; i++) (void)snprintf(out + 2 * i, 3, "%02x", digest[i]);
     return true;
 }

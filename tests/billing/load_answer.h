@@ -39,8 +39,8 @@ void load_answer_begin(struct load_answer *answer);
 bool load_answer_feed(struct load_answer *answer, const char *bytes, size_t length);
 void load_answer_count(const struct load_answer *answer, struct load_counts *counts);
 
-/* The hash that the record of one prompt must hold: SHA-256 over each of its choices' count and ids as u32 little
- * endian, its first 16 bytes in hex. False: more ids than were kept. */
+/* The hash that the record of one prompt must hold: SHA-256 over each of its choices' count (u32, little endian) and
+ * the SHA-256 of its ids (alike); its first 16 bytes in hex. False: more ids than were kept. */
 bool load_answer_hash(const struct load_counts *counts, uint32_t first_choice, uint32_t choices, char out[33]);
 
 #endif
