@@ -134,8 +134,10 @@ class Journal:
                 handles[handle] = by_charge[charge] = ([], [] if self.places else None)
                 self.opens += 1
             elif kind == STEP:
-                values = varints(data)
+                values, told = varints(data), collections.Counter()
                 for handle, ids in zip(values[::2], values[1::2]):
+                    told[handle] += ids
+                for handle, ids in told.items():
                     entry = handles.get(handle)
                     if entry is None:
                         self.faults.append(f"{place}: a STEP of handle {handle} without an OPEN")

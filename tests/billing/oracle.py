@@ -9,7 +9,6 @@ SHA-256. So every record must belong to a request that was really sent, also whe
 """
 import collections
 import hashlib
-import itertools
 
 COLUMNS = ("number", "request_id", "port", "account", "model", "kind", "stream", "prompts", "choices", "max_tokens", "in_total", "fault", "bad",
            "retry", "again", "outcome", "status", "charge_id", "ids_seen", "ids", "usage_seen", "prompt", "cached", "completion", "running", "error", "hashes")
@@ -167,8 +166,10 @@ class Comparison:
             self.fault("lost", f"{line.request_id} part {record.part}: {count} ids arrived, {record.out} recorded ({record.cause})")
         if not line.stream: # all or nothing: nothing of it is delivered before its end
             return
-        told = itertools.accumulate(record.steps)
-        steps = sum(count < ids < record.out for ids in told) + (count < record.out) # STEPs that tell of ids which did not arrive
+        steps = told = 0 # STEPs that tell of recorded ids which did not arrive
+        for ids in record.steps:
+            steps += told < record.out and told + ids > count
+            told += ids
         where = line.outcome if line.outcome != "cut" else "cut_" + line.fault
         self.excess[where, min(steps, 50)] += 1
         self.excess_worst[where] = max(self.excess_worst[where], steps)
