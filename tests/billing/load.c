@@ -36,7 +36,7 @@
 #include <unistd.h>
 
 enum { PORTS_MAX = 64, CLIENTS_MAX = 4096, RETRIES_MAX = 4096, KEYS_MAX = 20000 };
-enum { TICK_MS = 5, CONNECT_AGAIN_MS = 15, PROGRESS_MS = 200, STUCK_S = 60, SLOW_BYTES = 400 };
+enum { TICK_MS = 5, CONNECT_AGAIN_MS = 15, PROGRESS_MS = 200, STUCK_S = 60, SLOW_BYTES = 400, PAUSE_503_MS = 30 };
 
 enum outcome { WHOLE, CUT, LOST, FAILED, REFUSED, UNSENT, STUCK, OUTCOMES };
 static const char *const outcome_names[OUTCOMES] = {"whole", "cut", "lost", "failed", "refused", "unsent", "stuck"};
@@ -168,10 +168,12 @@ static void end_request(struct load *load, struct client *client, enum outcome o
     if (client->request.retry[0] && !client->request.repeated && !sent_twice_at_once(&client->request))
         push_retry(load, client);
     bool keep = client->answer.complete && !client->answer.closes && client->request.fault == LOAD_NO_FAULT;
-    if (keep)
+    if (keep && client->answer.status != 503) {
         client->state = READING;
-    else
-        hang_up(client, client->request.fault == LOAD_CUT_RESET);
+        return;
+    }
+    hang_up(client, client->request.fault == LOAD_CUT_RESET);
+    if (client->answer.status == 503) client->again_ns = clock_now_ns(clock_system()) + PAUSE_503_MS * NS_PER_MS;
 }
 
 /* ---- the next request ---- */
