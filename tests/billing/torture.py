@@ -11,7 +11,10 @@ import subprocess
 import sys
 import time
 
+sys.path.insert(1, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "support"))
+
 import books
+from fault_proxy import FaultProxy
 from harness import MODELS, Chaos, Folder, Load, kill_a_node, make_node, wait_for, write_keys, write_prices
 from redis_servers import Redis, SentinelSet
 
@@ -29,7 +32,8 @@ class Torture:
     def start_ledger(self):
         if self.o.ledger == "redis":
             self.ledger = Redis(self.folder, fsync=self.o.fsync).start()
-            url = f"redis://127.0.0.1:{self.ledger.port}"
+            self.proxy = FaultProxy(("127.0.0.1", self.ledger.port)).start()
+            url = f"redis://127.0.0.1:{self.proxy.port}"
         elif self.o.ledger == "sentinel":
             self.ledger = SentinelSet(self.folder).start()
             url = self.ledger.url()
@@ -59,7 +63,19 @@ class Torture:
         def fail_over(rng):
             self.ledger.fail_over(rng.uniform(0.3, 1.2))
 
+        def disturb(rng):
+            fault = rng.choice(("reset_down_at", "reset_up_at", "stall", "lose_down", "delay_s", "refuse", "kill"))
+            if fault == "kill":
+                self.proxy.kill()
+            elif fault.endswith("_at"):
+                self.proxy.set(**{fault: rng.randrange(1, 20000)})
+            else:
+                self.proxy.set(**{fault: 0.03 if fault == "delay_s" else True})
+                time.sleep(rng.uniform(0.1, 2.5)) # a call's time-out is 2 s
+                self.proxy.clear()
+
         if o.ledger == "redis":
+            rng_harms += [(o.net_faults, disturb)]
             rng_harms += [(o.redis_kills, kill_redis), (o.redis_pauses, lambda rng: self.ledger.pause(rng.uniform(0.2, 3)))]
         if o.ledger == "sentinel":
             rng_harms += [(o.failovers, fail_over)]
@@ -88,6 +104,9 @@ class Torture:
             self.numbers["load"] = load.wait(o.limit_s, watch)
             for one in chaos:
                 one.end()
+            if self.proxy:
+                self.numbers["net_faults"] = dict(self.proxy.fired)
+                self.proxy.clear()
             self.numbers["seconds"] = round(time.monotonic() - started, 1)
             self.settle()
         finally:
@@ -143,7 +162,7 @@ def arguments(argv):
     parser = argparse.ArgumentParser()
     for name in ("server", "load", "dump"):
         parser.add_argument("--" + name, required=True)
-    for name, value in (("requests", 50000), ("clients", 128), ("nodes", 3), ("accounts", 200), ("kills", 20), ("redis-kills", 0), ("redis-pauses", 0),
+    for name, value in (("requests", 50000), ("clients", 128), ("nodes", 3), ("accounts", 200), ("kills", 20), ("redis-kills", 0), ("redis-pauses", 0), ("net-faults", 0),
                         ("failovers", 0), ("seed", 20261123), ("step-us", 300), ("retry", 0), ("cut", 80), ("tokens-max", 200), ("limit-s", 600)):
         parser.add_argument("--" + name, type=int, default=value)
     parser.add_argument("--redis-cut-share", type=float, default=0.5)
