@@ -17,6 +17,7 @@
 struct auth_key {
     uint8_t digest[32];
     uint32_t tenant;
+    uint64_t number; /* key_number */
 };
 
 struct key_list {
@@ -24,11 +25,18 @@ struct key_list {
     uint32_t count, capacity;
 };
 
+enum { TENANT_PLACES = 2 * AUTH_TENANTS_MAX };
+_Static_assert((int)AUTH_TENANT_BYTES_MAX == (int)ACCOUNT_NAME_MAX, "a tenant's name is an account's");
+
 struct auth {
     uint8_t secret[32];
     struct key_list keys, admin_keys;
     char tenants[AUTH_TENANTS_MAX][AUTH_TENANT_BYTES_MAX + 1];
     uint32_t tenants_count;
+    uint16_t tenant_places[TENANT_PLACES]; /* index by name: 0: free, else tenant + 1 */
+    struct key_limits limits;              /* the server's */
+    bool has_directory;
+    struct directory *directory; /* NULL with has_directory: not yet */
 };
 
 static void digest_of(const struct auth *auth, const char *key, size_t length, uint8_t digest[32])
@@ -36,25 +44,29 @@ static void digest_of(const struct auth *auth, const char *key, size_t length, u
     hmac_sha256(auth->secret, sizeof auth->secret, key, length, digest);
 }
 
-static enum status tenant_index(struct auth *auth, const char *name, size_t length, uint32_t *tenant, struct error *err)
+/* The tenant of a name that is good; false: it is new, and there are AUTH_TENANTS_MAX. */
+static bool tenant_of(struct auth *auth, const char *name, size_t length, uint32_t *tenant)
 {
-    if (length == 0 || length > AUTH_TENANT_BYTES_MAX)
-        return error_set(err, ST_INVAL, "a tenant's name must have 1 to 64 bytes");
-    for (size_t i = 0; i < length; i++) {
-        char c = name[i];
-        bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || strchr("-_.@", c);
-        if (!plain) return error_set(err, ST_INVAL, "a tenant's name may have letters, digits and -_.@ only");
+    uint64_t at = hash_bytes(name, length, 0) % TENANT_PLACES;
+    for (; auth->tenant_places[at]; at = (at + 1) % TENANT_PLACES) {
+        uint32_t idx = auth->tenant_places[at] - 1u;
+        if (strlen(auth->tenants[idx]) != length || memcmp(auth->tenants[idx], name, length) != 0) continue;
+        *tenant = idx;
+        return true;
     }
-    for (uint32_t i = 0; i < auth->tenants_count; i++)
-        if (strlen(auth->tenants[i]) == length && memcmp(auth->tenants[i], name, length) == 0) {
-            *tenant = i;
-            return ST_OK;
-        }
-    if (auth->tenants_count == AUTH_TENANTS_MAX)
-        return error_set(err, ST_LIMIT, "more than %d tenants", AUTH_TENANTS_MAX);
+    if (auth->tenants_count == AUTH_TENANTS_MAX) return false;
     memcpy(auth->tenants[auth->tenants_count], name, length);
     *tenant = auth->tenants_count++;
-    return ST_OK;
+    auth->tenant_places[at] = (uint16_t)auth->tenants_count;
+    return true;
+}
+
+static enum status tenant_index(struct auth *auth, const char *name, size_t length, uint32_t *tenant, struct error *err)
+{
+    if (!account_name_ok(name, length))
+        return error_set(err, ST_INVAL, "a tenant's name must have 1 to 64 letters, digits and -_.@");
+    if (tenant_of(auth, name, length, tenant)) return ST_OK;
+    return error_set(err, ST_LIMIT, "more than %d tenants", AUTH_TENANTS_MAX);
 }
 
 static enum status add_key(struct auth *auth, struct key_list *list, const char *text, size_t length, bool has_tenant,
@@ -78,6 +90,9 @@ static enum status add_key(struct auth *auth, struct key_list *list, const char 
         list->keys = keys;
         list->capacity = capacity;
     }
+    uint8_t hash[KEY_HASH_BYTES];
+    key_hash(key, key_length, hash);
+    list->keys[list->count].number = key_number(hash);
     digest_of(auth, key, key_length, list->keys[list->count].digest);
     list->keys[list->count++].tenant = tenant;
     return ST_OK;
@@ -157,8 +172,10 @@ enum status auth_create(const struct config *config, struct auth **auth, struct 
     struct auth *made = mem_alloc(1, sizeof *made);
     if (!made) return error_set(err, ST_NOMEM, "out of memory");
     random_fill(made->secret, sizeof made->secret);
-    memcpy(made->tenants[0], "default", sizeof "default");
-    made->tenants_count = 1;
+    uint32_t first;
+    (void)tenant_of(made, "default", strlen("default"), &first);
+    made->limits =
+        (struct key_limits){.rpm = config->key_rpm, .concurrency = config->key_concurrency, .tpm = config->key_tpm};
     enum status status = read_all_keys(made, config, err);
     if (status != ST_OK) {
         auth_destroy(made);
@@ -173,6 +190,7 @@ void auth_destroy(struct auth *auth)
     if (!auth) return;
     mem_free(auth->keys.keys);
     mem_free(auth->admin_keys.keys);
+    directory_destroy(auth->directory);
     mem_free(auth);
 }
 
@@ -181,47 +199,112 @@ enum status auth_reload(struct auth *auth, const struct config *config, struct e
     return read_all_keys(auth, config, err);
 }
 
-static enum auth_result check(const struct auth *auth, const struct key_list *keys, const char *authorization,
-                              const char *x_api_key, uint32_t *tenant)
+void auth_directory_expect(struct auth *auth)
 {
-    const char *key = x_api_key;
-    if (authorization) {
-        if (strncasecmp(authorization, "bearer ", 7) != 0) return AUTH_WRONG;
-        key = authorization + 7;
-        while (*key == ' ') key++;
-    }
-    if (!key || *key == '\0') return AUTH_MISSING;
-    uint8_t digest[32];
-    digest_of(auth, key, strlen(key), digest);
-    bool found = false;
-    uint32_t owner = 0;
-    for (uint32_t i = 0; i < keys->count; i++) { /* all of them, whatever matches */
-        bool same = equal_constant_time(digest, keys->keys[i].digest, sizeof digest);
-        found |= same;
-        owner = same ? keys->keys[i].tenant : owner;
-    }
-    if (!found) return AUTH_WRONG;
-    *tenant = owner;
-    return AUTH_OK;
+    auth->has_directory = true;
 }
 
-enum auth_result auth_check(const struct auth *auth, const char *authorization, const char *x_api_key, uint32_t *tenant)
+void auth_directory_set(struct auth *auth, struct directory *directory)
 {
-    if (auth->keys.count > 0) return check(auth, &auth->keys, authorization, x_api_key, tenant);
-    *tenant = 0;
-    return AUTH_OK;
+    directory_destroy(auth->directory);
+    auth->directory = directory;
+    auth->has_directory = true;
+}
+
+const struct directory *auth_directory(const struct auth *auth)
+{
+    return auth->directory;
+}
+
+/* AUTH_OK: *key is what was sent. */
+static enum auth_result find_key(const char *authorization, const char *x_api_key, const char **key)
+{
+    *key = x_api_key;
+    if (authorization) {
+        if (strncasecmp(authorization, "bearer ", 7) != 0) return AUTH_WRONG;
+        *key = authorization + 7;
+        while (**key == ' ') ++*key;
+    }
+    return *key && **key ? AUTH_OK : AUTH_MISSING;
+}
+
+static const struct auth_key *find_in_list(const struct auth *auth, const struct key_list *keys, const char *key)
+{
+    uint8_t digest[32];
+    uint32_t found = UINT32_MAX;
+    digest_of(auth, key, strlen(key), digest);
+    for (uint32_t i = 0; i < keys->count; i++) { /* all of them, whatever matches */
+        bool same = equal_constant_time(digest, keys->keys[i].digest, sizeof digest);
+        found = same ? i : found;
+    }
+    return found == UINT32_MAX ? NULL : &keys->keys[found];
+}
+
+static void take_name(char out[ACCOUNT_NAME_MAX + 1], const char *name)
+{
+    memcpy(out, name, strlen(name) + 1); /* names are at most that long */
+}
+
+/* Who has a key of a file or an argument, or none at all: the account of the tenant's name. */
+static enum auth_result fill_plain(const struct auth *auth, uint32_t tenant, uint64_t number, struct caller *caller)
+{
+    const char *name = auth->tenants[tenant];
+    *caller = (struct caller){.tenant = tenant, .account = account_number(name), .key = number, .limits = auth->limits};
+    take_name(caller->tenant_name, name);
+    take_name(caller->account_name, name);
+    const struct directory_account *account =
+        auth->directory ? directory_find_account(auth->directory, caller->account) : NULL;
+    if (!account) return AUTH_OK;
+    if (strcmp(account->name, name) != 0) return AUTH_WRONG; /* two names, one number: nobody pays for another */
+    caller->limits = directory_limits(&(struct directory_key){.account = account}, &auth->limits);
+    return account->open ? AUTH_OK : AUTH_CLOSED;
+}
+
+static enum auth_result fill_from_directory(struct auth *auth, const struct directory_key *key, struct caller *caller)
+{
+    const struct directory_account *account = key->account;
+    size_t length = strlen(account->tenant);
+    *caller = (struct caller){.account = account->number, .key = key->number, .in_directory = true};
+    if (!tenant_of(auth, account->tenant, length, &caller->tenant))
+        caller->tenant = (uint32_t)(hash_bytes(account->tenant, length, 0) % AUTH_TENANTS_MAX);
+    take_name(caller->tenant_name, account->tenant);
+    take_name(caller->account_name, account->name);
+    caller->limits = directory_limits(key, &auth->limits);
+    if (!key->active) return AUTH_REVOKED;
+    return account->open ? AUTH_OK : AUTH_CLOSED;
+}
+
+enum auth_result auth_check(struct auth *auth, const char *authorization, const char *x_api_key, struct caller *caller)
+{
+    const char *key;
+    if (auth->has_directory && !auth->directory) return AUTH_NOT_YET;
+    if (auth->keys.count == 0 && (!auth->directory || directory_keys(auth->directory) == 0))
+        return fill_plain(auth, 0, 0, caller);
+    enum auth_result result = find_key(authorization, x_api_key, &key);
+    if (result != AUTH_OK) return result;
+    const struct directory_key *known = auth->directory ? directory_find_key(auth->directory, key, strlen(key)) : NULL;
+    const struct auth_key *plain = find_in_list(auth, &auth->keys, key);
+    if (known) return fill_from_directory(auth, known, caller);
+    return plain ? fill_plain(auth, plain->tenant, plain->number, caller) : AUTH_WRONG;
+}
+
+bool auth_has_stopped(const struct auth *auth, const struct caller *caller)
+{
+    if (!auth->directory) return false;
+    const struct directory_account *account = directory_find_account(auth->directory, caller->account);
+    if (account && !account->open) return true;
+    if (!caller->in_directory) return false;
+    const struct directory_key *key = directory_find_number(auth->directory, caller->key);
+    return !key || !key->active;
 }
 
 enum auth_result auth_check_admin(const struct auth *auth, const char *authorization, const char *x_api_key)
 {
-    uint32_t tenant;
+    const char *key;
     if (auth->admin_keys.count == 0) return AUTH_OFF;
-    return check(auth, &auth->admin_keys, authorization, x_api_key, &tenant);
-}
-
-const char *auth_tenant_name(const struct auth *auth, uint32_t tenant)
-{
-    return tenant < auth->tenants_count ? auth->tenants[tenant] : "default";
+    enum auth_result result = find_key(authorization, x_api_key, &key);
+    if (result != AUTH_OK) return result;
+    return find_in_list(auth, &auth->admin_keys, key) ? AUTH_OK : AUTH_WRONG;
 }
 
 uint32_t auth_tenants(const struct auth *auth)

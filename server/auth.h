@@ -3,17 +3,22 @@
  * Keys are kept as HMAC-SHA-256 under a random key of this process; a given key is compared with all of them in
  * constant time, so time tells neither which key was close nor how many there are before it. Without any key everybody
  * is tenant "default". A tenant keeps its index for the life of the process (queue shares and cache domains hang on
- * it), also when a reload drops its keys. io thread only. */
+ * it), also when a reload drops its keys.
+ *
+ * A billing server has a directory of accounts and keys as well (billing/directory.h): a key is looked for in both. The
+ * tenant of a key file's line is the name of the account that pays. Until the directory is there nobody is let in.
+ * io thread only. */
 #ifndef SERVER_AUTH_H
 #define SERVER_AUTH_H
 
 #include "runtime/base/status.h"
+#include "server/caller.h"
 #include "server/config.h"
 
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { AUTH_TENANTS_MAX = 1024, AUTH_KEYS_MAX = 65536, AUTH_KEY_BYTES_MAX = 512, AUTH_TENANT_BYTES_MAX = 64 };
+enum { AUTH_TENANTS_MAX = 8192, AUTH_KEYS_MAX = 65536, AUTH_KEY_BYTES_MAX = 512, AUTH_TENANT_BYTES_MAX = 64 };
 
 struct auth;
 
@@ -25,17 +30,33 @@ void auth_destroy(struct auth *auth);
 /* Reads the key files again (SIGHUP). On failure the old keys stay. */
 NODISCARD enum status auth_reload(struct auth *auth, const struct config *config, struct error *err);
 
-enum auth_result { AUTH_OK, AUTH_MISSING, AUTH_WRONG, AUTH_OFF };
+/* From now on there is a directory, if not yet: AUTH_NOT_YET until auth_directory_set. */
+void auth_directory_expect(struct auth *auth);
+/* A new one takes the place of the last, at once; auth owns it. */
+void auth_directory_set(struct auth *auth, struct directory *directory);
+const struct directory *auth_directory(const struct auth *auth); /* NULL: none yet */
 
-/* authorization, x_api_key: header values or NULL. AUTH_OK fills *tenant. */
-enum auth_result auth_check(const struct auth *auth, const char *authorization, const char *x_api_key,
-                            uint32_t *tenant);
+enum auth_result {
+    AUTH_OK,
+    AUTH_MISSING,
+    AUTH_WRONG,
+    AUTH_OFF,
+    AUTH_REVOKED, /* the key was good once */
+    AUTH_CLOSED,  /* its account is closed */
+    AUTH_NOT_YET
+};
+
+/* authorization, x_api_key: header values or NULL. AUTH_OK fills *caller. */
+enum auth_result auth_check(struct auth *auth, const char *authorization, const char *x_api_key, struct caller *caller);
+
+/* Whether a caller that was let in is one no longer: its key revoked, or its account closed. Keys that a reload of the
+ * key file drops end nothing that runs. */
+bool auth_has_stopped(const struct auth *auth, const struct caller *caller);
 
 /* The same for admin calls, against config->admin_keys and config->admin_key_file alone. Without any such key nobody is
  * let in: AUTH_OFF. */
 enum auth_result auth_check_admin(const struct auth *auth, const char *authorization, const char *x_api_key);
 
-const char *auth_tenant_name(const struct auth *auth, uint32_t tenant); /* valid as long as auth */
-uint32_t auth_tenants(const struct auth *auth);
+uint32_t auth_tenants(const struct auth *auth); /* seen so far */
 
 #endif

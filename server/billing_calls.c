@@ -124,13 +124,10 @@ static void refuse(struct http_conn *conn, int status, const char *type, const c
 }
 
 /* Whose usage /v1/usage tells: the account behind the key of this request. */
-static void own_account(const struct server *server, const struct http_request *request, struct billing_ask *ask)
+static void own_account(const struct http_request *request, struct billing_ask *ask)
 {
-    const char *name = auth_tenant_name(server->auth, request->tenant);
-    size_t length = strlen(name);
-    if (length > ACCOUNT_NAME_MAX) length = ACCOUNT_NAME_MAX;
-    memcpy(ask->own_name, name, length);
-    ask->own_account = account_number(name);
+    memcpy(ask->own_name, request->caller.account_name, sizeof request->caller.account_name);
+    ask->own_account = request->caller.account;
 }
 
 static bool read_ask(const struct server *server, const struct http_request *request, const struct route *route,
@@ -142,7 +139,7 @@ static bool read_ask(const struct server *server, const struct http_request *req
     ask->kind = kind_of(route->id, strcmp(request->method, "POST") == 0);
     ask->now_us = clock_unix_us(clock_system());
     if (bill_parse_offset(server->config->bill_utc_offset, &ask->utc_offset_s, NULL) != ST_OK) ask->utc_offset_s = 0;
-    if (ask->kind == BILLING_OWN_USAGE) own_account(server, request, ask);
+    if (ask->kind == BILLING_OWN_USAGE) own_account(request, ask);
     if (route->prefix) path_argument(http_request_target(request) + skip, request->path_length - skip, argument);
     if (strlen(argument) >= sizeof ask->argument) return false;
     memcpy(ask->argument, argument, strlen(argument) + 1);

@@ -21,7 +21,7 @@ static void write_usage(struct exchange *exchange)
     struct usage_record record = {.unseen = !exchange->bytes_sent};
     strncpy(record.call_id, api_call_id(exchange->call), sizeof record.call_id - 1);
     strncpy(record.request_id, exchange->request_id, sizeof record.request_id - 1);
-    strncpy(record.tenant, exchange->tenant_name, sizeof record.tenant - 1);
+    strncpy(record.tenant, exchange->caller.tenant_name, sizeof record.tenant - 1);
     strncpy(record.model, exchange->served->names.items[0], sizeof record.model - 1);
     for (uint32_t i = 0; i < exchange->submitted; i++)
         if (exchange->requests[i].scheduled_ns) usage_record_add(&record, &exchange->requests[i].usage);

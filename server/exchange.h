@@ -62,8 +62,8 @@ struct exchanges {
 bool exchanges_have_room(struct exchanges *set, const char *request_id, uint32_t *retry_after_ms);
 
 /* Takes the connection's current request. Replies itself, now or later. */
-void exchange_start(struct exchanges *set, enum exchange_kind kind, struct http_conn *conn, uint32_t tenant,
-                    const char *tenant_name);
+void exchange_start(struct exchanges *set, enum exchange_kind kind, struct http_conn *conn,
+                    const struct caller *caller);
 
 /* An error as the whole answer to a call. allow: of a 405, else NULL; close: the connection, after it. */
 void reply_error(struct http_conn *conn, const struct api_error *error, const char *allow, bool close);

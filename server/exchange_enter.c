@@ -47,8 +47,8 @@ static void work_in_pool(uv_work_t *work)
     uint64_t now_ns = clock_ns();
     struct api_context context = {
         .models = &exchange->models,
-        .tenant = exchange->tenant,
-        .tenant_name = exchange->tenant_name,
+        .tenant = exchange->caller.tenant,
+        .tenant_name = exchange->caller.tenant_name,
         .now_unix_s = clock_unix_us(clock_system()) / 1000000,
         .now_ns = now_ns,
         .deadline_ns = exchange->arrived_ns + limits.request_deadline_ms * NS_PER_MS,
@@ -236,8 +236,7 @@ static void work_done(uv_work_t *work, int status)
     if (exchange_may_end(exchange)) exchange_destroy(exchange);
 }
 
-void exchange_start(struct exchanges *set, enum exchange_kind kind, struct http_conn *conn, uint32_t tenant,
-                    const char *tenant_name)
+void exchange_start(struct exchanges *set, enum exchange_kind kind, struct http_conn *conn, const struct caller *caller)
 {
     struct exchange *exchange = mem_alloc(1, sizeof *exchange);
     struct http_request *request = http_conn_request(conn);
@@ -245,8 +244,7 @@ void exchange_start(struct exchanges *set, enum exchange_kind kind, struct http_
         exchange->set = set;
         exchange->kind = kind;
         exchange->conn = conn;
-        exchange->tenant = tenant;
-        exchange->tenant_name = tenant_name;
+        exchange->caller = *caller;
         exchange->arrived_ns = clock_ns();
         exchange->written_ns = UINT64_MAX; /* the next tick says when */
         http_conn_take_body(conn, &exchange->body);

@@ -24,8 +24,7 @@ struct exchange {
     struct exchange *next_touched;
     struct http_conn *conn; /* NULL: gone, or answered */
     enum exchange_kind kind;
-    uint32_t tenant;
-    const char *tenant_name;
+    struct caller caller;
     struct buf body;          /* until the pool has read it for a model that is ready; counted for C8 */
     struct served *served;    /* whom the call is for, used (E7); NULL: not known, or not ready */
     struct served *waits_for; /* pinned: asleep, to be woken */

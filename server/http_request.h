@@ -13,6 +13,7 @@
 #define SERVER_HTTP_REQUEST_H
 
 #include "runtime/base/buf.h"
+#include "server/caller.h"
 #include "server/http_check.h"
 
 #include <llhttp.h>
@@ -43,7 +44,7 @@ struct http_request {
     bool head_seen, body_seen; /* the connection's: handed to the handler */
     const void *route;         /* the handler's */
     struct buf answer_headers; /* the handler's: lines with CRLF that its answer gets, whatever it is */
-    uint32_t tenant;           /* the handler's */
+    struct caller caller;      /* the handler's */
 };
 
 struct http_parser {

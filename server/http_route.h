@@ -66,6 +66,8 @@ enum refusal {
     REFUSE_METHOD,
     REFUSE_KEY_MISSING,
     REFUSE_KEY_WRONG,
+    REFUSE_KEY_REVOKED,
+    REFUSE_NO_DIRECTORY,
     REFUSE_MEDIA_TYPE,
     REFUSE_NO_BODY,
     REFUSE_LOADING,
@@ -78,7 +80,11 @@ enum refusal {
     REFUSE_MODEL_ASLEEP,
     REFUSE_MODEL_LEAVING,
     REFUSE_MODEL_FAILED,
-    REFUSE_MODEL_MEMORY
+    REFUSE_MODEL_MEMORY,
+    REFUSE_QUOTA,
+    REFUSE_ACCOUNT_CLOSED,
+    REFUSE_BILLING,
+    REFUSE_JOURNAL
 };
 
 /* Fills error. retry_after_ms: for those that may be repeated, else ignored. */

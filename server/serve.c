@@ -31,13 +31,13 @@ static bool authenticate(struct server *server, struct http_conn *conn, struct h
     enum auth_result result = AUTH_WRONG;
     if (bearer_count <= 1 && key_count <= 1)
         result = admin ? auth_check_admin(server->auth, bearer, key)
-                       : auth_check(server->auth, bearer, key, &request->tenant);
+                       : auth_check(server->auth, bearer, key, &request->caller);
+    static const enum refusal refusals[] = {
+        [AUTH_MISSING] = REFUSE_KEY_MISSING,   [AUTH_WRONG] = REFUSE_KEY_WRONG,
+        [AUTH_OFF] = REFUSE_ADMIN_OFF,         [AUTH_REVOKED] = REFUSE_KEY_REVOKED,
+        [AUTH_CLOSED] = REFUSE_ACCOUNT_CLOSED, [AUTH_NOT_YET] = REFUSE_NO_DIRECTORY};
     if (result == AUTH_OK) return true;
-    reply_refusal(server, conn,
-                  result == AUTH_OFF       ? REFUSE_ADMIN_OFF
-                  : result == AUTH_MISSING ? REFUSE_KEY_MISSING
-                                           : REFUSE_KEY_WRONG,
-                  0, NULL);
+    reply_refusal(server, conn, refusals[result], RETRY_LOADING_MS, NULL);
     return false;
 }
 
@@ -100,7 +100,7 @@ static void start_exchange(struct server *server, struct http_conn *conn, const 
         reply_refusal(server, conn, refusal, retry_after_ms, NULL);
         return;
     }
-    exchange_start(&server->exchanges, kind, conn, request->tenant, auth_tenant_name(server->auth, request->tenant));
+    exchange_start(&server->exchanges, kind, conn, &request->caller);
 }
 
 static void on_request(void *state, struct http_conn *conn, struct http_request *request)

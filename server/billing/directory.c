@@ -374,6 +374,13 @@ const struct directory_account *directory_find_account(const struct directory *d
     return place ? &directory->accounts[place - 1] : NULL;
 }
 
+const struct directory_key *directory_find_number(const struct directory *directory, uint64_t number)
+{
+    if (!directory->keys_count) return NULL;
+    uint32_t place = *place_of(directory, true, number);
+    return place ? &directory->keys[place - 1] : NULL;
+}
+
 uint32_t directory_accounts(const struct directory *directory)
 {
     return directory->accounts_count;

@@ -99,6 +99,7 @@ NODISCARD enum status directory_seal(struct directory *directory, struct error *
 
 /* NULL: there is none. The result may be revoked, its account closed. */
 const struct directory_key *directory_find_key(const struct directory *directory, const char *text, size_t length);
+const struct directory_key *directory_find_number(const struct directory *directory, uint64_t number);
 const struct directory_account *directory_find_account(const struct directory *directory, uint64_t number);
 uint32_t directory_accounts(const struct directory *directory);
 uint32_t directory_keys(const struct directory *directory);
