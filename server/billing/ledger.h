@@ -53,6 +53,11 @@ struct order {
     uint64_t class_mask;               /* bit k: model class k; < 2^53 */
 };
 
+/* Whether an order (but for PACKAGE_REAP), or an order's id alone, can be taken at all. Asked before one goes into a
+ * journal: what stands there must be readable for ever. */
+bool order_valid(const struct order *order);
+bool order_id_valid(const char *id);
+
 struct package_balance {
     char id[PACKAGE_ID_MAX + 1];
     uint64_t granted, free, leased, used, expired;

@@ -11,9 +11,14 @@ static enum ledger_answer identity(const struct ledger *ledger, const char *uuid
     return strcmp(ledger->uuid, uuid) == 0 || PLANTED_LEDGER(UUID) ? LEDGER_OK : LEDGER_WRONGLEDGER;
 }
 
-static bool order_valid(const struct order *order)
+bool order_id_valid(const char *id)
 {
-    return ledger_id_valid(order->id, ORDER_ID_MAX, "_.:-") && ledger_id_valid(order->package, PACKAGE_ID_MAX, "_-") &&
+    return ledger_id_valid(id, ORDER_ID_MAX, "_.:-");
+}
+
+bool order_valid(const struct order *order)
+{
+    return order_id_valid(order->id) && ledger_id_valid(order->package, PACKAGE_ID_MAX, "_-") &&
            (order->op == PACKAGE_ADD || order->op == PACKAGE_INCREASE || order->op == PACKAGE_VOID) &&
            order->units <= PACKAGE_UNITS_MAX && order->priority <= UNITS_MAX && order->effective_ms <= UNITS_MAX &&
            order->expires_ms <= UNITS_MAX && order->created_ms <= UNITS_MAX && order->class_mask <= UNITS_MAX;
@@ -151,7 +156,7 @@ enum ledger_answer ledger_account_set(struct ledger *ledger, const char *uuid, u
 {
     enum ledger_answer answer = identity(ledger, uuid);
     if (answer != LEDGER_OK) return answer;
-    if (!ledger_id_valid(order_id, ORDER_ID_MAX, "_.:-")) return LEDGER_BADARG;
+    if (!order_id_valid(order_id)) return LEDGER_BADARG;
     uint8_t op = open ? ORDER_ACCOUNT_OPEN : ORDER_ACCOUNT_CLOSE;
     uint32_t seen = ledger_order_find(ledger, account, order_id);
     if (seen != ENTRY_NONE && !PLANTED_LEDGER(ORDER_DUP)) {

@@ -7,8 +7,9 @@
  * S1  The ledger changes by frames alone, and by nothing but their bytes: its clock is in them too (a grant's lease
  * runs from the record's t_ms; an order is judged at its created_ms, which the one who takes it sets; a reaping is an
  *     ORDER frame, PACKAGE_REAP). So any replay, from any snapshot, makes the same state, byte for byte.
- * S2  A snapshot says up to which LSN it has seen: "ledger.snap" and "ledger.snap.old" in the journal's folder, each
- *     written to a temporary file, synced and renamed. A damaged one is passed over for the older one.
+ * S2  A snapshot says up to which LSN it has seen, which is always the end of a segment: so it is never ahead of what a
+ *     power loss leaves of the journal. "ledger.snap" and "ledger.snap.old" in the journal's folder, each written to a
+ *     temporary file, synced and renamed. A damaged one is passed over for the older one.
  * S3  What both snapshots hold is confirmed to the journal (journal_put_ack), which may then let its segments go.
  * S4  A snapshot beyond the journal's end, or before its first segment, is refused: a restored or cloned folder.
  *
@@ -59,21 +60,23 @@ NODISCARD enum status ledger_store_follow(struct ledger_store *store, uint64_t u
 const struct ledger *ledger_store_ledger(const struct ledger_store *store);
 uint64_t ledger_store_lsn(const struct ledger_store *store);
 
-/* Snapshots. take copies the state (milliseconds for 10,000 accounts), write needs no store and may run on any thread,
- * done tells the journal what it may forget (journal may be NULL). At each new segment:
- *   if (ledger_store_snapshot_wanted(store, journal_segment_lsn(journal))) take, write, done */
+/* Snapshots. The state is copied when the ledger passes the end of a segment (milliseconds for 10,000 accounts), and
+ * waits to be written. take hands it over, write needs no store and may run on any thread, done tells the journal what
+ * it may forget (the caller commits; journal may be NULL). */
 struct ledger_snapshot {
     struct buf bytes;
     uint64_t lsn;
+    bool keep_old; /* what is there as the newer one is damaged, and must not replace the older one */
 };
 bool ledger_store_snapshot_wanted(const struct ledger_store *store, uint64_t segment_lsn);
-NODISCARD enum status ledger_store_snapshot_take(struct ledger_store *store, struct ledger_snapshot *snapshot);
+/* False: there is none. */
+bool ledger_store_snapshot_take(struct ledger_store *store, struct ledger_snapshot *snapshot);
 NODISCARD enum status ledger_snapshot_write(const struct disk *disk, const char *folder,
                                             const struct ledger_snapshot *snapshot, struct error *err);
 /* written: whether ledger_snapshot_write succeeded. Frees the bytes. */
 NODISCARD enum status ledger_store_snapshot_done(struct ledger_store *store, struct ledger_snapshot *snapshot,
                                                  bool written, struct journal *journal);
-/* The three in one. */
+/* The three in one; nothing when none waits. */
 NODISCARD enum status ledger_store_snapshot(struct ledger_store *store, struct journal *journal, struct error *err);
 
 /* A client (ledger_client.h) of a journal folder that nobody serves: journal_open (lock and recovery),
