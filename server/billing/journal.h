@@ -13,7 +13,8 @@
  * ATC 2020): they go with their LSNs to a new segment, in `fallback` if there is one. A second failure is the end:
  * ST_IO, and journal_accepts is false for good.
  *
- * Format, recovery, segments: README.md of this folder. All calls on the writer's thread unless they say otherwise. */
+ * Format: frame.h; how a start recovers: journal_recover.c. All calls on the writer's thread unless they say otherwise.
+ */
 #ifndef SERVER_BILLING_JOURNAL_H
 #define SERVER_BILLING_JOURNAL_H
 
@@ -72,7 +73,9 @@ struct open_counts {
     uint64_t opened_ns; /* monotonic */
 };
 
-/* Appends. ST_NOMEM: nothing was appended. A handle is valid until its final. */
+/* Appends. ST_NOMEM: nothing was appended; put_open also ST_LIMIT: a segment's half is what a checkpoint of all open
+ * requests may take (50,000 of them in 64 MiB). A handle is valid until its final. A charge (charge_id, part) is opened
+ * once (J2): a second time while it is open is our mistake, and so is a handle that is not open. */
 NODISCARD enum status journal_put_open(struct journal *journal, const struct charge *charge,
                                        const struct open_counts *counts, uint32_t *handle);
 struct step_count {
@@ -81,7 +84,9 @@ struct step_count {
 };
 NODISCARD enum status journal_put_step(struct journal *journal, const struct step_count *counts, uint32_t count);
 /* The final of an open request: record->charge is taken from its OPEN; partition, pseq, month, boot and chain are
- * filled in. record->kind, cause, flags, counts, times, units and h_ids are the caller's. */
+ * filled in, and so are account, mclass and t_ms. record->kind, cause, flags, counts, times, units and h_ids are the
+ * caller's. Adds RECORD_CLOCK when ended_us - opened_us and duration_us differ by more than a second: from the record's
+ * own numbers, so that a reader can check it. */
 NODISCARD enum status journal_put_final(struct journal *journal, uint32_t handle, struct record *record);
 /* A grant or release: kind, account, mclass, want, least, valid_ms are the caller's, the rest is filled in. */
 NODISCARD enum status journal_put_record(struct journal *journal, struct record *record);
@@ -93,7 +98,8 @@ NODISCARD enum status journal_put_account(struct journal *journal, uint64_t acco
 NODISCARD enum status journal_put_ack(struct journal *journal, uint16_t partition, uint64_t hwm,
                                       const char hash8[HASH8_CHARS + 1]);
 
-/* Makes everything appended durable as the mode says. ST_IO: the journal has failed for good. */
+/* Makes everything appended durable as the mode says. ST_IO: the journal has failed for good (one failed file is
+ * survived: journal_stats.failovers, what follows stands in a new segment). */
 NODISCARD enum status journal_commit(struct journal *journal);
 /* journal_commit whose fdatasync is now, whatever the mode: for orders, and at the end. */
 NODISCARD enum status journal_sync(struct journal *journal);
@@ -110,7 +116,7 @@ const char *journal_uuid(const struct journal *journal);
 /* Last record of a partition: pseq (0: none) and chain. */
 void journal_partition(const struct journal *journal, uint16_t partition, uint64_t *pseq, uint8_t chain[CHAIN_BYTES]);
 
-struct journal_stats {
+struct journal_stats { /* bytes: written to segments, checkpoints too */
     uint64_t commits, syncs, frames, bytes, sync_ns_total, sync_ns_max, failovers;
     uint32_t open_requests, spares;
 };
