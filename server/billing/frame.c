@@ -277,7 +277,7 @@ enum status frame_read_order(const struct frame *frame, struct order *order)
     read.expires_ms = get_u64(&from);
     read.created_ms = get_u64(&from);
     read.class_mask = get_u64(&from);
-    if (frame->type != FRAME_ORDER || !complete(&from) || op > PACKAGE_VOID) return ST_INVAL;
+    if (frame->type != FRAME_ORDER || !complete(&from) || op >= PACKAGE_OPS) return ST_INVAL;
     read.op = (enum package_op)op;
     *order = read;
     return ST_OK;
