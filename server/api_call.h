@@ -64,8 +64,7 @@ struct api_call {
     enum api_kind kind;
     const struct api_model *model;
     int64_t now_unix_s;
-    uint8_t uuid[16];          /* version 7 */
-    char id[48];               /* "chatcmpl-" or "cmpl-", and the uuid in hex */
+    char id[48];
     struct json *body;         /* released once prepared */
     const struct json *prompt; /* completions: the member */
     struct chat_options chat;

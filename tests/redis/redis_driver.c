@@ -42,10 +42,10 @@ static void show_balance(void)
     printf("\n");
 }
 
-static void answered(enum status status, enum ledger_answer answer, const struct error *err)
+static void answered(enum status status, const enum ledger_answer *answer, const struct error *err)
 {
     if (status == ST_OK)
-        printf("ST_OK %s\n", ledger_answer_name(answer));
+        printf("ST_OK %s\n", ledger_answer_name(*answer));
     else
         printf("%s %s\n", status_name(status), err->message);
 }
@@ -59,7 +59,7 @@ static bool changes(const struct ledger_client *c, char **w, int n, struct error
 {
     enum ledger_answer answer = LEDGER_OK;
     if (strcmp(w[0], "init") == 0 && n == 2) {
-        answered(c->calls->init(c->state, w[1], &answer, err), answer, err);
+        answered(c->calls->init(c->state, w[1], &answer, err), &answer, err);
     } else if (strcmp(w[0], "order") == 0 && n == 9) {
         struct order order = {.account = strtoull(w[2], NULL, 10), .op = op_of(w[3]), .class_mask = 1};
         snprintf(order.id, sizeof order.id, "%s", w[1]);
@@ -68,11 +68,11 @@ static bool changes(const struct ledger_client *c, char **w, int n, struct error
         order.priority = strtoull(w[6], NULL, 10);
         order.effective_ms = strtoull(w[7], NULL, 10);
         order.expires_ms = strtoull(w[8], NULL, 10);
-        answered(c->calls->order(c->state, &order, &answer, err), answer, err);
+        answered(c->calls->order(c->state, &order, &answer, err), &answer, err);
     } else if (strcmp(w[0], "account") == 0 && n == 4) {
         answered(
             c->calls->account_set(c->state, strtoull(w[1], NULL, 10), w[2], strcmp(w[3], "open") == 0, &answer, err),
-            answer, err);
+            &answer, err);
     } else if (strcmp(w[0], "reap") == 0 && n == 3) {
         uint32_t leases = 0, packages = 0;
         enum status status = c->calls->reap(c->state, strtoull(w[1], NULL, 10), strtoull(w[2], NULL, 10), &leases,
@@ -80,9 +80,9 @@ static bool changes(const struct ledger_client *c, char **w, int n, struct error
         if (status == ST_OK)
             printf("ST_OK %s %u %u\n", ledger_answer_name(answer), leases, packages);
         else
-            answered(status, answer, err);
+            answered(status, &answer, err);
     } else if (strcmp(w[0], "put") == 0 && n == 3) {
-        answered(c->calls->directory_put(c->state, w[1], w[2], err), LEDGER_OK, err);
+        answered(c->calls->directory_put(c->state, w[1], w[2], err), &answer, err);
     } else {
         return false;
     }
