@@ -214,6 +214,7 @@ static bool step(struct engine *e)
     uint64_t start_ns = clock_now_ns(clock);
     const struct batch *batch = sched_plan(e->sched, start_ns);
     if (!batch->tokens_count) return false;
+    if (give_events(e)) wake_server(e); /* of starts and ends: they need not wait for the step */
     uint64_t device_start_ns = clock_now_ns(clock);
     account(e, &e->stats.own_ns_total, device_start_ns);
     enum status status = device_step(e->device, batch, e->result);

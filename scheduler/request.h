@@ -93,7 +93,7 @@ struct charge; /* the biller's (server/billing/record.h); the scheduler only han
 struct request {
     uint64_t id;                 /* unique while alive; never 0 */
     void *owner;                 /* the server's, handed back in events */
-    const struct charge *charge; /* who pays; NULL: nobody */
+    struct charge *charge;       /* who pays; NULL: nobody */
     bool unseen;                 /* the server's, before it cancels: not a byte of the answer has been sent */
     uint32_t tenant;             /* small index; fairness and queue shares are per tenant */
     enum service_class service_class;

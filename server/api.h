@@ -68,7 +68,7 @@ struct api_context {
     struct api_models *models;
     uint32_t tenant;         /* index, for fairness and queue shares */
     const char *tenant_name; /* for the cache domain */
-    int64_t now_unix_s;
+    int64_t now_unix_s, now_unix_ms;
     uint64_t now_ns;      /* monotonic, for deadlines */
     uint64_t deadline_ns; /* default deadline of a request, 0 = none */
 };
@@ -77,7 +77,7 @@ struct api_call;
 
 /* Parses and validates a body (pool thread; a few microseconds a KiB). On failure returns false and fills error.
  * A model that is served and not ready is a failure with models->picked set; the error then is only the caller's to
- * replace. Ids are made with random_fill: "chatcmpl-" / "cmpl-" and 32 hex digits. */
+ * replace. Ids are made with random_fill: "chatcmpl-" / "cmpl-" and the 32 hex digits of a UUIDv7. */
 NODISCARD bool api_call_create(enum api_kind kind, const char *body, size_t length, const struct api_context *context,
                                struct api_call **call, struct api_error *error);
 void api_call_destroy(struct api_call *call);
@@ -91,6 +91,7 @@ struct request *api_call_requests(struct api_call *call, uint32_t *count);
 
 bool api_call_streams(const struct api_call *call);
 const char *api_call_id(const struct api_call *call);
+const uint8_t *api_call_uuid(const struct api_call *call); /* 16 bytes: those of its id, and of its charges */
 size_t api_call_prompt_bytes(const struct api_call *call); /* of text and messages, for admission before tokenising */
 
 /* Takes an event of one of its requests (any kind but REQUEST_REFUSED). Only counts; nothing is rendered. */

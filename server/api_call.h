@@ -64,7 +64,8 @@ struct api_call {
     enum api_kind kind;
     const struct api_model *model;
     int64_t now_unix_s;
-    char id[48];
+    uint8_t uuid[16];          /* version 7 */
+    char id[48];               /* "chatcmpl-" or "cmpl-", and the uuid in hex */
     struct json *body;         /* released once prepared */
     const struct json *prompt; /* completions: the member */
     struct chat_options chat;

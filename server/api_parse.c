@@ -420,12 +420,15 @@ static bool read_call(struct api_call *call, const struct fields *fields, const 
     return read_cache_domain(call, fields, context->tenant_name);
 }
 
-static void make_id(enum api_kind kind, char id[48])
+/* A UUID of version 7 (RFC 9562): ids of a day stand together, in a journal as in an index. */
+static void make_id(struct api_call *call, int64_t now_unix_ms)
 {
-    uint8_t bytes[16];
-    random_fill(bytes, sizeof bytes);
-    int at = snprintf(id, 48, "%s", kind == API_CHAT ? "chatcmpl-" : "cmpl-");
-    for (size_t i = 0; i < sizeof bytes; i++) snprintf(id + at + 2 * i, 3, "%02x", bytes[i]);
+    random_fill(call->uuid, sizeof call->uuid);
+    for (size_t i = 0; i < 6; i++) call->uuid[i] = (uint8_t)(now_unix_ms >> (40 - 8 * i));
+    call->uuid[6] = 0x70 | (call->uuid[6] & 0x0f);
+    call->uuid[8] = 0x80 | (call->uuid[8] & 0x3f);
+    int at = snprintf(call->id, sizeof call->id, "%s", call->kind == API_CHAT ? "chatcmpl-" : "cmpl-");
+    for (size_t i = 0; i < sizeof call->uuid; i++) snprintf(call->id + at + 2 * i, 3, "%02x", call->uuid[i]);
 }
 
 bool api_call_create(enum api_kind kind, const char *body, size_t length, const struct api_context *context,
@@ -445,7 +448,7 @@ bool api_call_create(enum api_kind kind, const char *body, size_t length, const 
     made->include_reasoning = true;
     made->base.tenant = context->tenant;
     made->base.deadline_ns = context->deadline_ns;
-    make_id(kind, made->id);
+    make_id(made, context->now_unix_ms);
     struct fields fields = {root, error};
     if (!read_call(made, &fields, context)) {
         api_call_destroy(made);
@@ -476,6 +479,11 @@ bool api_call_streams(const struct api_call *call)
 {
     return call->stream;
 }
+const uint8_t *api_call_uuid(const struct api_call *call)
+{
+    return call->uuid;
+}
+
 const char *api_call_id(const struct api_call *call)
 {
     return call->id;

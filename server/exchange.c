@@ -55,6 +55,8 @@ void exchange_destroy(struct exchange *exchange)
     exchange_drop_body(exchange);
     buf_free(&exchange->answer);
     mem_free(exchange->last_token_ns);
+    exchange_bill_drop(exchange);
+    exchange_bill_free(exchange);
     if (exchange->served) served_leave(exchange->served);
     mem_free(exchange);
     if (set->count == 0 && set->emptied) set->emptied(set->state);
@@ -63,7 +65,8 @@ void exchange_destroy(struct exchange *exchange)
 /* E1 */
 bool exchange_may_end(const struct exchange *exchange)
 {
-    return !exchange->in_pool && exchange->alive == 0 && !exchange->touched && !exchange->waits_for;
+    return !exchange->in_pool && exchange->alive == 0 && !exchange->touched && !exchange->waits_for &&
+           !exchange->holding;
 }
 
 struct served *exchange_stop_waiting(struct exchange *exchange)
@@ -277,6 +280,7 @@ static void take_event(struct exchange *exchange, const struct event *event, uin
     api_call_event(exchange->call, event);
     if (event->kind == REQUEST_SCHEDULED) exchange->scheduled++;
     if (event->kind == CHOICE_TOKENS) count_tokens(exchange, event, now_ns);
+    exchange_bill_event(exchange, event);
     if (event->kind != REQUEST_DONE) return;
     if (event->request->scheduled_ns) metrics_request_done(&exchange->served->metrics, event->request);
     if (event->status != ST_OK && !exchange->failed && event->status != ST_CANCELED) {
@@ -292,7 +296,7 @@ static void poll_engine(struct served *served, uint64_t now_ns, struct exchange 
 {
     struct engine_stats stats;
     struct event event;
-    while (engine_poll(served->engine, &event)) {
+    while (served_poll(served, &event)) {
         struct exchange *exchange = event.request->owner;
         CHECK(exchange != NULL && exchange->served == served);
         take_event(exchange, &event, now_ns);
@@ -331,7 +335,9 @@ void exchange_gone(struct exchange *exchange)
 {
     exchange->conn = NULL;
     exchange_wait_no_more(exchange);
+    exchange->holding = false;
     if (exchange->in_pool) (void)uv_cancel((uv_req_t *)&exchange->work); /* if it has begun, work_done finds nobody */
+    for (uint32_t i = 0; i < exchange->submitted && !exchange->bytes_sent; i++) exchange->requests[i].unseen = true;
     exchange_cancel(exchange, CAUSE_CLIENT_GONE);
     if (exchange_may_end(exchange)) exchange_destroy(exchange);
 }
@@ -343,6 +349,7 @@ static bool end_late_wait(struct exchange *exchange)
 {
     if (clock_ns() - exchange->arrived_ns < limits.request_deadline_ms * NS_PER_MS) return false;
     exchange_wait_no_more(exchange);
+    exchange->holding = false;
     api_error_from_status(ST_TIMEOUT, 0, &exchange->error);
     exchange_fail(exchange, &exchange->error);
     exchange_destroy(exchange);
@@ -354,7 +361,8 @@ void exchanges_tick(struct exchanges *set, uint64_t now_ns)
     for (struct exchange *exchange = set->all, *next; exchange; exchange = next) {
         next = exchange->next;
         if (exchange->cancel_wanted) try_cancel(exchange);
-        if (exchange->waits_for && end_late_wait(exchange)) continue;
+        if ((exchange->waits_for || exchange->holding) && end_late_wait(exchange)) continue;
+        exchange_bill_tick(exchange);
         if (exchange->written_ns == UINT64_MAX) exchange->written_ns = now_ns;
         if (!exchange->conn || !exchange->streaming || exchange->alive == 0) continue;
         if (exchange->head_sent && exchange->tokens_held > 0) render(exchange);
@@ -378,6 +386,7 @@ void exchanges_cut(struct exchanges *set, const struct served *served)
     for (struct exchange *exchange = set->all, *next; exchange; exchange = next) {
         next = exchange->next;
         if (exchange->served != served || exchange->failed) continue;
+        exchange->holding = false;
         exchange_cancel(exchange, CAUSE_PLATFORM_CANCEL);
         exchange_fail(exchange, &error);
         if (exchange_may_end(exchange)) exchange_destroy(exchange);
@@ -393,6 +402,7 @@ void exchanges_abort(struct exchanges *set)
         next = exchange->next;
         if (exchange->failed) continue;
         exchange_wait_no_more(exchange);
+        exchange->holding = false;
         if (exchange->in_pool) (void)uv_cancel((uv_req_t *)&exchange->work);
         exchange_cancel(exchange, CAUSE_PLATFORM_CANCEL);
         exchange_fail(exchange, &error);
@@ -406,6 +416,7 @@ void exchanges_free(struct exchanges *set)
     while (set->all) {
         CHECK(!set->all->in_pool);
         exchange_wait_no_more(set->all);
+        set->all->holding = false;
         exchange_destroy(set->all);
     }
 }

@@ -19,6 +19,9 @@
  * models while it is in the pool (served_pin), and may use those that were ready when it entered (served_use); out of
  * it it keeps the one it is for, until it is destroyed.
  *
+ * E8  A billed call is submitted when its holds are taken; while the ledger is asked it waits, at most as long as a
+ *     request may take. What it holds and was not used goes back when it ends.
+ *
  * /tokenize and /detokenize are exchanges too that never meet the engine: a large text must not hold up the loop.
  * io thread only, but for the work in the pool. */
 #ifndef SERVER_EXCHANGE_H
@@ -32,6 +35,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct billing;
 struct exchange;
 
 enum exchange_kind { EXCHANGE_CHAT, EXCHANGE_COMPLETIONS, EXCHANGE_TOKENIZE, EXCHANGE_DETOKENIZE };
@@ -41,6 +45,7 @@ struct exchanges {
     uv_loop_t *loop;
     struct http_server *http;
     struct models *models;
+    struct billing *billing; /* NULL: nothing is billed */
     bool auto_wake;
     uint64_t head_after_ns;       /* E3: 10 s */
     uint64_t keep_alive_ns;       /* a comment line on an idle stream: 15 s */
@@ -78,6 +83,8 @@ void exchanges_tick(struct exchanges *set, uint64_t now_ns);
 
 /* A model has become READY, ASLEEP, FAILED or GONE: calls that wait for it go on, or end with an error. */
 void exchanges_settled(struct exchanges *set, struct served *served);
+/* The ledger has answered, or its state has changed: calls that wait for a hold, or for more, ask again. */
+void exchanges_answered(struct exchanges *set);
 /* Ends the calls that use the model: usage, and an error for their clients. */
 void exchanges_cut(struct exchanges *set, const struct served *served);
 

@@ -50,6 +50,7 @@ static void work_in_pool(uv_work_t *work)
         .tenant = exchange->caller.tenant,
         .tenant_name = exchange->caller.tenant_name,
         .now_unix_s = clock_unix_us(clock_system()) / 1000000,
+        .now_unix_ms = clock_unix_us(clock_system()) / 1000,
         .now_ns = now_ns,
         .deadline_ns = exchange->arrived_ns + limits.request_deadline_ms * NS_PER_MS,
     };
@@ -169,10 +170,50 @@ void exchanges_settled(struct exchanges *set, struct served *served)
     }
 }
 
+static void fail_refused(struct exchange *exchange, enum refusal refusal)
+{
+    refuse(exchange, refusal, 0);
+    exchange_bill_drop(exchange);
+}
+
+static void submit_all(struct exchange *exchange);
+
+/* The holds of a call that the pool has prepared, then the engine; E8. */
+static void hold_and_submit(struct exchange *exchange)
+{
+    exchange->holding = false;
+    switch (exchange_bill_hold(exchange)) {
+    case LEASE_HELD: submit_all(exchange); break;
+    case LEASE_WAITS: exchange->holding = true; break;
+    case LEASE_EMPTY: fail_refused(exchange, REFUSE_QUOTA); break;
+    case LEASE_CLOSED: fail_refused(exchange, REFUSE_ACCOUNT_CLOSED); break;
+    case LEASE_OUTAGE: fail_refused(exchange, REFUSE_BILLING); break;
+    }
+}
+
+static void begin_charges(struct exchange *exchange)
+{
+    exchange->requests = api_call_requests(exchange->call, &exchange->requests_count);
+    if (exchange_bill_begin(exchange))
+        hold_and_submit(exchange);
+    else
+        refuse(exchange, REFUSE_NO_MEMORY, 0);
+}
+
+void exchanges_answered(struct exchanges *set)
+{
+    for (struct exchange *exchange = set->all, *next; exchange; exchange = next) {
+        next = exchange->next;
+        exchange_bill_tick(exchange);
+        if (!exchange->holding) continue;
+        hold_and_submit(exchange);
+        if (exchange_may_end(exchange) && !exchange->conn) exchange_destroy(exchange);
+    }
+}
+
 static void submit_all(struct exchange *exchange)
 {
     struct exchanges *set = exchange->set;
-    exchange->requests = api_call_requests(exchange->call, &exchange->requests_count);
     exchange->streaming = api_call_streams(exchange->call);
     uint32_t choices = 0;
     for (uint32_t i = 0; i < exchange->requests_count; i++) choices += exchange->requests[i].choices_count;
@@ -231,7 +272,7 @@ static void work_done(uv_work_t *work, int status)
     } else if (!exchange->prepared) {
         exchange_fail(exchange, &exchange->error);
     } else {
-        submit_all(exchange);
+        begin_charges(exchange);
     }
     if (exchange_may_end(exchange)) exchange_destroy(exchange);
 }

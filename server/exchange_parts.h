@@ -1,7 +1,8 @@
-/* What the two files of an exchange share: its inside, and the steps of its end; see exchange.h.
+/* What the files of an exchange share: its inside, and the steps of its end; see exchange.h.
  *
  *   exchange_enter.c   room, the pool, which model, waiting for a wake, submission
  *   exchange.c         events, rendering, time, the end
+ *   exchange_bill.c    charges, holds, the end of a package
  *
  * io thread only. */
 #ifndef SERVER_EXCHANGE_PARTS_H
@@ -41,9 +42,13 @@ struct exchange {
     uint32_t requests_count, submitted, alive, scheduled;
     uint64_t *last_token_ns; /* [choices over all requests], for the gap between tokens */
     uint64_t arrived_ns;
-    uint64_t sent_ns;       /* when tokens were last written */
-    uint32_t tokens_held;   /* events of tokens since then */
-    uint64_t written_ns;    /* virtual: when the stream last got bytes, or was accepted */
+    uint64_t sent_ns;        /* when tokens were last written */
+    uint32_t tokens_held;    /* events of tokens since then */
+    uint64_t written_ns;     /* virtual: when the stream last got bytes, or was accepted */
+    struct billed *billed;   /* [requests_count], NULL: not billed */
+    uint32_t *billed_counts; /* what those count in, and what the meter counts in */
+    struct metered_choice *billed_choices;
+    bool holding;           /* waits for the ledger before it is submitted */
     struct api_error error; /* failed: what the client gets */
     struct buf answer;      /* tokenize, detokenize */
     int answer_status;
@@ -62,6 +67,15 @@ void exchange_drop_body(struct exchange *exchange);
 /* Gives the model that it waits for back to the caller, with the pin; NULL: it waits for none. */
 struct served *exchange_stop_waiting(struct exchange *exchange);
 void exchange_wait_no_more(struct exchange *exchange); /* and lets go of the pin */
+
+/* exchange_bill.c; all do nothing when the call is not billed. */
+NODISCARD bool exchange_bill_begin(struct exchange *exchange); /* false: no memory */
+/* Takes the holds that are still missing; anything but LEASE_HELD: not yet, or never. */
+enum lease_verdict exchange_bill_hold(struct exchange *exchange);
+void exchange_bill_drop(struct exchange *exchange); /* what is left in hold goes back */
+void exchange_bill_free(struct exchange *exchange);
+void exchange_bill_event(struct exchange *exchange, const struct event *event); /* raises limits as tokens come */
+void exchange_bill_tick(struct exchange *exchange);
 
 /* Between 1 and 60 s, spread by the request's id so that refused clients do not come back together. */
 uint32_t exchange_retry_after(uint64_t wait_ns, const char *id);

@@ -204,6 +204,12 @@ static void make_fingerprint(struct served *served)
                    digest[1], digest[2], digest[3], digest[4]);
 }
 
+static void wake_meter(void *state) /* engine thread */
+{
+    struct models *models = state;
+    meter_wake(models->meter);
+}
+
 static enum status start_engine(struct served *served, struct error *err)
 {
     struct models *models = served->models;
@@ -232,10 +238,15 @@ static enum status start_engine(struct served *served, struct error *err)
         .think_end_id = model->think_end_id,
         .turn = models->turn,
         .clock = clock_system(),
-        .wake = models->listener.wake,
-        .wake_state = models->listener.state,
+        .wake = models->meter ? wake_meter : models->listener.wake,
+        .wake_state = models->meter ? models : models->listener.state,
     };
     TRY(engine_create(&settings, served->loaded.device, model->tokenizer, &served->engine, err));
+    if (models->meter && meter_port_open(models->meter, served->engine, &served->port) != ST_OK) {
+        engine_destroy(served->engine);
+        served->engine = NULL;
+        return error_set(err, ST_NOMEM, "no memory for the meter's port");
+    }
     if (!served->metrics_begun) metrics_init(&served->metrics, served->names.items[0], model->context_max);
     served->metrics_begun = true;
     served->steps_seen = 0;
@@ -255,6 +266,11 @@ static void carry(struct engine_stats *sum, const struct engine_stats *more)
     for (size_t i = 0; i < sizeof counters / sizeof *counters; i++)
         *(uint64_t *)(void *)((char *)sum + counters[i]) +=
             *(const uint64_t *)(const void *)((const char *)more + counters[i]);
+}
+
+bool served_poll(struct served *served, struct event *event)
+{
+    return served->port ? meter_poll(served->port, event) : engine_poll(served->engine, event);
 }
 
 void served_stats(const struct served *served, struct engine_stats *stats)
@@ -485,12 +501,19 @@ static void retire_done(uv_work_t *work, int status)
     settle(served);
 }
 
+static void close_port(struct served *served)
+{
+    meter_port_close(served->port);
+    served->port = NULL;
+}
+
 /* With users at 0 every request has ended and its end was taken: no event is left. */
 static void stop_engine(struct served *served)
 {
     struct engine_stats stats;
     struct event event;
     if (!served->engine) return;
+    close_port(served);
     engine_stop(served->engine);
     CHECK(!engine_poll(served->engine, &event));
     engine_stats_read(served->engine, &stats);
@@ -599,6 +622,7 @@ void models_free(struct models *models, void (*last_events)(void *state), void *
         models->loader_running = false;
     }
     if (models->loader_running) (void)pthread_detach(models->thread);
+    meter_stop(models->meter);
     for (uint32_t i = 0; i < models->count; i++)
         if (models->items[i]->engine) engine_stop(models->items[i]->engine);
     models->ended = true;
@@ -606,6 +630,7 @@ void models_free(struct models *models, void (*last_events)(void *state), void *
     for (uint32_t i = models->count; i-- > 0;) {
         struct served *served = models->items[i];
         CHECK(served->users == 0 && served->pins == 0);
+        close_port(served);
         engine_destroy(served->engine);
         if (models->loader_running && served == models->job) continue;
         models->hooks.unload(&served->loaded);

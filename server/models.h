@@ -20,6 +20,7 @@
 #define SERVER_MODELS_H
 
 #include "scheduler/engine.h"
+#include "server/billing/meter.h"
 #include "server/api.h"
 #include "server/load.h"
 #include "server/memory_plan.h"
@@ -45,6 +46,7 @@ struct served {
     struct api_model model;
     struct metrics metrics;
     struct engine *engine;       /* READY and DRAINING, else NULL */
+    struct meter_port *port;     /* its events, when they are billed */
     struct engine_stats carried; /* what engines before the present one have counted */
     struct memory_row memory;    /* as of S3; its name is names.items[0] */
     struct memory_row full;      /* what it took when it was last loaded; name NULL: never yet */
@@ -82,6 +84,7 @@ struct models {
     const struct config *config;
     struct models_hooks hooks;
     struct models_listener listener;
+    struct meter *meter; /* borrowed; NULL: nothing is billed. Set before models_start */
     uv_loop_t *loop;
     struct served *items[MODELS_MAX]; /* in the order in which they are listed */
     uint32_t count;
@@ -106,8 +109,8 @@ NODISCARD enum status models_init(struct models *models, uv_loop_t *loop, const 
 void models_start(struct models *models);
 void models_stop(struct models *models);  /* begins with nothing more */
 void models_close(struct models *models); /* its handles; before the loop ends */
-/* After the loop: stops the engines, lets last_events take what they told and end all calls, and frees everything but
- * what a loader that still runs is at: the process's end ends that too. */
+/* After the loop: stops the meter and the engines, lets last_events take what they told and end all calls, and frees
+ * everything but what a loader that still runs is at: the process's end ends that too. */
 void models_free(struct models *models, void (*last_events)(void *state), void *state);
 
 /* The model of that name, or NULL. */
@@ -135,6 +138,8 @@ void served_pin(struct served *served);
 void served_unpin(struct served *served); /* may free the record */
 
 uint64_t models_memory_used(const struct models *models);
+/* The next event of its engine, by way of the meter if there is one. False: none now. */
+bool served_poll(struct served *served, struct event *event);
 /* The engine's counters over all its lives; of one that is not READY what the last told. */
 void served_stats(const struct served *served, struct engine_stats *stats);
 

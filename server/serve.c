@@ -72,6 +72,12 @@ static void take_head(struct server *server, bool admin_port, struct http_conn *
         reply_refusal(server, conn, refusal, retry_after_ms, NULL);
         return;
     }
+    const char *why_not;
+    if (route->needs_engine && server->billing && !meter_accepts(server->billing->meter, &why_not)) {
+        billing_stats_add(&server->billing_stats.refused_journal, 1);
+        reply_refusal(server, conn, REFUSE_JOURNAL, RETRY_LOADING_MS, NULL);
+        return;
+    }
     if (!route->post || !route->needs_engine) return;
     if (!media_type_is_json(http_request_header(request, "content-type", NULL)))
         reply_refusal(server, conn, REFUSE_MEDIA_TYPE, 0, NULL);
@@ -285,6 +291,17 @@ static void end_with_lost_device(struct server *server, const struct served *ser
     if (server->exchanges.count == 0) begin_closing(server);
 }
 
+/* The process ends; what ran is closed by the next start's recovery, from what was durable. */
+static void end_with_lost_journal(struct server *server)
+{
+    if (server->exit_code == EXIT_ENGINE) return;
+    server->exit_code = EXIT_ENGINE;
+    log_line(LOG_ERROR, "serve", "the billing journal is lost; stopping");
+    abort_calls(server);
+    meter_let_go(server->billing->meter);
+    begin_closing(server);
+}
+
 static void on_tick(uv_timer_t *timer)
 {
     struct server *server = timer->data;
@@ -313,6 +330,11 @@ static void on_engine_events(uv_async_t *async)
 {
     struct server *server = async->data;
     exchanges_poll(&server->exchanges);
+    if (!server->billing) return;
+    uint64_t answers = meter_answers(server->billing->meter);
+    if (answers != server->answers_seen) exchanges_answered(&server->exchanges);
+    server->answers_seen = answers;
+    if (meter_failed(server->billing->meter)) end_with_lost_journal(server);
 }
 
 /* "a", "b" of all models, for the log. */
@@ -408,6 +430,7 @@ static void take_last_events(void *state)
 static void server_free(struct server *server)
 {
     models_free(&server->models, take_last_events, server);
+    billing_close(server->billing);
     http_server_destroy(server->http);
     http_server_destroy(server->admin_http);
     auth_destroy(server->auth);
@@ -438,6 +461,10 @@ static enum status open_server(struct server *server, struct error *err)
         TRY(status);
     }
     server->exchanges.http = server->http;
+    TRY(billing_open(config, &server->billing_stats, wake_loop, server, &server->billing, err));
+    if (server->billing) server->ledger = server->billing->ledger;
+    server->exchanges.billing = server->billing;
+    server->models.meter = server->billing ? server->billing->meter : NULL;
     models_start(&server->models);
     return ST_OK;
 }

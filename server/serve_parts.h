@@ -10,6 +10,7 @@
 #define SERVER_SERVE_PARTS_H
 
 #include "server/auth.h"
+#include "server/billing/billing.h"
 #include "server/billing/billing_stats.h"
 #include "server/billing/ledger_client.h"
 #include "server/exchange.h"
@@ -33,6 +34,8 @@ struct server {
     struct http_server *admin_http; /* --admin-port; NULL: none */
     uint32_t http_open;             /* of the two, those that have not closed */
     struct auth *auth;
+    struct billing *billing; /* NULL: nothing is billed */
+    uint64_t answers_seen;   /* of the ledger, by billing */
     struct models models;
     struct metrics_process metrics;
     struct exchanges exchanges;

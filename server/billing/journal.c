@@ -446,7 +446,7 @@ static enum status fail_over(struct journal *journal)
     return ST_IO;
 }
 
-enum status journal_flush(struct journal *journal)
+enum status journal_sync(struct journal *journal)
 {
     if (journal->failed) return ST_IO;
     return push(journal, true) == ST_OK ? ST_OK : fail_over(journal);
@@ -469,7 +469,7 @@ enum status journal_commit(struct journal *journal)
 enum status journal_tick(struct journal *journal)
 {
     if (journal->failed) return ST_IO;
-    if (journal->config.mode == COMMIT_GROUP && journal->unsynced && sync_due(journal)) TRY(journal_flush(journal));
+    if (journal->config.mode == COMMIT_GROUP && journal->unsynced && sync_due(journal)) TRY(journal_sync(journal));
     uint64_t now_ns = clock_now_ns(journal->config.clock);
     if (now_ns - journal->checked_ns < CHECK_EVERY_MS * NS_PER_MS) return ST_OK;
     journal->checked_ns = now_ns;
@@ -485,7 +485,7 @@ enum status journal_tick(struct journal *journal)
 void journal_close(struct journal *journal)
 {
     if (journal == NULL) return;
-    if (journal_flush(journal) != ST_OK) journal->failed = true; /* the next start makes good what it can */
+    if (journal_sync(journal) != ST_OK) journal->failed = true; /* the next start makes good what it can */
     journal_release(journal);
 }
 

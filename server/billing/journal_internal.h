@@ -39,7 +39,5 @@ void journal_release(struct journal *journal);
 NODISCARD enum status journal_segment_begin(struct journal *journal, bool given_up);
 NODISCARD enum status journal_checkpoint_write(struct journal *journal, uint32_t salt);
 NODISCARD enum status journal_put_recover(struct journal *journal, uint64_t epoch, uint64_t cut_bytes, uint32_t closed);
-/* Writes and fdatasyncs everything, in every mode. */
-NODISCARD enum status journal_flush(struct journal *journal);
 
 #endif

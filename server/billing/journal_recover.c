@@ -153,8 +153,8 @@ static enum status close_all(struct journal *journal, uint64_t cut_bytes, uint32
     for (uint32_t handle = 0; handle < journal->live.slots_count && !JOURNAL_PLANTED(LEAVE_OPEN); handle++) {
         if (journal->live.slots[handle].used) TRY(close_open(journal, handle));
     }
-    if (JOURNAL_PLANTED(RECOVER_UNSYNCED)) return journal->config.mode == COMMIT_STEP ? ST_OK : journal_flush(journal);
-    return journal_flush(journal);
+    if (JOURNAL_PLANTED(RECOVER_UNSYNCED)) return journal->config.mode == COMMIT_STEP ? ST_OK : journal_sync(journal);
+    return journal_sync(journal);
 }
 
 static enum status recover(struct journal *journal, struct journal_report *report, struct error *err)
@@ -233,7 +233,7 @@ enum status journal_adopt(const struct journal_config *config, uint64_t *produce
     state_partitions_clear(&journal->live);
     state_partitions_clear(&journal->settled);
     enum status status = journal_segment_begin(journal, false);
-    if (status == ST_OK) status = journal_flush(journal);
+    if (status == ST_OK) status = journal_sync(journal);
     if (status == ST_OK) {
         *producer = journal->producer;
     } else {

@@ -7,6 +7,11 @@
  * So the io thread need not know the journal: it renders what it gets. While a commit is under way the engines go on;
  * their next events are one commit more. Full rings stop an engine, not lose anything.
  *
+ * Steps are counted one ahead: OPEN counts the first id of each choice, the STEP of an id the one after it. That commit
+ * runs while the device computes, so a token that comes is already on disk and leaves at once; only a request's end
+ * waits for its own commit. The journal is never behind what was sent, and before it by at most one step; FINAL has the
+ * exact count.
+ *
  * The journal, the ledger in the process and the leases are behind one mutex (`work` for the first two, `leases` for
  * the third, in this order). io takes only `leases`, which is never held over a system call.
  *
@@ -27,12 +32,18 @@
 struct meter;
 struct meter_port;
 
+struct metered_choice {
+    uint32_t told;    /* ids that events have told */
+    uint32_t counted; /* ids that STEPs have counted: one more while it runs */
+    uint64_t round;   /* of the meter, in which that was last raised */
+};
+
 /* What a billed request's `charge` points into: filled by io before engine_submit, then the meter's until REQUEST_DONE.
  */
 struct metered {
-    struct charge charge; /* first: request->charge is this */
-    uint64_t held;        /* units, under the leases' mutex; the functions below change it */
-    uint32_t *told;       /* [choices], zero: ids that STEPs have counted; io's memory */
+    struct charge charge;           /* first: request->charge is this */
+    uint64_t held;                  /* units, under the leases' mutex; the functions below change it */
+    struct metered_choice *choices; /* [choices_count], zero; io's memory */
     /* meter: */
     bool open;
     uint32_t handle;
@@ -66,6 +77,8 @@ NODISCARD enum status meter_port_open(struct meter *meter, struct engine *engine
 void meter_port_close(struct meter_port *port);
 void meter_wake(struct meter *meter); /* an engine has events: engine_config.wake, with the meter as state's target */
 bool meter_poll(struct meter_port *port, struct event *event); /* io thread */
+
+bool meter_enforces(const struct meter *meter); /* packages: holds are taken */
 
 /* J5: whether a new request may start; why_not: static, for the log and for 503's message. Any thread. */
 bool meter_accepts(struct meter *meter, const char **why_not);

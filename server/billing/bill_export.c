@@ -1,0 +1,260 @@
+/* millrace bill export: records as JSON lines or CSV (call data records); see bill.h. One line a record, in the order
+ * of the journal. A consumer drops what it has by (producer, partition, pseq): that triple names a record for ever.
+ *
+ * A file is written under another name, synced, and then given its own: what has the name is whole. */
+#include "server/billing/bill_scan.h"
+#include "server/billing/bill_text.h"
+#include "server/billing/usage.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+enum { FLUSH_BYTES = 1 << 20, PATH_BYTES_MAX = 4096 };
+
+struct export
+{
+    struct bill *bill;
+    bool csv;
+    uint64_t records;
+    int fd; /* of --output, or -1 */
+    uint64_t offset;
+};
+
+static enum status flush(struct export *export, struct error *err)
+{
+    struct bill *bill = export->bill;
+    struct buf *out = bill->out;
+    if (export->fd < 0) return bill->flush(out, err);
+    if (!buf_ok(out)) return error_set(err, ST_NOMEM, "%s", status_text(ST_NOMEM));
+    for (size_t done = 0; done < out->length;) {
+        int64_t wrote =
+            bill->disk->write_at(bill->disk->state, export->fd, out->data + done, out->length - done, export->offset);
+        if (wrote <= 0)
+            return error_set(err, ST_IO, "%.300s could not be written: %s", bill->options->output,
+                             strerror((int)-wrote));
+        done += (size_t)wrote;
+        export->offset += (uint64_t)wrote;
+    }
+    buf_clear(out);
+    return ST_OK;
+}
+
+/* ---- a line ---- */
+
+/* Every column once: its name, and what writes it. N: a number, T: a text that needs no escapes, S: any text. */
+#define COLUMNS(N, T, S)                                                                                               \
+    T("kind", buf_append_char(out, (char)record->kind))                                                                \
+    T("producer", buf_append_format(out, "%016" PRIx64, segment->producer))                                            \
+    N("partition", record->partition)                                                                                  \
+    N("pseq", record->pseq)                                                                                            \
+    N("lsn", frame->lsn)                                                                                               \
+    T("account_id", buf_append_format(out, "id:%" PRIu64, record->account))                                            \
+    S("tenant", record->charge.tenant)                                                                                 \
+    S("model", record->charge.model)                                                                                   \
+    N("model_class", record->mclass)                                                                                   \
+    T("key_id", if (record->charge.key) buf_append_format(out, "k:%016" PRIx64, record->charge.key))                   \
+    T("charge_id", bill_append_hex(out, record->charge.charge_id, CHARGE_ID_BYTES))                                    \
+    N("part", record->charge.part)                                                                                     \
+    T("request_id_hash", bill_append_hex(out, record->charge.request_id, 16))                                          \
+    T("cause", buf_append_text(out, final ? usage_cause_name(record->cause) : ""))                                     \
+    T("flags", append_flags(record->flags, out))                                                                       \
+    T("opened", if (final) bill_append_time_us(out, record->opened_us))                                                \
+    T("first_token", if (final && record->first_us) bill_append_time_us(out, record->first_us))                        \
+    T("ended", if (final) bill_append_time_us(out, record->ended_us))                                                  \
+    T("written", bill_append_time_ms(out, record->t_ms))                                                               \
+    N("duration_us", (uint64_t)record->duration_us)                                                                    \
+    N("month", record->month)                                                                                          \
+    N("price_version", record->charge.price_version)                                                                   \
+    N("weight_in_ppm", record->charge.weight_in_ppm)                                                                   \
+    N("weight_hit_ppm", record->charge.weight_hit_ppm)                                                                 \
+    N("weight_out_ppm", record->charge.weight_out_ppm)                                                                 \
+    N("input_tokens", record->in_total)                                                                                \
+    N("input_cached_tokens", record->in_hit)                                                                           \
+    N("output_tokens", record->out)                                                                                    \
+    N("reasoning_tokens", record->out_reasoning)                                                                       \
+    N("trimmed_tokens", record->out_trimmed)                                                                           \
+    N("forced_tokens", record->forced)                                                                                 \
+    N("choices", record->choices)                                                                                      \
+    N("recomputed_tokens", record->recomputed)                                                                         \
+    N("draft_tokens", record->spec_draft)                                                                              \
+    N("rejected_draft_tokens", record->spec_rejected)                                                                  \
+    N("charged_units", record->units)                                                                                  \
+    N("grant_units", record->want)                                                                                     \
+    N("epoch", record->boot)                                                                                           \
+    T("output_hash", bill_append_hex(out, record->h_ids, 16))                                                          \
+    T("chain", bill_append_hex(out, record->chain, CHAIN_BYTES))
+
+static void append_flags(uint16_t flags, struct buf *out)
+{
+    static const char *const names[] = {"mismatch", "clock", "incomplete", "unseen"};
+    const char *space = "";
+    for (uint32_t i = 0; i < 4; i++) {
+        if (!(flags >> i & 1)) continue;
+        buf_append_format(out, "%s%s", space, names[i]);
+        space = " ";
+    }
+}
+
+static void append_json(const struct frame *frame, const struct segment_info *segment, const struct record *record,
+                        struct buf *out)
+{
+    bool final = record->kind == RECORD_CHARGED || record->kind == RECORD_WAIVED;
+    char comma = '{';
+#define N(name, value)                                                                                                 \
+    buf_append_format(out, "%c\"" name "\":%" PRIu64, comma, (uint64_t)(value));                                       \
+    comma = ',';
+#define T(name, action)                                                                                                \
+    buf_append_format(out, "%c\"" name "\":\"", comma);                                                                \
+    action;                                                                                                            \
+    buf_append_char(out, '"');                                                                                         \
+    comma = ',';
+#define S(name, text)                                                                                                  \
+    buf_append_format(out, "%c\"" name "\":", comma);                                                                  \
+    buf_append_json_string(out, text, strlen(text));                                                                   \
+    comma = ',';
+    COLUMNS(N, T, S)
+#undef N
+#undef T
+#undef S
+    buf_append_text(out, "}\n");
+}
+
+/* RFC 4180; a text that a spreadsheet would take for a formula gets a quote in front. */
+static void append_csv_text(const char *text, struct buf *out)
+{
+    buf_append_char(out, '"');
+    if (*text && strchr("=+-@", *text)) buf_append_char(out, '\'');
+    for (; *text; text++) {
+        if (*text == '"') buf_append_char(out, '"');
+        buf_append_char(out, *text);
+    }
+    buf_append_char(out, '"');
+}
+
+static void append_csv(const struct frame *frame, const struct segment_info *segment, const struct record *record,
+                       struct buf *out)
+{
+    bool final = record->kind == RECORD_CHARGED || record->kind == RECORD_WAIVED;
+    const char *comma = "";
+#define N(name, value)                                                                                                 \
+    buf_append_format(out, "%s%" PRIu64, comma, (uint64_t)(value));                                                    \
+    comma = ",";
+#define T(name, action)                                                                                                \
+    buf_append_text(out, comma);                                                                                       \
+    action;                                                                                                            \
+    comma = ",";
+#define S(name, text)                                                                                                  \
+    buf_append_text(out, comma);                                                                                       \
+    append_csv_text(text, out);                                                                                        \
+    comma = ",";
+    COLUMNS(N, T, S)
+#undef N
+#undef T
+#undef S
+    buf_append_text(out, "\r\n");
+}
+
+static void append_head(struct buf *out)
+{
+    const char *comma = "";
+#define N(name, value)  buf_append_format(out, "%s" name, comma), comma = ",";
+#define T(name, action) N(name, 0)
+#define S(name, text)   N(name, 0)
+    COLUMNS(N, T, S)
+#undef N
+#undef T
+#undef S
+    buf_append_text(out, "\r\n");
+}
+
+static enum status on_record(void *state, const struct frame *frame, const struct segment_info *segment,
+                             const struct record *record, struct error *err)
+{
+    struct export *export = state;
+    bool final = record->kind == RECORD_CHARGED || record->kind == RECORD_WAIVED;
+    const struct bill_options *options = export->bill->options;
+    bool narrowed = options->from_ms || options->to_ms || options->month || options->tenant || options->model;
+    if (!final && (narrowed || options->account)) return ST_OK; /* leases have no end, model or tenant */
+    if (final && !bill_record_wanted(options, record)) return ST_OK;
+    if (export->csv)
+        append_csv(frame, segment, record, export->bill->out);
+    else
+        append_json(frame, segment, record, export->bill->out);
+    export->records++;
+    return export->bill->out->length >= FLUSH_BYTES ? flush(export, err) : ST_OK;
+}
+
+/* ---- the file ---- */
+
+static enum status folder_of(const char *path, char folder[PATH_BYTES_MAX], struct error *err)
+{
+    const char *slash = strrchr(path, '/');
+    size_t length = slash ? (size_t)(slash - path) : 1;
+    if (length >= PATH_BYTES_MAX) return error_set(err, ST_INVAL, "--output: the path is too long");
+    memcpy(folder, slash ? path : ".", length);
+    folder[length] = '\0';
+    if (length == 0) memcpy(folder, "/", 2);
+    return ST_OK;
+}
+
+static enum status open_output(struct export *export, char *temporary, struct error *err)
+{
+    const struct disk *disk = export->bill->disk;
+    const char *path = export->bill->options->output;
+    if (strlen(path) + 9 > PATH_BYTES_MAX) return error_set(err, ST_INVAL, "--output: the path is too long");
+    int there = disk->open(disk->state, path, DISK_READ);
+    if (there >= 0) {
+        disk->close(disk->state, there);
+        return error_set(err, ST_INVAL, "%.300s is there already; name another file", path);
+    }
+    memcpy(temporary, path, strlen(path));
+    memcpy(temporary + strlen(path), ".partial", 9);
+    (void)disk->remove(disk->state, temporary);
+    export->fd = disk->open(disk->state, temporary, DISK_CREATE);
+    if (export->fd >= 0) return ST_OK;
+    return error_set(err, ST_IO, "%.300s cannot be made: %s", temporary, strerror(-export->fd));
+}
+
+static enum status close_output(struct export *export, const char *temporary, struct error *err)
+{
+    const struct disk *disk = export->bill->disk;
+    char folder[PATH_BYTES_MAX];
+    const char *path = export->bill->options->output;
+    TRY(flush(export, err));
+    TRY(folder_of(path, folder, err));
+    int result = disk->sync(disk->state, export->fd);
+    if (result == 0) result = disk->rename(disk->state, temporary, path);
+    if (result == 0) result = disk->sync_folder(disk->state, folder);
+    return result == 0 ? ST_OK : error_set(err, ST_IO, "%.300s could not be put on disk: %s", path, strerror(-result));
+}
+
+static enum status run(struct export *export, int *exit_code, struct error *err)
+{
+    char temporary[PATH_BYTES_MAX] = "";
+    struct bill *bill = export->bill;
+    if (bill->options->output) TRY(open_output(export, temporary, err));
+    if (export->csv) append_head(bill->out);
+    enum status status = bill_scan(bill, on_record, NULL, export, exit_code, err);
+    if (status == ST_OK && export->fd >= 0) status = close_output(export, temporary, err);
+    if (export->fd >= 0) bill->disk->close(bill->disk->state, export->fd);
+    if (status != ST_OK && export->fd >= 0) {
+        (void)bill->disk->remove(bill->disk->state, temporary);
+        buf_clear(bill->out);
+    }
+    return status;
+}
+
+enum status bill_export(struct bill *bill, int *exit_code, struct error *err)
+{
+    const char *format = bill->options->format ? bill->options->format : "jsonl";
+    struct export export = {.bill = bill, .csv = !strcmp(format, "csv"), .fd = -1};
+    *exit_code = BILL_USAGE_ERROR;
+    if (!export.csv && strcmp(format, "jsonl") != 0)
+        return error_set(err, ST_INVAL, "--format: \"%.40s\" is neither jsonl nor csv", format);
+    if (bill->options->names_count == 0) return error_set(err, ST_INVAL, "name the journal folders to export");
+    *exit_code = BILL_REFUSED;
+    TRY(run(&export, exit_code, err));
+    buf_append_format(bill->note, "%" PRIu64 " records exported\n", export.records);
+    *exit_code = BILL_DONE;
+    return ST_OK;
+}

@@ -1,0 +1,303 @@
+/* millrace bill usage: sums of records by what the operator names; see bill.h. From journal folders any sums; from a
+ * ledger its own, by account, class and month. */
+#include "server/billing/bill_json.h"
+#include "server/billing/bill_map.h"
+#include "server/billing/bill_scan.h"
+#include "server/billing/bill_text.h"
+#include "server/billing/usage.h"
+
+#include "runtime/base/mem.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum by { BY_TENANT, BY_ACCOUNT, BY_KEY, BY_MODEL, BY_CLASS, BY_CAUSE, BY_DAY, BY_MONTH, BYS };
+
+static const char *const by_names[BYS] = {"tenant", "account", "key", "model", "class", "cause", "day", "month"};
+
+/* Zero where it is not summed by. */
+struct sum {
+    struct sum_key {
+        char tenant[ACCOUNT_NAME_MAX + 1], model[MODEL_NAME_MAX + 1], day[16];
+        uint64_t account, key;
+        uint32_t mclass, cause, month, padding;
+    } key;
+    uint64_t in_miss, in_hit, out, units, records, waived_in, waived_out, waived_records;
+};
+
+struct usage_run {
+    struct bill *bill;
+    struct bill_map sums;
+    enum by by[BYS];
+    uint32_t by_count;
+    bool wants[BYS];
+};
+
+static enum status read_by(struct usage_run *run, const char *list, struct error *err)
+{
+    for (const char *at = list; *at;) {
+        size_t length = strcspn(at, ",");
+        enum by by = 0;
+        while (by < BYS && (strlen(by_names[by]) != length || strncmp(by_names[by], at, length) != 0)) by++;
+        if (by == BYS || run->wants[by])
+            return error_set(err, ST_INVAL,
+                             "--by: \"%.60s\" must be some of tenant, account, key, model, class, cause, day, month, "
+                             "each once, with commas",
+                             list);
+        run->wants[by] = true;
+        run->by[run->by_count++] = by;
+        at += length + (at[length] == ',');
+    }
+    return ST_OK;
+}
+
+static enum status add(void *state, const struct frame *frame, const struct segment_info *segment,
+                       const struct record *record, struct error *err)
+{
+    struct usage_run *run = state;
+    struct sum_key key;
+    (void)frame;
+    (void)segment;
+    if (record->kind != RECORD_CHARGED && record->kind != RECORD_WAIVED) return ST_OK;
+    if (!bill_record_wanted(run->bill->options, record)) return ST_OK;
+    memset(&key, 0, sizeof key);
+    if (run->wants[BY_TENANT]) memcpy(key.tenant, record->charge.tenant, strlen(record->charge.tenant));
+    if (run->wants[BY_MODEL]) memcpy(key.model, record->charge.model, strlen(record->charge.model));
+    if (run->wants[BY_ACCOUNT]) key.account = record->account;
+    if (run->wants[BY_KEY]) key.key = record->charge.key;
+    if (run->wants[BY_CLASS]) key.mclass = record->mclass;
+    if (run->wants[BY_CAUSE]) key.cause = record->cause;
+    if (run->wants[BY_MONTH]) key.month = record->month;
+    if (run->wants[BY_DAY]) {
+        struct buf day;
+        buf_init(&day, 0);
+        bill_append_day(&day, record->ended_us, run->bill->options->utc_offset_s);
+        if (buf_ok(&day) && day.length < sizeof key.day) memcpy(key.day, day.data, day.length);
+        buf_free(&day);
+    }
+    struct sum *sum = bill_map_take(&run->sums, &key, NULL);
+    if (!sum) return error_set(err, ST_NOMEM, "%s", status_text(ST_NOMEM));
+    if (record->kind == RECORD_WAIVED) {
+        sum->waived_in += record->in_total;
+        sum->waived_out += record->out;
+        sum->waived_records++;
+        return ST_OK;
+    }
+    sum->in_miss += record->in_total - record->in_hit;
+    sum->in_hit += record->in_hit;
+    sum->out += record->out;
+    sum->units += record->units;
+    sum->records++;
+    return ST_OK;
+}
+
+/* ---- output ---- */
+
+static int compare(const void *a, const void *b)
+{
+    const struct sum_key *p = *(const struct sum_key *const *)a, *q = *(const struct sum_key *const *)b;
+    int order = strcmp(p->tenant, q->tenant);
+    if (!order) order = (p->account > q->account) - (p->account < q->account);
+    if (!order) order = (p->key > q->key) - (p->key < q->key);
+    if (!order) order = strcmp(p->model, q->model);
+    if (!order) order = (p->mclass > q->mclass) - (p->mclass < q->mclass);
+    if (!order) order = (p->cause > q->cause) - (p->cause < q->cause);
+    if (!order) order = strcmp(p->day, q->day);
+    return order ? order : (p->month > q->month) - (p->month < q->month);
+}
+
+static void append_by(const struct sum_key *key, enum by by, bool json, struct buf *out)
+{
+    const char *quote = json ? "\"" : "";
+    switch (by) {
+    case BY_TENANT:
+    case BY_MODEL: {
+        const char *text = by == BY_TENANT ? key->tenant : key->model;
+        if (json)
+            buf_append_json_string(out, text, strlen(text));
+        else
+            buf_append_text(out, text);
+        break;
+    }
+    case BY_ACCOUNT: buf_append_format(out, "%sid:%" PRIu64 "%s", quote, key->account, quote); break;
+    case BY_KEY:
+        if (key->key)
+            buf_append_format(out, "%sk:%016" PRIx64 "%s", quote, key->key, quote);
+        else
+            buf_append_text(out, json ? "null" : "-");
+        break;
+    case BY_CLASS: buf_append_format(out, "%" PRIu32, key->mclass); break;
+    case BY_CAUSE: buf_append_format(out, "%s%s%s", quote, usage_cause_name((enum cause)key->cause), quote); break;
+    case BY_DAY: buf_append_format(out, "%s%s%s", quote, key->day, quote); break;
+    case BY_MONTH:
+        buf_append_format(out, "%s%04" PRIu32 "-%02" PRIu32 "%s", quote, key->month / 100, key->month % 100, quote);
+        break;
+    case BYS: break;
+    }
+}
+
+static void print_json(const struct usage_run *run, struct sum *const *sums, struct buf *out)
+{
+    buf_append_text(out, "{\"object\":\"billing.usage\",\"data\":[");
+    for (uint32_t i = 0; i < run->sums.count; i++) {
+        const struct sum *sum = sums[i];
+        buf_append_text(out, i ? ",{" : "{");
+        for (uint32_t k = 0; k < run->by_count; k++) {
+            buf_append_format(out, "\"%s\":", by_names[run->by[k]]);
+            append_by(&sum->key, run->by[k], true, out);
+            buf_append_char(out, ',');
+        }
+        buf_append_format(out,
+                          "\"input_tokens\":%" PRIu64 ",\"input_cached_tokens\":%" PRIu64 ",\"output_tokens\":%" PRIu64
+                          ",\"num_model_requests\":%" PRIu64 ",\"charged_units\":%" PRIu64
+                          ",\"waived_input_tokens\":%" PRIu64 ",\"waived_output_tokens\":%" PRIu64
+                          ",\"waived_model_requests\":%" PRIu64 "}",
+                          sum->in_miss + sum->in_hit, sum->in_hit, sum->out, sum->records, sum->units, sum->waived_in,
+                          sum->waived_out, sum->waived_records);
+    }
+    buf_append_text(out, "]}\n");
+}
+
+static void table_row(struct bill_table *table, const struct sum *sum)
+{
+    bill_table_number(table, sum->records);
+    bill_table_number(table, sum->in_miss + sum->in_hit);
+    bill_table_number(table, sum->in_hit);
+    bill_table_number(table, sum->out);
+    bill_table_tokens(table, sum->units);
+    bill_table_number(table, sum->waived_records);
+    bill_table_number(table, sum->waived_in + sum->waived_out);
+}
+
+static void print_table(const struct usage_run *run, struct sum *const *sums, struct buf *out)
+{
+    static const char *const counts[] = {">requests",       ">input",           ">of it cached", ">output",
+                                         ">charged tokens", ">waived requests", ">waived tokens"};
+    const char *heads[BYS + 7];
+    struct bill_table table;
+    struct sum total = {.records = 0};
+    uint32_t columns = 0;
+    for (uint32_t k = 0; k < run->by_count; k++) heads[columns++] = by_names[run->by[k]];
+    for (uint32_t k = 0; k < 7; k++) heads[columns++] = counts[k];
+    bill_table_init(&table, heads, columns);
+    for (uint32_t i = 0; i < run->sums.count; i++) {
+        for (uint32_t k = 0; k < run->by_count; k++) {
+            append_by(&sums[i]->key, run->by[k], false, &table.cells);
+            bill_table_end(&table);
+        }
+        table_row(&table, sums[i]);
+        total.records += sums[i]->records;
+        total.in_miss += sums[i]->in_miss;
+        total.in_hit += sums[i]->in_hit;
+        total.out += sums[i]->out;
+        total.units += sums[i]->units;
+        total.waived_in += sums[i]->waived_in;
+        total.waived_out += sums[i]->waived_out;
+        total.waived_records += sums[i]->waived_records;
+    }
+    table.rules = 1;
+    for (uint32_t k = 0; k < run->by_count; k++) bill_table_text(&table, k == 0 ? "total" : "");
+    table_row(&table, &total);
+    bill_table_print(&table, out);
+    bill_table_free(&table);
+}
+
+static enum status print(struct usage_run *run, struct error *err)
+{
+    struct sum **sums = mem_alloc(run->sums.count + 1, sizeof *sums);
+    if (!sums) return error_set(err, ST_NOMEM, "%s", status_text(ST_NOMEM));
+    for (uint32_t i = 0; i < run->sums.count; i++) sums[i] = bill_map_at(&run->sums, i);
+    qsort(sums, run->sums.count, sizeof *sums, compare);
+    if (run->bill->options->json)
+        print_json(run, sums, run->bill->out);
+    else
+        print_table(run, sums, run->bill->out);
+    mem_free(sums);
+    return ST_OK;
+}
+
+/* ---- from a ledger ---- */
+
+/* The months from --from to --to, or --month, or the one that is now. */
+static void months_of(const struct bill *bill, uint32_t *first, uint32_t *last)
+{
+    const struct bill_options *options = bill->options;
+    uint32_t now = record_month(clock_unix_us(bill->clock), options->utc_offset_s);
+    *first = options->month ? options->month : options->from_ms ? record_month(options->from_ms * 1000, 0) : now;
+    *last = options->month ? options->month : options->to_ms ? record_month(options->to_ms * 1000 - 1, 0) : now;
+    if (*last < *first) *last = *first;
+}
+
+static enum status add_month(struct usage_run *run, uint64_t account, uint32_t month, struct error *err)
+{
+    struct month_total totals[MODEL_CLASSES];
+    const struct ledger_client *client = &run->bill->ledger;
+    uint32_t count;
+    TRY(client->calls->month(client->state, account, month, totals, &count, err));
+    for (uint32_t i = 0; i < count; i++) {
+        struct sum_key key;
+        memset(&key, 0, sizeof key);
+        if (run->wants[BY_ACCOUNT]) key.account = account;
+        if (run->wants[BY_CLASS]) key.mclass = totals[i].mclass;
+        if (run->wants[BY_MONTH]) key.month = month;
+        struct sum *sum = bill_map_take(&run->sums, &key, NULL);
+        if (!sum) return error_set(err, ST_NOMEM, "%s", status_text(ST_NOMEM));
+        sum->in_miss += totals[i].in_miss;
+        sum->in_hit += totals[i].in_hit;
+        sum->out += totals[i].out;
+        sum->units += totals[i].units;
+        sum->records += totals[i].records;
+        sum->waived_in += totals[i].waived_in;
+        sum->waived_out += totals[i].waived_out;
+        sum->waived_records += totals[i].waived_records;
+    }
+    return ST_OK;
+}
+
+static enum status from_ledger(struct usage_run *run, struct error *err)
+{
+    char name[ACCOUNT_NAME_MAX + 32];
+    const char *at = run->bill->options->account;
+    uint32_t first, last;
+    if (!at)
+        return error_set(err, ST_INVAL,
+                         "a ledger keeps sums by account: name them, --account ada,bob; or name journal "
+                         "folders for other sums");
+    TRY(bill_open_ledger(run->bill, err));
+    months_of(run->bill, &first, &last);
+    while (*at) {
+        size_t length = strcspn(at, ",");
+        uint64_t account;
+        if (length >= sizeof name) return error_set(err, ST_INVAL, "--account: \"%.80s\" is too long", at);
+        memcpy(name, at, length);
+        name[length] = '\0';
+        TRY(bill_account(name, &account, err));
+        for (uint32_t month = first; month <= last; month += month % 100 == 12 ? 89 : 1)
+            TRY(add_month(run, account, month, err));
+        at += length + (at[length] == ',');
+    }
+    return ST_OK;
+}
+
+enum status bill_usage(struct bill *bill, int *exit_code, struct error *err)
+{
+    bool ledger = bill->options->names_count == 0;
+    const char *by = bill->options->by ? bill->options->by : ledger ? "account,class,month" : "tenant,model,month";
+    struct usage_run run = {.bill = bill};
+    *exit_code = BILL_USAGE_ERROR;
+    TRY(read_by(&run, by, err));
+    for (uint32_t k = 0; ledger && k < run.by_count; k++)
+        if (run.by[k] != BY_ACCOUNT && run.by[k] != BY_CLASS && run.by[k] != BY_MONTH)
+            return error_set(err, ST_INVAL,
+                             "--by %s: a ledger has sums by account, class and month alone; name journal "
+                             "folders",
+                             by_names[run.by[k]]);
+    *exit_code = BILL_REFUSED;
+    bill_map_init(&run.sums, sizeof(struct sum_key), sizeof(struct sum));
+    enum status status = ledger ? from_ledger(&run, err) : bill_scan(bill, add, NULL, &run, exit_code, err);
+    if (status == ST_OK) status = print(&run, err);
+    if (status == ST_OK) *exit_code = BILL_DONE;
+    bill_map_free(&run.sums);
+    return status;
+}

@@ -1,0 +1,97 @@
+/* What the meter's files share: its inside.
+ *
+ *   meter.c         life, thread, ports, rounds
+ *   meter_events.c  what an event becomes in the journal
+ *   meter_ledger.c  what a durable record does to the ledger in the process; its client; leases
+ *
+ * Everything is behind `work` but for what says otherwise. */
+#ifndef SERVER_BILLING_METER_PARTS_H
+#define SERVER_BILLING_METER_PARTS_H
+
+#include "runtime/base/ring.h"
+#include "server/billing/ledger_store.h"
+#include "server/billing/meter.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+enum {
+    PORT_EVENTS = 8192,     /* room of a port's ring, and of what waits for a commit */
+    STEP_COUNTS_MAX = 4096, /* of one STEP frame */
+    ROUND_IDLE_MS = 100,    /* no events: how long until time is looked at */
+    ACK_EVERY_MS = 1000,    /* marks that changed are noted in the journal this often */
+    RETIRE_EVERY_MS = 60000
+};
+
+struct meter_port {
+    struct meter *meter;
+    struct engine *engine;
+    struct ring out;  /* meter -> io */
+    uint32_t waiting; /* of this port in meter->pending */
+    struct meter_port *next;
+};
+
+/* An event that may go out when the journal is durable up to lsn; before its commit lsn is UINT64_MAX. */
+struct pending_event {
+    struct meter_port *port;
+    struct event event;
+    uint64_t lsn;
+};
+
+struct meter_ack {
+    uint64_t hwm, noted;
+    char hash8[HASH8_CHARS + 1];
+};
+
+struct meter {
+    struct meter_config config;
+    pthread_mutex_t work;
+    struct journal *journal;
+    struct ledger_store *store; /* NULL: remote */
+    struct meter_port *ports;
+    struct pending_event *pending;
+    uint32_t pending_count, pending_capacity;
+    uint64_t round;  /* the present one's number */
+    bool busy;       /* it has let something out before its commit */
+    bool ledger_due; /* a frame that the ledger follows was written */
+    struct {
+        uint64_t lsn;
+        enum ledger_answer answer;
+        uint32_t leases, packages;
+    } order; /* the answer to the last ORDER or ACCOUNT frame */
+    struct step_count steps[STEP_COUNTS_MAX];
+    uint32_t steps_count;
+    uint64_t acked_ns, retired_ns, committed_lsn;
+
+    pthread_mutex_t leases_mutex;
+    struct leases *leases; /* NULL: nothing is enforced; under leases_mutex */
+
+    pthread_mutex_t acks_mutex;
+    struct meter_ack acks[PARTITIONS]; /* under acks_mutex */
+
+    pthread_t thread, spare_thread;
+    bool stopped; /* io: both are joined */
+    _Atomic bool stop, failed, let_go, accepts;
+    _Atomic(const char *) why_not;
+    _Atomic uint64_t answers, durable_lsn;
+    void (*durable)(void *state, uint64_t lsn);
+    void *durable_state;
+
+    _Atomic uint32_t doorbell;
+    _Atomic bool sleeping;
+    pthread_mutex_t sleep_mutex; /* for the conditions only */
+    pthread_cond_t condition, spare_condition;
+    bool spare_wanted, spare_made; /* under sleep_mutex */
+};
+
+/* meter_events.c: writes what the event tells into the journal's memory. *counted: what it tells is in a commit of an
+ * earlier round, so it may go out now. ST_NOMEM: as a failed commit. */
+NODISCARD enum status meter_note_event(struct meter *meter, const struct event *event, bool *counted);
+NODISCARD enum status meter_flush_steps(struct meter *meter);
+/* meter_ledger.c */
+NODISCARD enum status meter_send_wishes(struct meter *meter, uint64_t now_ns);
+/* What became durable, to the ledger in the process. */
+NODISCARD enum status meter_follow(struct meter *meter);
+void meter_save_ledger(struct meter *meter, bool at_end); /* when a snapshot is due, or at the end */
+
+#endif

@@ -1,0 +1,199 @@
+/* What an exchange pays: its charges, its holds before the engine sees it, more while it runs, and its end when nothing
+ * is left; see exchange.h (E8) and billing/lease.h.
+ *
+ *   prepared -> [hold for each request] -> submit          HOLD_TOKENS of output a choice, or what the package still
+ * has |            \-> waits for the ledger's answer (exchanges_answered) -> again
+ *                 \-> 402, 403, 503
+ *   running: half of the held output is used -> hold more -> engine_raise;  nothing left and every choice at its limit:
+ *            engine_cancel with QUOTA_END or ACCOUNT_STOP, which ends it well; in an outage PLATFORM_CANCEL */
+#include "server/exchange_parts.h"
+
+#include "runtime/base/hash.h"
+#include "runtime/base/limits.h"
+#include "runtime/base/mem.h"
+#include "server/billing/billing.h"
+
+#include <string.h>
+
+enum { FINISHED = UINT32_MAX };
+
+struct billed {
+    struct metered metered;
+    struct request *request;
+    uint64_t input_units; /* at most: all of the prompt at the dearer weight */
+    uint64_t token_units; /* of one id of each choice */
+    uint32_t out_limit;   /* as the engine was told; 0: no limit is needed any more */
+    uint32_t raise_to;    /* the engine's ring was full: to be told */
+    bool held, asking, ending;
+    enum lease_verdict verdict; /* of the last asking */
+    struct lease_ask ask;
+    uint32_t *told; /* [choices]: ids told by events that came here, FINISHED */
+};
+
+static void fill_charge(const struct exchange *exchange, uint32_t part, struct charge *charge)
+{
+    memcpy(charge->charge_id, api_call_uuid(exchange->call), sizeof charge->charge_id);
+    uint8_t digest[32];
+    sha256(exchange->request_id, strlen(exchange->request_id), digest);
+    memcpy(charge->request_id, digest, sizeof charge->request_id);
+    charge->part = part;
+    charge->account = exchange->caller.account;
+    charge->key = exchange->caller.key;
+    memcpy(charge->tenant, exchange->caller.tenant_name, sizeof charge->tenant);
+    strncpy(charge->model, exchange->served->names.items[0], sizeof charge->model - 1);
+    charge->weight_in_ppm = charge->weight_hit_ppm = charge->weight_out_ppm = 1000000;
+}
+
+static uint32_t least_of(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Without packages there is nothing to hold, and no limit to raise. */
+static uint32_t first_tokens(const struct exchange *exchange, const struct request *request)
+{
+    return meter_enforces(exchange->set->billing->meter) ? least_of(request->max_tokens, HOLD_TOKENS)
+                                                         : request->max_tokens;
+}
+
+bool exchange_bill_begin(struct exchange *exchange)
+{
+    if (!exchange->set->billing) return true;
+    uint32_t choices = 0;
+    for (uint32_t i = 0; i < exchange->requests_count; i++) choices += exchange->requests[i].choices_count;
+    exchange->billed = mem_alloc(exchange->requests_count, sizeof *exchange->billed);
+    exchange->billed_counts = mem_alloc(choices, sizeof *exchange->billed_counts);
+    exchange->billed_choices = mem_alloc(choices, sizeof *exchange->billed_choices);
+    if (!exchange->billed || !exchange->billed_counts || !exchange->billed_choices) return false;
+    uint32_t before = 0;
+    for (uint32_t i = 0; i < exchange->requests_count; i++) {
+        struct billed *billed = &exchange->billed[i];
+        struct request *request = billed->request = &exchange->requests[i];
+        struct charge *charge = &billed->metered.charge;
+        fill_charge(exchange, i, charge);
+        billed->metered.choices = exchange->billed_choices + before;
+        billed->told = exchange->billed_counts + before;
+        before += request->choices_count;
+        billed->token_units = charge->weight_out_ppm * request->choices_count;
+        uint64_t weight_in =
+            charge->weight_in_ppm > charge->weight_hit_ppm ? charge->weight_in_ppm : charge->weight_hit_ppm;
+        uint64_t input = weight_in * request->prompt_count;
+        uint64_t first = first_tokens(exchange, request);
+        billed->input_units = input;
+        billed->ask = (struct lease_ask){.least = input + (first ? billed->token_units : 0),
+                                         .most = input + first * billed->token_units};
+        if (billed->ask.most > UNITS_MAX) billed->ask.most = UNITS_MAX;
+        if (billed->ask.least == 0) billed->ask.least = billed->ask.most = 1; /* free, and the account must be open */
+        request->charge = charge;
+    }
+    return true;
+}
+
+/* How many ids of each choice a first hold pays for. */
+static void set_first_limit(struct billed *billed, uint64_t got)
+{
+    struct request *request = billed->request;
+    uint64_t tokens = billed->token_units ? (got - billed->input_units) / billed->token_units : request->max_tokens;
+    billed->out_limit = tokens < request->max_tokens ? (uint32_t)tokens : 0;
+    request->out_limit = billed->out_limit;
+}
+
+enum lease_verdict exchange_bill_hold(struct exchange *exchange)
+{
+    if (!exchange->billed) return LEASE_HELD;
+    for (uint32_t i = 0; i < exchange->requests_count; i++) {
+        struct billed *billed = &exchange->billed[i];
+        uint64_t got;
+        if (billed->held) continue;
+        enum lease_verdict verdict = meter_hold(exchange->set->billing->meter, &billed->metered, &billed->ask, &got);
+        if (verdict != LEASE_HELD) return verdict;
+        billed->held = true;
+        set_first_limit(billed, got);
+    }
+    return LEASE_HELD;
+}
+
+void exchange_bill_drop(struct exchange *exchange)
+{
+    if (!exchange->billed) return;
+    for (uint32_t i = 0; i < exchange->requests_count; i++)
+        meter_drop(exchange->set->billing->meter, &exchange->billed[i].metered);
+}
+
+void exchange_bill_free(struct exchange *exchange)
+{
+    mem_free(exchange->billed);
+    mem_free(exchange->billed_counts);
+    mem_free(exchange->billed_choices);
+}
+
+/* ---- while it runs ---- */
+
+static void raise_limit(struct exchange *exchange, struct billed *billed)
+{
+    if (billed->raise_to && engine_raise(exchange->served->engine, billed->request->id, billed->raise_to))
+        billed->raise_to = 0;
+}
+
+static bool at_limit(const struct billed *billed)
+{
+    for (uint32_t i = 0; i < billed->request->choices_count; i++)
+        if (billed->told[i] < billed->out_limit) return false; /* FINISHED is above */
+    return true;
+}
+
+static void end_request(struct exchange *exchange, struct billed *billed)
+{
+    enum cause cause = billed->verdict == LEASE_EMPTY    ? CAUSE_QUOTA_END
+                       : billed->verdict == LEASE_CLOSED ? CAUSE_ACCOUNT_STOP
+                                                         : CAUSE_PLATFORM_CANCEL;
+    billed->ending = engine_cancel(exchange->served->engine, billed->request->id, cause);
+    if (cause != CAUSE_PLATFORM_CANCEL || exchange->failed) return;
+    refusal_error(REFUSE_BILLING, RETRY_AFTER_MS_MIN, &exchange->error);
+    exchange_fail(exchange, &exchange->error);
+}
+
+static void ask_more(struct exchange *exchange, struct billed *billed)
+{
+    uint64_t got;
+    if (!billed->asking) {
+        uint32_t more = least_of(billed->request->max_tokens - billed->out_limit, HOLD_TOKENS);
+        billed->ask =
+            (struct lease_ask){.least = billed->token_units, .most = more * billed->token_units, .running = true};
+    }
+    billed->verdict = meter_hold(exchange->set->billing->meter, &billed->metered, &billed->ask, &got);
+    billed->asking = billed->verdict == LEASE_WAITS;
+    if (billed->verdict == LEASE_HELD) {
+        billed->out_limit += (uint32_t)(got / billed->token_units);
+        billed->raise_to = billed->out_limit;
+        raise_limit(exchange, billed);
+        if (billed->out_limit >= billed->request->max_tokens) billed->out_limit = 0;
+    } else if (billed->verdict != LEASE_WAITS && at_limit(billed)) {
+        end_request(exchange, billed);
+    }
+}
+
+static void look_after(struct exchange *exchange, struct billed *billed)
+{
+    if (!billed->request->owner || billed->ending) return; /* it has ended, or will */
+    raise_limit(exchange, billed);
+    if (!billed->out_limit) return;
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < billed->request->choices_count; i++)
+        if (billed->told[i] != FINISHED && billed->told[i] > most) most = billed->told[i];
+    if (billed->asking || most + HOLD_TOKENS / 2 >= billed->out_limit) ask_more(exchange, billed);
+}
+
+void exchange_bill_event(struct exchange *exchange, const struct event *event)
+{
+    if (!exchange->billed || event->kind != CHOICE_TOKENS) return;
+    struct billed *billed = &exchange->billed[event->request - exchange->requests];
+    billed->told[event->choice] = event->finish == FINISH_NONE ? event->output_count : FINISHED;
+    if (!billed->asking) look_after(exchange, billed);
+}
+
+void exchange_bill_tick(struct exchange *exchange)
+{
+    if (!exchange->billed || exchange->alive == 0) return;
+    for (uint32_t i = 0; i < exchange->requests_count; i++) look_after(exchange, &exchange->billed[i]);
+}

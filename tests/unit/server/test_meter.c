@@ -1,0 +1,504 @@
+/* The meter between an engine over a device without arithmetic and a journal in a temporary folder: what comes out is
+ * in the journal, what is not on disk does not come out, and what the journal holds at the end is what was computed. */
+#include "tests/unit/unit.h"
+
+#include "runtime/base/mem.h"
+#include "server/billing/journal_reader.h"
+#include "server/billing/meter.h"
+#include "tests/support/null_device.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <pthread.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { VOCAB = 64, END_ID = 63, CONTEXT = 1024, JOBS = 24, CHOICES = 3, WAIT_S = 60 };
+
+/* ---- a disk whose syncs can be held up, or fail ---- */
+
+struct gate {
+    pthread_mutex_t mutex;
+    pthread_cond_t condition;
+    bool closed, broken;
+    uint32_t waiting;
+};
+static struct gate gate = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false, false, 0};
+
+static int gated_sync(void *state, int fd)
+{
+    (void)state;
+    pthread_mutex_lock(&gate.mutex);
+    gate.waiting++;
+    while (gate.closed) pthread_cond_wait(&gate.condition, &gate.mutex);
+    gate.waiting--;
+    bool broken = gate.broken;
+    pthread_mutex_unlock(&gate.mutex);
+    return broken ? -EIO : disk_system()->sync(disk_system()->state, fd);
+}
+
+static void gate_set(bool closed, bool broken)
+{
+    pthread_mutex_lock(&gate.mutex);
+    gate.closed = closed;
+    gate.broken = broken;
+    pthread_cond_broadcast(&gate.condition);
+    pthread_mutex_unlock(&gate.mutex);
+}
+
+/* ---- a rig: engine, meter, one port ---- */
+
+struct job {
+    struct request request;
+    struct choice choices[CHOICES];
+    uint32_t tokens[CHOICES][CONTEXT];
+    uint32_t prompt[128];
+    struct metered metered;
+    struct metered_choice counts[CHOICES];
+    uint32_t told[CHOICES], scheduled, ends;
+    struct event end;
+};
+
+struct rig {
+    char folder[64];
+    struct disk disk;
+    struct device *device;
+    struct tokenizer *tokenizer;
+    struct engine *engine;
+    struct meter *meter;
+    struct meter_port *port;
+    struct billing_stats stats;
+    struct journal_report report;
+    struct job *jobs;
+};
+
+static struct tokenizer *tokenizer_make(void)
+{
+    static struct vocab_string tokens[VOCAB];
+    static uint8_t kinds[VOCAB];
+    static const char characters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+";
+    for (uint32_t i = 0; i < END_ID; i++) {
+        tokens[i] = (struct vocab_string){.text = &characters[i], .length = 1};
+        kinds[i] = VOCAB_NORMAL;
+    }
+    tokens[END_ID] = (struct vocab_string){.text = "</s>", .length = 4};
+    kinds[END_ID] = VOCAB_CONTROL;
+    struct vocab vocab = {.model = "gpt2",
+                          .pre = "gpt-2",
+                          .count = VOCAB,
+                          .tokens = tokens,
+                          .kinds = kinds,
+                          .bos_id = VOCAB_NO_ID,
+                          .eos_id = END_ID,
+                          .unknown_id = VOCAB_NO_ID,
+                          .padding_id = VOCAB_NO_ID,
+                          .end_ids = {END_ID},
+                          .end_ids_count = 1};
+    struct tokenizer *tokenizer = NULL;
+    struct error err = {{0}};
+    if (tokenizer_create(&vocab, &tokenizer, &err) != ST_OK) fail_msg("tokenizer: %s", err.message);
+    return tokenizer;
+}
+
+static void wake_meter(void *state)
+{
+    struct rig *rig = state;
+    meter_wake(rig->meter);
+}
+
+static void rig_meter(struct rig *rig, bool enforce, enum commit_mode mode)
+{
+    struct meter_config config = {.journal = {.disk = &rig->disk,
+                                              .clock = clock_system(),
+                                              .folder = rig->folder,
+                                              .uuid = "6f1c1f9e-3d5b-4c39-9d5e-1a2b3c4d5e6f",
+                                              .mode = mode,
+                                              .group_ms = 20,
+                                              .segment_bytes = 1 << 20,
+                                              .free_permille_min = 0},
+                                  .clock = clock_system(),
+                                  .enforce = enforce,
+                                  .leases = {.valid_ns = 120 * NS_PER_S,
+                                             .rate_window_ns = 30 * NS_PER_S,
+                                             .idle_ns = 60 * NS_PER_S,
+                                             .retry_ns = 10 * NS_PER_S,
+                                             .answer_ns = 5 * NS_PER_S,
+                                             .dry_ns = 50 * NS_PER_MS},
+                                  .stats = &rig->stats,
+                                  .keep_ms = 1000};
+    struct error err = {{0}};
+    if (meter_create(&config, &rig->meter, &rig->report, &err) != ST_OK) fail_msg("%s", err.message);
+}
+
+static void rig_start(struct rig *rig, bool enforce, enum commit_mode mode)
+{
+    memset(rig, 0, sizeof *rig);
+    strcpy(rig->folder, "/tmp/test_meter_XXXXXX");
+    assert_non_null(mkdtemp(rig->folder));
+    rig->disk = *disk_system();
+    rig->disk.sync = gated_sync;
+    rig_meter(rig, enforce, mode);
+    rig->tokenizer = tokenizer_make();
+    static const struct null_device_config device = {
+        .vocab = VOCAB, .kv_blocks = 512, .tokens_max = 256, .seqs_max = 32, .rows_max = 64, .verify = true};
+    assert_int_equal(null_device_create(&device, &rig->device), ST_OK);
+    struct engine_config config = {.context_max = CONTEXT,
+                                   .running_max = 32,
+                                   .step_tokens_max = 256,
+                                   .queue_requests_max = 64,
+                                   .queue_tokens_max = 100000,
+                                   .tenants_max = 4,
+                                   .tenant_share_percent = 100,
+                                   .prefix_cache = true,
+                                   .think_start_id = VOCAB_NO_ID,
+                                   .think_end_id = VOCAB_NO_ID,
+                                   .clock = clock_system(),
+                                   .wake = wake_meter,
+                                   .wake_state = rig};
+    struct error err = {{0}};
+    if (engine_create(&config, rig->device, rig->tokenizer, &rig->engine, &err) != ST_OK) fail_msg("%s", err.message);
+    assert_int_equal(meter_port_open(rig->meter, rig->engine, &rig->port), ST_OK);
+    rig->jobs = mem_alloc(JOBS, sizeof *rig->jobs);
+}
+
+/* max_tokens above 500: goes on after the end id. */
+static struct job *job_submit(struct rig *rig, uint32_t i, uint32_t prompt, uint32_t max_tokens, uint32_t choices)
+{
+    struct job *job = &rig->jobs[i];
+    memset(job, 0, sizeof *job);
+    for (uint32_t p = 0; p < prompt; p++) job->prompt[p] = (i * 7 + p * p) % END_ID;
+    for (uint32_t c = 0; c < choices; c++) {
+        memcpy(job->tokens[c], job->prompt, prompt * sizeof *job->prompt);
+        job->choices[c] = (struct choice){.tokens = job->tokens[c], .seed = i * 100 + c};
+    }
+    struct charge *charge = &job->metered.charge;
+    memset(charge->charge_id, (int)i + 1, sizeof charge->charge_id);
+    charge->account = account_number(i % 2 ? "odd" : "even");
+    strcpy(charge->tenant, i % 2 ? "odd" : "even");
+    strcpy(charge->model, "null");
+    charge->weight_in_ppm = 1000000;
+    charge->weight_hit_ppm = 100000;
+    charge->weight_out_ppm = 4000000;
+    job->metered.choices = job->counts;
+    job->request = (struct request){.id = i + 1,
+                                    .owner = job,
+                                    .charge = charge,
+                                    .service_class = CLASS_DEFAULT,
+                                    .prompt = job->prompt,
+                                    .prompt_count = prompt,
+                                    .choices = job->choices,
+                                    .choices_count = choices,
+                                    .params = {.temperature = 1, .top_p = 1, .repetition_penalty = 1, .logprobs = -1},
+                                    .max_tokens = max_tokens,
+                                    .ignore_eos = max_tokens > 500};
+    assert_int_equal(engine_submit(rig->engine, &job->request), ST_OK);
+    return job;
+}
+
+static bool take(struct rig *rig)
+{
+    struct event event;
+    if (!meter_poll(rig->port, &event)) return false;
+    struct job *job = event.request->owner;
+    assert_int_equal(job->ends, 0);
+    if (event.kind == REQUEST_SCHEDULED) job->scheduled++;
+    if (event.kind == CHOICE_TOKENS) {
+        assert_true(event.output_count > job->told[event.choice]);
+        job->told[event.choice] = event.output_count;
+    }
+    if (event.kind == REQUEST_DONE || event.kind == REQUEST_REFUSED) {
+        job->ends++;
+        job->end = event;
+    }
+    return true;
+}
+
+static void nap(void)
+{
+    nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
+}
+
+static void wait_end(struct rig *rig, const struct job *job)
+{
+    for (uint64_t until = clock_now_ns(clock_system()) + WAIT_S * NS_PER_S; !job->ends;) {
+        if (!take(rig)) nap();
+        if (clock_now_ns(clock_system()) > until) fail_msg("no end in %d s", WAIT_S);
+    }
+}
+
+static void rig_empty(struct rig *rig)
+{
+    meter_stop(rig->meter);
+    engine_stop(rig->engine);
+    while (take(rig)) {
+    }
+}
+
+static void rig_stop(struct rig *rig)
+{
+    rig_empty(rig);
+    meter_port_close(rig->port);
+    engine_destroy(rig->engine);
+    meter_destroy(rig->meter);
+    device_destroy(rig->device);
+    tokenizer_destroy(rig->tokenizer);
+    mem_free(rig->jobs);
+}
+
+static void remove_folder(const struct rig *rig)
+{
+    DIR *folder = opendir(rig->folder);
+    for (struct dirent *entry; folder && (entry = readdir(folder));) {
+        char path[400];
+        snprintf(path, sizeof path, "%s/%s", rig->folder, entry->d_name);
+        (void)unlink(path);
+    }
+    if (folder) closedir(folder);
+    (void)rmdir(rig->folder);
+}
+
+/* ---- what the journal says ---- */
+
+struct told {
+    uint32_t opens, finals;
+    uint64_t steps;
+    struct record record;
+};
+struct reading {
+    struct told of[JOBS];
+    uint32_t job_of_handle[4096];
+};
+
+static void read_step(void *state, struct step_count count)
+{
+    struct reading *reading = state;
+    assert_true(count.handle < 4096);
+    reading->of[reading->job_of_handle[count.handle]].steps += count.ids;
+}
+
+static void read_journal(const struct rig *rig, struct reading *reading)
+{
+    struct journal_reader *reader;
+    struct error err = {{0}};
+    struct frame frame;
+    enum status status;
+    memset(reading, 0, sizeof *reading);
+    if (journal_reader_open(disk_system(), rig->folder, NULL, 0, &reader, &err) != ST_OK) fail_msg("%s", err.message);
+    while ((status = journal_reader_next(reader, UINT64_MAX, &frame, &err)) == ST_OK) {
+        struct open_frame open;
+        struct record record;
+        if (frame.type == FRAME_OPEN) {
+            assert_int_equal(frame_read_open(&frame, &open), ST_OK);
+            uint32_t job = open.charge.charge_id[0] - 1u;
+            reading->of[job].opens++;
+            assert_true(open.handle < 4096);
+            reading->job_of_handle[open.handle] = job;
+        }
+        if (frame.type == FRAME_STEP) assert_int_equal(frame_read_step(&frame, read_step, reading), ST_OK);
+        if (frame.type == FRAME_FINAL) {
+            assert_int_equal(record_decode(frame.payload, frame.length, &record, &err), ST_OK);
+            struct told *told = &reading->of[record.charge.charge_id[0] - 1u];
+            told->finals++;
+            told->record = record;
+        }
+    }
+    if (status != ST_AGAIN) fail_msg("%s", err.message);
+    journal_reader_close(reader);
+}
+
+static void check_job(const struct reading *reading, const struct job *job)
+{
+    const struct told *told = &reading->of[job->request.id - 1];
+    const struct usage *usage = &job->request.usage;
+    uint32_t out = 0;
+    for (uint32_t c = 0; c < job->request.choices_count; c++) out += job->choices[c].output_count;
+    assert_int_equal(told->opens, 1);
+    assert_int_equal(told->finals, 1);
+    assert_int_equal(told->record.out, out);
+    assert_int_equal(told->record.in_total, job->request.prompt_count);
+    assert_int_equal(told->record.in_hit, usage->in_hit);
+    assert_true(told->steps >= out && told->steps <= out + job->request.choices_count);
+    if (told->record.kind == RECORD_CHARGED)
+        assert_int_equal(told->record.units, (usage->in_total - usage->in_hit) * UINT64_C(1000000) +
+                                                 usage->in_hit * UINT64_C(100000) + out * UINT64_C(4000000));
+    else
+        assert_int_equal(told->record.units, 0);
+    assert_int_equal(told->record.flags & RECORD_MISMATCH, 0);
+}
+
+/* ---- tests ---- */
+
+static void end_to_end(enum commit_mode mode)
+{
+    struct rig rig;
+    rig_start(&rig, false, mode);
+    for (uint32_t i = 0; i < JOBS; i++) (void)job_submit(&rig, i, 1 + i * 5, 10 + i, 1 + i % CHOICES);
+    for (uint32_t i = 0; i < JOBS; i++) {
+        wait_end(&rig, &rig.jobs[i]);
+        assert_int_equal(rig.jobs[i].end.kind, REQUEST_DONE);
+        for (uint32_t c = 0; c < rig.jobs[i].request.choices_count; c++)
+            assert_int_equal(rig.jobs[i].told[c], rig.jobs[i].choices[c].output_count);
+    }
+    struct reading *reading = mem_alloc(1, sizeof *reading);
+    read_journal(&rig, reading); /* an end that came out is in the journal already */
+    uint64_t units[2] = {0, 0};
+    for (uint32_t i = 0; i < JOBS; i++) {
+        check_job(reading, &rig.jobs[i]);
+        units[i % 2] += reading->of[i].record.units;
+    }
+    struct ledger_client client;
+    struct account_balance *balance = mem_alloc(1, sizeof *balance);
+    struct error err;
+    meter_ledger_client(rig.meter, &client);
+    for (uint32_t i = 0; i < 2; i++) {
+        const char *name = i ? "odd" : "even";
+        assert_int_equal(client.calls->balance(client.state, account_number(name), balance, &err), ST_OK);
+        assert_int_equal(balance->used, units[i]);
+        assert_int_equal(balance->overage, units[i]); /* nobody has bought anything */
+    }
+    rig_stop(&rig);
+    remove_folder(&rig);
+    mem_free(balance);
+    mem_free(reading);
+}
+
+static void test_meter_end_to_end(void **state)
+{
+    (void)state;
+    end_to_end(COMMIT_STEP);
+    end_to_end(COMMIT_GROUP);
+    end_to_end(COMMIT_WRITE);
+}
+
+/* J3, J4: with the disk held up nothing that costs comes out, whatever the engine has done meanwhile. */
+static void test_meter_waits_for_the_disk(void **state)
+{
+    (void)state;
+    struct rig rig;
+    rig_start(&rig, false, COMMIT_STEP);
+    gate_set(true, false);
+    struct job *job = job_submit(&rig, 0, 20, 12, 1);
+    struct engine_stats stats;
+    do {
+        nap();
+        engine_stats_read(rig.engine, &stats);
+        while (take(&rig)) {
+        }
+        assert_int_equal(job->told[0], 0);
+    } while (stats.requests_done == 0);
+    for (int i = 0; i < 50; i++) {
+        nap();
+        while (take(&rig)) {
+        }
+        assert_int_equal(job->told[0] + job->ends, 0);
+    }
+    gate_set(false, false);
+    wait_end(&rig, job);
+    assert_int_equal(job->told[0], job->choices[0].output_count);
+    rig_stop(&rig);
+    remove_folder(&rig);
+}
+
+/* A journal that fails for good: no token comes out until io has been told; then every request ends. */
+static void test_meter_fails_with_the_journal(void **state)
+{
+    (void)state;
+    struct rig rig;
+    rig_start(&rig, false, COMMIT_STEP);
+    gate_set(false, true);
+    struct job *job = job_submit(&rig, 0, 20, 12, 1);
+    while (!meter_failed(rig.meter)) nap();
+    const char *why_not = NULL;
+    assert_false(meter_accepts(rig.meter, &why_not));
+    assert_non_null(why_not);
+    for (int i = 0; i < 50; i++) {
+        nap();
+        while (take(&rig)) {
+        }
+        assert_int_equal(job->told[0] + job->ends, 0);
+    }
+    meter_let_go(rig.meter);
+    wait_end(&rig, job);
+    rig_stop(&rig);
+    gate_set(false, false);
+    remove_folder(&rig);
+}
+
+/* What still runs at the end is ended, waived and written; a later start finds nothing open. */
+static void test_meter_ends_with_requests(void **state)
+{
+    (void)state;
+    struct rig rig;
+    rig_start(&rig, false, COMMIT_GROUP);
+    for (uint32_t i = 0; i < 4; i++) (void)job_submit(&rig, i, 30, 800, 2);
+    while (rig.jobs[3].told[0] == 0)
+        if (!take(&rig)) nap();
+    rig_empty(&rig);
+    struct reading *reading = mem_alloc(1, sizeof *reading);
+    read_journal(&rig, reading);
+    for (uint32_t i = 0; i < 4; i++) {
+        assert_int_equal(rig.jobs[i].ends, 1);
+        check_job(reading, &rig.jobs[i]);
+        if (rig.jobs[i].request.usage.cause == CAUSE_PLATFORM_CANCEL)
+            assert_int_equal(reading->of[i].record.kind, RECORD_WAIVED);
+    }
+    rig_stop(&rig);
+    rig_meter(&rig, false, COMMIT_STEP);
+    assert_int_equal(rig.report.closed, 0);
+    assert_false(rig.report.created);
+    meter_destroy(rig.meter);
+    remove_folder(&rig);
+    mem_free(reading);
+}
+
+/* Packages: an order through the journal, a lease for the first hold, and no more than was bought. */
+static void test_meter_packages(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct ledger_client client;
+    struct error err;
+    rig_start(&rig, true, COMMIT_STEP);
+    meter_ledger_client(rig.meter, &client);
+    struct metered metered = {.charge = {.account = account_number("buyer")}};
+    struct lease_ask ask = {.least = 60, .most = 100};
+    struct order order = {
+        .id = "o1", .account = account_number("buyer"), .package = "p1", .units = 250, .class_mask = 1};
+    enum ledger_answer answer;
+    assert_int_equal(client.calls->order(client.state, &order, &answer, &err), ST_OK);
+    assert_int_equal(answer, LEDGER_OK);
+    assert_int_equal(client.calls->order(client.state, &order, &answer, &err), ST_OK);
+    assert_int_equal(answer, LEDGER_DUP);
+    uint64_t sum = 0, got;
+    enum lease_verdict verdict;
+    uint64_t until = clock_now_ns(clock_system()) + WAIT_S * NS_PER_S;
+    while ((verdict = meter_hold(rig.meter, &metered, &ask, &got)) != LEASE_EMPTY) {
+        if (verdict == LEASE_HELD) {
+            sum += got;
+            ask = (struct lease_ask){.least = 1, .most = 100};
+        } else {
+            assert_int_equal(verdict, LEASE_WAITS);
+            nap();
+        }
+        assert_true(clock_now_ns(clock_system()) < until);
+    }
+    assert_int_equal(sum, 250);
+    assert_int_equal(metered.held, 250);
+    assert_true(meter_answers(rig.meter) > 0);
+    meter_drop(rig.meter, &metered);
+    assert_int_equal(metered.held, 0);
+    rig_stop(&rig);
+    remove_folder(&rig);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_meter_end_to_end),
+        cmocka_unit_test(test_meter_waits_for_the_disk),
+        cmocka_unit_test(test_meter_fails_with_the_journal),
+        cmocka_unit_test(test_meter_ends_with_requests),
+        cmocka_unit_test(test_meter_packages),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
