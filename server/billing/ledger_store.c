@@ -222,6 +222,17 @@ static enum status apply_order(struct ledger_store *store, const struct frame *f
     return ST_OK;
 }
 
+/* The journal's oldest segment must begin where the snapshot ends, or before (S4). */
+static enum status check_start(const struct ledger_store *store, struct error *err)
+{
+    const struct segment_info *segment = journal_reader_segment(store->reader);
+    if (segment->base_lsn <= store->lsn + 1) return ST_OK;
+    return error_set(err, ST_INVAL,
+                     "%s: the journal begins at LSN %" PRIu64 ", the ledger's newest snapshot ends at %" PRIu64
+                     ": segments between are missing",
+                     store->config.folder, segment->base_lsn, store->lsn);
+}
+
 /* A new segment: what was applied so far is whole segments, and may become a snapshot (S2). */
 static void enter_segment(struct ledger_store *store, const struct frame *frame)
 {
@@ -236,6 +247,7 @@ static void enter_segment(struct ledger_store *store, const struct frame *frame)
 static enum status apply_frame(struct ledger_store *store, const struct frame *frame,
                                const struct ledger_store_events *events, struct error *err)
 {
+    if (store->segment_lsn == 0) TRY(check_start(store, err));
     enter_segment(store, frame);
     if (frame->lsn > store->end_lsn) store->end_lsn = frame->lsn;
     if (frame->type == FRAME_CHECKPOINT || frame->lsn <= store->lsn) return ST_OK;
@@ -252,10 +264,12 @@ static enum status apply_frame(struct ledger_store *store, const struct frame *f
 
 static enum status open_reader(struct ledger_store *store, struct error *err)
 {
-    TRY(journal_reader_open(store->config.disk, store->config.folder, store->config.fallback, store->lsn,
-                            &store->reader, err));
+    const struct ledger_store_config *config = &store->config;
     store->segment_lsn = 0;
-    return ST_OK;
+    enum status status =
+        journal_reader_open(config->disk, config->folder, config->fallback, store->lsn + 1, &store->reader, err);
+    if (status != ST_NOTFOUND) return status;
+    return journal_reader_open(config->disk, config->folder, config->fallback, 0, &store->reader, err);
 }
 
 enum status ledger_store_follow(struct ledger_store *store, uint64_t until_lsn,
@@ -289,17 +303,6 @@ static enum status refuse_history(const struct ledger_store *store, uint64_t unt
                      store->config.folder, snapshot_lsn, end_lsn);
 }
 
-/* The journal's oldest segment must begin where the snapshot ends, or before (S4). */
-static enum status check_start(const struct ledger_store *store, struct error *err)
-{
-    const struct segment_info *segment = journal_reader_segment(store->reader);
-    if (segment == NULL || segment->base_lsn <= store->lsn + 1) return ST_OK;
-    return error_set(err, ST_INVAL,
-                     "%s: the journal begins at LSN %" PRIu64 ", the ledger's newest snapshot ends at %" PRIu64
-                     ": segments between are missing",
-                     store->config.folder, segment->base_lsn, store->lsn);
-}
-
 static enum status open_at(struct ledger_store *store, uint64_t until_lsn, struct ledger_store_report *report,
                            struct error *err)
 {
@@ -317,7 +320,6 @@ static enum status open_at(struct ledger_store *store, uint64_t until_lsn, struc
     enum status status = journal_reader_next(store->reader, UINT64_MAX, &frame, err);
     if (status == ST_OK) {
         take_marks(store->ledger, journal_reader_segment(store->reader)->producer, store->marks);
-        TRY(check_start(store, err));
         TRY(apply_frame(store, &frame, NULL, err));
     } else if (status != ST_AGAIN) {
         return status;
