@@ -535,12 +535,19 @@ static bool confirmed_before(struct journal *journal, const struct segment *segm
     return covered;
 }
 
+void journal_keep_from(struct journal *journal, uint64_t lsn)
+{
+    journal->keeps = true;
+    journal->keep_from = lsn;
+}
+
 uint32_t journal_retire(struct journal *journal, int64_t now_ms, uint64_t keep_ms)
 {
     const struct disk *disk = journal->config.disk;
     uint32_t removed = 0;
     while (!journal->failed && journal->segments.count > 1) {
         const struct segment *oldest = &journal->segments.items[0], *next = oldest + 1;
+        if (journal->keeps && next->info.base_lsn > journal->keep_from) break;
         int64_t ended_ms = next->info.created_us / 1000;
         if (now_ms < ended_ms || (uint64_t)(now_ms - ended_ms) <= keep_ms ||
             oldest->info.producer != journal->producer || !confirmed_before(journal, next)) {

@@ -132,5 +132,8 @@ void journal_spare_add(struct journal *journal);
 /* Removes segments that end before now_ms - keep_ms and whose records all partitions' confirmed marks (journal_put_ack)
  * cover. Returns how many. */
 uint32_t journal_retire(struct journal *journal, int64_t now_ms, uint64_t keep_ms);
+/* From now on segments with a frame of this LSN or a later one stay: for a ledger in the process, which needs orders as
+ * well as records, and confirms records alone. */
+void journal_keep_from(struct journal *journal, uint64_t lsn);
 
 #endif

@@ -27,6 +27,8 @@ struct journal {
     uint64_t synced_lsn; /* what has been fdatasynced; settled.lsn but for COMMIT_WRITE */
     bool unsynced;       /* written to since the last fdatasync */
     bool failed;
+    bool keeps; /* keep_from holds */
+    uint64_t keep_from;
     uint64_t synced_ns, checked_ns; /* last fdatasync; last look at free space */
     int32_t free_permille;
     struct journal_stats stats;

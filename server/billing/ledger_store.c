@@ -29,7 +29,7 @@ struct ledger_store {
     uint64_t lsn;                  /* applied up to here */
     uint64_t end_lsn;              /* highest seen in the journal */
     uint64_t segment_lsn;          /* of the last frame */
-    uint64_t saved_lsn;            /* of the newest snapshot */
+    uint64_t saved_lsn, kept_lsn;  /* of the newest snapshot; of the older one */
     struct buf pending;            /* the state at the end of the last whole segment, to be written */
     uint64_t pending_lsn;          /* 0: nothing waits */
     bool newer_damaged;
@@ -148,7 +148,9 @@ enum status ledger_store_snapshot_done(struct ledger_store *store, struct ledger
     if (!written) return ST_OK;
     bool both = !store->newer_damaged;
     store->newer_damaged = false;
+    if (both) store->kept_lsn = store->saved_lsn;
     store->saved_lsn = snapshot->lsn;
+    if (journal != NULL) journal_keep_from(journal, store->kept_lsn + 1);
     enum status status = ST_OK;
     for (uint16_t p = 0; p < PARTITIONS && journal != NULL && both && status == ST_OK; p++) {
         const struct store_mark *mark = &store->marks[p]; /* the older snapshot's now: both hold it (S3) */
@@ -362,6 +364,11 @@ void ledger_store_close(struct ledger_store *store)
 const struct ledger *ledger_store_ledger(const struct ledger_store *store)
 {
     return store->ledger;
+}
+
+uint64_t ledger_store_kept_lsn(const struct ledger_store *store)
+{
+    return store->kept_lsn;
 }
 
 uint64_t ledger_store_lsn(const struct ledger_store *store)

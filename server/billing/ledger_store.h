@@ -10,7 +10,9 @@
  * S2  A snapshot says up to which LSN it has seen, which is always the end of a segment: so it is never ahead of what a
  *     power loss leaves of the journal. "ledger.snap" and "ledger.snap.old" in the journal's folder, each written to a
  *     temporary file, synced and renamed. A damaged one is passed over for the older one.
- * S3  What both snapshots hold is confirmed to the journal (journal_put_ack), which may then let its segments go.
+ * S3  What both snapshots hold is confirmed to the journal (journal_put_ack, journal_keep_from), which may then let its
+ *     segments go. Who opens a store beside a journal that retires says so at once:
+ *     journal_keep_from(journal, ledger_store_kept_lsn(store) + 1)
  * S4  A snapshot beyond the journal's end, or before its first segment, is refused: a restored or cloned folder.
  *
  * One thread at a time, but for ledger_snapshot_write. */
@@ -59,6 +61,7 @@ NODISCARD enum status ledger_store_follow(struct ledger_store *store, uint64_t u
 
 const struct ledger *ledger_store_ledger(const struct ledger_store *store);
 uint64_t ledger_store_lsn(const struct ledger_store *store);
+uint64_t ledger_store_kept_lsn(const struct ledger_store *store); /* what both snapshots hold; 0: nothing yet */
 
 /* Snapshots. The state is copied when the ledger passes the end of a segment (milliseconds for 10,000 accounts), and
  * waits to be written. take hands it over, write needs no store and may run on any thread, done tells the journal what

@@ -397,6 +397,7 @@ static enum status open_parts(struct meter *m, struct journal_report *report, st
                                             .fallback = config->journal.fallback,
                                             .uuid = journal_uuid(m->journal)};
         TRY(ledger_store_open(&store, journal_durable_lsn(m->journal), &m->store, &found, err));
+        journal_keep_from(m->journal, ledger_store_kept_lsn(m->store) + 1);
         if (m->leases) lease_ledger_state(m->leases, true, false, clock_now_ns(config->clock));
     }
     m->committed_lsn = journal_lsn(m->journal);

@@ -61,6 +61,7 @@ static void start(struct work *work, struct ledger_store_report *report)
     struct journal_config config = fixture_config();
     work->journal = fixture_start(&config, NULL);
     work->store = start_store(journal_durable_lsn(work->journal), report);
+    journal_keep_from(work->journal, ledger_store_kept_lsn(work->store) + 1);
     work->open_count = 0;
 }
 
@@ -325,6 +326,19 @@ static void test_ledger_store_confirms_what_both_snapshots_hold(void **state)
     assert_int_equal(journal_retire(work.journal, later_ms, 1000), 0); /* one snapshot confirms nothing */
     while (work.snapshots < 3) rounds(&work, 10, true);
     assert_true(journal_retire(work.journal, later_ms, 1000) >= 1);
+    /* segments of orders alone, before which all records are confirmed: those that no two snapshots hold stay */
+    for (int batch = 0; batch < 3; batch++) {
+        if (batch > 0) assert_int_equal(ledger_store_snapshot(work.store, work.journal, NULL), ST_OK);
+        for (int i = 0; i < 2000; i++) {
+            struct order order = random_order(&work);
+            assert_int_equal(journal_put_order(work.journal, &order), ST_OK);
+            if (i % 50 == 0) assert_int_equal(journal_commit(work.journal), ST_OK);
+        }
+        assert_int_equal(journal_commit(work.journal), ST_OK);
+        follow(&work);
+        if (batch == 1) assert_true(journal_retire(work.journal, later_ms, 1000) >= 1);
+    }
+    (void)journal_retire(work.journal, later_ms, 1000);
     struct buf live = saved(work.store);
     stop(&work);
     write_bytes("ledger.snap", "x", 1); /* the older one is enough for what is left */
