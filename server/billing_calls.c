@@ -10,6 +10,7 @@
 #include "runtime/base/mem.h"
 #include "server/billing/bill_text.h"
 #include "server/billing/billing_http.h"
+#include "server/billing/directory_load.h"
 
 #include <string.h>
 
@@ -25,6 +26,8 @@ struct billing_call {
     struct api_error error;
     bool good;
     uv_work_t work;
+    struct directory *directory; /* a new one, if the call has changed it: in force before the call is answered */
+    uint64_t version;
 };
 
 static void call_free(struct billing_call *call)
@@ -39,7 +42,14 @@ static void call_free(struct billing_call *call)
 static void run(uv_work_t *work)
 {
     struct billing_call *call = work->data;
-    call->good = billing_http_run(&call->server->ledger, &call->ask, &call->out, &call->error);
+    struct server *server = call->server;
+    enum billing_ask_kind kind = call->ask.kind;
+    call->good = billing_http_run(&server->ledger, &call->ask, &call->out, &call->error);
+    bool changes = kind == BILLING_ACCOUNT_CHANGE || kind == BILLING_KEY_CHANGE || kind == BILLING_DIRECTORY_PUT;
+    call->version = server->directory.version;
+    if (!call->good || !changes) return;
+    if (directory_load(&server->ledger, !server->directory.loaded, &call->version, &call->directory, NULL) != ST_OK)
+        call->directory = NULL; /* directory_watch.c tries again, and says why */
 }
 
 static void start_first(struct server *server);
@@ -50,6 +60,7 @@ static void on_done(uv_work_t *work, int uv_status)
     struct server *server = call->server;
     struct http_conn *conn = call->conn;
     server->billing_calls = call->next;
+    if (call->directory) directory_take(server, call->directory, call->version);
     if (conn) {
         http_conn_user_set(conn, NULL);
         if (uv_status != 0)
@@ -66,9 +77,14 @@ static void on_done(uv_work_t *work, int uv_status)
 static void start_first(struct server *server)
 {
     struct billing_call *call = server->billing_calls;
-    if (!call || call->work.data) return; /* none, or it runs */
+    if (!call || call->work.data || server->directory.running) return; /* none, or it runs, or another has the ledger */
     call->work.data = call;
     if (uv_queue_work(&server->loop, &call->work, run, on_done) != 0) on_done(&call->work, UV_ECANCELED);
+}
+
+void billing_calls_go_on(struct server *server)
+{
+    start_first(server);
 }
 
 bool billing_gone(struct server *server, const struct http_conn *conn)

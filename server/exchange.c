@@ -51,6 +51,7 @@ void exchange_destroy(struct exchange *exchange)
         set->all = exchange->next;
     if (exchange->next) exchange->next->previous = exchange->previous;
     set->count--;
+    exchange_admission_end(exchange);
     if (exchange->call) api_call_destroy(exchange->call);
     exchange_drop_body(exchange);
     buf_free(&exchange->answer);
@@ -161,7 +162,11 @@ static void finish(struct exchange *exchange)
     exchange->bytes_sent = true;
     if (exchange->streaming) {
         if (!exchange->head_sent) http_conn_stream_begin(conn);
-        api_call_finish(exchange->call, http_conn_out(conn));
+        struct buf *out = http_conn_out(conn);
+        size_t before = out->length;
+        api_call_finish(exchange->call, out);
+        exchange_keep(exchange, out, before);
+        exchange_kept(exchange);
         http_conn_stream_end(conn, true);
         return;
     }
@@ -169,6 +174,8 @@ static void finish(struct exchange *exchange)
     buf_init(&body, 0);
     api_call_finish(exchange->call, &body);
     if (buf_ok(&body)) {
+        exchange_keep(exchange, &body, 0);
+        exchange_kept(exchange);
         http_conn_reply(conn, &(struct http_reply){.status = 200, .body = &body});
     } else {
         exchange->conn = conn;
@@ -199,6 +206,7 @@ static bool hold_back(const struct exchange *exchange, uint64_t now_ns)
 /* Everything that is known and not yet sent, if the connection can take it. */
 static void render(struct exchange *exchange)
 {
+    if (!exchange->conn && !exchange->failed && exchange->alive == 0) exchange_keep_rest(exchange); /* E9 */
     if (!exchange->conn || exchange->failed || !exchange->call) return;
     if (exchange->alive == 0) {
         if (!exchange->streaming || http_conn_writable(exchange->conn)) finish(exchange);
@@ -215,6 +223,7 @@ static void render(struct exchange *exchange)
     struct buf *out = http_conn_out(exchange->conn);
     size_t before = out->length;
     api_call_render(exchange->call, out);
+    exchange_keep(exchange, out, before);
     if (out->length > before) {
         exchange->bytes_sent = true;
         exchange->written_ns = UINT64_MAX; /* the next tick says when */
@@ -261,6 +270,7 @@ static void take_refusal(struct exchange *exchange, const struct event *event)
     engine_stats_read(exchange->served->engine, &stats);
     api_error_from_status(event->status, exchange_retry_after(stats.queue_wait_estimate_ns, exchange->request_id),
                           &exchange->error);
+    if (exchange->cancel_cause == CAUSE_ACCOUNT_STOP) refusal_error(REFUSE_ACCOUNT_CLOSED, 0, &exchange->error);
     exchange_cancel(exchange, CAUSE_PLATFORM_CANCEL);
     exchange_fail(exchange, &exchange->error);
 }
@@ -312,6 +322,14 @@ static void poll_engine(struct served *served, uint64_t now_ns, struct exchange 
     served->steps_seen = stats.steps;
 }
 
+/* E9: those that wait for one that has ended. */
+static void wake_joins(struct exchanges *set)
+{
+    if (!set->joins_due) return;
+    set->joins_due = false;
+    exchanges_answered(set);
+}
+
 void exchanges_poll(struct exchanges *set)
 {
     struct exchange *touched = NULL;
@@ -324,6 +342,7 @@ void exchanges_poll(struct exchanges *set)
         exchange->touched = false;
         settle(exchange);
     }
+    wake_joins(set);
 }
 
 void exchange_writable(struct exchange *exchange)
@@ -338,7 +357,7 @@ void exchange_gone(struct exchange *exchange)
     exchange->holding = false;
     if (exchange->in_pool) (void)uv_cancel((uv_req_t *)&exchange->work); /* if it has begun, work_done finds nobody */
     for (uint32_t i = 0; i < exchange->submitted && !exchange->bytes_sent; i++) exchange->requests[i].unseen = true;
-    exchange_cancel(exchange, CAUSE_CLIENT_GONE);
+    if (!exchange_is_kept(exchange)) exchange_cancel(exchange, CAUSE_CLIENT_GONE); /* E9 */
     if (exchange_may_end(exchange)) exchange_destroy(exchange);
 }
 
@@ -358,6 +377,8 @@ static bool end_late_wait(struct exchange *exchange)
 
 void exchanges_tick(struct exchanges *set, uint64_t now_ns)
 {
+    wake_joins(set);
+    if (set->idempotency) idempotency_tick(set->idempotency, clock_ns());
     for (struct exchange *exchange = set->all, *next; exchange; exchange = next) {
         next = exchange->next;
         if (exchange->cancel_wanted) try_cancel(exchange);
@@ -388,6 +409,25 @@ void exchanges_cut(struct exchanges *set, const struct served *served)
         if (exchange->served != served || exchange->failed) continue;
         exchange->holding = false;
         exchange_cancel(exchange, CAUSE_PLATFORM_CANCEL);
+        exchange_fail(exchange, &error);
+        if (exchange_may_end(exchange)) exchange_destroy(exchange);
+    }
+}
+
+void exchanges_stop(struct exchanges *set, bool (*stopped)(void *state, const struct caller *caller), void *state)
+{
+    struct api_error error;
+    refusal_error(REFUSE_ACCOUNT_CLOSED, 0, &error);
+    for (struct exchange *exchange = set->all, *next; exchange; exchange = next) {
+        next = exchange->next;
+        if (exchange->failed || !stopped(state, &exchange->caller)) continue;
+        if (exchange->alive > 0) {
+            exchange_cancel(exchange, CAUSE_ACCOUNT_STOP); /* ends well: what there is is the answer */
+            continue;
+        }
+        if (exchange->submitted > 0) continue; /* has ended, and is being read */
+        exchange_wait_no_more(exchange);
+        exchange->holding = false;
         exchange_fail(exchange, &error);
         if (exchange_may_end(exchange)) exchange_destroy(exchange);
     }

@@ -22,6 +22,9 @@
  * E8  A billed call is submitted when its holds are taken; while the ledger is asked it waits, at most as long as a
  *     request may take. What it holds and was not used goes back when it ends.
  *
+ * E9  A call with an Idempotency-Key goes on when its client leaves; a later one with the same key waits for it, and
+ *     gets the same bytes at once when it has ended, a stream too. It is billed once.
+ *
  * /tokenize and /detokenize are exchanges too that never meet the engine: a large text must not hold up the loop.
  * io thread only, but for the work in the pool. */
 #ifndef SERVER_EXCHANGE_H
@@ -37,6 +40,9 @@
 
 struct billing;
 struct exchange;
+struct idempotency;
+struct prices;
+struct rates;
 
 enum exchange_kind { EXCHANGE_CHAT, EXCHANGE_COMPLETIONS, EXCHANGE_TOKENIZE, EXCHANGE_DETOKENIZE };
 
@@ -46,6 +52,7 @@ struct exchanges {
     struct http_server *http;
     struct models *models;
     struct billing *billing; /* NULL: nothing is billed */
+    struct prices *prices;   /* with billing */
     bool auto_wake;
     uint64_t head_after_ns;       /* E3: 10 s */
     uint64_t keep_alive_ns;       /* a comment line on an idle stream: 15 s */
@@ -56,6 +63,9 @@ struct exchanges {
     struct exchange *all;
     uint32_t count, preparing; /* preparing: in the pool; who waits for a wake counts in its model's `waiting` */
     uint64_t next_request_id;
+    struct rates *rates;             /* NULL: no key has limits yet */
+    struct idempotency *idempotency; /* NULL: no request had a key yet */
+    bool joins_due;                  /* one with a key has ended: others may wait for it */
     bool aborting;
     bool coalescing;    /* E6 */
     uint64_t window_ns; /* start of the window that writes are counted in */
@@ -83,6 +93,14 @@ void exchanges_tick(struct exchanges *set, uint64_t now_ns);
 
 /* A model has become READY, ASLEEP, FAILED or GONE: calls that wait for it go on, or end with an error. */
 void exchanges_settled(struct exchanges *set, struct served *served);
+/* Headers that tell a limited key what it has left, for whatever answer the request gets. */
+void exchanges_tell_limits(struct exchanges *set, struct http_request *request);
+/* Its Idempotency-Key; NULL: none, or error->http_status is set. */
+const char *exchange_key_of(const struct http_request *request, struct api_error *error);
+/* Ends the calls of all callers that `stopped` names: ACCOUNT_STOP. */
+void exchanges_stop(struct exchanges *set, bool (*stopped)(void *state, const struct caller *caller), void *state);
+/* Rate limits and kept answers. After the last call. */
+void exchanges_forget_all(struct exchanges *set);
 /* The ledger has answered, or its state has changed: calls that wait for a hold, or for more, ask again. */
 void exchanges_answered(struct exchanges *set);
 /* Ends the calls that use the model: usage, and an error for their clients. */

@@ -12,6 +12,7 @@
 #include "runtime/base/limits.h"
 #include "runtime/base/mem.h"
 #include "server/billing/billing.h"
+#include "server/billing/prices.h"
 
 #include <string.h>
 
@@ -39,9 +40,12 @@ static void fill_charge(const struct exchange *exchange, uint32_t part, struct c
     charge->part = part;
     charge->account = exchange->caller.account;
     charge->key = exchange->caller.key;
+    const struct model_names *names = &exchange->served->names;
     memcpy(charge->tenant, exchange->caller.tenant_name, sizeof charge->tenant);
-    strncpy(charge->model, exchange->served->names.items[0], sizeof charge->model - 1);
-    charge->weight_in_ppm = charge->weight_hit_ppm = charge->weight_out_ppm = 1000000;
+    strncpy(charge->model, names->items[0], sizeof charge->model - 1);
+    if (exchange->admission.has_key)
+        memcpy(charge->idempotency, exchange->admission.digest, sizeof charge->idempotency);
+    prices_fill(exchange->set->prices, prices_find(exchange->set->prices, names->items, names->count), charge);
 }
 
 static uint32_t least_of(uint32_t a, uint32_t b)

@@ -54,6 +54,7 @@ static void work_in_pool(uv_work_t *work)
         .now_ns = now_ns,
         .deadline_ns = exchange->arrived_ns + limits.request_deadline_ms * NS_PER_MS,
     };
+    exchange_print_body(exchange);
     enum api_kind kind = exchange->kind == EXCHANGE_CHAT ? API_CHAT : API_COMPLETIONS;
     exchange->prepared = api_call_create(kind, body, length, &context, &exchange->call, &exchange->error) &&
                          api_call_prepare(exchange->call, &exchange->error);
@@ -200,13 +201,26 @@ static void begin_charges(struct exchange *exchange)
         refuse(exchange, REFUSE_NO_MEMORY, 0);
 }
 
+/* A prepared call, for the first time or after a wait. */
+static void enter_engine(struct exchange *exchange)
+{
+    exchange->holding = false;
+    enum admission_verdict verdict = exchange_admit(exchange);
+    if (verdict == ADMISSION_WAITS) exchange->holding = true;
+    if (verdict != ADMITTED) return;
+    if (exchange->requests)
+        hold_and_submit(exchange);
+    else
+        begin_charges(exchange);
+}
+
 void exchanges_answered(struct exchanges *set)
 {
     for (struct exchange *exchange = set->all, *next; exchange; exchange = next) {
         next = exchange->next;
         exchange_bill_tick(exchange);
         if (!exchange->holding) continue;
-        hold_and_submit(exchange);
+        enter_engine(exchange);
         if (exchange_may_end(exchange) && !exchange->conn) exchange_destroy(exchange);
     }
 }
@@ -272,7 +286,7 @@ static void work_done(uv_work_t *work, int status)
     } else if (!exchange->prepared) {
         exchange_fail(exchange, &exchange->error);
     } else {
-        begin_charges(exchange);
+        enter_engine(exchange);
     }
     if (exchange_may_end(exchange)) exchange_destroy(exchange);
 }
@@ -286,6 +300,7 @@ void exchange_start(struct exchanges *set, enum exchange_kind kind, struct http_
         exchange->kind = kind;
         exchange->conn = conn;
         exchange->caller = *caller;
+        exchange_take_key(exchange, request);
         exchange->arrived_ns = clock_ns();
         exchange->written_ns = UINT64_MAX; /* the next tick says when */
         http_conn_take_body(conn, &exchange->body);

@@ -2,6 +2,7 @@
  *
  *   exchange_enter.c   room, the pool, which model, waiting for a wake, submission
  *   exchange.c         events, rendering, time, the end
+ *   exchange_admit.c   Idempotency-Key, rate limits
  *   exchange_bill.c    charges, holds, the end of a package
  *
  * io thread only. */
@@ -11,6 +12,8 @@
 #include "runtime/base/clock.h"
 #include "server/exchange.h"
 #include "server/http_route.h"
+#include "server/idempotency.h"
+#include "server/rate.h"
 
 static inline uint64_t clock_ns(void)
 {
@@ -18,6 +21,16 @@ static inline uint64_t clock_ns(void)
 }
 
 enum { RETRY_AFTER_MS_MIN = 1000, RETRY_AFTER_MS_MAX = 60000 };
+
+/* exchange_admit.c's part of an exchange. */
+struct admission {
+    bool passed;
+    bool has_key, broken;            /* an Idempotency-Key; not all of the answer's bytes could be kept */
+    bool counted;                    /* by the rate limits, with `tokens` */
+    struct idempotency_entry *entry; /* its own, while it runs; NULL: none */
+    uint64_t tokens;                 /* estimated */
+    uint8_t digest[IDEMPOTENCY_DIGEST_BYTES], print[IDEMPOTENCY_PRINT_BYTES];
+};
 
 struct exchange {
     struct exchanges *set;
@@ -48,7 +61,8 @@ struct exchange {
     struct billed *billed;   /* [requests_count], NULL: not billed */
     uint32_t *billed_counts; /* what those count in, and what the meter counts in */
     struct metered_choice *billed_choices;
-    bool holding;           /* waits for the ledger before it is submitted */
+    bool holding; /* waits for the ledger, or for the first with its key, before it is submitted */
+    struct admission admission;
     struct api_error error; /* failed: what the client gets */
     struct buf answer;      /* tokenize, detokenize */
     int answer_status;
@@ -67,6 +81,18 @@ void exchange_drop_body(struct exchange *exchange);
 /* Gives the model that it waits for back to the caller, with the pin; NULL: it waits for none. */
 struct served *exchange_stop_waiting(struct exchange *exchange);
 void exchange_wait_no_more(struct exchange *exchange); /* and lets go of the pin */
+
+/* exchange_admit.c. take_key: once, io thread; print_body: in the pool, while the body is there. */
+void exchange_take_key(struct exchange *exchange, const struct http_request *request);
+void exchange_print_body(struct exchange *exchange);
+enum admission_verdict { ADMITTED, ADMISSION_WAITS, ADMISSION_OVER /* answered or refused */ };
+enum admission_verdict exchange_admit(struct exchange *exchange);
+bool exchange_is_kept(const struct exchange *exchange); /* goes on without its client */
+/* Bytes of the answer from that length of out on; the answer is whole; all of it that is not yet rendered. */
+void exchange_keep(struct exchange *exchange, const struct buf *out, size_t from);
+void exchange_kept(struct exchange *exchange);
+void exchange_keep_rest(struct exchange *exchange);
+void exchange_admission_end(struct exchange *exchange); /* at its end, whatever it was */
 
 /* exchange_bill.c; all do nothing when the call is not billed. */
 NODISCARD bool exchange_bill_begin(struct exchange *exchange); /* false: no memory */

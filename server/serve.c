@@ -6,6 +6,7 @@
 #include "runtime/base/limits.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
+#include "server/billing/prices.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -66,7 +67,9 @@ static void take_head(struct server *server, bool admin_port, struct http_conn *
         return;
     }
     request->route = route;
+    if (!open && !admin) exchanges_tell_limits(&server->exchanges, request);
     enum refusal refusal;
+    struct api_error error;
     uint32_t retry_after_ms;
     if (route->needs_engine && engine_refusal(server, &refusal, &retry_after_ms)) {
         reply_refusal(server, conn, refusal, retry_after_ms, NULL);
@@ -83,6 +86,8 @@ static void take_head(struct server *server, bool admin_port, struct http_conn *
         reply_refusal(server, conn, REFUSE_MEDIA_TYPE, 0, NULL);
     else if (!request->has_body)
         reply_refusal(server, conn, REFUSE_NO_BODY, 0, NULL);
+    else if (!exchange_key_of(request, &error) && error.http_status)
+        reply_error(conn, &error, NULL, false);
     else if (!exchanges_have_room(&server->exchanges, request->id, &retry_after_ms))
         reply_refusal(server, conn, REFUSE_OVERLOADED, retry_after_ms, NULL);
 }
@@ -258,6 +263,25 @@ static void begin_drain(struct server *server, int signal_number)
     drain_tick(server); /* without a delay the next request is refused already */
 }
 
+/* Requests that run keep the price they began with. */
+static void reload_prices(struct server *server)
+{
+    struct error err = {""};
+    struct prices *prices = NULL;
+    if (!server->config->prices) return;
+    enum status status = prices_read(server->config->prices, &prices, &err);
+    if (status == ST_OK) status = prices_follow(server->exchanges.prices, prices, &err);
+    if (status != ST_OK) {
+        prices_destroy(prices);
+        log_line(LOG_ERROR, "serve", "prices kept version=%u reason=\"%s\"", prices_version(server->exchanges.prices),
+                 err.message); /* F16 */
+        return;
+    }
+    prices_destroy(server->exchanges.prices);
+    server->exchanges.prices = prices;
+    log_line(LOG_INFO, "serve", "prices reloaded version=%u", prices_version(prices));
+}
+
 static void on_signal(uv_signal_t *handle, int signal_number)
 {
     struct server *server = handle->data;
@@ -267,6 +291,7 @@ static void on_signal(uv_signal_t *handle, int signal_number)
             log_line(LOG_INFO, "serve", "keys reloaded");
         else
             log_line(LOG_ERROR, "serve", "keys kept reason=\"%s\"", err.message); /* F16 */
+        reload_prices(server);
         return;
     }
     if (server->phase == LOADING || server->phase == READY) {
@@ -309,6 +334,7 @@ static void on_tick(uv_timer_t *timer)
     if (server->admin_http) http_server_tick(server->admin_http);
     exchanges_tick(&server->exchanges, http_server_now_ns(server->http));
     models_tick(&server->models);
+    directory_watch_tick(server, http_server_now_ns(server->http));
     for (uint32_t i = 0; i < server->models.count && server->phase < REFUSING; i++) {
         struct engine_stats stats;
         if (!server->models.items[i]->engine) continue;
@@ -433,6 +459,8 @@ static void server_free(struct server *server)
     billing_close(server->billing);
     http_server_destroy(server->http);
     http_server_destroy(server->admin_http);
+    exchanges_forget_all(&server->exchanges);
+    prices_destroy(server->exchanges.prices);
     auth_destroy(server->auth);
     if (!server->models.loader_running) mem_free(server); /* else the loader still works in it */
 }
@@ -463,8 +491,10 @@ static enum status open_server(struct server *server, struct error *err)
     server->exchanges.http = server->http;
     TRY(billing_open(config, &server->billing_stats, wake_loop, server, &server->billing, err));
     if (server->billing) server->ledger = server->billing->ledger;
+    TRY(prices_read(config->prices, &server->exchanges.prices, err));
     server->exchanges.billing = server->billing;
     server->models.meter = server->billing ? server->billing->meter : NULL;
+    directory_watch_start(server);
     models_start(&server->models);
     return ST_OK;
 }

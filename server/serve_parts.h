@@ -4,6 +4,7 @@
  *   serve_answers.c  what is answered without a model: health, metrics, load, the list of models; and refusals
  *   admin.c          admin calls: load, unload, sleep, wake
  *   billing_calls.c  /v1/usage, and the admin calls of billing
+ *   directory_watch.c  accounts and keys of a billing server, kept up to date
  *
  * io thread only. */
 #ifndef SERVER_SERVE_PARTS_H
@@ -26,6 +27,16 @@ enum phase { LOADING, READY, DRAINING, REFUSING, CLOSING };
 struct admin_wait;
 struct billing_call;
 
+/* directory_watch.c's: what the pool has read, and what is in force. */
+struct directory_watch {
+    uv_work_t work;
+    bool running, loaded; /* in the pool; one is in force */
+    uint64_t version, version_read, looked_ns;
+    struct directory *read;
+    enum status status;
+    struct error err, told;
+};
+
 struct server {
     const struct serve_setup *setup;
     const struct config *config;
@@ -43,6 +54,7 @@ struct server {
     struct ledger_client ledger;        /* calls NULL: this server does not bill */
     struct billing_stats billing_stats; /* printed when it does */
     struct billing_call *billing_calls; /* first in, first out; the first one runs in the pool */
+    struct directory_watch directory;
     enum phase phase;
     int exit_code;
     bool http_closed, handles_closed, aborted;
@@ -86,7 +98,17 @@ void billing_request(struct server *server, struct http_conn *conn, struct http_
                      const struct route *route);
 /* The connection of such a call is gone; false: it is not of one. What the call changes goes on. */
 bool billing_gone(struct server *server, const struct http_conn *conn);
+/* Whoever used the ledger's client is done with it. */
+void billing_calls_go_on(struct server *server);
 /* The value of a name in the query, percent-decoded; false: it is not there. */
 bool query_value(const struct http_request *request, const char *name, char out[PATH_ARGUMENT_BYTES_MAX]);
+
+/* ---- directory_watch.c ---- */
+
+/* Reads it for the first time, before anything is served. Without a ledger these do nothing. */
+void directory_watch_start(struct server *server);
+void directory_watch_tick(struct server *server, uint64_t now_ns);
+/* Another directory holds from now on; who may not go on is ended. */
+void directory_take(struct server *server, struct directory *directory, uint64_t version);
 
 #endif

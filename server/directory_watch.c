@@ -1,0 +1,80 @@
+/* Keeps the directory of accounts and keys up to date: looks once a second whether the ledger has another version, in
+ * the pool, as a ledger may be far; see serve_parts.h and billing/directory_load.h.
+ *
+ *   tick -> [pool: directory_load] -> loop: auth_directory_set, callers that have stopped are ended
+ *
+ * A ledger's client takes one thread at a time: while this looks, billing's calls wait, and the other way round. What
+ * cannot be read changes nothing (F16); the reason is logged once, not every second. */
+#include "server/serve_parts.h"
+
+#include "runtime/base/clock.h"
+#include "runtime/base/log.h"
+#include "server/billing/directory_load.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+enum { LOOK_EVERY_MS = 1000 };
+
+static bool has_stopped(void *state, const struct caller *caller)
+{
+    return auth_has_stopped(state, caller);
+}
+
+void directory_take(struct server *server, struct directory *directory, uint64_t version)
+{
+    struct directory_watch *watch = &server->directory;
+    watch->loaded = true;
+    watch->version = version;
+    watch->told.message[0] = '\0';
+    log_line(LOG_INFO, "directory", "version=%" PRIu64 " accounts=%u keys=%u", version, directory_accounts(directory),
+             directory_keys(directory));
+    auth_directory_set(server->auth, directory);
+    exchanges_stop(&server->exchanges, has_stopped, server->auth);
+}
+
+static void tell_failure(struct directory_watch *watch)
+{
+    if (strcmp(watch->told.message, watch->err.message) == 0) return;
+    watch->told = watch->err;
+    log_line(LOG_ERROR, "directory", "%s reason=\"%s\"", watch->loaded ? "kept" : "none yet", watch->err.message);
+}
+
+static void load(uv_work_t *work)
+{
+    struct server *server = work->data;
+    struct directory_watch *watch = &server->directory;
+    watch->status = directory_load(&server->ledger, !watch->loaded, &watch->version_read, &watch->read, &watch->err);
+}
+
+static void loaded(uv_work_t *work, int uv_status)
+{
+    struct server *server = work->data;
+    struct directory_watch *watch = &server->directory;
+    watch->running = false;
+    if (uv_status == 0 && watch->status != ST_OK) tell_failure(watch);
+    if (uv_status == 0 && watch->status == ST_OK && watch->read)
+        directory_take(server, watch->read, watch->version_read);
+    watch->read = NULL;
+    billing_calls_go_on(server);
+}
+
+void directory_watch_start(struct server *server)
+{
+    struct directory_watch *watch = &server->directory;
+    if (!server->ledger.calls) return;
+    auth_directory_expect(server->auth);
+    watch->work.data = server;
+    load(&watch->work); /* at the start nobody else waits for the loop */
+    loaded(&watch->work, 0);
+}
+
+void directory_watch_tick(struct server *server, uint64_t now_ns)
+{
+    struct directory_watch *watch = &server->directory;
+    if (!server->ledger.calls || watch->running || server->billing_calls || server->phase == CLOSING) return;
+    if (now_ns - watch->looked_ns < LOOK_EVERY_MS * NS_PER_MS) return;
+    watch->looked_ns = now_ns;
+    watch->version_read = watch->version;
+    watch->running = uv_queue_work(&server->loop, &watch->work, load, loaded) == 0;
+}
