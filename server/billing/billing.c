@@ -5,9 +5,12 @@
 #include "runtime/base/mem.h"
 #include "runtime/base/random.h"
 #include "server/billing/journal_reader.h"
+#include "server/billing/ledger_redis.h"
 
 #include <stdio.h>
 #include <string.h>
+
+#define FLUSH_NS (5 * NS_PER_S)
 
 enum status billing_read_mode(const char *text, enum commit_mode *mode, uint32_t *group_ms, struct error *err)
 {
@@ -83,18 +86,26 @@ static enum status read_settings(const struct config *config, struct meter_confi
     return ST_OK;
 }
 
-/* The ledger that the folder's journal belongs to; a new folder's ledger in the process is a new one (UUID version 4).
- */
-static enum status find_uuid(const struct config *config, char uuid[LEDGER_UUID_CHARS + 1], struct error *err)
+/* The ledger that the folder's journal belongs to. */
+static enum status uuid_of_folder(const struct config *config, char uuid[LEDGER_UUID_CHARS + 1], bool *found,
+                                  struct error *err)
 {
     struct journal_reader *reader;
     enum status status = journal_reader_open(disk_system(), config->journal, config->journal_fallback, 0, &reader, err);
-    if (status == ST_OK) {
-        memcpy(uuid, journal_reader_segment(reader)->uuid, LEDGER_UUID_CHARS + 1);
-        journal_reader_close(reader);
-        return ST_OK;
-    }
-    if (status != ST_NOTFOUND) return status;
+    *found = status == ST_OK;
+    if (status == ST_NOTFOUND) return ST_OK;
+    if (status != ST_OK) return status;
+    memcpy(uuid, journal_reader_segment(reader)->uuid, LEDGER_UUID_CHARS + 1);
+    journal_reader_close(reader);
+    return ST_OK;
+}
+
+/* A new folder's ledger in the process is a new one: a UUID of version 4. */
+static enum status find_uuid(const struct config *config, char uuid[LEDGER_UUID_CHARS + 1], struct error *err)
+{
+    bool found;
+    TRY(uuid_of_folder(config, uuid, &found, err));
+    if (found) return ST_OK;
     uint8_t bytes[16];
     random_fill(bytes, sizeof bytes);
     bytes[6] = 0x40 | (bytes[6] & 0x0f);
@@ -103,6 +114,78 @@ static enum status find_uuid(const struct config *config, char uuid[LEDGER_UUID_
         if (i == 4 || i == 6 || i == 8 || i == 10) uuid[at++] = '-';
         at += (uint32_t)snprintf(uuid + at, 3, "%02x", bytes[i]);
     }
+    return ST_OK;
+}
+
+/* ---- Redis ---- */
+
+/* The ledger's uuid as Redis has it. A Redis that does not answer keeps a node with a journal from nothing but new
+ * leases; a new folder needs to know whose records it will hold. */
+static enum status open_redis(struct billing *billing, struct error *err)
+{
+    const struct config *config = billing->config;
+    const struct redis_settings settings = {.url = config->redis,
+                                            .password = config->redis_password,
+                                            .password_file = config->redis_password_file,
+                                            .ca_file = config->redis_ca_file,
+                                            .cert_file = config->redis_cert_file,
+                                            .key_file = config->redis_key_file};
+    TRY(redis_target_read(&settings, &billing->redis, err));
+    TRY(ledger_redis_create(&billing->redis, &billing->ledger, err));
+    struct error reason = {""};
+    enum status status = billing->ledger.calls->uuid(billing->ledger.state, billing->uuid, &reason);
+    if (status == ST_OK && billing->uuid[0]) return ST_OK;
+    if (status == ST_OK)
+        return error_set(err, ST_INVAL, "Redis holds no ledger yet: make one with `millrace bill init --redis URL`");
+    if (status != ST_IO && status != ST_TIMEOUT) return error_set(err, status, "%s", reason.message);
+    bool found = false;
+    TRY(uuid_of_folder(config, billing->uuid, &found, err));
+    if (!found) return error_set(err, status, "%s; without Redis a new journal cannot know its ledger", reason.message);
+    log_line(LOG_WARN, "billing", "redis does not answer, going on with the journal reason=\"%s\"", reason.message);
+    return ST_OK;
+}
+
+static void on_granted(void *state, uint64_t account, uint8_t mclass, uint64_t pseq, uint64_t leased, bool open)
+{
+    meter_granted(((struct billing *)state)->meter, account, mclass, pseq, leased, open);
+}
+
+static void on_ledger_state(void *state, bool reachable, bool refuses, const char *reason)
+{
+    (void)reason; /* the emitter has logged it */
+    meter_ledger_state(((struct billing *)state)->meter, reachable, refuses);
+}
+
+static void on_applied(void *state, uint16_t partition, uint64_t hwm, const char *hash8)
+{
+    meter_applied(((struct billing *)state)->meter, partition, hwm, hash8);
+}
+
+static void on_durable(void *state, uint64_t lsn)
+{
+    emitter_durable(((struct billing *)state)->emitter, lsn);
+}
+
+static enum status start_emitter(struct billing *billing, const struct journal_report *report,
+                                 struct billing_stats *stats, struct error *err)
+{
+    const struct config *config = billing->config;
+    struct emitter_config emitter = {
+        .target = &billing->redis,
+        .disk = disk_system(),
+        .folder = config->journal,
+        .fallback = config->journal_fallback,
+        .uuid = billing->uuid,
+        .producer = report->producer,
+        .epoch = report->epoch,
+        .durable_lsn = meter_durable_lsn(billing->meter),
+        .clock = clock_system(),
+        .hooks = {.state = billing, .granted = on_granted, .ledger_state = on_ledger_state, .applied = on_applied},
+        .stats = stats};
+    if (emitter_create(&emitter, &billing->emitter) != ST_OK)
+        return error_set(err, ST_NOMEM, "no memory for the emitter");
+    meter_durable_hook(billing->meter, on_durable, billing);
+    emitter_durable(billing->emitter, meter_durable_lsn(billing->meter));
     return ST_OK;
 }
 
@@ -122,9 +205,12 @@ enum status billing_open(const struct config *config, struct billing_stats *stat
     meter.journal.uuid = made->uuid;
     meter.wake = wake;
     meter.wake_state = wake_state;
-    enum status status = find_uuid(config, made->uuid, err);
+    enum status status = config->redis ? open_redis(made, err) : find_uuid(config, made->uuid, err);
     if (status == ST_OK) status = meter_create(&meter, &made->meter, &report, err);
+    if (status == ST_OK && config->redis) status = start_emitter(made, &report, stats, err);
     if (status != ST_OK) {
+        if (made->ledger.calls) made->ledger.calls->close(made->ledger.state);
+        meter_destroy(made->meter);
         mem_free(made);
         return status;
     }
@@ -133,19 +219,25 @@ enum status billing_open(const struct config *config, struct billing_stats *stat
              config->journal, config->journal_mode, (unsigned long long)report.producer,
              (unsigned long long)report.epoch, (unsigned long long)report.records, report.closed,
              (unsigned long long)report.cut_bytes);
-    meter_ledger_client(made->meter, &made->ledger);
+    if (!config->redis) meter_ledger_client(made->meter, &made->ledger);
     *billing = made;
     return ST_OK;
-}
-
-void billing_stop(struct billing *billing)
-{
-    if (billing) meter_stop(billing->meter);
 }
 
 void billing_close(struct billing *billing)
 {
     if (!billing) return;
+    meter_finish(billing->meter);
+    if (billing->emitter) {
+        meter_durable_hook(billing->meter, NULL, NULL);
+        uint64_t left = emitter_stop(billing->emitter, FLUSH_NS);
+        if (left > 0)
+            log_line(LOG_WARN, "billing",
+                     "unapplied records=%llu: they go to Redis at the next start, or by "
+                     "`millrace bill replay`",
+                     (unsigned long long)left);
+    }
+    if (billing->ledger.calls) billing->ledger.calls->close(billing->ledger.state);
     meter_destroy(billing->meter);
     mem_free(billing);
 }

@@ -8,12 +8,16 @@
 #define SERVER_BILLING_BILLING_H
 
 #include "server/billing/billing_stats.h"
+#include "server/billing/emitter.h"
 #include "server/billing/meter.h"
+#include "server/billing/redis_link.h"
 #include "server/config.h"
 
 struct billing {
     const struct config *config;
     struct meter *meter;
+    struct redis_target redis;   /* --redis */
+    struct emitter *emitter;     /* NULL: the ledger is in this process */
     struct ledger_client ledger; /* for admin calls and /v1/usage; may block */
     char uuid[LEDGER_UUID_CHARS + 1];
 };
@@ -22,8 +26,8 @@ struct billing {
  * borrowed. wake: any thread, when io has something to take. */
 NODISCARD enum status billing_open(const struct config *config, struct billing_stats *stats, void (*wake)(void *state),
                                    void *wake_state, struct billing **billing, struct error *err);
-/* Ends its threads; engines may still be emptied through their ports. */
-void billing_stop(struct billing *billing);
+/* When the engines are gone and the ports closed: leases go back, everything is committed, and what is durable has
+ * some seconds to reach Redis; the rest is the next start's. */
 void billing_close(struct billing *billing);
 
 /* Settings as numbers, for tests: ST_INVAL (err). */

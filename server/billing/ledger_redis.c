@@ -345,7 +345,7 @@ static void client_close(void *state)
     mem_free(l);
 }
 
-enum status ledger_redis_open(const struct redis_target *target, struct ledger_client *client, struct error *err)
+enum status ledger_redis_create(const struct redis_target *target, struct ledger_client *client, struct error *err)
 {
     static const struct ledger_client_calls calls = {
         .close = client_close,
@@ -363,13 +363,25 @@ enum status ledger_redis_open(const struct redis_target *target, struct ledger_c
     };
     struct ledger_redis *l = mem_alloc(1, sizeof *l);
     if (l == NULL) return error_set(err, ST_NOMEM, "no memory for a ledger in Redis");
-    enum status status = redis_link_create(target, ledger_redis_prepare, NULL, &l->link);
+    if (redis_link_create(target, ledger_redis_prepare, NULL, &l->link) != ST_OK) {
+        client_close(l);
+        return error_set(err, ST_NOMEM, "no memory for a ledger in Redis");
+    }
+    *client = (struct ledger_client){&calls, l};
+    return ST_OK;
+}
+
+enum status ledger_redis_open(const struct redis_target *target, struct ledger_client *client, struct error *err)
+{
+    struct ledger_client made;
     uint32_t node = 0;
-    if (status == ST_OK) status = redis_link_route(l->link, redis_slot(DIRECTORY_LINES_KEY), &node, err);
+    TRY(ledger_redis_create(target, &made, err));
+    struct ledger_redis *l = made.state;
+    enum status status = redis_link_route(l->link, redis_slot(DIRECTORY_LINES_KEY), &node, err);
     if (status != ST_OK) {
         client_close(l);
         return status == ST_AGAIN ? ST_IO : status;
     }
-    *client = (struct ledger_client){&calls, l};
+    *client = made;
     return ST_OK;
 }

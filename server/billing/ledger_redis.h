@@ -20,6 +20,10 @@ enum { LEDGER_KEY_MAX = 48, APPLY_SEND_MAX = 128 /* records of one call; ledger.
 NODISCARD enum status ledger_redis_open(const struct redis_target *target, struct ledger_client *client,
                                         struct error *err);
 
+/* The same, but connects with the first call that needs it: for a server that must start without Redis. ST_NOMEM. */
+NODISCARD enum status ledger_redis_create(const struct redis_target *target, struct ledger_client *client,
+                                          struct error *err);
+
 /* For redis_link_create: the library and the settings of a node. */
 NODISCARD enum status ledger_redis_prepare(void *state, struct redis_link *link, uint32_t node, struct error *err);
 

@@ -442,15 +442,26 @@ void meter_stop(struct meter *m)
     m->stopped = true;
 }
 
+void meter_finish(struct meter *m)
+{
+    meter_stop(m);
+    CHECK(m->ports == NULL);
+    meter_release_leases(m);
+    if (meter_failed(m)) return;
+    (void)do_round(m);
+    pthread_mutex_lock(&m->work);
+    if (journal_sync(m->journal) == ST_OK) {
+        atomic_store(&m->durable_lsn, journal_durable_lsn(m->journal));
+        if (m->durable) m->durable(m->durable_state, journal_durable_lsn(m->journal));
+        m->ledger_due = true;
+        if (meter_follow(m) == ST_OK) meter_save_ledger(m, true);
+    }
+    pthread_mutex_unlock(&m->work);
+}
+
 void meter_destroy(struct meter *m)
 {
     if (!m) return;
     meter_stop(m);
-    CHECK(m->ports == NULL);
-    meter_release_leases(m);
-    if (!meter_failed(m)) {
-        (void)do_round(m);
-        meter_save_ledger(m, true);
-    }
     meter_free(m);
 }

@@ -67,9 +67,11 @@ struct meter_config {
 NODISCARD enum status meter_create(const struct meter_config *config, struct meter **meter,
                                    struct journal_report *report, struct error *err);
 /* Ends the thread; from here meter_poll does its work on the caller's thread, so that engines stopped after this call
- * can still be emptied (order: meter_stop, engine_stop, meter_poll until empty, meter_port_close, meter_destroy). */
+ * can still be emptied (order: meter_stop, engine_stop, meter_poll until empty, meter_port_close, meter_finish,
+ * meter_destroy). */
 void meter_stop(struct meter *meter);
-/* Gives leases back, commits, closes. All ports are closed. */
+/* All ports are closed: gives leases back and commits. After it nothing more becomes durable. */
+void meter_finish(struct meter *meter);
 void meter_destroy(struct meter *meter);
 
 /* One engine's events. io thread. close: before engine_stop of an engine that others outlive; nothing may be in it. */

@@ -114,6 +114,7 @@ enum status meter_follow(struct meter *m)
     struct error err = {""};
     enum status status = ledger_store_follow(m->store, durable_lsn, &events, &err);
     if (status != ST_OK) log_line(LOG_ERROR, "billing", "ledger: %s", err.message);
+    billing_stats_set(&m->config.stats->ledger_reachable, status == ST_OK);
     m->ledger_due = durable_lsn < journal_lsn(m->journal);
     return status == ST_NOMEM ? ST_OK : status; /* asked again in the next round */
 }
