@@ -30,5 +30,7 @@ struct disk {
 
 /* The machine's. Static. */
 const struct disk *disk_system(void);
+/* Puts another in its place, for a test of the whole process: before any thread asks for it. NULL: the machine's. */
+void disk_system_set(const struct disk *disk);
 
 #endif

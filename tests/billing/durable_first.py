@@ -18,7 +18,7 @@ from harness import Folder, make_node, write_keys, write_prices
 from oracle import request_hash
 
 SERVER = sys.argv[1]
-SYNC_US, STREAMS, TOKENS = 20000, 8, 24
+SYNC_US, STREAMS, TOKENS = 20000, 8, 40
 
 
 class Disk:
@@ -46,7 +46,8 @@ class Disk:
         written = [ended for file in files for start, stop, ended in self.writes[file] if start <= at and at + length <= stop]
         if not written:
             return None
-        ends = [ended for file in files for begun, ended in self.syncs[file] if begun >= min(written)]
+        last = max(written) # the first is the zeros that the segment was made of
+        ends = [ended for file in files for begun, ended in self.syncs[file] if begun >= last]
         return min(ends) if ends else None
 
 
@@ -78,7 +79,7 @@ def run(mode):
         key = open(keys).readline().strip().split(":")[1]
         node = make_node(SERVER, "node", folder, ["--api-key-file", keys, "--prices", prices, "--journal-mode", mode, "--journal-segment-bytes",
                                                   "64Ki"],
-                         {"NULL_STEP_US": 2000, "NULL_SYNC_US": SYNC_US, "NULL_SYNC_PROTOCOL": protocol})
+                         {"NULL_STEP_US": 8000, "NULL_SYNC_US": SYNC_US, "NULL_SYNC_PROTOCOL": protocol})
         node.start()
         arrivals = {f"durable-{i}": [] for i in range(STREAMS)}
         threads = [threading.Thread(target=stream, args=(node.port, key, name, arrivals[name])) for name in arrivals]
@@ -116,7 +117,14 @@ def test_no_token_leaves_before_its_step_is_durable():
     early, tokens, early_finals, margin, syncs = run("step")
     print(f"     {tokens} ids, {syncs} syncs of {SYNC_US / 1000} ms, the closest id came {margin / 1e6:.3f} ms after its sync")
     assert early == 0 and early_finals == 0, f"{early} of {tokens} ids and {early_finals} usages came before they were durable"
-    assert syncs >= TOKENS, "too few syncs: the steps were not committed one by one"
+    assert margin < 20e6 and syncs > 6, "the ids came long after their syncs: this run could not tell the one from the other"
+
+
+def test_usage_waits_for_its_final_in_group_mode():
+    """Tokens leave when they are written; the usage leaves when its FINAL is on disk (J4)."""
+    early, tokens, early_finals, _, _ = run("group:300")
+    assert early > tokens / 2, "the tokens waited for the group: then the usage had nothing to wait for"
+    assert early_finals == 0, f"{early_finals} of {STREAMS} usages came before they were durable"
 
 
 def test_the_comparison_sees_early_tokens():

@@ -1,4 +1,4 @@
-/* See slow_disk.h. Every call is handed to disk_system(). */
+/* See slow_disk.h. Every call is handed to the machine's. */
 #include "tests/support/slow_disk.h"
 
 #include "runtime/base/check.h"
@@ -12,6 +12,7 @@
 enum { FDS_MAX = 4096 };
 
 static struct {
+    const struct disk *base; /* the machine's */
     struct disk table;
     uint64_t sync_ns;
     FILE *protocol;
@@ -40,7 +41,7 @@ static void end_line(void)
 
 static int slow_open(void *state, const char *path, enum disk_open how)
 {
-    const struct disk *disk = disk_system();
+    const struct disk *disk = slow.base;
     int fd = disk->open(disk->state, path, how);
     (void)state;
     if (fd < 0 || fd >= FDS_MAX) return fd;
@@ -53,7 +54,7 @@ static int slow_open(void *state, const char *path, enum disk_open how)
 
 static int64_t slow_write_at(void *state, int fd, const void *bytes, size_t length, uint64_t offset)
 {
-    const struct disk *disk = disk_system();
+    const struct disk *disk = slow.base;
     uint64_t file = file_of(fd), begun_ns = now_ns();
     int64_t written = disk->write_at(disk->state, fd, bytes, length, offset);
     uint64_t ended_ns = now_ns();
@@ -69,7 +70,7 @@ static int64_t slow_write_at(void *state, int fd, const void *bytes, size_t leng
 
 static int slow_sync(void *state, int fd)
 {
-    const struct disk *disk = disk_system();
+    const struct disk *disk = slow.base;
     uint64_t file = file_of(fd), begun_ns = now_ns();
     struct timespec pause = {(time_t)(slow.sync_ns / NS_PER_S), (long)(slow.sync_ns % NS_PER_S)};
     (void)nanosleep(&pause, NULL);
@@ -85,7 +86,7 @@ static int slow_sync(void *state, int fd)
 
 static int slow_rename(void *state, const char *from, const char *to)
 {
-    const struct disk *disk = disk_system();
+    const struct disk *disk = slow.base;
     int result = disk->rename(disk->state, from, to);
     (void)state;
     (void)pthread_mutex_lock(&slow.lock);
@@ -96,7 +97,8 @@ static int slow_rename(void *state, const char *from, const char *to)
 
 const struct disk *slow_disk(uint64_t sync_ns, const char *protocol_path)
 {
-    slow.table = *disk_system();
+    slow.base = disk_system();
+    slow.table = *slow.base;
     slow.sync_ns = sync_ns;
     slow.protocol = protocol_path ? fopen(protocol_path, "a") : NULL;
     CHECK(!protocol_path || slow.protocol);

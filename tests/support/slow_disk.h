@@ -11,7 +11,7 @@
 
 #include <stdint.h>
 
-/* sync_ns: what each sync takes longer. protocol_path: NULL for none. Valid until the process ends. */
+/* sync_ns: what each sync takes longer. protocol_path: NULL for none. Put it in place with disk_system_set. */
 const struct disk *slow_disk(uint64_t sync_ns, const char *protocol_path);
 
 #endif
