@@ -12,12 +12,13 @@ import sys
 import time
 
 import check_faults
+import check_journal
 import check_rules
 from redis_tools import end_servers
 from vectors import DRIVER
 
-TESTS = {name[5:]: f for m in (check_rules, check_faults) for name, f in vars(m).items() if name.startswith('test_')}
-QUICK = ('edges', 'happy', 'numbers', 'parallel', 'orders', 'memory', 'kill', 'aofcut')
+TESTS = {name[5:]: f for m in (check_rules, check_faults, check_journal) for name, f in vars(m).items() if name.startswith('test_')}
+QUICK = ('journal', 'edges', 'happy', 'numbers', 'parallel', 'orders', 'memory', 'kill', 'aofcut')
 
 
 def main():
