@@ -20,7 +20,8 @@ static const bill_fn functions[BILL_COMMANDS] = {
     [BILL_INIT] = bill_init,     [BILL_ACCOUNT] = bill_account_verb, [BILL_KEY] = bill_key_verb,
     [BILL_TOPUP] = bill_topup,   [BILL_VOID] = bill_topup,           [BILL_BALANCE] = bill_balance,
     [BILL_REAP] = bill_reap,     [BILL_USAGE] = bill_usage,          [BILL_AUDIT] = bill_audit,
-    [BILL_EXPORT] = bill_export,
+    [BILL_EXPORT] = bill_export, [BILL_REPLAY] = bill_replay,        [BILL_REBUILD] = bill_rebuild,
+    [BILL_ADOPT] = bill_adopt,   [BILL_REPAIR] = bill_repair,
 };
 
 static int run(const struct bill_options *options, struct buf *out, struct buf *note)

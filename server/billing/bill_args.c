@@ -58,11 +58,14 @@ static const struct {
                      "Opens the journal as a start of its server would, which closes what the crash left open, and "
                      "applies to the ledger what it does not have. Refused while a server has the folder.",
                      NULL, 1, 1, "folder"},
-    [BILL_REBUILD] = {"rebuild", "fill a new ledger from journals and orders",
-                      "FOLDER.. (--redis URL | --output FILE) [--orders FILE] [--uuid UUID]",
-                      "Applies the orders and every record of the journals, archives included, to an empty ledger. "
-                      "--output writes the ledger of a single node (ledger.snap).",
-                      NULL, 1, BILL_NAMES_MAX, "folder"},
+    [BILL_REBUILD] =
+        {"rebuild", "fill a new ledger from journals and orders",
+         "FOLDER.. --redis URL [--orders FILE] [--archive FOLDER] | FOLDER",
+         "With --redis: gives an empty Redis the ledger's identity, then applies the orders of --orders and "
+         "every record of the journals, archives included. Without: makes the ledger of one folder anew "
+         "from its frames alone, in place of its snapshots, and says whether it is the one that was there. "
+         "Stop the servers first.",
+         NULL, 1, BILL_NAMES_MAX, "folder"},
     [BILL_EXPORT] =
         {"export", "write records as JSON lines or CSV", "FOLDER.. [--format jsonl|csv] [--output FILE]",
          "One line a record, in the order of the journal, with every field that a bill may need; no text of "
@@ -72,10 +75,10 @@ static const struct {
                     "For a folder that was restored from a backup or copied from another node: what it wrote so far "
                     "stays, and what it writes from now on has a new producer id. Stop its server first.",
                     NULL, 1, 1, "folder"},
-    [BILL_REPAIR] = {"repair", "cut a damaged journal behind its last whole frame", "FOLDER [--force]",
-                     "Says what is damaged and what would be lost. With --force it cuts; the damaged file is kept "
-                     "beside the new one as *.damaged.",
-                     NULL, 1, 1, "folder"},
+    [BILL_REPAIR] =
+        {"repair", "cut a damaged journal behind its last whole frame", "FOLDER [--force]",
+         "Says what is damaged and what would be lost. With --force it cuts; what is cut is kept beside it as *.cut-N.",
+         NULL, 1, 1, "folder"},
     [BILL_REAP] = {"reap", "end late leases and expired packages", "ACCOUNT..", "", NULL, 1, BILL_NAMES_MAX, "account"},
     [BILL_PROBE] = {"probe", "send known requests to a server and check the bill",
                     "URL --account NAME (--server ADMIN_URL | --redis URL)",
@@ -116,7 +119,8 @@ static const struct {
     {"ca-file", TEXT, AT(ca_file), NONE, ON_LEDGER | OF(PROBE), "FILE",
      "Certificates that an https server's own must lead to, PEM."},
     {"json", FLAG, AT(json), NONE, EVERY, NULL, "Machine-readable output; amounts in micro-tokens (units)."},
-    {"uuid", TEXT, AT(uuid), NONE, OF(INIT) | OF(REBUILD), "UUID", "The identity to give; without it a random one."},
+    {"uuid", TEXT, AT(uuid), NONE, OF(INIT) | OF(REBUILD) | OF(ADOPT), "UUID",
+     "The ledger's identity; without it a new one (init), or that of the folder."},
     {"order", TEXT, AT(order), NONE, BY_ORDER | OF(ACCOUNT), "ID",
      "Your own id of this change, 1 to 64 of A-Z a-z 0-9 _ . : -"},
     {"tokens", TOKENS, AT(units), AT(units_given), OF(TOPUP), "N", "How many tokens, with k, M, G or T if you like."},
@@ -147,14 +151,14 @@ static const struct {
     {"bill-utc-offset", OFFSET, AT(utc_offset_s), AT(utc_offset_given), OF(AUDIT) | OF(USAGE) | OF(REPLAY), "+HH:MM",
      "Of billing months and days, as given to the server."},
     {"format", TEXT, AT(format), NONE, OF(EXPORT), "FORMAT", "jsonl (default) or csv."},
-    {"output", TEXT, AT(output), NONE, OF(EXPORT) | OF(REBUILD), "FILE",
+    {"output", TEXT, AT(output), NONE, OF(EXPORT), "FILE",
      "Written whole or not at all, and on disk when the command ends; must not exist."},
     {"trim", FLAG, AT(trim), NONE, OF(EXPORT), NULL,
      "Remove from the log of --redis what was exported, after --output is on disk."},
     {"orders", TEXT, AT(orders), NONE, OF(REBUILD), "FILE",
      "Orders as JSON lines, oldest first, as `topup --json` "
      "prints them."},
-    {"force", FLAG, AT(force), NONE, OF(REPAIR) | OF(ADOPT), NULL, "Do it."},
+    {"force", FLAG, AT(force), NONE, OF(REPAIR), NULL, "Do it."},
     {"grace", NUMBER, AT(grace_s), NONE, OF(REAP), "SECONDS", "Leases that ended longer ago than this; default 300."},
     {"api-key-file", TEXT, AT(api_key_file), NONE, OF(PROBE), "FILE", "The first line is the API key to send with."},
     {"model", TEXT, AT(model), NONE, OF(PROBE) | OF(USAGE) | OF(EXPORT), "NAME", "The model."},

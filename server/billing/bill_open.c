@@ -3,7 +3,10 @@
 
 #include "runtime/base/file.h"
 #include "runtime/base/mem.h"
+#include "server/billing/journal_reader.h"
 #include "server/billing/ledger_http.h"
+#include "server/billing/ledger_redis.h"
+#include "server/billing/ledger_store.h"
 
 #include <string.h>
 
@@ -41,6 +44,72 @@ static enum status open_server(struct bill *bill, struct error *err)
     return ledger_http_open(options->server, bill->secret, options->ca_file, &bill->ledger, err);
 }
 
+enum status bill_redis_target(const struct bill *bill, struct redis_target **target, struct error *err)
+{
+    const struct bill_options *options = bill->options;
+    struct redis_settings settings = {.url = options->redis,
+                                      .password = options->redis_password,
+                                      .password_file = options->redis_password_file,
+                                      .ca_file = options->redis_ca_file,
+                                      .cert_file = options->redis_cert_file,
+                                      .key_file = options->redis_key_file};
+    struct redis_target *made = mem_alloc(1, sizeof *made);
+    if (!made) return error_set(err, ST_NOMEM, "%s", status_text(ST_NOMEM));
+    enum status status = redis_target_read(&settings, made, err);
+    if (status == ST_OK)
+        *target = made;
+    else
+        mem_free(made);
+    return status;
+}
+
+static enum status open_redis(struct bill *bill, struct error *err)
+{
+    TRY(bill_redis_target(bill, &bill->redis, err));
+    return ledger_redis_open(bill->redis, &bill->ledger, err);
+}
+
+enum { SEGMENT_BYTES_DEFAULT = 64 << 20 };
+
+enum status bill_journal_config(const struct bill *bill, const char *folder, const char *uuid,
+                                char own_uuid[LEDGER_UUID_CHARS + 1], struct journal_config *config, struct error *err)
+{
+    uint32_t count = 0;
+    struct segment_info *segments = mem_alloc(BILL_SEGMENTS_MAX, sizeof *segments);
+    if (!segments) return error_set(err, ST_NOMEM, "%s", status_text(ST_NOMEM));
+    *config = (struct journal_config){.disk = bill->disk,
+                                      .clock = bill->clock,
+                                      .folder = folder,
+                                      .fallback = bill->options->fallback,
+                                      .uuid = uuid,
+                                      .mode = COMMIT_STEP,
+                                      .segment_bytes = SEGMENT_BYTES_DEFAULT,
+                                      .utc_offset_s = bill->options->utc_offset_s};
+    enum status status =
+        journal_segments(bill->disk, folder, bill->options->fallback, segments, BILL_SEGMENTS_MAX, &count, err);
+    if (status == ST_NOTFOUND && uuid) status = ST_OK; /* it will be made */
+    if (status == ST_OK && count > 0) {
+        config->segment_bytes = segments[count - 1].bytes;
+        if (!uuid) memcpy(own_uuid, segments[count - 1].uuid, LEDGER_UUID_CHARS + 1), config->uuid = own_uuid;
+    } else if (status == ST_OK && !uuid) {
+        status = error_set(err, ST_NOTFOUND, "%.300s holds no journal", folder);
+    }
+    mem_free(segments);
+    return status;
+}
+
+static enum status open_journal(struct bill *bill, struct error *err)
+{
+    char uuid[LEDGER_UUID_CHARS + 1];
+    struct journal_config config;
+    TRY(bill_journal_config(bill, bill->options->journal, bill->new_uuid, uuid, &config, err));
+    enum status status = ledger_store_client_open(&config, &bill->ledger, err);
+    if (status == ST_AGAIN)
+        return error_set(err, ST_AGAIN, "%.300s: a server has this folder open: use its admin port (--server URL)",
+                         bill->options->journal);
+    return status;
+}
+
 bool bill_names_ledger(const struct bill *bill)
 {
     return bill->options->redis || bill->options->journal || bill->options->server;
@@ -50,6 +119,8 @@ enum status bill_open_ledger(struct bill *bill, struct error *err)
 {
     const struct bill_options *options = bill->options;
     if (options->server) return open_server(bill, err);
+    if (options->redis) return open_redis(bill, err);
+    if (options->journal) return open_journal(bill, err);
     return error_set(err, ST_INVAL,
                      "say where the ledger is: --redis URL, --server URL (its admin port) or --journal FOLDER");
 }
@@ -58,5 +129,7 @@ void bill_close_ledger(struct bill *bill)
 {
     if (bill->ledger.calls) bill->ledger.calls->close(bill->ledger.state);
     bill->ledger.calls = NULL;
+    mem_free(bill->redis);
+    bill->redis = NULL;
     memset(bill->secret, 0, sizeof bill->secret);
 }

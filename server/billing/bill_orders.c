@@ -66,18 +66,26 @@ enum status bill_init(struct bill *bill, int *exit_code, struct error *err)
     char uuid[LEDGER_UUID_CHARS + 1], there[LEDGER_UUID_CHARS + 1];
     enum ledger_answer answer = LEDGER_OK;
     const char *wanted = bill->options->uuid;
-    TRY(bill_open_ledger(bill, err));
     if (wanted) TRY((*exit_code = BILL_USAGE_ERROR, check_uuid(wanted, err)));
     *exit_code = BILL_REFUSED;
-    TRY(bill->ledger.calls->uuid(bill->ledger.state, there, err));
-    if (there[0] && !wanted)
-        return error_set(err, ST_INVAL, "there is a ledger already: %s; nothing was changed", there);
     if (wanted)
         memcpy(uuid, wanted, sizeof uuid);
     else
         make_uuid(uuid);
+    enum status status = bill_open_ledger(bill, err);
+    if (status == ST_NOTFOUND && bill->options->journal) { /* a folder without a journal gets one */
+        bill->new_uuid = uuid;
+        status = bill_open_ledger(bill, err);
+    }
+    TRY(status);
+    TRY(bill->ledger.calls->uuid(bill->ledger.state, there, err));
+    if (there[0] && !wanted && !bill->new_uuid)
+        return error_set(err, ST_INVAL, "there is a ledger already: %s; nothing was changed", there);
     TRY(bill->ledger.calls->init(bill->ledger.state, uuid, &answer, err));
-    TRY(answered(bill, answer, uuid, exit_code, err));
+    if (!bill->new_uuid) TRY(answered(bill, answer, uuid, exit_code, err));
+    if (bill->new_uuid && !bill->options->json)
+        buf_append_format(bill->out, "%s: a new ledger, its journal is in %s\n", uuid, bill->options->journal);
+    *exit_code = BILL_DONE;
     if (bill->options->json)
         buf_append_format(bill->out, "{\"object\":\"billing.ledger\",\"uuid\":\"%s\",\"answer\":\"%s\"}\n", uuid,
                           ledger_answer_name(answer));

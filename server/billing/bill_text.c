@@ -358,6 +358,7 @@ static void append_padded(struct buf *out, const char *text, size_t width, bool 
     for (size_t i = 0; right && i < pad; i++) buf_append_char(out, ' ');
     buf_append_text(out, text);
     for (size_t i = 0; !right && !last && i < pad; i++) buf_append_char(out, ' ');
+    while (last && out->length > 0 && out->data[out->length - 1] == ' ') out->length--;
     buf_append_text(out, last ? "\n" : "  ");
 }
 
