@@ -21,7 +21,7 @@ static const bill_fn functions[BILL_COMMANDS] = {
     [BILL_TOPUP] = bill_topup,   [BILL_VOID] = bill_topup,           [BILL_BALANCE] = bill_balance,
     [BILL_REAP] = bill_reap,     [BILL_USAGE] = bill_usage,          [BILL_AUDIT] = bill_audit,
     [BILL_EXPORT] = bill_export, [BILL_REPLAY] = bill_replay,        [BILL_REBUILD] = bill_rebuild,
-    [BILL_ADOPT] = bill_adopt,   [BILL_REPAIR] = bill_repair,
+    [BILL_ADOPT] = bill_adopt,   [BILL_REPAIR] = bill_repair,        [BILL_PROBE] = bill_probe,
 };
 
 static int run(const struct bill_options *options, struct buf *out, struct buf *note)
@@ -30,8 +30,7 @@ static int run(const struct bill_options *options, struct buf *out, struct buf *
     struct bill bill = {
         .options = options, .disk = disk_system(), .clock = clock_system(), .out = out, .note = note, .flush = flush};
     int code = BILL_REFUSED;
-    enum status status = functions[options->command] ? functions[options->command](&bill, &code, &err)
-                                                     : error_set(&err, ST_NOTFOUND, "this build does not have it");
+    enum status status = functions[options->command](&bill, &code, &err);
     bill_close_ledger(&bill);
     struct error lost = {""};
     enum status written = flush(out, &lost);

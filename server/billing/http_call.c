@@ -51,18 +51,25 @@ static enum status add_header(struct curl_slist **headers, const char *line)
     return ST_OK;
 }
 
+static enum status add_value(struct curl_slist **headers, const char *name, const char *value)
+{
+    struct buf line;
+    buf_init(&line, 0);
+    buf_append_text(&line, name);
+    buf_append_text(&line, value);
+    buf_append_char(&line, '\0');
+    enum status status = buf_ok(&line) ? add_header(headers, line.data) : ST_NOMEM;
+    if (line.data) memset(line.data, 0, line.capacity);
+    buf_free(&line);
+    return status;
+}
+
 static enum status add_headers(const struct http_call *call, const char *json, struct curl_slist **headers)
 {
     if (json) TRY(add_header(headers, "Content-Type: application/json"));
     TRY(add_header(headers, "Expect:")); /* no waiting for 100 */
-    if (!call->bearer) return ST_OK;
-    struct buf line;
-    buf_init(&line, 0);
-    buf_append_format(&line, "Authorization: Bearer %s", call->bearer);
-    buf_append_char(&line, '\0');
-    enum status status = buf_ok(&line) ? add_header(headers, line.data) : ST_NOMEM;
-    buf_free(&line);
-    return status;
+    if (call->bearer) TRY(add_value(headers, "Authorization: Bearer ", call->bearer));
+    return call->idempotency_key ? add_value(headers, "Idempotency-Key: ", call->idempotency_key) : ST_OK;
 }
 
 static CURLcode perform(struct http_call *call, const char *url, const char *json, struct curl_slist *headers,
@@ -99,7 +106,7 @@ enum status http_call_run(struct http_call *call, const char *base, const char *
     struct buf url;
     long http_status = 0;
     size_t length = strlen(base);
-    if (call->bearer && !is_clean(call->bearer))
+    if ((call->bearer && !is_clean(call->bearer)) || (call->idempotency_key && !is_clean(call->idempotency_key)))
         return error_set(err, ST_INVAL, "the key has white space or control characters in it");
     while (length > 0 && base[length - 1] == '/') length--;
     buf_init(&url, 0);

@@ -11,10 +11,11 @@
 enum { HTTP_CALL_ANSWER_BYTES_MAX = 64 * 1024 * 1024, HTTP_CALL_TIMEOUT_MS = 30000 };
 
 struct http_call {
-    void *curl;          /* own */
-    const char *ca_file; /* PEM, or NULL: the system's */
-    const char *bearer;  /* sent as Authorization, or NULL; must have no control characters */
-    uint32_t timeout_ms; /* of a whole call; 0: HTTP_CALL_TIMEOUT_MS */
+    void *curl;                  /* own */
+    const char *ca_file;         /* PEM, or NULL: the system's */
+    const char *bearer;          /* sent as Authorization, or NULL; must have no control characters */
+    const char *idempotency_key; /* sent as Idempotency-Key, or NULL */
+    uint32_t timeout_ms;         /* of a whole call; 0: HTTP_CALL_TIMEOUT_MS */
 };
 
 /* ST_NOMEM. ca_file, bearer and timeout_ms are the caller's to fill in. */
