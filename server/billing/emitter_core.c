@@ -8,8 +8,10 @@
 #include <string.h>
 
 enum { NO_SLOT = UINT32_MAX };
-/* A stopped partition is tried again: the ledger may have been rebuilt or repaired. The hello changes nothing. */
-#define STOPPED_RETRY_NS (10 * NS_PER_S)
+/* A stopped partition is tried again: the ledger may have been rebuilt or repaired. The hello changes nothing, but
+ * where histories differ it makes us read the journal again. */
+#define STOPPED_RETRY_NS (3 * NS_PER_S)
+#define HISTORY_RETRY_NS (15 * NS_PER_S)
 /* An answer that brings nothing forward is not repeated at once. */
 #define STILL_RETRY_NS (NS_PER_S)
 /* A partition without traffic asks where the ledger stands: it may have lost writes, or its identity, in a failover
@@ -164,7 +166,9 @@ static void stop(struct emitter_core *c, uint16_t partition, enum emitter_stop w
     p->lost = false;
     p->trouble_ns = 0;
     /* fenced or damaged: nothing that happens elsewhere mends it */
-    p->retry_ns = why == STOP_FENCED || why == STOP_DAMAGE ? UINT64_MAX : now_ns + STOPPED_RETRY_NS;
+    bool history = why == STOP_CONFLICT || why == STOP_BEHIND || why == STOP_HISTORY;
+    p->retry_ns = why == STOP_FENCED || why == STOP_DAMAGE ? UINT64_MAX
+                                                           : now_ns + (history ? HISTORY_RETRY_NS : STOPPED_RETRY_NS);
     drop(c, p);
     if (p->stop == why) return;
     p->stop = why;

@@ -1,6 +1,7 @@
 /* A journal that is written and an emitter behind it, steered by lines on standard input. For the tests of this folder.
  *
  *   emit_journal URL FOLDER UUID [segment=BYTES] [window=RECORDS] [replicas=N] [ca=FILE] [accounts=N]
+ *                [timeout=MS]
  *
  * In:  write N [BATCH]     N requests over the accounts, one commit for each BATCH (default 32)
  *      grant ACCOUNT WANT  a grant
@@ -245,6 +246,8 @@ int main(int argc, char **argv)
                                            .group_ms = 1,
                                            .segment_bytes = segment_bytes};
     static struct journal_report report;
+    for (int i = 4; i < argc; i++)
+        if (strncmp(argv[i], "timeout=", 8) == 0) target.timeout_ms = (uint32_t)strtoul(argv[i] + 8, NULL, 10);
     if (journal_open(&journal, &world.journal, &report, &err) != ST_OK) die("journal", &err);
     config.target = &target;
     config.uuid = argv[3];

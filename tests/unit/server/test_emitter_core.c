@@ -463,7 +463,7 @@ static void test_emitter_core_answers(void **state)
         core_answer(w.core, p, &reply, w.now_ns);
         assert_stopped(&w, p, rows[i].stop, rows[i].refuses);
         assert_false(core_next(w.core, p, w.now_ns, &batch));
-        w.now_ns += 11 * NS_PER_S;
+        w.now_ns += 16 * NS_PER_S;
         assert_int_equal(core_wants(w.core, p, w.now_ns), rows[i].again);
         core_lost(w.core, p, w.now_ns, w.now_ns);
         assert_int_equal(core_wants(w.core, p, w.now_ns), rows[i].again);
