@@ -32,8 +32,9 @@
 --   m:<yyyymm>:<acct>  hash, model class k: c<k>.im .ih .ou .un .n, waived .wi .wo .wn; absent means 0
 -- and mr:{dir}:lines (hash: id -> line), mr:{dir}:version (hash: v)
 --
--- Speed: a call of Redis from Lua costs more than all else here, so an account is read in one HMGET once the names of
--- its packages are known; of more than BLOCK packages only the leases are, then as many packages as the record needs.
+-- Speed: a call of Redis from Lua and the check of a number cost more than all else here. So an account is read in one
+-- HMGET once the names of its packages are known: its leases, the first BLOCK packages, of the others whether anything
+-- is free; and then only packages that the record needs.
 
 local VERSION = 1                     -- of this file: ledger_lua.h has it too; an older library is loaded anew
 local SCHEMA  = '1'                   -- of the keys: another one is another library
@@ -44,17 +45,23 @@ local U32     = 4294967295            -- token counts of a record
 local VALID   = 86400000              -- longest lease, ms
 local BATCH   = 256                   -- records of a call
 local PKGS    = 256                   -- unsettled packages of an account
-local BLOCK   = 8                     -- packages read at a time
+local BLOCK   = 2                     -- packages read at a time
 local STRIDE  = 13                    -- ARGV per record
 local LINE    = 65536                 -- bytes of a directory line
 local ZERO8   = '0000000000000000'    -- hash8 before the first record
 
 -- ------------------------------------------------------------------------------------------------------ numbers
 -- An argument: canonical decimal < 2^53, as a number; nil otherwise.
+-- `read_before` spares the check of what this call has seen already: masks, expiries and times come again and again.
+local read_before = {}
+
 local function int(s)
+  local n = read_before[s or '']
+  if n then return n end
   if not s or #s > 16 or not (s == '0' or string.find(s, '^[1-9]%d*$')) then return nil end
-  local n = tonumber(s)
+  n = tonumber(s)
   if n > MAX then return nil end
+  read_before[s] = n
   return n
 end
 
@@ -95,8 +102,8 @@ local function fill(e, v, o)
   return e.av and e.rs and e.us and e.xp and e.ef and e.ex and e.mk and e.rs >= e.le
 end
 
--- Reads packages [from, to] of the account that were not read yet, or of all of them those that it leases. false when
--- one is damaged.
+-- Reads packages [from, to] of the account that were not read yet, or of these those that it leases. false when one is
+-- damaged.
 local function read(acct, from, to, leased)
   local list, names = {}, {}
   for i = from, math.min(to, #acct.pk) do
@@ -128,22 +135,22 @@ local function load(A, prod, known)
       ids[#ids + 1] = id
       names[#names + 1] = lease .. id
     end
-    if #ids <= BLOCK then
-      for _, id in ipairs(ids) do
-        for f = 1, #FIELDS do names[#names + 1] = id .. FIELDS[f] end
-      end
+    for i = 1, math.min(#ids, BLOCK) do
+      for f = 1, #FIELDS do names[#names + 1] = ids[i] .. FIELDS[f] end
     end
+    for i = BLOCK + 1, #ids do names[#names + 1] = ids[i] .. '.av' end
     names.ids = ids
     known[A] = names
   end
   local v, n = redis.pcall('HMGET', A, unpack(names)), #names.ids
+  local free = 3 + n + math.min(n, BLOCK) * (#FIELDS - 1)    -- v[free + i]: free units of package i > BLOCK
   if v.err or not num0(v[2]) or not num0(v[3]) then return nil end
   local acct = { key = A, st = v[1], pk = {}, leased = 0 }
   for i, id in ipairs(names.ids) do
     local s = v[3 + i]
-    local e = { id = id, le = s and int(s) or 0, le_s = s }
+    local e = { id = id, le = s and int(s) or 0, le_s = s, empty = i > BLOCK and v[free + i] == '0' }
     if s and not int(s) then return nil end
-    if n <= BLOCK and not fill(e, v, 3 + n + (i - 1) * #FIELDS) then return nil end
+    if i <= BLOCK and not fill(e, v, 3 + n + (i - 1) * #FIELDS) then return nil end
     acct.leased = acct.leased + e.le
     acct.pk[i] = e
   end
@@ -151,14 +158,15 @@ local function load(A, prod, known)
   return acct
 end
 
--- Calls take(e, q) for the free units of packages in order of use until `need` is met; returns what is left, or nil.
-local function from_free(acct, mclass, t, need, take)
+-- Adds free units of packages to the plan, in order of use, until `need` is met; returns what is left of it, or nil
+-- when a package is damaged.
+local function plan_free(plan, acct, mclass, t, need, from)
   for i, e in ipairs(acct.pk) do
     if need <= 0 then break end
-    if not e.read and not read(acct, i, i + BLOCK - 1) then return nil end
-    if e.av > 0 and serves(e, mclass) and live(e, t) then
+    if not e.read and not e.empty and not read(acct, i, i) then return nil end
+    if e.read and e.av > 0 and serves(e, mclass) and live(e, t) then
       local q = math.min(e.av, need)
-      take(e, q)
+      plan[#plan + 1] = { e.id, from, q }
       need = need - q
     end
   end
@@ -169,27 +177,26 @@ end
 -- overage: usage is a fact and never refused (L2). nil when a package is damaged.
 local function plan_use(acct, mclass, t, units)
   local plan, need = {}, units
-  for _, e in ipairs(acct.pk) do
-    if need > 0 and e.le > 0 and serves(e, mclass) then
-      local q = math.min(e.le, need)
-      plan[#plan + 1] = { e.id, 'L', q }
-      need = need - q
+  if acct.leased > 0 then
+    for _, e in ipairs(acct.pk) do
+      if need > 0 and e.le > 0 and serves(e, mclass) then
+        local q = math.min(e.le, need)
+        plan[#plan + 1] = { e.id, 'L', q }
+        need = need - q
+      end
     end
   end
-  need = from_free(acct, mclass, t, need, function(e, q) plan[#plan + 1] = { e.id, 'A', q } end)
+  need = plan_free(plan, acct, mclass, t, need, 'A')
   return need and plan, need
 end
 
 -- What a grant takes from free units: up to `want`, nothing when less than `least`. nil when a package is damaged.
 local function plan_grant(acct, mclass, t, want, least)
-  local plan, got = {}, 0
+  local plan, need = {}, math.min(want, MAX - acct.leased)
   if acct.st ~= 'A' then return plan end
-  local left = from_free(acct, mclass, t, math.min(want, MAX - acct.leased), function(e, q)
-    plan[#plan + 1] = { e.id, 'G', q }
-    got = got + q
-  end)
+  local left = plan_free(plan, acct, mclass, t, need, 'G')
   if not left then return nil end
-  return got >= least and plan or {}
+  return need - left >= least and plan or {}
 end
 
 local function plan_text(plan)
@@ -287,6 +294,7 @@ end
 -- 1 unless the account is closed]...
 -- Records before the one that stopped the call stay applied, and the HWM says so.
 local function mr_apply(keys, argv)
+  read_before = {}
   local prod, epoch, n = argv[1], int(argv[2]), int(argv[4])
   local hs, hs_s, hh, dup, res, known, now = 0, '0', ZERO8, 0, {}, {}, nil
   local function reply(status) return { status, hs_s, hh, str(dup), unpack(res) } end
@@ -408,6 +416,7 @@ end
 
 -- ------------------------------------------------------------------------------------------------------ orders
 local function head(keys, argv)                              -- shared checks of mr_order, mr_account, mr_reap
+  read_before = {}
   local pre = prefix(keys)
   local id = pre and keys[3] and string.sub(keys[3], 1, #pre) == pre
              and string.match(string.sub(keys[3], #pre + 1), '^a:(%d+)$')
