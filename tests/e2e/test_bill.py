@@ -1,0 +1,274 @@
+"""millrace bill as a new user meets it: against a running server, a folder at rest, and Redis; what is told must agree
+everywhere, and nobody sees another's bill."""
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+
+from harness import BINARY, NAME, Server, free_port
+
+ADMIN = "admin-secret"
+KEYLESS = {k: v for k, v in os.environ.items() if not k.startswith("MILLRACE_") or k.startswith("MILLRACE_TEST_")}
+
+
+def bill(*words, expect=0, env=None):
+    """(stdout, stderr) of one call."""
+    done = subprocess.run([BINARY, "bill", *map(str, words)], capture_output=True, text=True, timeout=120,
+                          env={**KEYLESS, "MILLRACE_ADMIN_KEY": ADMIN, **(env or {})})
+    if done.returncode != expect:
+        raise AssertionError(f"bill {words}: {done.returncode}, expected {expect}\n{done.stdout}\n{done.stderr}")
+    return done.stdout, done.stderr
+
+
+def bill_json(*words, **more):
+    return json.loads(bill(*words, "--json", **more)[0])
+
+
+def chat(server, key, tokens=8, text="Say hi.", **more):
+    return server.post("/v1/chat/completions", {"model": NAME, "max_tokens": tokens, "temperature": 0,
+                                                "messages": [{"role": "user", "content": text}], **more},
+                       {"Authorization": f"Bearer {key}"})
+
+
+def wait_for(condition, what, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise AssertionError(f"never came: {what}")
+        time.sleep(0.05)
+
+
+class Billed(Server):
+    """A server that bills into folder, with an admin port."""
+
+    def __init__(self, folder, *options, **more):
+        self.admin_port = free_port()
+        self.at = ("--server", f"http://127.0.0.1:{self.admin_port}")
+        super().__init__("--journal", folder, "--admin-port", str(self.admin_port), "--enforce", "prepaid", "--journal-segment-bytes",
+                         "1Mi", *options, env={"MILLRACE_ADMIN_KEY": ADMIN}, **more)
+
+    def new_key(self, account):
+        bill("account", "create", account, *self.at)
+        key = bill("key", "create", "--account", account, *self.at)[0].strip()
+        wait_for(lambda: self.get("/v1/models", {"Authorization": f"Bearer {key}"})[0] == 200, "the key is known")
+        return key
+
+
+class Redis:
+    """A Redis as the server demands it, on a Unix socket of its own folder."""
+
+    def __enter__(self):
+        self.folder = tempfile.mkdtemp(prefix="millrace-redis-")
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}"
+        self.process = subprocess.Popen(
+            ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.folder, "--appendonly", "yes",
+             "--aof-load-truncated", "no", "--maxmemory-policy", "noeviction", "--save", ""], stdout=subprocess.DEVNULL)
+        wait_for(lambda: subprocess.run(["redis-cli", "-p", str(self.port), "ping"], capture_output=True).stdout == b"PONG\n",
+                 "Redis answers")
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        shutil.rmtree(self.folder)
+
+
+class Bill(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.mkdtemp(prefix="millrace-bill-")
+        self.addCleanup(shutil.rmtree, self.folder)
+        self.journal = os.path.join(self.folder, "journal")
+
+    def used(self, balance):
+        return balance["used_units"]
+
+    def test_a_new_user(self):
+        """Account, key, package; chat until it is used up; read, audit and export the bill, live and at rest."""
+        with Billed(self.journal) as server:
+            ada, bob = server.new_key("ada"), server.new_key("bob")
+            self.assertRegex(ada, r"^mr-[A-Za-z0-9_-]{43}$")
+            self.assertEqual(chat(server, ada)[0], 402)  # nothing yet
+            order = ("topup", "ada", "--tokens", "200", "--order", "o-1", *server.at)
+            self.assertEqual(bill_json(*order)["answer"], "OK")
+            self.assertEqual(bill_json(*order)["answer"], "DUP")
+            bill("topup", "ada", "--tokens", "201", "--order", "o-1", *server.at, expect=1)
+            bill("topup", "bob", "--tokens", "0.05k", "--order", "o-2", *server.at)
+            told = {"prompt_tokens": 0, "completion_tokens": 0, "requests": 0}
+            while True:
+                status, reply, _ = chat(server, ada)
+                if status != 200:
+                    break
+                told["requests"] += 1
+                for name in ("prompt_tokens", "completion_tokens"):
+                    told[name] += reply["usage"][name]
+            self.assertEqual((status, reply["error"]["code"]), (402, "insufficient_quota"))
+            self.assertGreater(told["requests"], 2)
+            units = (told["prompt_tokens"] + told["completion_tokens"]) * 1000000
+            self.assertLessEqual(units, 200 * 1000000)
+
+            balance = bill_json("balance", "ada", *server.at)
+            self.assertEqual((balance["used_units"], balance["overage_units"]), (units, 0))
+            month = bill_json("usage", "--account", "ada", *server.at)["data"][0]
+            self.assertEqual((month["input_tokens"], month["output_tokens"], month["num_model_requests"]),
+                             (told["prompt_tokens"], told["completion_tokens"], told["requests"]))
+            status, own = server.get("/v1/usage", {"Authorization": f"Bearer {ada}"})
+            own = json.loads(own)
+            self.assertEqual((status, own["balance"]["used_units"], own["usage"]["data"][0]["charged_units"]), (200, units, units))
+            self.nobody_elses_bill(server, ada, bob)
+            self.assertEqual(bill_json("audit", self.journal, *server.at)["verdict"], "clean")
+
+            # a top-up lets the next request in
+            bill("topup", "ada", "--tokens", "1k", "--order", "o-3", *server.at)
+            self.assertEqual(chat(server, ada)[0], 200)
+            # a closed account and a revoked key
+            bill("account", "close", "ada", "--order", "c-1", *server.at)
+            wait_for(lambda: chat(server, ada)[0] in (401, 402, 403), "the account is closed")
+            bill("account", "open", "ada", "--order", "c-2", *server.at)
+            wait_for(lambda: chat(server, ada)[0] == 200, "it is open again")
+            key_id = next(k["id"] for k in bill_json("key", "list", "--account", "ada", *server.at)["data"])
+            bill("key", "revoke", key_id, *server.at)
+            wait_for(lambda: chat(server, ada)[0] == 401, "the key is revoked")
+            bill("balance", "ada", "--journal", self.journal, expect=1)  # a server has the folder
+            live = bill_json("balance", "ada", *server.at)
+            log = server.log()
+        for secret in (ada, bob, ADMIN):
+            self.assertNotIn(secret, log)
+            for name in os.listdir(self.journal):
+                with open(os.path.join(self.journal, name), "rb") as file:
+                    self.assertNotIn(secret.encode(), file.read())
+        self.at_rest(live)
+
+    def nobody_elses_bill(self, server, mine, other):
+        number = bill_json("balance", "ada", *server.at)["account_id"]
+        for form in ("ada", number, number[3:], "ADA", "*", "..", "%61da"):
+            for query in (f"?account={form}", f"?tenant={form}", f"?month=2026-01&account={form}", f"?account={form}&month=2026-01",
+                          f"/{form}"):
+                status, text = server.get("/v1/usage" + query, {"Authorization": f"Bearer {other}"})
+                self.assertIn(status, (400, 404), query)
+                self.assertNotIn("used_units", text)
+        status, text = server.get("/v1/usage", {"Authorization": f"Bearer {other}"})
+        self.assertEqual((status, json.loads(text)["balance"]["account"]), (200, "bob"))
+        self.assertEqual(server.get("/v1/usage")[0], 401)
+        for path in ("/admin/billing/accounts/ada", "/admin/billing/usage?account=ada", "/admin/billing/directory"):
+            self.assertEqual(server.get(path, {"Authorization": f"Bearer {mine}"})[0], 404)
+            self.assertEqual(server.get(path, {"Authorization": f"Bearer {ADMIN}"})[0], 401)
+
+    def at_rest(self, live):
+        """The same, from the folder alone."""
+        rest = ("--journal", self.journal)
+        balance = bill_json("balance", "ada", *rest)
+        self.assertEqual({**balance, "packages": 0, "leased_units": 0, "available_units": 0},
+                         {**live, "packages": 0, "leased_units": 0, "available_units": 0})
+        self.assertEqual(balance["leased_units"], 0)  # given back at the end
+        for package in balance["packages"]:
+            self.assertEqual(package["granted_units"], package["available_units"] + package["leased_units"] + package["used_units"]
+                             + package["expired_units"])
+        audit = bill_json("audit", self.journal, *rest)
+        self.assertEqual((audit["verdict"], audit["lost"], audit["double"], audit["unapplied"], audit["findings"]),
+                         ("clean", 0, 0, 0, []))
+        self.assertTrue(bill_json("rebuild", self.journal)["identical"])
+        rows = [json.loads(line) for line in bill("export", self.journal)[0].splitlines()]
+        charged = [row for row in rows if row["kind"] == "F" and row["tenant"] == "ada"]
+        self.assertEqual(sum(row["charged_units"] for row in charged), balance["used_units"])
+        self.assertEqual(len({(row["producer"], row["partition"], row["pseq"]) for row in rows}), len(rows))
+        table = list(csv.DictReader(io.StringIO(bill("export", self.journal, "--format", "csv")[0])))
+        self.assertEqual([{k: str(v) for k, v in row.items()} for row in rows], table)
+        sums = bill_json("usage", self.journal, "--by", "tenant,model,day")["data"]
+        self.assertEqual(sum(row["charged_units"] for row in sums if row["tenant"] == "ada"), balance["used_units"])
+        target = os.path.join(self.folder, "records.jsonl")
+        bill("export", self.journal, "--output", target)
+        bill("export", self.journal, "--output", target, expect=1)  # never over another file
+        with open(target) as file:
+            self.assertEqual(file.read(), bill("export", self.journal)[0])
+        self.assertEqual(sorted(os.listdir(self.folder)), ["journal", "records.jsonl"])
+        self.damage(balance)
+
+    def damage(self, balance):
+        segments = sorted(name for name in os.listdir(self.journal) if name.endswith(".mrj"))
+        path = os.path.join(self.journal, segments[0])
+        with open(path, "r+b") as file:
+            file.seek(4096 + 200)
+            byte = file.read(1)
+            file.seek(4096 + 200)
+            file.write(bytes([byte[0] ^ 4]))
+        self.assertEqual(json.loads(bill("audit", self.journal, "--json", expect=2)[0])["verdict"], "damage")
+        bill("usage", self.journal, expect=3)
+        with open(path, "r+b") as file:
+            file.seek(4096 + 200)
+            file.write(byte)
+        self.assertEqual(bill_json("balance", "ada", "--journal", self.journal), balance)
+
+    def test_redis(self):
+        """Shared ledger: what a killed node leaves is replayed; a lost Redis is rebuilt to equal totals."""
+        if not shutil.which("redis-server"):
+            self.skipTest("redis-server is not installed")
+        with Redis() as redis, Redis() as second:
+            at = ("--redis", redis.url)
+            uuid = bill_json("init", *at)["uuid"]
+            bill("init", *at, expect=1)
+            orders = [bill("topup", "ada", "--tokens", "100k", "--order", "o-1", *at, "--json")[0]]
+            bill("account", "create", "ada", *at)
+            key = bill("key", "create", "--account", "ada", *at)[0].strip()
+            server = Billed(self.journal, "--redis", redis.url)
+            with server:
+                wait_for(lambda: chat(server, key)[0] == 200, "the first answer")
+                units = lambda: bill_json("balance", "ada", *at)["used_units"]
+                told = sum(chat(server, key, text=f"Say {i}.")[1]["usage"]["total_tokens"] for i in range(5)) * 1000000
+                wait_for(lambda: units() >= told, "records in Redis")
+                self.assertEqual(bill_json("balance", "ada", *server.at)["used_units"], units())
+                probe = bill_json("probe", server.url, "--account", "ada", "--count", "10", *at, env={"MILLRACE_API_KEY": key})
+                self.assertEqual((probe["equal"], probe["lost"], probe["double"]), (True, 0, 0))
+                server.expect_exit = -signal.SIGKILL
+                server.process.kill()
+                server.process.wait()
+            replay = bill_json("replay", self.journal, *at)
+            self.assertEqual(replay["unapplied"], 0)
+            audit = bill_json("audit", self.journal, *at)
+            self.assertEqual((audit["verdict"], audit["lost"], audit["double"], audit["unapplied"]), ("clean", 0, 0, 0))
+            self.assertEqual(audit["charged_units"], units())
+            month = bill_json("usage", "--account", "ada", *at)["data"]
+
+            lines = os.path.join(self.folder, "orders.jsonl")
+            with open(lines, "w") as file:
+                file.writelines(orders)
+            other = ("--redis", second.url)
+            rebuilt = bill_json("rebuild", self.journal, "--orders", lines, *other)
+            self.assertEqual((rebuilt["uuid"], rebuilt["orders"]), (uuid, 1))
+            self.assertEqual(bill_json("usage", "--account", "ada", *other)["data"], month)
+            self.assertEqual(bill_json("balance", "ada", *other)["used_units"], units())
+            self.assertEqual(bill_json("audit", self.journal, *other)["verdict"], "clean")
+            again = bill_json("rebuild", self.journal, "--orders", lines, *other)
+            self.assertEqual(bill_json("usage", "--account", "ada", *other)["data"], month)  # nothing twice
+            self.assertEqual(again["uuid"], uuid)
+            # a copy that goes its own way is refused until it is adopted
+            bill("adopt", self.journal)
+            self.assertEqual(bill_json("replay", self.journal, *at)["unapplied"], 0)
+
+    def test_wrong_usage(self):
+        for words in ((), ("none",), ("topup",), ("topup", "ada", "--order", "1"), ("topup", "ada", "--tokens", "1", "--order", "a b"),
+                      ("topup", "a/b", "--tokens", "1", "--order", "1"), ("balance",), ("usage", "--by", "colour", "x"),
+                      ("export", "x", "--format", "xml"), ("account", "rename", "ada"), ("key", "create", "extra"),
+                      ("topup", "ada", "--tokens", "1.0000001", "--order", "1"), ("audit",), ("probe", "http://x"),
+                      ("init", "--redis", "redis://x", "--journal", "y"), ("balance", "ada", "--redis-password", "hunter2")):
+            output, message = bill(*words, expect=2)
+            self.assertEqual(output, "")
+            self.assertRegex(message, r"^millrace bill")
+            self.assertNotIn("hunter2", message)
+        bill("balance", "ada", expect=1)  # where?
+        bill("balance", "ada", "--server", f"http://127.0.0.1:{free_port()}", expect=1)
+        bill("audit", self.folder, expect=1)
+        for words in ((), ("topup",), ("audit",), ("key",)):
+            self.assertIn("usage: millrace bill", bill(*words, "--help")[0])
+        self.assertTrue(re.search(r"bill +accounts", subprocess.run([BINARY, "help"], capture_output=True, text=True).stdout))
+
+
+if __name__ == "__main__":
+    unittest.main()
