@@ -65,6 +65,7 @@ struct exchanges {
     uint64_t next_request_id;
     struct rates *rates;             /* NULL: no key has limits yet */
     struct idempotency *idempotency; /* NULL: no request had a key yet */
+    bool recalling;                  /* keys of an earlier life are being read: calls with a key wait */
     bool joins_due;                  /* one with a key has ended: others may wait for it */
     bool aborting;
     bool coalescing;    /* E6 */
@@ -99,6 +100,10 @@ void exchanges_tell_limits(struct exchanges *set, struct http_request *request);
 const char *exchange_key_of(const struct http_request *request, struct api_error *error);
 /* Ends the calls of all callers that `stopped` names: ACCOUNT_STOP. */
 void exchanges_stop(struct exchanges *set, bool (*stopped)(void *state, const struct caller *caller), void *state);
+/* Keys that an earlier process was billed for are in the journal; age_ns: since then. Until recalled, calls with a key
+ * wait. */
+void exchanges_recall(struct exchanges *set, const uint8_t digest[16], const char *call_id, uint64_t age_ns);
+void exchanges_recalled(struct exchanges *set);
 /* Rate limits and kept answers. After the last call. */
 void exchanges_forget_all(struct exchanges *set);
 /* The ledger has answered, or its state has changed: calls that wait for a hold, or for more, ask again. */

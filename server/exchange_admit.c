@@ -99,6 +99,7 @@ static enum admission_verdict admit_key(struct exchange *exchange)
     struct api_error *error = &exchange->error;
     struct idempotency_entry *entry = NULL;
     enum idempotency_verdict verdict = IDEMPOTENCY_FULL;
+    if (set->recalling) return ADMISSION_WAITS; /* the keys of an earlier life are not known yet */
     if (need_idempotency(set))
         verdict = idempotency_begin(set->idempotency, admission->digest, admission->print, api_call_id(exchange->call),
                                     clock_ns(), &entry);
@@ -123,6 +124,17 @@ static enum admission_verdict admit_key(struct exchange *exchange)
     }
     exchange_fail(exchange, error);
     return ADMISSION_OVER;
+}
+
+void exchanges_recall(struct exchanges *set, const uint8_t digest[16], const char *call_id, uint64_t age_ns)
+{
+    if (need_idempotency(set)) idempotency_recall(set->idempotency, digest, call_id, age_ns, clock_ns());
+}
+
+void exchanges_recalled(struct exchanges *set)
+{
+    set->recalling = false;
+    set->joins_due = true;
 }
 
 void exchange_keep(struct exchange *exchange, const struct buf *out, size_t from)

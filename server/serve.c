@@ -203,6 +203,7 @@ static void begin_closing(struct server *server)
     server->phase = CLOSING;
     server->closing_ns = http_server_now_ns(server->http);
     models_stop(&server->models);
+    server->recall_stop = true;
     admin_abort(server);
     http_server_close(server->http);
     if (server->admin_http) http_server_close(server->admin_http);
@@ -495,6 +496,7 @@ static enum status open_server(struct server *server, struct error *err)
     server->exchanges.billing = server->billing;
     server->models.meter = server->billing ? server->billing->meter : NULL;
     directory_watch_start(server);
+    key_recall_start(server);
     models_start(&server->models);
     return ST_OK;
 }

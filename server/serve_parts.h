@@ -5,6 +5,7 @@
  *   admin.c          admin calls: load, unload, sleep, wake
  *   billing_calls.c  /v1/usage, and the admin calls of billing
  *   directory_watch.c  accounts and keys of a billing server, kept up to date
+ *   key_recall.c     Idempotency-Keys of an earlier process
  *
  * io thread only. */
 #ifndef SERVER_SERVE_PARTS_H
@@ -55,6 +56,7 @@ struct server {
     struct billing_stats billing_stats; /* printed when it does */
     struct billing_call *billing_calls; /* first in, first out; the first one runs in the pool */
     struct directory_watch directory;
+    _Atomic bool recall_stop; /* key_recall.c's pool is to come to its end */
     enum phase phase;
     int exit_code;
     bool http_closed, handles_closed, aborted;
@@ -110,5 +112,9 @@ void directory_watch_start(struct server *server);
 void directory_watch_tick(struct server *server, uint64_t now_ns);
 /* Another directory holds from now on; who may not go on is ended. */
 void directory_take(struct server *server, struct directory *directory, uint64_t version);
+
+/* ---- key_recall.c ---- */
+
+void key_recall_start(struct server *server); /* before anything is served; goes on in the pool */
 
 #endif
