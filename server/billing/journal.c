@@ -3,9 +3,9 @@
  *   put    frame -> pending, and onto `live`
  *   write  pending -> the segment's file (stamped with its salt and with what is synced by then)
  *   sync   fdatasync -> what was written is durable: it leaves pending and goes onto `settled`
- *   rotate no room: sync, next segment, checkpoint of `settled`
+ *   rotate no room: sync; the next segment with a checkpoint of `settled` and the rest of pending
  *   fail   any error of write, sync or rotate: the file is closed and never touched again; all of pending goes to a new
- *          segment behind a checkpoint of `settled`. Once. The second error ends the journal.
+ *          segment likewise. Once. The second error ends the journal.
  *
  * Every frame is kept until it is durable, so the state before it (`settled`) is known whenever a segment begins: one
  * way serves rotation and failure. The price is that each frame is added up twice, about 0.2 us of a FINAL.
@@ -22,7 +22,7 @@
 #include <errno.h>
 #include <stdio.h>
 
-enum { PENDING_BYTES_MAX = 1 << 26, STEP_COUNTS_MAX = 2048, CHECK_EVERY_MS = 1000 };
+enum { PENDING_BYTES_MAX = 1 << 26, STEP_COUNTS_MAX = 2048, CHECK_EVERY_MS = 1000, WRITE_BYTES_MAX = 1 << 22 };
 
 static enum status lock_folder(const struct disk *disk, const char *folder, int *lock_fd, struct error *err)
 {
@@ -38,6 +38,9 @@ static enum status lock_folder(const struct disk *disk, const char *folder, int 
         return error_set(err, ST_AGAIN, "billing journal: %s is in use by another process", folder);
     }
     if (locked != 0) return error_set(err, ST_IO, "billing journal: cannot lock %s (error %d)", path, -locked);
+    /* names that the last process gave may be in memory alone: they count from here on */
+    int synced = JOURNAL_PLANTED(TRUST_NAMES) ? 0 : disk->sync_folder(disk->state, folder);
+    if (synced != 0) return error_set(err, ST_IO, "billing journal: cannot sync %s (error %d)", folder, -synced);
     return ST_OK;
 }
 
@@ -319,6 +322,13 @@ static void settle(struct journal *journal)
     pending->written = 0;
 }
 
+static void note_synced(struct journal *journal)
+{
+    settle(journal);
+    journal->synced_ns = clock_now_ns(journal->config.clock);
+    journal->unsynced = false;
+}
+
 static enum status sync_segment(struct journal *journal)
 {
     const struct disk *disk = journal->config.disk;
@@ -326,18 +336,15 @@ static enum status sync_segment(struct journal *journal)
     int synced = JOURNAL_PLANTED(SKIP_COMMIT_SYNC) ? 0 : disk->sync(disk->state, journal->fd);
     if (synced != 0 && JOURNAL_PLANTED(RETRY_SYNC)) synced = disk->sync(disk->state, journal->fd);
     if (synced != 0) return ST_IO;
-    journal->synced_ns = clock_now_ns(journal->config.clock);
-    uint64_t took_ns = journal->synced_ns - started_ns;
+    uint64_t took_ns = clock_now_ns(journal->config.clock) - started_ns;
     journal->stats.syncs++;
     journal->stats.sync_ns_total += took_ns;
     if (took_ns > journal->stats.sync_ns_max) journal->stats.sync_ns_max = took_ns;
-    settle(journal);
-    journal->synced_lsn = journal->settled.lsn;
-    journal->unsynced = false;
+    note_synced(journal);
     return ST_OK;
 }
 
-enum status journal_checkpoint_write(struct journal *journal, uint32_t salt)
+void journal_checkpoint_make(struct journal *journal, uint32_t salt)
 {
     struct byte_writer *to = &journal->checkpoint;
     const struct journal_state *state = JOURNAL_PLANTED(STALE_CHECKPOINT) ? &journal->live : &journal->settled;
@@ -351,43 +358,14 @@ enum status journal_checkpoint_write(struct journal *journal, uint32_t salt)
     frame.length = (uint32_t)(to->length - FRAME_HEADER_BYTES);
     uint64_t whole = frame_aligned(to->length);
     memset(to->bytes + to->length, 0, whole - to->length);
+    to->length = whole;
     frame_head(to->bytes, &frame);
     frame_stamp(to->bytes, salt, journal->settled.lsn);
-    TRY(disk_write_all(journal->config.disk, journal->fd, to->bytes, whole, SEGMENT_HEADER_BYTES));
-    journal->position = SEGMENT_HEADER_BYTES + whole;
-    journal->unsynced = true;
-    journal->stats.bytes += whole;
-    return ST_OK;
 }
 
-enum status journal_segment_begin(struct journal *journal, bool given_up)
+/* Bytes of the pending frames, from the first that is not written, that fit into `room`. */
+static size_t fitting(const struct pending *pending, uint64_t room)
 {
-    const struct disk *disk = journal->config.disk;
-    struct segment segment = {.header = {.uuid = ""}};
-    struct segment_header header = {.given_up = given_up,
-                                    .producer = journal->producer,
-                                    .epoch = journal->live.epoch > 0 ? journal->live.epoch : 1,
-                                    .base_lsn = journal->settled.lsn + 1,
-                                    .serial = ++journal->serial,
-                                    .segment_bytes = journal->config.segment_bytes,
-                                    .created_us = clock_unix_us(journal->config.clock)};
-    memcpy(header.uuid, journal->uuid, sizeof header.uuid);
-    memcpy(header.boot_id, journal->boot_id, sizeof header.boot_id);
-    random_fill(&header.salt, sizeof header.salt);
-    if (journal->fd >= 0) disk->close(disk->state, journal->fd);
-    journal->fd = -1;
-    TRY(segment_create(disk, journal->active, &header, &journal->fd, &journal->stats.spares, &segment));
-    uint32_t count = journal->segments.count;
-    if (count > 0 && journal->segments.items[count - 1].info.base_lsn == header.base_lsn) journal->segments.count--;
-    TRY(segment_list_add(&journal->segments, &segment));
-    return journal_checkpoint_write(journal, header.salt);
-}
-
-/* Bytes of the pending frames, from the first that is not written, that fit into the segment. */
-static size_t fitting(const struct journal *journal)
-{
-    const struct pending *pending = &journal->pending;
-    uint64_t room = journal->segments.items[journal->segments.count - 1].info.bytes - journal->position;
     size_t at = pending->written;
     while (at < pending->length) {
         uint64_t length = frame_aligned(frame_length(pending->bytes + at));
@@ -397,19 +375,72 @@ static size_t fitting(const struct journal *journal)
     return at - pending->written;
 }
 
+static void note_written(struct journal *journal)
+{
+    const struct pending *pending = &journal->pending;
+    uint64_t lsn =
+        pending->written < pending->length ? frame_lsn(pending->bytes + pending->written) - 1 : journal->live.lsn;
+    if (lsn > journal->written_lsn) journal->written_lsn = lsn;
+}
+
+/* What is about to be written, for a segment of this salt. */
+static void stamp_pending(struct journal *journal, size_t length, uint32_t salt)
+{
+    uint8_t *from = journal->pending.bytes + journal->pending.written;
+    for (size_t at = 0; at < length; at += frame_aligned(frame_length(from + at))) {
+        frame_stamp(from + at, salt, journal->settled.lsn);
+    }
+}
+
+enum status journal_segment_begin(struct journal *journal, bool given_up)
+{
+    const struct disk *disk = journal->config.disk;
+    struct pending *pending = &journal->pending;
+    struct segment segment;
+    struct segment_start start = {.header = {.given_up = given_up,
+                                             .producer = journal->producer,
+                                             .epoch = journal->live.epoch > 0 ? journal->live.epoch : 1,
+                                             .base_lsn = journal->settled.lsn + 1,
+                                             .serial = ++journal->serial,
+                                             .segment_bytes = journal->config.segment_bytes,
+                                             .created_us = clock_unix_us(journal->config.clock)}};
+    memcpy(start.header.uuid, journal->uuid, sizeof start.header.uuid);
+    memcpy(start.header.boot_id, journal->boot_id, sizeof start.header.boot_id);
+    random_fill(&start.header.salt, sizeof start.header.salt);
+    CHECK(pending->written == 0);
+    journal_checkpoint_make(journal, start.header.salt);
+    start.checkpoint = journal->checkpoint.bytes;
+    start.checkpoint_bytes = journal->checkpoint.length;
+    uint64_t used = SEGMENT_HEADER_BYTES + start.checkpoint_bytes;
+    start.frames_bytes = fitting(pending, start.header.segment_bytes - used);
+    start.frames = pending->bytes;
+    stamp_pending(journal, start.frames_bytes, start.header.salt);
+    if (journal->fd >= 0) disk->close(disk->state, journal->fd);
+    journal->fd = -1;
+    TRY(segment_create(disk, journal->active, &start, &journal->fd, &journal->stats.spares, &segment));
+    uint32_t count = journal->segments.count;
+    if (count > 0 && journal->segments.items[count - 1].info.base_lsn == start.header.base_lsn)
+        journal->segments.count--;
+    TRY(segment_list_add(&journal->segments, &segment));
+    journal->position = used + start.frames_bytes;
+    journal->stats.bytes += start.checkpoint_bytes + start.frames_bytes;
+    pending->written = start.frames_bytes;
+    note_written(journal);
+    note_synced(journal);
+    return ST_OK;
+}
+
 static enum status write_pending(struct journal *journal, size_t length)
 {
     struct pending *pending = &journal->pending;
-    uint8_t *from = pending->bytes + pending->written;
-    uint32_t salt = journal->segments.items[journal->segments.count - 1].header.salt;
-    for (size_t at = 0; at < length; at += frame_aligned(frame_length(from + at))) {
-        frame_stamp(from + at, salt, journal->synced_lsn);
-    }
-    TRY(disk_write_all(journal->config.disk, journal->fd, from, length, journal->position));
+    stamp_pending(journal, length, journal->segments.items[journal->segments.count - 1].header.salt);
+    TRY(disk_write_all(journal->config.disk, journal->fd, pending->bytes + pending->written, length,
+                       journal->position));
     journal->position += length;
     journal->stats.bytes += length;
     journal->unsynced = true;
     pending->written += length;
+    note_written(journal);
     if (JOURNAL_PLANTED(FORGET_ON_FAILURE)) settle(journal);
     return ST_OK;
 }
@@ -418,13 +449,14 @@ static enum status push(struct journal *journal, bool sync)
 {
     struct pending *pending = &journal->pending;
     while (pending->written < pending->length) {
-        size_t length = fitting(journal);
+        uint64_t room = journal->segments.items[journal->segments.count - 1].info.bytes - journal->position;
+        size_t length = fitting(pending, room);
         if (length > 0) TRY(write_pending(journal, length));
         if (pending->written == pending->length) break;
         TRY(sync_segment(journal));
         TRY(journal_segment_begin(journal, false));
     }
-    if (journal->config.mode == COMMIT_WRITE) settle(journal);
+    if (pending->written >= WRITE_BYTES_MAX) sync = true;
     return sync && journal->unsynced ? sync_segment(journal) : ST_OK;
 }
 
@@ -541,29 +573,47 @@ void journal_keep_from(struct journal *journal, uint64_t lsn)
     journal->keep_from = lsn;
 }
 
-uint32_t journal_retire(struct journal *journal, int64_t now_ms, uint64_t keep_ms)
+/* Removes a segment, and before it a void one of the same base in the other folder, which would count again without it.
+ * Folders are synced before each removal: a crash must not bring an older segment back and lose a younger one. */
+static bool remove_segment(struct journal *journal, const struct segment *segment)
 {
     const struct disk *disk = journal->config.disk;
+    const char *name = strrchr(segment->info.path, '/');
+    const char *folders[] = {journal->folder, journal->config.fallback};
+    char path[2 * SEGMENT_PATH_MAX];
+    CHECK(name != NULL);
+    for (int pass = 0; pass < 2; pass++) {
+        for (int i = 0; i < 2; i++) {
+            if (folders[i] == NULL) continue;
+            (void)snprintf(path, sizeof path, "%s%s", folders[i], name);
+            bool own = strcmp(path, segment->info.path) == 0;
+            if (own != (pass == 1)) continue;
+            int removed = disk->remove(disk->state, path);
+            if (removed != 0 && removed != -ENOENT) return false;
+        }
+        for (int i = 0; i < 2; i++) {
+            if (folders[i] != NULL && disk->sync_folder(disk->state, folders[i]) != 0) return false;
+        }
+    }
+    return true;
+}
+
+uint32_t journal_retire(struct journal *journal, int64_t now_ms, uint64_t keep_ms)
+{
     uint32_t removed = 0;
     while (!journal->failed && journal->segments.count > 1) {
         const struct segment *oldest = &journal->segments.items[0], *next = oldest + 1;
         if (journal->keeps && next->info.base_lsn > journal->keep_from) break;
         int64_t ended_ms = next->info.created_us / 1000;
         if (now_ms < ended_ms || (uint64_t)(now_ms - ended_ms) <= keep_ms ||
-            oldest->info.producer != journal->producer || !confirmed_before(journal, next)) {
+            oldest->info.producer != journal->producer || !confirmed_before(journal, next) ||
+            !remove_segment(journal, oldest)) {
             break;
         }
-        char folder[SEGMENT_PATH_MAX];
-        (void)snprintf(folder, sizeof folder, "%s", oldest->info.path);
-        char *slash = strrchr(folder, '/');
-        if (slash == NULL || disk->remove(disk->state, oldest->info.path) != 0) break;
-        *slash = 0;
         journal->segments.count--;
         memmove(journal->segments.items, journal->segments.items + 1,
                 journal->segments.count * sizeof *journal->segments.items);
         removed++;
-        /* before the next one goes: a crash must not bring this one back and lose that one */
-        if (disk->sync_folder(disk->state, folder) != 0) break;
     }
     return removed;
 }
@@ -591,7 +641,7 @@ uint64_t journal_lsn(const struct journal *journal)
 
 uint64_t journal_durable_lsn(const struct journal *journal)
 {
-    return journal->settled.lsn;
+    return journal->config.mode == COMMIT_WRITE ? journal->written_lsn : journal->settled.lsn;
 }
 
 uint64_t journal_segment_lsn(const struct journal *journal)

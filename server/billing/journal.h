@@ -30,8 +30,8 @@
 enum commit_mode {
     COMMIT_STEP,  /* fdatasync in each commit */
     COMMIT_GROUP, /* write in each commit, fdatasync every group_ms: a power loss may take that much of sent tokens */
-    COMMIT_WRITE  /* no fdatasync but at a segment's end: durable means written; a power loss takes what the system held
-                   */
+    COMMIT_WRITE  /* fdatasync every 4 MiB and at a segment's end: durable means written; a power loss takes what the
+                     system held */
 };
 
 struct journal_config {

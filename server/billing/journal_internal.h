@@ -24,8 +24,8 @@ struct journal {
     uint64_t position; /* of its next byte */
     uint64_t serial;
     uint64_t producer;
-    uint64_t synced_lsn; /* what has been fdatasynced; settled.lsn but for COMMIT_WRITE */
-    bool unsynced;       /* written to since the last fdatasync */
+    uint64_t written_lsn; /* last frame handed to the system; settled.lsn is the last one fdatasynced */
+    bool unsynced;        /* written to since the last fdatasync */
     bool failed;
     bool keeps; /* keep_from holds */
     uint64_t keep_from;
@@ -37,9 +37,11 @@ struct journal {
 /* A journal without a segment: folders made and locked, spares counted. Frees nothing on failure: journal_release. */
 NODISCARD enum status journal_prepare(const struct journal_config *config, struct journal **journal, struct error *err);
 void journal_release(struct journal *journal);
-/* The next segment becomes the one written to, and begins with the checkpoint of `settled` (written, not synced). */
+/* The next segment becomes the one written to. It begins with the checkpoint of `settled` and the frames of pending
+ * that fit; all of it is durable on ST_OK. */
 NODISCARD enum status journal_segment_begin(struct journal *journal, bool given_up);
-NODISCARD enum status journal_checkpoint_write(struct journal *journal, uint32_t salt);
+/* The checkpoint frame of `settled` into the scratch, stamped for a segment. */
+void journal_checkpoint_make(struct journal *journal, uint32_t salt);
 NODISCARD enum status journal_put_recover(struct journal *journal, uint64_t epoch, uint64_t cut_bytes, uint32_t closed);
 
 #endif

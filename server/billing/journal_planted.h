@@ -18,6 +18,8 @@ enum journal_planted {
     JOURNAL_PLANTED_STALE_CHECKPOINT,  /* a checkpoint is written from what is appended, not from what is durable */
     JOURNAL_PLANTED_NO_CRC,            /* frames are believed without their checksum */
     JOURNAL_PLANTED_RECOVER_UNSYNCED,  /* what a start wrote is not synced */
+    JOURNAL_PLANTED_TRUST_NAMES,       /* a start does not sync the folders that it reads */
+    JOURNAL_PLANTED_DIRTY_SPARES,      /* spares are used though a segment was begun in them */
     JOURNAL_PLANTED_COUNT
 };
 

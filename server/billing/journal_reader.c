@@ -190,11 +190,10 @@ static enum status rest_of_segment(struct journal_reader *reader, uint64_t *tail
 static enum status at_end(struct journal_reader *reader, uint64_t until_lsn, struct error *err)
 {
     uint64_t tail_bytes, claimed;
-    uint64_t missing = reader->checkpoint_next ? reader->next_lsn + 1 : reader->next_lsn;
+    if (reader->checkpoint_next) return damaged(reader, reader->offset, "its checkpoint is not valid", err);
     if (reader->segment_idx + 1 == reader->segments.count) TRY(list_again(reader, err));
     if (reader->segment_idx + 1 < reader->segments.count) {
         const struct segment_info *next = &current(reader)[1].info;
-        if (reader->checkpoint_next) return damaged(reader, reader->offset, "its checkpoint is not valid", err);
         if (next->base_lsn != reader->next_lsn) {
             return damaged(reader, reader->offset, "a frame is not valid, or missing", err);
         }
@@ -206,7 +205,8 @@ static enum status at_end(struct journal_reader *reader, uint64_t until_lsn, str
     }
     if (until_lsn != UINT64_MAX) return damaged(reader, reader->offset, "a frame is not valid, or missing", err);
     TRY(rest_of_segment(reader, &tail_bytes, &claimed, err));
-    if (claimed >= missing) return damaged(reader, reader->offset, "a frame that had been synced is not valid", err);
+    if (claimed >= reader->next_lsn)
+        return damaged(reader, reader->offset, "a frame that had been synced is not valid", err);
     reader->tail_bytes = tail_bytes;
     return ST_AGAIN;
 }

@@ -9,9 +9,7 @@
  * "Unclaimed" frames are those that no later frame tells to be synced. They may stand in the page cache alone, marked
  * clean by an fdatasync that failed before the last process ended; written again, they are dirty, and the next
  * fdatasync means them. Rejected: a new segment at each start (it needs the same for the old one, and 64 MiB each).
- *
- * A segment whose checkpoint never became whole was named in a rotation that a crash cut: the state is that of the
- * segment before, up to its base, and the checkpoint is written now. */
+ */
 #include "server/billing/journal_internal.h"
 #include "server/billing/journal_repair.h"
 
@@ -39,31 +37,6 @@ static enum status damaged(struct error *err, const struct segment *segment, uin
                      segment->info.path, offset, why);
 }
 
-/* The state at the end of the segment before the last: all that stands below the last one's base. */
-static enum status state_before(struct journal *journal, struct journal_report *report, struct error *err)
-{
-    const struct disk *disk = journal->config.disk;
-    uint32_t count = journal->segments.count;
-    const struct segment *last = &journal->segments.items[count - 1], *previous = last - 1;
-    if (count < 2 && last->info.base_lsn == 1) return ST_OK; /* a new journal: nothing before */
-    if (count < 2) return damaged(err, last, SEGMENT_HEADER_BYTES, "its checkpoint is not valid, nothing is before it");
-    uint8_t *bytes;
-    int fd;
-    TRY(segment_load(disk, previous, DISK_READ, &fd, &bytes, err));
-    struct segment_scan scan;
-    const char *why = "it ends before the next one begins";
-    enum status status =
-        segment_scan_bytes(bytes, &previous->header, last->info.base_lsn, &journal->settled, &scan, &why);
-    if (status == ST_OK && (!scan.checkpoint || scan.last_lsn + 1 != last->info.base_lsn)) status = ST_INVAL;
-    if (status == ST_INVAL) status = damaged(err, previous, scan.end, why);
-    if (status == ST_OK && previous->info.producer != last->info.producer) state_partitions_clear(&journal->settled);
-    report->read_bytes += scan.end;
-    report->records += scan.records;
-    mem_free(bytes);
-    disk->close(disk->state, fd);
-    return status;
-}
-
 /* What is not promised goes, what may be in the cache alone is written again; durable when it returns. */
 static enum status mend(struct journal *journal, const uint8_t *bytes, const struct segment_scan *scan)
 {
@@ -86,7 +59,6 @@ static enum status take_last(struct journal *journal, struct segment_scan *scan,
     enum status status = segment_scan_bytes(bytes, &last->header, UINT64_MAX, &journal->settled, scan, &why);
     if (status == ST_INVAL) status = damaged(err, last, scan->end, why);
     if (status == ST_NOMEM) status = error_set(err, ST_NOMEM, "billing journal: no memory");
-    if (status == ST_OK && !scan->checkpoint) status = state_before(journal, report, err);
     report->read_bytes += scan->end;
     report->records += scan->records;
     report->cut_bytes = scan->tail_bytes;
@@ -96,7 +68,7 @@ static enum status take_last(struct journal *journal, struct segment_scan *scan,
     mem_free(bytes);
     if (status == ST_OK) {
         journal->position = scan->end + (JOURNAL_PLANTED(APPEND_AT_END) ? frame_aligned(scan->tail_bytes) : 0);
-        journal->synced_lsn = journal->settled.lsn;
+        journal->written_lsn = journal->settled.lsn;
         journal->synced_ns = clock_now_ns(journal->config.clock);
         journal->producer = last->info.producer;
         journal->serial = last->info.serial;
@@ -162,9 +134,6 @@ static enum status recover(struct journal *journal, struct journal_report *repor
     struct segment_scan scan;
     TRY(take_last(journal, &scan, report, err));
     enum status status = copy_to_live(journal);
-    if (status == ST_OK && !scan.checkpoint) {
-        status = journal_checkpoint_write(journal, journal->segments.items[journal->segments.count - 1].header.salt);
-    }
     if (status == ST_OK) status = close_all(journal, scan.tail_bytes, &report->closed);
     if (status != ST_OK) return error_set(err, status, "billing journal: %s: cannot be written", journal->active);
     return ST_OK;
@@ -265,17 +234,66 @@ static enum status save_cut(const struct journal *journal, const struct segment 
     return status;
 }
 
+/* For a last segment whose checkpoint is damaged: the state at the end of the one before. */
+static enum status state_before(struct journal *journal, struct error *err)
+{
+    const struct disk *disk = journal->config.disk;
+    uint32_t count = journal->segments.count;
+    const struct segment *last = &journal->segments.items[count - 1], *previous = last - 1;
+    if (count < 2) {
+        return error_set(err, ST_INVAL,
+                         "billing journal: %s: its checkpoint is damaged and no segment is before it; take it from an "
+                         "archive, or move it away and begin a new journal",
+                         last->info.path);
+    }
+    uint8_t *bytes;
+    int fd;
+    TRY(segment_load(disk, previous, DISK_READ, &fd, &bytes, err));
+    struct segment_scan scan;
+    const char *why = "it ends before the next one begins";
+    enum status status =
+        segment_scan_bytes(bytes, &previous->header, last->info.base_lsn, &journal->settled, &scan, &why);
+    if (status == ST_OK && scan.last_lsn + 1 != last->info.base_lsn) status = ST_INVAL;
+    if (status == ST_INVAL) {
+        status = error_set(err, ST_INVAL,
+                           "billing journal: %s: damaged at byte %" PRIu64 " too: %s; take it from an archive",
+                           previous->info.path, scan.end, why);
+    }
+    if (status == ST_OK && previous->info.producer != last->info.producer) state_partitions_clear(&journal->settled);
+    mem_free(bytes);
+    disk->close(disk->state, fd);
+    return status;
+}
+
+/* The checkpoint of `settled` where the damaged one stood; what follows is cut, from behind it. */
+static enum status checkpoint_again(struct journal *journal, const struct segment *last)
+{
+    struct byte_writer *to = &journal->checkpoint;
+    uint64_t capacity = state_checkpoint_bytes_max(journal->settled.opens);
+    if (to->capacity < capacity) {
+        uint8_t *memory = mem_resize(to->bytes, capacity, 1);
+        if (memory == NULL) return ST_NOMEM;
+        to->bytes = memory;
+        to->capacity = capacity;
+    }
+    journal_checkpoint_make(journal, last->header.salt);
+    const struct disk *disk = journal->config.disk;
+    uint64_t end = SEGMENT_HEADER_BYTES + to->length;
+    TRY(disk_zero(disk, journal->fd, last->info.bytes - end, end));
+    TRY(disk_write_all(disk, journal->fd, to->bytes, to->length, SEGMENT_HEADER_BYTES));
+    return disk->sync(disk->state, journal->fd) == 0 ? ST_OK : ST_IO;
+}
+
 static enum status repair_last(struct journal *journal, struct repair_report *report, struct error *err)
 {
     struct segment_scan scan;
-    struct journal_report ignored = {0};
     const char *why = "";
     uint8_t *bytes;
     const struct segment *last = &journal->segments.items[journal->segments.count - 1];
     TRY(segment_load(journal->config.disk, last, DISK_WRITE, &journal->fd, &bytes, err));
     enum status status = segment_scan_bytes(bytes, &last->header, UINT64_MAX, &journal->settled, &scan, &why);
     if (status == ST_INVAL) status = ST_OK; /* that is what is mended here */
-    if (status == ST_OK && !scan.checkpoint) status = state_before(journal, &ignored, err);
+    if (status == ST_OK && !scan.checkpoint) status = state_before(journal, err);
     memcpy(report->segment, last->info.path, sizeof report->segment);
     report->cut_offset = scan.end;
     report->cut_bytes = scan.tail_bytes;
@@ -283,7 +301,7 @@ static enum status repair_last(struct journal *journal, struct repair_report *re
     report->frames_lost = scan.tail_frames;
     if (status == ST_OK && report->cut_bytes > 0) {
         status = save_cut(journal, last, bytes, report);
-        if (status == ST_OK) status = mend(journal, bytes, &scan);
+        if (status == ST_OK) status = scan.checkpoint ? mend(journal, bytes, &scan) : checkpoint_again(journal, last);
         if (status != ST_OK) (void)error_set(err, status, "billing journal: %s: cannot be written", last->info.path);
     }
     mem_free(bytes);

@@ -1,10 +1,10 @@
 /* Listing, making and reading segments (journal_segment.h).
  *
- *   spare-<k>.tmp  zeros, fdatasync, rename ->  spare-<k>.mrs  header, fdatasync, rename, directory fsync ->
- *   <base_lsn:016x>.mrj
+ *   spare-<k>.tmp  zeros, fdatasync, rename ->
+ *   spare-<k>.mrs  header, checkpoint, first frames, fdatasync, rename, directory fsync ->  <base_lsn:016x>.mrj
  *
- * So a file named .mrj always has its header and its whole length: neither can be torn by a crash, and a bad one is
- * damage. */
+ * So a file named .mrj always has its header, its checkpoint and its whole length: no crash tears them, and a bad one
+ * is damage. And when a segment takes over from a failed one, there is no moment at which a frame stands in neither. */
 #include "server/billing/journal_segment.h"
 
 #include "runtime/base/check.h"
@@ -281,6 +281,21 @@ enum status spare_make(const struct disk *disk, const char *folder, uint64_t seg
     return error_set(err, ST_LIMIT, "billing journal: %s has all its spare segments", folder);
 }
 
+static bool all_zero(const struct disk *disk, int fd, uint64_t length)
+{
+    uint8_t bytes[32768];
+    if (JOURNAL_PLANTED(DIRTY_SPARES)) return true;
+    for (uint64_t at = 0; at < length;) {
+        uint64_t part = length - at < sizeof bytes ? length - at : sizeof bytes;
+        if (disk_read_all(disk, fd, bytes, part, at) != ST_OK || bytes[0] != 0 ||
+            memcmp(bytes, bytes + 1, part - 1) != 0) {
+            return false;
+        }
+        at += part;
+    }
+    return true;
+}
+
 enum status spares_look(const struct disk *disk, const char *folder, uint64_t segment_bytes, uint32_t *count)
 {
     *count = 0;
@@ -293,7 +308,7 @@ enum status spares_look(const struct disk *disk, const char *folder, uint64_t se
         int fd = disk->open(disk->state, path, DISK_READ);
         if (fd == -ENOENT) continue;
         if (fd < 0) return ST_IO;
-        bool fits = disk->size(disk->state, fd) == (int64_t)segment_bytes;
+        bool fits = disk->size(disk->state, fd) == (int64_t)segment_bytes && all_zero(disk, fd, segment_bytes);
         disk->close(disk->state, fd);
         if (fits) {
             ++*count;
@@ -317,38 +332,42 @@ static int spare_open(const struct disk *disk, const char *folder, uint64_t segm
     return -ENOENT;
 }
 
-static enum status name_segment(const struct disk *disk, const char *folder, const struct segment_header *header,
-                                int fd, const char *spare, struct segment *segment)
+static enum status fill_and_name(const struct disk *disk, const char *folder, const struct segment_start *start, int fd,
+                                 const char *spare, struct segment *segment)
 {
     uint8_t bytes[SEGMENT_HEADER_BYTES];
     char path[SEGMENT_PATH_MAX];
-    segment_header_encode(header, bytes);
+    uint64_t frames_at = SEGMENT_HEADER_BYTES + start->checkpoint_bytes;
+    segment_header_encode(&start->header, bytes);
     TRY(disk_write_all(disk, fd, bytes, sizeof bytes, 0));
+    TRY(disk_write_all(disk, fd, start->checkpoint, start->checkpoint_bytes, SEGMENT_HEADER_BYTES));
+    TRY(disk_write_all(disk, fd, start->frames, start->frames_bytes, frames_at));
     if (!JOURNAL_PLANTED(SKIP_HEADER_SYNC) && disk->sync(disk->state, fd) != 0) return ST_IO;
-    (void)snprintf(path, sizeof path, "%s/%016" PRIx64 ".mrj", folder, header->base_lsn);
+    (void)snprintf(path, sizeof path, "%s/%016" PRIx64 ".mrj", folder, start->header.base_lsn);
     if (disk->rename(disk->state, spare, path) != 0) return ST_IO;
     if (!JOURNAL_PLANTED(SKIP_FOLDER_SYNC) && disk->sync_folder(disk->state, folder) != 0) return ST_IO;
-    segment->header = *header;
+    segment->header = start->header;
     info_fill(segment, path);
     return ST_OK;
 }
 
-enum status segment_create(const struct disk *disk, const char *folder, const struct segment_header *header, int *fd,
+enum status segment_create(const struct disk *disk, const char *folder, const struct segment_start *start, int *fd,
                            uint32_t *spares, struct segment *segment)
 {
     char spare[SEGMENT_PATH_MAX];
-    int opened = spare_open(disk, folder, header->segment_bytes, spare);
+    int opened = spare_open(disk, folder, start->header.segment_bytes, spare);
     if (opened == -ENOENT) {
         *spares = 0;
-        TRY(spare_make(disk, folder, header->segment_bytes, NULL));
-        opened = spare_open(disk, folder, header->segment_bytes, spare);
+        TRY(spare_make(disk, folder, start->header.segment_bytes, NULL));
+        opened = spare_open(disk, folder, start->header.segment_bytes, spare);
     } else if (opened >= 0 && *spares > 0) {
         --*spares;
     }
     if (opened < 0) return ST_IO;
-    enum status status = name_segment(disk, folder, header, opened, spare, segment);
+    enum status status = fill_and_name(disk, folder, start, opened, spare, segment);
     if (status != ST_OK) {
         disk->close(disk->state, opened);
+        (void)disk->remove(disk->state, spare); /* no longer all zeros; a start would see that too */
         return status;
     }
     *fd = opened;
@@ -378,12 +397,10 @@ static uint64_t tail_of(const uint8_t *bytes, uint64_t length, uint64_t end)
     return length - end;
 }
 
-/* Where the first frame with an LSN above `claimed` stands. */
-static uint64_t unclaimed_from(const uint8_t *bytes, const struct segment_scan *scan, uint64_t base_lsn,
-                               uint64_t claimed)
+/* Where the first frame with an LSN above `claimed` stands. The checkpoint was durable before the segment's name. */
+static uint64_t unclaimed_from(const uint8_t *bytes, const struct segment_scan *scan, uint64_t claimed)
 {
     uint64_t at = SEGMENT_HEADER_BYTES;
-    if (claimed < base_lsn) return at; /* the checkpoint itself has not been claimed */
     while (at < scan->end && frame_lsn(bytes + at) <= claimed) at += frame_aligned(frame_length(bytes + at));
     return at;
 }
@@ -400,11 +417,12 @@ static enum status scan_frames(const uint8_t *bytes, const struct segment_header
         const uint8_t *at = bytes + scan->end;
         if (frame_look(at, length - scan->end, length - scan->end, header->salt, &frame, &claimed, &needed) !=
             FRAME_GOOD) {
-            return ST_OK;
+            *why = "its checkpoint is not valid";
+            return scan->checkpoint ? ST_OK : ST_INVAL;
         }
         if (!scan->checkpoint) {
-            if (frame.type != FRAME_CHECKPOINT || frame.lsn != header->base_lsn - 1) return ST_OK;
-            *why = "its checkpoint cannot be read";
+            *why = "its checkpoint is not valid";
+            if (frame.type != FRAME_CHECKPOINT || frame.lsn != header->base_lsn - 1) return ST_INVAL;
             if (state != NULL) TRY(state_checkpoint_load(state, &frame));
             scan->checkpoint = true;
         } else {
@@ -425,14 +443,13 @@ enum status segment_scan_bytes(const uint8_t *bytes, const struct segment_header
     uint64_t highest = 0;
     *scan = (struct segment_scan){.end = SEGMENT_HEADER_BYTES, .last_lsn = header->base_lsn - 1};
     enum status status = scan_frames(bytes, header, limit_lsn, state, scan, &highest, why);
-    scan->unclaimed = unclaimed_from(bytes, scan, header->base_lsn, highest);
+    scan->unclaimed = unclaimed_from(bytes, scan, highest);
     if (limit_lsn != UINT64_MAX) return status; /* what follows is void, or the caller sees that it is too little */
     scan->tail_bytes = tail_of(bytes, length, scan->end);
     if (scan->tail_bytes == 0) return status;
-    uint64_t missing = scan->checkpoint ? scan->last_lsn + 1 : header->base_lsn;
     uint64_t claimed = segment_claims(bytes, length, scan->end, header->salt, &scan->tail_frames);
     TRY(status);
-    if (claimed >= missing) {
+    if (claimed > scan->last_lsn) {
         *why = "a frame that had been synced is not valid";
         return ST_INVAL;
     }

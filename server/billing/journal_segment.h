@@ -36,15 +36,22 @@ void segment_list_free(struct segment_list *list);
 /* A new spare in the folder. ST_LIMIT: there are enough, or no room; ST_IO. */
 NODISCARD enum status spare_make(const struct disk *disk, const char *folder, uint64_t segment_bytes,
                                  struct error *err);
-/* At a start: removes half-made spares and those of another size; counts the rest. */
+/* At a start: removes half-made spares, those of another size, and those that are not all zeros (a crash came while one
+ * was becoming a segment); counts the rest. */
 NODISCARD enum status spares_look(const struct disk *disk, const char *folder, uint64_t segment_bytes, uint32_t *count);
-/* Makes a segment with this header out of a spare (makes one when there is none; *spares is what is left): header,
- * fdatasync, rename, directory fsync. Its name and header are durable on ST_OK; *fd is the caller's. */
-NODISCARD enum status segment_create(const struct disk *disk, const char *folder, const struct segment_header *header,
+/* Makes a segment out of a spare (makes one when there is none; *spares is what is left): header, checkpoint frame and
+ * the frames behind it, fdatasync, rename, directory fsync. So a segment is whole when it has its name, and all of it
+ * is durable on ST_OK. *fd is the caller's. */
+struct segment_start {
+    struct segment_header header;
+    const uint8_t *checkpoint, *frames;
+    uint64_t checkpoint_bytes, frames_bytes; /* multiples of FRAME_ALIGN */
+};
+NODISCARD enum status segment_create(const struct disk *disk, const char *folder, const struct segment_start *start,
                                      int *fd, uint32_t *spares, struct segment *segment);
 
 struct segment_scan {
-    bool checkpoint;      /* its first frame is whole */
+    bool checkpoint;      /* its first frame is valid; if not, that is damage */
     uint64_t end;         /* offset behind the last valid frame */
     uint64_t tail_bytes;  /* from there to the last byte that is not zero */
     uint64_t unclaimed;   /* offset of the first frame that none claims as synced */
