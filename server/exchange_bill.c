@@ -146,14 +146,28 @@ static bool at_limit(const struct billed *billed)
     return true;
 }
 
+static enum cause end_cause(const struct billed *billed)
+{
+    return billed->verdict == LEASE_EMPTY    ? CAUSE_QUOTA_END
+           : billed->verdict == LEASE_CLOSED ? CAUSE_ACCOUNT_STOP
+                                             : CAUSE_PLATFORM_CANCEL;
+}
+
+/* It may end by itself before the engine hears of this: what the client is told is decided by how it did end
+ * (take_end). */
 static void end_request(struct exchange *exchange, struct billed *billed)
 {
-    enum cause cause = billed->verdict == LEASE_EMPTY    ? CAUSE_QUOTA_END
-                       : billed->verdict == LEASE_CLOSED ? CAUSE_ACCOUNT_STOP
-                                                         : CAUSE_PLATFORM_CANCEL;
-    billed->ending = engine_cancel(exchange->served->engine, billed->request->id, cause);
-    if (cause != CAUSE_PLATFORM_CANCEL || exchange->failed) return;
+    billed->ending = engine_cancel(exchange->served->engine, billed->request->id, end_cause(billed));
+}
+
+/* Without a ledger the call cannot go on: none of its prompts. */
+static void take_end(struct exchange *exchange, const struct billed *billed)
+{
+    if (!billed->ending || exchange->failed || end_cause(billed) != CAUSE_PLATFORM_CANCEL ||
+        billed->request->usage.cause != CAUSE_PLATFORM_CANCEL)
+        return;
     refusal_error(REFUSE_BILLING, RETRY_AFTER_MS_MIN, &exchange->error);
+    exchange_cancel(exchange, CAUSE_PLATFORM_CANCEL);
     exchange_fail(exchange, &exchange->error);
 }
 
@@ -190,8 +204,10 @@ static void look_after(struct exchange *exchange, struct billed *billed)
 
 void exchange_bill_event(struct exchange *exchange, const struct event *event)
 {
-    if (!exchange->billed || event->kind != CHOICE_TOKENS) return;
+    if (!exchange->billed) return;
     struct billed *billed = &exchange->billed[event->request - exchange->requests];
+    if (event->kind == REQUEST_DONE) take_end(exchange, billed);
+    if (event->kind != CHOICE_TOKENS) return;
     billed->told[event->choice] = event->finish == FINISH_NONE ? event->output_count : FINISHED;
     if (!billed->asking) look_after(exchange, billed);
 }
