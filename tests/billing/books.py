@@ -202,6 +202,13 @@ def init_ledger(redis, uuid="6f1d2c3b-0000-4000-8000-00000000beef"):
             assert answer[0] in (b"OK", b"DUP"), answer
 
 
+def marks_of(c):
+    """{(partition, producer): pseq} as Redis has them."""
+    replies = c.many([("HGETALL", f"mr:{{b{partition:03d}}}:hwm") for partition in range(PARTITIONS)])
+    return {(partition, flat[i]): int(flat[i + 1].split(b"|")[1]) for partition, flat in enumerate(replies) for i in range(0, len(flat), 2)
+            if b"|" in flat[i + 1]}
+
+
 def dump_redis(c):
     """{(key without its prefix, field): text} of all accounts, months and marks; and every (producer, pseq) of the logs once."""
     dump, cursor, keys = {}, b"0", set()

@@ -164,7 +164,7 @@ class Comparison:
     def compare_excess(self, line, record, count):
         if record.out < count:
             self.fault("lost", f"{line.request_id} part {record.part}: {count} ids arrived, {record.out} recorded ({record.cause})")
-        if not line.stream: # all or nothing: nothing of it is delivered before its end
+        if not line.stream or line.retry: # all or nothing; or it goes on without its client
             return
         steps = told = 0 # STEPs that tell of recorded ids which did not arrive
         for ids in record.steps:

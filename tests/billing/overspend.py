@@ -123,9 +123,9 @@ def test_500_at_once_on_a_nearly_empty_account():
 
 def test_a_package_voided_while_it_is_leased():
     with Market("void") as market:
-        market.bank.order("top-1", "add", "p1", 300000 * 1000000)
-        load = market.load(3000, 200, 2)
-        wait_for(lambda: load.ended > 600, "requests run")
+        market.bank.order("top-1", "add", "p1", 3000000 * 1000000)
+        load = market.load(6000, 200, 2)
+        wait_for(lambda: load.ended > 1000, "requests run")
         market.bank.order("void-1", "void", "p1")
         load.wait(120)
         market.settle()
@@ -138,14 +138,15 @@ def test_a_package_voided_while_it_is_leased():
 
 def test_a_package_expires_while_it_is_leased():
     with Market("expiry") as market:
-        market.bank.order("top-1", "add", "p1", 300000 * 1000000, expires_ms=int((time.time() + 2.5) * 1000))
-        load = market.load(6000, 200, 3)
+        market.bank.order("top-1", "add", "p1", 3000000 * 1000000, expires_ms=int((time.time() + 1) * 1000))
+        load = market.load(10000, 200, 3)
         load.wait(120)
         market.settle()
         sums = market.bank.sums()
         market.judge()
         print("    ", sums)
         assert sums["ov"] == 0 and sums[".rs"] == 0, sums
+        assert sums[".av"] + sums[".xp"] > 0, "the package was used up before its end"
 
 
 def outage(name, options, window):

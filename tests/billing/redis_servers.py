@@ -220,7 +220,7 @@ class SentinelSet:
             if i:
                 more.append(f"replicaof 127.0.0.1 {self.proxies[0].port}")
             self.redis.append(Redis(folder, f"redis{i}", port=port, more=more))
-        monitor = [f"sentinel monitor {self.NAME} 127.0.0.1 {self.proxies[0].port} 2", f"sentinel down-after-milliseconds {self.NAME} 700",
+        monitor = [f"sentinel monitor {self.NAME} 127.0.0.1 {self.proxies[0].port} 2", f"sentinel down-after-milliseconds {self.NAME} 1500",
                    f"sentinel failover-timeout {self.NAME} 3000", f"sentinel parallel-syncs {self.NAME} 2"]
         self.sentinels = [Redis(folder, f"sentinel{i}", program="redis-sentinel", more=monitor) for i in range(3)]
 
@@ -253,18 +253,26 @@ class SentinelSet:
             return False
 
     def role(self, i):
-        with self.redis[i].connect() as c:
-            return c("ROLE")[0].decode()
+        try:
+            with self.redis[i].connect() as c:
+                return c("ROLE")[0].decode()
+        except (OSError, RedisError): # it cuts its clients off when it changes
+            return None
 
-    def fail_over(self, apart_s):
-        """Parts the master from its replicas and from the Sentinels; it goes on taking writes for a while after there is a new one."""
+    def fail_over(self, apart_s, marks):
+        """Parts the master from its replicas and from the Sentinels; it goes on taking writes for a while after there is a new one.
+        marks(connection) -> {name: sequence}. Returns how many records the old master had and its successor had not: thrown away."""
         old = self.master()
         self.proxies[old].part()
         wait_for(lambda: self.master() != old, "there is a new master")
         time.sleep(apart_s)
+        with self.redis[old].connect() as then, self.connect() as now:
+            before, after = marks(then), marks(now)
+        lost = sum(max(0, pseq - after.get(name, 0)) for name, pseq in before.items())
         self.proxies[old].join()
-        wait_for(lambda: self.role(old) == "slave", "the old master is a replica")
+        wait_for(lambda: self.role(old) == "slave" or self.master() == old, "the old master is a replica, or was chosen again")
         wait_for(self.settled, "Sentinels agree again")
+        return lost
 
     def connect(self):
         return self.redis[self.master()].connect()
