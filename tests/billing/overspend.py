@@ -1,6 +1,6 @@
 """Prepaid packages under parallel use: 500 requests at once on one nearly empty account, over 8 server processes on one Redis.
 
-    overspend.py NULL_SERVER BILLING_LOAD [test...]
+    overspend.py NULL_SERVER BILLING_LOAD BILLING_DUMP [test...]
 
 Units charged must never pass what was granted: overage 0 with Redis up, also when a package is voided or expires while nodes lease from it;
 in an outage at most the credit window of every node."""
@@ -13,7 +13,7 @@ from harness import PRICES, Folder, Load, make_node, wait_for, write_keys, write
 from oracle import account_number
 from redis_servers import Redis
 
-SERVER, LOAD = sys.argv[1:3]
+SERVER, LOAD, DUMP = sys.argv[1:4]
 NODES, PARALLEL = 8, 500
 ACCOUNT = "acct0000"
 ALL_CLASSES = 2**53 - 1
@@ -91,7 +91,7 @@ class Market:
             node.stop()
 
     def judge(self):
-        report = books.judge(self.nodes, self.clients, self.redis, None, lambda line, record: None)
+        report = books.judge(self.nodes, self.clients, self.redis, DUMP, lambda line, record: None)
         assert report["clean"], report["messages"] + report["ledger_faults"]
         return report
 
@@ -174,7 +174,7 @@ def test_an_outage_on_credit():
 
 
 if __name__ == "__main__":
-    chosen = sys.argv[3:]
+    chosen = sys.argv[4:]
     for name, function in list(globals().items()):
         if name.startswith("test_") and (not chosen or name in chosen):
             started = time.monotonic()
