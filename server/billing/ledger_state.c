@@ -3,6 +3,7 @@
 
 #include "runtime/base/hash.h"
 #include "runtime/base/mem.h"
+#include "server/billing/ledger_planted.h"
 
 #include <string.h>
 
@@ -253,7 +254,7 @@ void ledger_give_back(struct ledger_account *account, uint64_t producer, uint64_
         }
         struct package_balance *package = &account->packages[lease->package].b;
         package->leased -= lease->units;
-        if (package_ended(package, now_ms)) {
+        if (package_ended(package, now_ms) && !PLANTED_LEDGER(BACK_EXPIRED)) {
             package->expired += lease->units;
         } else {
             package->free += lease->units;

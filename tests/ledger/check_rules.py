@@ -4,7 +4,7 @@ marked Redis alone."""
 import collections
 import time
 
-from redis_tools import RedisError, Server
+from redis_tools import RedisError, Server, free_port
 from vectors import *  # noqa: F401,F403
 from vectors import UNITS_MAX as FULL
 
@@ -188,7 +188,8 @@ def edges_damaged(e):
             if kind == 'R' and f[0] == 'c':
                 continue
             old = c('HGET', k, f)
-            for v in ('x', '', '007', '-5', '-0', '1e3', '0x1f', '1.5', ' 1', '9' * 19, '9' * 40):
+            less = ('98',) if f == 'p.rs' else ()              # than its lease: 99
+            for v in ('x', '', '007', '-5', '-0', '1e3', '0x1f', '1.5', ' 1', '9' * 19, '9' * 40) + less:
                 c('HSET', k, f, v)
                 before = digest(c)
                 got = send(c, j, [rec])
@@ -365,7 +366,7 @@ def directory(c):
 
 
 def edges_cluster(rnd):
-    s = Server('cluster-enabled yes').start()
+    s = Server('cluster-enabled yes', 'cluster-port %d' % free_port()).start()
     c, part = s.load(), 200
     c('CLUSTER', 'ADDSLOTSRANGE', 0, 16383)
     while b'cluster_state:ok' not in c('CLUSTER', 'INFO'):
@@ -376,6 +377,9 @@ def edges_cluster(rnd):
     for i in range(300):
         add_random(rnd, j, accts, NOW0 + i)
     both.drain(j)
+    assert both.apply(j, [], 7).status == 'OK'                 # a hello alone fences older ones
+    assert both.apply(j, [j.add('R', accts[0])], 6).status == 'FENCED' == both.apply(j, [], 6).status
+    both.drain(j, 7)
     both.compare(accts, [j])
     both.end()
     s.end()
