@@ -539,28 +539,40 @@ void journal_spare_add(struct journal *journal)
     if (journal->active == journal->folder) journal->stats.spares++;
 }
 
+/* A segment's checkpoint. ST_INVAL, ST_IO, ST_NOMEM. */
+static enum status checkpoint_read(const struct disk *disk, const struct segment *segment, struct journal_state *state)
+{
+    uint64_t room = segment->info.bytes - SEGMENT_HEADER_BYTES, length = room < 65536 ? room : 65536;
+    int fd = disk->open(disk->state, segment->info.path, DISK_READ);
+    if (fd < 0) return ST_IO;
+    enum status status = ST_AGAIN;
+    while (status == ST_AGAIN) { /* a second time when it is longer than most */
+        struct frame frame;
+        uint64_t claimed, needed = 0;
+        uint8_t *bytes = mem_alloc(1, length);
+        status = bytes == NULL ? ST_NOMEM : disk_read_all(disk, fd, bytes, length, SEGMENT_HEADER_BYTES);
+        if (status == ST_OK) {
+            enum frame_look looked = frame_look(bytes, length, room, segment->header.salt, &frame, &claimed, &needed);
+            status = looked == FRAME_GOOD ? state_checkpoint_load(state, &frame) : ST_INVAL;
+            if (looked == FRAME_SHORT) status = ST_AGAIN;
+        }
+        mem_free(bytes);
+        length = needed;
+    }
+    disk->close(disk->state, fd);
+    return status;
+}
+
 /* Whether the ledger's marks cover every record before this segment. Marks are those of the present producer: what
  * another one wrote nobody confirms, so it stays. */
 static bool confirmed_before(struct journal *journal, const struct segment *segment)
 {
-    const struct disk *disk = journal->config.disk;
     struct journal_state *state = mem_alloc(1, sizeof *state);
-    uint8_t *bytes = NULL;
-    int fd;
-    bool covered = false;
     if (state == NULL) return false;
     state_init(state);
-    if (segment_load(disk, segment, DISK_READ, &fd, &bytes, NULL) == ST_OK) {
-        disk->close(disk->state, fd);
-        uint64_t claimed, needed, room = segment->info.bytes - SEGMENT_HEADER_BYTES;
-        struct frame frame;
-        covered = frame_look(bytes + SEGMENT_HEADER_BYTES, room, room, segment->header.salt, &frame, &claimed,
-                             &needed) == FRAME_GOOD &&
-                  state_checkpoint_load(state, &frame) == ST_OK;
-        for (int i = 0; i < PARTITIONS && covered; i++) {
-            covered = state->partitions[i].pseq <= journal->live.partitions[i].confirmed;
-        }
-        mem_free(bytes);
+    bool covered = checkpoint_read(journal->config.disk, segment, state) == ST_OK;
+    for (int i = 0; i < PARTITIONS && covered; i++) {
+        covered = state->partitions[i].pseq <= journal->live.partitions[i].confirmed;
     }
     state_free(state);
     mem_free(state);
