@@ -277,7 +277,8 @@ static enum auth_result fill_from_directory(struct auth *auth, const struct dire
 enum auth_result auth_check(struct auth *auth, const char *authorization, const char *x_api_key, struct caller *caller)
 {
     const char *key;
-    if (auth->has_directory && !auth->directory) return AUTH_NOT_YET;
+    bool not_yet = auth->has_directory && !auth->directory;
+    if (not_yet && auth->keys.count == 0) return AUTH_NOT_YET;
     if (auth->keys.count == 0 && (!auth->directory || directory_keys(auth->directory) == 0))
         return fill_plain(auth, 0, 0, caller);
     enum auth_result result = find_key(authorization, x_api_key, &key);
@@ -285,7 +286,8 @@ enum auth_result auth_check(struct auth *auth, const char *authorization, const 
     const struct directory_key *known = auth->directory ? directory_find_key(auth->directory, key, strlen(key)) : NULL;
     const struct auth_key *plain = find_in_list(auth, &auth->keys, key);
     if (known) return fill_from_directory(auth, known, caller);
-    return plain ? fill_plain(auth, plain->tenant, plain->number, caller) : AUTH_WRONG;
+    if (plain) return fill_plain(auth, plain->tenant, plain->number, caller);
+    return not_yet ? AUTH_NOT_YET : AUTH_WRONG;
 }
 
 bool auth_has_stopped(const struct auth *auth, const struct caller *caller)

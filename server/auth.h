@@ -6,7 +6,8 @@
  * it), also when a reload drops its keys.
  *
  * A billing server has a directory of accounts and keys as well (billing/directory.h): a key is looked for in both. The
- * tenant of a key file's line is the name of the account that pays. Until the directory is there nobody is let in.
+ * tenant of a key file's line is the name of the account that pays. Until the directory is there, keys of files and
+ * arguments are let in, and nobody else.
  * io thread only. */
 #ifndef SERVER_AUTH_H
 #define SERVER_AUTH_H

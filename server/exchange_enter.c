@@ -4,6 +4,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/limits.h"
 #include "runtime/base/mem.h"
+#include "server/billing/billing.h"
 
 #include <string.h>
 
@@ -173,6 +174,11 @@ void exchanges_settled(struct exchanges *set, struct served *served)
 
 static void fail_refused(struct exchange *exchange, enum refusal refusal)
 {
+    struct billing_stats *stats = exchange->set->billing->stats;
+    billing_stats_add(refusal == REFUSE_QUOTA            ? &stats->refused_quota
+                      : refusal == REFUSE_ACCOUNT_CLOSED ? &stats->refused_closed
+                                                         : &stats->refused_outage,
+                      1);
     refuse(exchange, refusal, 0);
     exchange_bill_drop(exchange);
 }

@@ -99,6 +99,18 @@ static uint64_t cpu_ns(const struct rusage *usage)
     return seconds * NS_PER_S + (uint64_t)(usage->ru_utime.tv_usec + usage->ru_stime.tv_usec) * 1000;
 }
 
+static void count_leases(struct server *server)
+{
+    struct lease_sums sums;
+    struct billing_stats *stats = &server->billing_stats;
+    meter_leases_sum(server->billing->meter, &sums);
+    billing_stats_set(&stats->lease_accounts, sums.accounts);
+    billing_stats_set(&stats->lease_units, sums.leased);
+    billing_stats_set(&stats->lease_held_units, sums.held);
+    billing_stats_set(&stats->lease_headroom_units, sums.headroom);
+    billing_stats_set(&stats->outage_units, sums.credit);
+}
+
 void reply_metrics(struct server *server, struct http_conn *conn)
 {
     struct engine_stats stats[MODELS_MAX];
@@ -138,6 +150,7 @@ void reply_metrics(struct server *server, struct http_conn *conn)
     struct buf body;
     buf_init(&body, 0);
     metrics_print(models, server->models.count, own, &body);
+    if (server->billing) count_leases(server);
     if (server->ledger.calls) billing_stats_print(&server->billing_stats, now_ns, &body);
     http_conn_reply(
         conn,

@@ -201,6 +201,7 @@ enum status billing_open(const struct config *config, struct billing_stats *stat
     struct billing *made = mem_alloc(1, sizeof *made);
     if (!made) return error_set(err, ST_NOMEM, "no memory for billing");
     made->config = config;
+    made->stats = stats;
     meter.stats = stats;
     meter.journal.uuid = made->uuid;
     meter.wake = wake;

@@ -15,6 +15,7 @@
 
 struct billing {
     const struct config *config;
+    struct billing_stats *stats; /* borrowed */
     struct meter *meter;
     struct redis_target redis;   /* --redis */
     struct emitter *emitter;     /* NULL: the ledger is in this process */

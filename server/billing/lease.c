@@ -62,7 +62,7 @@ struct leases {
     uint32_t buckets_count, accounts_count, cursor; /* cursor: of the walk; buckets_count: at its end */
     struct pot *first, *last;                       /* the queue */
     uint32_t queue_length;
-    uint64_t grants, now_ns, walk_ns;
+    uint64_t grants, now_ns, walk_ns, credit; /* credit: given in outages */
     bool reachable, refuses, draining;
 };
 
@@ -268,9 +268,13 @@ static enum lease_verdict hold_in_outage(struct leases *leases, struct pot *pot,
 {
     const struct lease_config *config = &leases->config;
     if (!pot->account->open) return LEASE_CLOSED;
-    int64_t left = headroom(pot);
+    int64_t leased = headroom(pot), left = leased;
     if (config->outage == OUTAGE_CONTINUE && !pot->broke) left += (int64_t)less(config->window_units, UNITS_MAX);
-    if (left >= (int64_t)ask->least) return take(pot, less((uint64_t)left, ask->most), held);
+    if (left >= (int64_t)ask->least) {
+        uint64_t units = less((uint64_t)left, ask->most);
+        leases->credit += minus(units, leased > 0 ? (uint64_t)leased : 0);
+        return take(pot, units, held);
+    }
     if (config->outage == OUTAGE_RETRY_REJECT && leases->now_ns - ask->asked_ns < config->retry_ns)
         return wait_for(leases, pot, ask);
     return LEASE_OUTAGE;
@@ -533,4 +537,21 @@ bool lease_look(const struct leases *leases, uint64_t account, uint8_t mclass, u
                                 .valid = valid,
                                 .open = at->open};
     return true;
+}
+
+void leases_sum(const struct leases *leases, uint64_t now_ns, struct lease_sums *sums)
+{
+    *sums = (struct lease_sums){.credit = leases->credit};
+    for (uint32_t i = 0; i < leases->buckets_count; i++)
+        for (const struct account *account = leases->buckets[i]; account; account = account->next) {
+            bool has_lease = false;
+            sums->held += account->held;
+            for (const struct pot *pot = account->pots; pot; pot = pot->next) {
+                if (now_ns >= pot->valid_until_ns || pot->leased <= pot->since) continue;
+                has_lease = true;
+                sums->leased += pot->leased - pot->since;
+                sums->headroom += minus(pot->leased, pot->since + account->held);
+            }
+            sums->accounts += has_lease;
+        }
 }

@@ -103,6 +103,13 @@ struct lease_view {
     uint64_t outage_spent;           /* of the window, charged or held */
     bool valid, open;
 };
+/* Over all accounts, for metrics: takes as long as a walk over them. */
+struct lease_sums {
+    uint64_t accounts;               /* with a lease */
+    uint64_t leased, held, headroom; /* units; leased and headroom of valid leases */
+    uint64_t credit;                 /* given in outages, since the start */
+};
+void leases_sum(const struct leases *leases, uint64_t now_ns, struct lease_sums *sums);
 bool lease_look(const struct leases *leases, uint64_t account, uint8_t mclass, uint64_t now_ns,
                 struct lease_view *view);
 

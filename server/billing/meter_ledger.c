@@ -30,6 +30,15 @@ void meter_drop(struct meter *m, struct metered *metered)
     pthread_mutex_unlock(&m->leases_mutex);
 }
 
+void meter_leases_sum(struct meter *m, struct lease_sums *sums)
+{
+    *sums = (struct lease_sums){0};
+    if (!m->leases) return;
+    pthread_mutex_lock(&m->leases_mutex);
+    leases_sum(m->leases, clock_now_ns(m->config.clock), sums);
+    pthread_mutex_unlock(&m->leases_mutex);
+}
+
 bool meter_lease_look(struct meter *m, uint64_t account, uint8_t mclass, struct lease_view *view)
 {
     if (!m->leases) return false;

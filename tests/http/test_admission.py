@@ -247,6 +247,7 @@ def test_prepaid_until_the_package_ends():
         equal(json.loads(body)["usage"]["total_tokens"], 100, "not the whole package")
         equal(post(server, completion(5), key)[0], 402)
         equal(post(server, completion(5), other)[0], 200, "another account pays for itself")
+        equal((server.metric("mr_billing_refused_quota_total"), server.metric("mr_billing_quota_ends_total")), (2, 1))
         server.top_up("acme", 700, "p2")
         status, _, body = post(server, completion(2000, stream=True), key)
         last = json.loads(events(body)[-2])["choices"][0]

@@ -59,6 +59,11 @@ static void test_lease_waits_for_a_grant_then_holds(void **state)
     assert_int_equal(lease_hold(leases, 7, 0, &question, S * MS, &held), LEASE_HELD);
     assert_int_equal(held, 100);
     lease_charged(leases, 7, 0, 60, 100);
+    struct lease_sums sums;
+    leases_sum(leases, S * MS, &sums);
+    assert_true(sums.accounts == 1 && sums.leased == 40 && sums.headroom == 40 && sums.held == 0);
+    leases_sum(leases, (121 * S) * MS, &sums);
+    assert_true(sums.accounts == 0 && sums.leased == 0);
     assert_int_equal(ask(leases, 40, S, &held), LEASE_HELD); /* what was not used came back */
     lease_drop(leases, 7, 0, 40);
     assert_int_equal(ask(leases, 41, S, &held), LEASE_WAITS);
@@ -183,6 +188,11 @@ static void test_lease_outage_policies(void **state)
     struct lease_ask rest = {.least = 100, .most = 600};
     assert_int_equal(lease_hold(leases, 7, 0, &rest, S * MS, &held), LEASE_HELD);
     assert_int_equal(held, 400);
+    struct lease_sums sums;
+    leases_sum(leases, S * MS, &sums);
+    assert_int_equal(sums.credit, 1000);
+    assert_int_equal(sums.held, 1000);
+    assert_int_equal(sums.accounts, 0);
     assert_int_equal(ask(leases, 1, S, &held), LEASE_OUTAGE);
     lease_charged(leases, 7, 0, 600, 600);
     lease_charged(leases, 7, 0, 400, 400);
