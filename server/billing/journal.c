@@ -317,8 +317,9 @@ static void settle(struct journal *journal)
         CHECK(state_apply(&journal->settled, &frame, true, &why) == ST_OK);
         at += needed;
     }
-    memmove(pending->bytes, pending->bytes + pending->written, pending->length - pending->written);
-    pending->length -= pending->written;
+    size_t left = pending->length - pending->written;
+    if (left > 0) memmove(pending->bytes, pending->bytes + pending->written, left); /* no bytes yet: no memory */
+    pending->length = left;
     pending->written = 0;
 }
 
