@@ -6,6 +6,7 @@
  *   NULL_FAIL_STEP      this step loses the device        NULL_HEAD_AFTER_MS, NULL_KEEP_ALIVE_MS   stream timing
  *   NULL_WEIGHTS_BYTES  what weights count for            NULL_LEAST_BYTES     KV of one sequence of full context
  *   NULL_FILE_BYTES     what they count for before they are packed (as much unless given)
+ *   NULL_SYNC_FAILS     that sync of the journal and all after it fail
  *   NULL_SYNC_US        a sync of the journal takes so much longer; NULL_SYNC_PROTOCOL names a file (slow_disk.h)
  *
  * A path is not opened, but a model whose path has "broken" in it does not load, and one with "slow" in it takes
@@ -139,7 +140,8 @@ int main(int argc, char **argv)
         .stream_head_after_ns = setting("NULL_HEAD_AFTER_MS", 0) * NS_PER_MS,
         .stream_keep_alive_ns = setting("NULL_KEEP_ALIVE_MS", 0) * NS_PER_MS,
     };
-    if (getenv("NULL_SYNC_US") || getenv("NULL_SYNC_PROTOCOL"))
+    slow_disk_fail_from(setting("NULL_SYNC_FAILS", 0));
+    if (getenv("NULL_SYNC_US") || getenv("NULL_SYNC_PROTOCOL") || getenv("NULL_SYNC_FAILS"))
         disk_system_set(slow_disk(setting("NULL_SYNC_US", 0) * 1000, getenv("NULL_SYNC_PROTOCOL")));
     return serve_run(&setup);
 }

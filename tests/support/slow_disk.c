@@ -4,6 +4,7 @@
 #include "runtime/base/check.h"
 #include "runtime/base/clock.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -14,7 +15,7 @@ enum { FDS_MAX = 4096 };
 static struct {
     const struct disk *base; /* the machine's */
     struct disk table;
-    uint64_t sync_ns;
+    uint64_t sync_ns, fail_from, syncs; /* fail_from: the sync that fails, and all after it; 0: none */
     FILE *protocol;
     pthread_mutex_t lock; /* of the protocol and of what follows */
     uint64_t opened, file_of_fd[FDS_MAX];
@@ -78,6 +79,7 @@ static int slow_sync(void *state, int fd)
     uint64_t ended_ns = now_ns();
     (void)state;
     (void)pthread_mutex_lock(&slow.lock);
+    if (slow.fail_from && ++slow.syncs >= slow.fail_from) result = -EIO;
     if (slow.protocol && result == 0)
         fprintf(slow.protocol, "sync %" PRIu64 " %" PRIu64 " %" PRIu64 "\n", file, begun_ns, ended_ns);
     end_line();
@@ -107,4 +109,9 @@ const struct disk *slow_disk(uint64_t sync_ns, const char *protocol_path)
     slow.table.sync = slow_sync;
     slow.table.rename = slow_rename;
     return &slow.table;
+}
+
+void slow_disk_fail_from(uint64_t sync)
+{
+    slow.fail_from = sync;
 }

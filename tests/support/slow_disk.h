@@ -13,5 +13,7 @@
 
 /* sync_ns: what each sync takes longer. protocol_path: NULL for none. Put it in place with disk_system_set. */
 const struct disk *slow_disk(uint64_t sync_ns, const char *protocol_path);
+/* That sync, counted from 1, and all after it fail with EIO. Before threads start. */
+void slow_disk_fail_from(uint64_t sync);
 
 #endif
