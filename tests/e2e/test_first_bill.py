@@ -31,11 +31,12 @@ class Redis:
     """As README.md starts it."""
 
     def __enter__(self):
-        self.folder, port = tempfile.mkdtemp(prefix="millrace-redis-"), free_port()
+        self.folder, port = tempfile.mkdtemp(prefix="first-bill-redis-"), free_port()
         self.url = f"redis://127.0.0.1:{port}"
         self.process = subprocess.Popen(
             ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", self.folder, "--appendonly", "yes",
-             "--appendfsync", "always", "--aof-load-truncated", "no", "--maxmemory-policy", "noeviction"], stdout=subprocess.DEVNULL)
+             "--appendfsync", "always", "--aof-load-truncated", "no", "--maxmemory-policy", "noeviction"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for _ in range(500):
             if subprocess.run(["redis-cli", "-p", str(port), "ping"], capture_output=True).stdout == b"PONG\n":
                 return self
@@ -43,9 +44,9 @@ class Redis:
         raise AssertionError("Redis did not answer in 10 s")
 
     def __exit__(self, *_):
-        self.process.terminate()
+        self.process.kill()
         self.process.wait(30)
-        shutil.rmtree(self.folder)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class Sum:
@@ -87,7 +88,7 @@ def eventually(check, what, seconds=30):
 
 class FirstBill(unittest.TestCase):
     def setUp(self):
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="millrace-bill-"))
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="first-bill-"))
         self.addCleanup(shutil.rmtree, self.folder)
         self.journal = str(self.folder / "journal")
 
