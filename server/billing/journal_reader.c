@@ -170,18 +170,18 @@ static enum status look(struct journal_reader *reader, bool at_rest, struct fram
 static enum status rest_of_segment(struct journal_reader *reader, uint64_t *tail_bytes, uint64_t *claimed,
                                    struct error *err)
 {
-    uint8_t *bytes;
-    int fd;
-    uint32_t frames;
     const struct segment *segment = current(reader);
-    TRY(segment_load(reader->disk, segment, DISK_READ, &fd, &bytes, err));
-    uint64_t length = segment->info.bytes;
-    while (length > reader->offset && bytes[length - 1] == 0) length--;
-    *tail_bytes = length - reader->offset;
-    *claimed = *tail_bytes == 0
-                   ? 0
-                   : segment_claims(bytes, segment->info.bytes, reader->offset, segment->header.salt, &frames);
-    reader->disk->close(reader->disk->state, fd);
+    uint64_t whole = segment->info.bytes - reader->offset, length = whole;
+    uint32_t frames;
+    uint8_t *bytes = mem_alloc(1, whole);
+    if (bytes == NULL) return error_set(err, ST_NOMEM, "billing journal: no memory");
+    if (disk_read_all(reader->disk, reader->fd, bytes, whole, reader->offset) != ST_OK) {
+        mem_free(bytes);
+        return error_set(err, ST_IO, "billing journal: %s: cannot be read", segment->info.path);
+    }
+    while (length > 0 && bytes[length - 1] == 0) length--;
+    *tail_bytes = length;
+    *claimed = length == 0 ? 0 : segment_claims(bytes, whole, 0, segment->header.salt, &frames);
     mem_free(bytes);
     return ST_OK;
 }
