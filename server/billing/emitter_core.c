@@ -466,6 +466,7 @@ void core_look(const struct emitter_core *core, uint64_t now_ns, struct emitter_
             if (p->stop != STOP_BADARG && p->stop != STOP_BADSTATE) view->refuses = true;
         }
         if (p->known && p->seen > p->hwm) view->unapplied += p->seen - p->hwm;
+        if (p->phase == SEEK) view->unapplied += p->seen > p->mark ? p->seen - p->mark : 1; /* to be found out */
         uint64_t since = waiting_since(core, p);
         if (since != 0 && (view->unapplied_since_ns == 0 || since < view->unapplied_since_ns))
             view->unapplied_since_ns = since;

@@ -99,7 +99,7 @@ struct emitter_view {
     enum emitter_stop stop; /* the first partition's that stopped */
     uint16_t stop_partition;
     uint32_t stopped;                     /* partitions */
-    uint64_t unapplied;                   /* records read and not confirmed */
+    uint64_t unapplied;                   /* records read and not confirmed; at least 1 while a mark is compared */
     uint64_t unapplied_since_ns;          /* when the oldest was read; 0: none */
     uint64_t applied, duplicates, losses; /* counts; losses: core_lost of a partition that was well */
     uint64_t wake_ns;                     /* when core_next may have something again; UINT64_MAX: after an event */

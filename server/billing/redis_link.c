@@ -305,6 +305,19 @@ static enum status call_node(struct redis_link *l, uint32_t node, bool asking, c
     return redis_node_call(l, node, command, reply, err);
 }
 
+/* Whether the peer has closed an idle connection meanwhile, or said something that nobody asked for. Found out before a
+ * command is sent, that is no outcome which is not known. */
+static bool gone(struct redis_link *l, uint32_t node)
+{
+    char byte;
+    size_t length;
+    struct error err;
+    const struct redis_wire *wire = l->target->wire;
+    if (wire->receive(wire->state, l->nodes[node].connection, &byte, 1, 0, &length, &err) == ST_TIMEOUT) return false;
+    redis_node_close(l, node);
+    return true;
+}
+
 enum status redis_link_call(struct redis_link *link, uint16_t slot, const struct redis_command *command,
                             uint32_t timeout_ms, struct redis_reply **reply, struct error *err)
 {
@@ -316,6 +329,7 @@ enum status redis_link_call(struct redis_link *link, uint16_t slot, const struct
         enum status status =
             asked != REDIS_NODES_MAX ? redis_node_connect(link, asked, err) : redis_link_route(link, slot, &node, err);
         if (status == ST_NOMEM || status == ST_INVAL) return status;
+        if (status == ST_OK && gone(link, node)) status = ST_IO;
         bool again = status != ST_OK;
         if (status == ST_OK) {
             struct redis_reply *answer = NULL;

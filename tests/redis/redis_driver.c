@@ -1,7 +1,7 @@
 /* ledger_client.h's calls on a ledger in Redis, from lines on standard input; one line of answer each. For the tests of
  * this folder.
  *
- *   redis_driver URL [ca=FILE] [cert=FILE] [key=FILE]          password: MILLRACE_REDIS_PASSWORD
+ *   redis_driver URL [ca=FILE] [cert=FILE] [key=FILE] [timeout=MS]     password: MILLRACE_REDIS_PASSWORD
  *
  * First line out: "open ST_OK", or the status and its message, exit 1. Then: init UUID, uuid, order ID ACCOUNT OP
  * PACKAGE UNITS PRIORITY EFFECTIVE EXPIRES, account ACCOUNT ID open|close, reap ACCOUNT GRACE, balance ACCOUNT, month
@@ -143,6 +143,8 @@ int main(int argc, char **argv)
     static struct redis_target target;
     struct ledger_client client;
     enum status status = redis_target_read(&settings, &target, &err);
+    for (int i = 2; i < argc; i++)
+        if (strncmp(argv[i], "timeout=", 8) == 0) target.timeout_ms = (uint32_t)strtoul(argv[i] + 8, NULL, 10);
     if (status == ST_OK) status = ledger_redis_open(&target, &client, &err);
     printf("open %s %s\n", status_name(status), status == ST_OK ? "" : err.message);
     fflush(stdout);

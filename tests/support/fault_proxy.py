@@ -39,7 +39,7 @@ class Pair:
     """One connection through the proxy: two threads, one a direction."""
 
     def __init__(self, proxy, client):
-        self.proxy, self.client, self.dead = proxy, client, False
+        self.proxy, self.client, self.dead, self.first = proxy, client, False, b""
         self.server = proxy.connect()
         for sock in (self.client, self.server):
             sock.settimeout(0.05)
@@ -74,6 +74,8 @@ class Pair:
                     continue
                 if not data:
                     break
+                if way == "up" and not self.first:
+                    self.first = data[:64]
                 if proxy.settings["delay_s"]:
                     time.sleep(proxy.settings["delay_s"])
                 while proxy.settings["stall"] and not self.dead:
@@ -172,9 +174,11 @@ class FaultProxy:
     def clear(self):
         self.set(**DEFAULTS)
 
-    def kill(self):
+    def kill(self, chosen=lambda pair: True):
+        """Resets all open connections, or those chosen: pair.first is what its client said first."""
         with self.lock:
-            pairs, self.pairs = self.pairs, []
+            pairs = [pair for pair in self.pairs if chosen(pair)]
+            self.pairs = [pair for pair in self.pairs if pair not in pairs]
         for pair in pairs:
             pair.end(rst=True)
         return len(pairs)
