@@ -298,7 +298,10 @@ enum lease_verdict lease_hold(struct leases *leases, uint64_t account, uint8_t m
     int64_t left = headroom(pot);
     if (left >= (int64_t)ask->most) return take(pot, ask->most, held);
     if (!decided) return wait_for(leases, pot, ask);
-    return left >= (int64_t)ask->least ? take(pot, (uint64_t)left, held) : LEASE_EMPTY;
+    if (left >= (int64_t)ask->least) return take(pot, (uint64_t)left, held);
+    if (pot->dry) return LEASE_EMPTY;
+    ask->ticket = 0; /* the ledger gave what was wanted, and others have taken it: once more */
+    return wait_for(leases, pot, ask);
 }
 
 void lease_drop(struct leases *leases, uint64_t account, uint8_t mclass, uint64_t units)

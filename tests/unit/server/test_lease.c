@@ -117,6 +117,22 @@ static void test_lease_believes_no_answer_older_than_the_question(void **state)
     leases_destroy(leases);
 }
 
+/* An answer that gave all that was wanted does not say "nothing left", though others have taken it meanwhile. */
+static void test_lease_asks_again_for_whom_others_overtook(void **state)
+{
+    (void)state;
+    struct leases *leases = make(OUTAGE_REJECT);
+    struct lease_ask first = {.least = 100, .most = 100};
+    uint64_t held;
+    assert_int_equal(lease_hold(leases, 7, 0, &first, S * MS, &held), LEASE_WAITS);
+    (void)turn(leases, 1, 100, S);
+    assert_int_equal(ask(leases, 100, S, &held), LEASE_HELD); /* comes later, is served first */
+    assert_int_equal(lease_hold(leases, 7, 0, &first, S * MS, &held), LEASE_WAITS);
+    assert_int_equal(turn(leases, 2, 200, S).want, 100);
+    assert_int_equal(lease_hold(leases, 7, 0, &first, S * MS, &held), LEASE_HELD);
+    leases_destroy(leases);
+}
+
 static void test_lease_takes_later_records_off_an_answer(void **state)
 {
     (void)state;
@@ -601,6 +617,7 @@ int main(void)
         cmocka_unit_test(test_lease_waits_for_a_grant_then_holds),
         cmocka_unit_test(test_lease_gives_the_last_units_and_then_says_empty),
         cmocka_unit_test(test_lease_believes_no_answer_older_than_the_question),
+        cmocka_unit_test(test_lease_asks_again_for_whom_others_overtook),
         cmocka_unit_test(test_lease_takes_later_records_off_an_answer),
         cmocka_unit_test(test_lease_ends_is_renewed_and_given_back),
         cmocka_unit_test(test_lease_outage_policies),
