@@ -1,6 +1,7 @@
 """millrace bill as a new user meets it: against a running server, a folder at rest, and Redis; what is told must agree
 everywhere, and nobody sees another's bill."""
 import csv
+import http.server
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 import unittest
 
@@ -251,6 +253,52 @@ class Bill(unittest.TestCase):
             # a copy that goes its own way is refused until it is adopted
             bill("adopt", self.journal)
             self.assertEqual(bill_json("replay", self.journal, *at)["unapplied"], 0)
+
+    def test_hostile_server(self):
+        """A server that is none, or answers nonsense: told, never believed; no key goes to another host."""
+        seen = []
+
+        class Answer(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                seen.append((self.path, self.headers.get("Authorization")))
+                status, headers, body = self.server.answer
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                try:
+                    self.wfile.write(body)
+                except OSError:
+                    pass
+
+            do_POST = do_GET
+
+            def log_message(self, *_):
+                pass
+
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as first, \
+                http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as second:
+            for server in (first, second):
+                threading.Thread(target=server.serve_forever, daemon=True).start()
+            second.answer = (200, {}, b'{"object":"billing.balance"}')
+            at = ("--server", f"http://127.0.0.1:{first.server_port}")
+            balance = b'{"account_id":"id:1","packages":[],"used_units":%s,"overage_units":0}'
+            for answer in ((302, {"Location": f"http://127.0.0.1:{second.server_port}/x"}, b""), (200, {}, b""), (200, {}, b"<html>"),
+                           (200, {}, b"[]"), (200, {}, b"{}"), (200, {}, balance % b"-1"), (200, {}, balance % b"1e3"),
+                           (200, {}, balance % b'"7"'), (200, {}, b"[" * 100000), (500, {}, b'{"error":{}}'),
+                           (200, {"Content-Length": "1000"}, b"{"), (200, {}, b" " * (65 << 20))):
+                first.answer = answer
+                output, message = bill("balance", "ada", *at, expect=1)
+                self.assertEqual(output, "")
+                self.assertNotIn(ADMIN, message)
+            self.assertEqual(len(seen), 12)  # one call each, and none at the second server
+            first.answer = (200, {}, b'{"answer":"SURE"}')
+            bill("topup", "ada", "--tokens", "1", "--order", "o", *at, expect=1)
+            first.answer = (200, {}, balance % b"5000000")
+            self.assertEqual(bill_json("balance", "ada", *at)["used_units"], 5000000)
+            for server in (first, second):
+                server.shutdown()
+        self.assertEqual({key for _, key in seen}, {f"Bearer {ADMIN}"})
 
     def test_wrong_usage(self):
         for words in ((), ("none",), ("topup",), ("topup", "ada", "--order", "1"), ("topup", "ada", "--tokens", "1", "--order", "a b"),
