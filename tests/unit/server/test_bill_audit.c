@@ -309,6 +309,8 @@ static void test_audit_every_truncation(void **state)
             files[i].length = length;
             if (run(false) == AUDIT_NOTE) fail_msg("%s: cut to %" PRIu64 " bytes unseen", files[i].name, length);
         }
+        files[i].length = whole + 4096; /* zeros behind the end */
+        assert_int_equal(run(false), AUDIT_DAMAGE);
         files[i].length = whole;
         memcpy(saved, files[i].bytes, whole);
         for (uint32_t k = 0; k < count; k++) {
@@ -326,6 +328,7 @@ static void test_audit_every_truncation(void **state)
         memset(files[last].bytes + offsets[k], 0, files[last].length - offsets[k]);
         bool clean = run(true) == AUDIT_NOTE;
         if (clean && audit.counts.records < records) fail_msg("records lost from frame %u on, and the mark unseen", k);
+        assert_int_equal(audit.counts.lost, records - audit.counts.records);
         memcpy(files[last].bytes, saved, files[last].length);
     }
 }
@@ -403,6 +406,88 @@ static void test_audit_ledger_differs(void **state)
     memory_ledger_free(&other);
 }
 
+/* One charge in a journal of its own, its FINAL as `change` makes it: a writer's fault, under right checksums. */
+static void write_wrong(void (*change)(struct record *record), uint32_t ids)
+{
+    struct journal_config config = fixture_config();
+    struct journal *journal = fixture_start(&config, NULL);
+    uint32_t handle = fixture_open(journal, 1);
+    fixture_step(journal, handle, ids);
+    struct record record = {.kind = RECORD_CHARGED,
+                            .cause = CAUSE_STOP,
+                            .in_total = 100,
+                            .in_hit = 20,
+                            .out = 3,
+                            .choices = 1,
+                            .opened_us = test_clock.us,
+                            .ended_us = test_clock.us + 1000,
+                            .duration_us = 1000,
+                            .units = 80 * 1000000 + 20 * 100000 + 3 * UINT64_C(4000000)};
+    change(&record);
+    assert_int_equal(journal_put_final(journal, handle, &record), ST_OK);
+    assert_int_equal(journal_commit(journal), ST_OK);
+    journal_close(journal);
+}
+
+static void change_nothing(struct record *record)
+{
+    (void)record;
+}
+static void change_units(struct record *record)
+{
+    record->units++;
+}
+static void change_input(struct record *record)
+{
+    record->in_total++;
+    record->units += 1000000;
+}
+static void change_kind(struct record *record)
+{
+    record->kind = RECORD_WAIVED;
+    record->units = 0;
+}
+static void change_cause(struct record *record)
+{
+    record->cause = CAUSE_PLATFORM_ERROR;
+}
+static void change_flag(struct record *record)
+{
+    record->flags = RECORD_INCOMPLETE;
+}
+
+static void test_audit_wrong_records(void **state)
+{
+    (void)state;
+    static const struct {
+        void (*change)(struct record *record);
+        uint32_t ids;
+        const char *text; /* of the finding; NULL: none */
+    } cases[] = {{change_nothing, 3, NULL},
+                 {change_units, 3, "its weights give"},
+                 {change_input, 3, "does not say what its OPEN said"},
+                 {change_kind, 3, "is not waived"},
+                 {change_cause, 3, "is not charged"},
+                 {change_flag, 3, "the flag without it"},
+                 {change_nothing, 2, "its STEPs"},
+                 {change_nothing, 9, "its STEPs"}};
+    struct file kept[FILES_MAX];
+    uint32_t kept_count = files_count;
+    memcpy(kept, files, sizeof kept);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        folder_remove(journal_folder);
+        write_wrong(cases[i].change, cases[i].ids);
+        load_files();
+        enum audit_kind found = run(false);
+        if (found != (cases[i].text ? AUDIT_DIFFERENCE : AUDIT_NOTE)) fail_msg("case %zu: %d", i, found);
+        if (cases[i].text && !strstr(audit.findings.data, cases[i].text))
+            fail_msg("case %zu: %s", i, audit.findings.data);
+        for (uint32_t k = 0; k < files_count; k++) free(files[k].bytes);
+    }
+    memcpy(files, kept, sizeof kept);
+    files_count = kept_count;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -410,6 +495,7 @@ int main(void)
         cmocka_unit_test(test_audit_every_deleted_frame),   cmocka_unit_test(test_audit_every_swap),
         cmocka_unit_test(test_audit_every_truncation),      cmocka_unit_test(test_audit_every_missing_segment),
         cmocka_unit_test(test_audit_every_forged_byte),     cmocka_unit_test(test_audit_ledger_differs),
+        cmocka_unit_test(test_audit_wrong_records),
     };
     int failed = cmocka_run_group_tests(tests, set_up, tear_down);
     audit_free(&audit);
