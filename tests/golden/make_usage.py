@@ -16,8 +16,8 @@ Oracles, all greedy, asked for SmolLM2-135M-Instruct Q4_1:
                 counts of completions are comparable where the texts are equal.
 
 The rule for completion tokens: every id that was accepted, the one that ended the answer included, be it the end id, the last
-one of max_tokens, or the one whose text completed a stop string. transformers' generate() and llama.cpp count so too. vLLM
-also counts the end id; who does not has one less wherever the finish is "stop" by the end id.
+one of max_tokens, or the one whose text completed a stop string. llama.cpp counts so too; who leaves the end id out has one
+less wherever the finish is "stop" by the end id.
 
 The end id is the file's eos, <|im_end|>. llama.cpp also ends at <|endoftext|>, by its name; the file does not call it an end.
 A request in which greedy decoding meets that id is marked "0" in "finish" and not compared with llama.cpp.
