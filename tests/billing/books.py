@@ -322,10 +322,10 @@ def check_invariants(dump):
     return faults
 
 
-def judge(nodes, clients, ledger, dump_binary, bound):
+def judge(nodes, clients, ledger, dump_binary):
     """The whole verdict on nodes at rest: their journals against the clients' file and against the ledger (None: each node's own)."""
     began = time.monotonic()
-    comparison = oracle.Comparison(PRICES, bound)
+    comparison = oracle.Comparison(PRICES)
     journals = [Journal(node.journal) for node in nodes]
     records = [record for journal in journals for record in journal.records()]
     for record in records:

@@ -2,6 +2,7 @@
 
 Everything is made in one folder under TMPDIR that is removed when the test was clean and kept, with its path printed,
 when it was not. Random choices come from a printed seed; waits are bounded and ask for a state."""
+import atexit
 import json
 import os
 import random
@@ -18,6 +19,17 @@ WAIT = 60
 MODELS = ("alpha", "beta")
 CLASSES = {"alpha": 0, "beta": 1}
 PRICES = {"alpha": (1000000, 250000, 3000000), "beta": (2500000, 1000000, 7000001)} # input, hit, output in ppm
+
+
+RUNNING = set() # what a failure leaves behind ends with the test
+
+
+@atexit.register
+def end_all():
+    for process in RUNNING:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 def free_ports(count):
@@ -84,14 +96,14 @@ class Node:
         os.makedirs(os.path.dirname(self.log_path), exist_ok=True)
         self.options = [str(o) for o in options]
         self.environment = {**os.environ, **{k: str(v) for k, v in (environment or {}).items()}}
-        self.process, self.starts, self.kills, self.preexec = None, 0, 0, None
-        self.lock = threading.Lock()
+        self.process, self.starts, self.kills = None, 0, 0
 
     def spawn(self):
         self.log_from = os.path.getsize(self.log_path) if os.path.exists(self.log_path) else 0
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen([self.binary, *self.options, "--port", str(self.port), "--drain-delay", "0"], stderr=log,
-                                            env=self.environment, preexec_fn=self.preexec)
+                                            stdout=subprocess.DEVNULL, env=self.environment)
+            RUNNING.add(self.process)
         self.starts += 1
 
     def log(self):
@@ -208,6 +220,7 @@ class Load:
             command += ["--" + name.replace("_", "-")] + ([] if value is None else [str(value)])
         self.ended, self.summary = 0, None
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        RUNNING.add(self.process)
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
 

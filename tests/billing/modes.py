@@ -64,7 +64,7 @@ def fill_and_free(node, disk, keys, clients):
     again = Load(LOAD, [node.port], keys, clients, 2000, 64, 42, first=1000000).wait(120)
     assert again["whole"] > 1500, f"no service after there was space again: {again}"
     node.stop()
-    report = books.judge([node], clients, None, DUMP, lambda line, record: None)
+    report = books.judge([node], clients, None, DUMP)
     print("     ", {k: report[k] for k in ("requests", "records", "exact", "lost", "double", "wrong", "outcomes", "causes")})
     assert report["clean"], report["messages"] + report["ledger_faults"]
 

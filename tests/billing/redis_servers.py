@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 
-from harness import WAIT, free_ports, wait_for
+from harness import RUNNING, WAIT, free_ports, wait_for
 
 
 class RedisError(Exception):
@@ -98,6 +98,7 @@ class Redis:
             done = subprocess.run(["redis-check-aof", "--fix", manifest], input=b"y\ny\n", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             self.fixed += b"Successfully truncated" in done.stdout
         self.process = subprocess.Popen([self.program, self.config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        RUNNING.add(self.process)
         wait_for(self.answers, lambda: f"{self.program} answers: " + open(self.folder + "/log").read()[-800:])
         return self
 
