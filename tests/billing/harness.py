@@ -181,6 +181,10 @@ class Chaos(threading.Thread):
         except Exception as failure: # told by the test's own thread
             self.failure = failure
 
+    def late(self):
+        """Whether the load runs away from the harm that is due."""
+        return self.done + 3 < self.count and self.load.ended > self.due[self.done + 3]
+
     def end(self):
         self.halt.set()
         self.join(WAIT)
@@ -218,7 +222,7 @@ class Load:
                    str(requests), "--clients", str(clients), "--seed", str(seed)]
         for name, value in more.items():
             command += ["--" + name.replace("_", "-")] + ([] if value is None else [str(value)])
-        self.ended, self.summary = 0, None
+        self.ended, self.summary, self.held = 0, None, False
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         RUNNING.add(self.process)
         self.reader = threading.Thread(target=self._read, daemon=True)
@@ -230,6 +234,12 @@ class Load:
                 self.ended = int(line.split()[1])
             else:
                 self.summary = json.loads(line)
+
+    def hold(self, wanted):
+        """Stops the clients for a while, or lets them go on."""
+        if wanted != self.held:
+            self.process.send_signal(signal.SIGSTOP if wanted else signal.SIGCONT)
+        self.held = wanted
 
     def wait(self, seconds, watch=lambda: None):
         deadline = time.monotonic() + seconds
