@@ -383,6 +383,10 @@ void exchanges_tick(struct exchanges *set, uint64_t now_ns)
         next = exchange->next;
         if (exchange->cancel_wanted) try_cancel(exchange);
         if ((exchange->waits_for || exchange->holding) && end_late_wait(exchange)) continue;
+        if (exchange->holding) {
+            exchange_ask_again(exchange); /* a policy's time may be over, without an answer */
+            continue;
+        }
         exchange_bill_tick(exchange);
         if (exchange->written_ns == UINT64_MAX) exchange->written_ns = now_ns;
         if (!exchange->conn || !exchange->streaming || exchange->alive == 0) continue;

@@ -8,6 +8,9 @@
 
 #include <string.h>
 
+/* A ledger that is there and does not answer: what OUTAGE_RETRY_REJECT waits, and its own time-outs, are shorter. */
+enum { HOLD_WAIT_MS = 30000 };
+
 bool exchanges_have_room(struct exchanges *set, const char *request_id, uint32_t *retry_after_ms)
 {
     const struct models *models = set->models;
@@ -191,7 +194,10 @@ static void hold_and_submit(struct exchange *exchange)
     exchange->holding = false;
     switch (exchange_bill_hold(exchange)) {
     case LEASE_HELD: submit_all(exchange); break;
-    case LEASE_WAITS: exchange->holding = true; break;
+    case LEASE_WAITS:
+        exchange->holding = true;
+        if (!exchange->holding_ns) exchange->holding_ns = clock_ns();
+        break;
     case LEASE_EMPTY: fail_refused(exchange, REFUSE_QUOTA); break;
     case LEASE_CLOSED: fail_refused(exchange, REFUSE_ACCOUNT_CLOSED); break;
     case LEASE_OUTAGE: fail_refused(exchange, REFUSE_BILLING); break;
@@ -220,14 +226,23 @@ static void enter_engine(struct exchange *exchange)
         begin_charges(exchange);
 }
 
+void exchange_ask_again(struct exchange *exchange)
+{
+    if (exchange->holding_ns && clock_ns() - exchange->holding_ns > HOLD_WAIT_MS * NS_PER_MS) {
+        exchange->holding = false;
+        fail_refused(exchange, REFUSE_BILLING);
+    } else {
+        enter_engine(exchange);
+    }
+    if (exchange_may_end(exchange) && !exchange->conn) exchange_destroy(exchange);
+}
+
 void exchanges_answered(struct exchanges *set)
 {
     for (struct exchange *exchange = set->all, *next; exchange; exchange = next) {
         next = exchange->next;
         exchange_bill_tick(exchange);
-        if (!exchange->holding) continue;
-        enter_engine(exchange);
-        if (exchange_may_end(exchange) && !exchange->conn) exchange_destroy(exchange);
+        if (exchange->holding) exchange_ask_again(exchange);
     }
 }
 

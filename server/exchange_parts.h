@@ -61,7 +61,8 @@ struct exchange {
     struct billed *billed;   /* [requests_count], NULL: not billed */
     uint32_t *billed_counts; /* what those count in, and what the meter counts in */
     struct metered_choice *billed_choices;
-    bool holding; /* waits for the ledger, or for the first with its key, before it is submitted */
+    bool holding;        /* waits for the ledger, or for the first with its key, before it is submitted */
+    uint64_t holding_ns; /* since when it waits for the ledger; 0: it has not */
     struct admission admission;
     struct api_error error; /* failed: what the client gets */
     struct buf answer;      /* tokenize, detokenize */
@@ -77,6 +78,7 @@ void exchange_cancel(struct exchange *exchange, enum cause cause);              
 bool exchange_may_end(const struct exchange *exchange); /* E1 */
 void exchange_destroy(struct exchange *exchange);
 void exchange_drop_body(struct exchange *exchange);
+void exchange_ask_again(struct exchange *exchange); /* while it is `holding`; may be its end */
 
 /* Gives the model that it waits for back to the caller, with the pin; NULL: it waits for none. */
 struct served *exchange_stop_waiting(struct exchange *exchange);
