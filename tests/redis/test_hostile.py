@@ -60,8 +60,9 @@ class HostileRedis:
                     self.count -= 1
                     self.fired += 1
                     if self.reply is ENDLESS:
-                        while True:
-                            client.sendall(b"*1\r\n:" + b"1" * 10)
+                        client.sendall(b"$900000\r\n")
+                        while True:             # a byte now and then: no receive is ever too late
+                            client.sendall(b"x")
                             if threading.Event().wait(0.01):
                                 return
                     client.sendall(self.reply)

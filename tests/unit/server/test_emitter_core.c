@@ -363,6 +363,64 @@ static void test_emitter_core_clone(void **state)
     teardown(&w);
 }
 
+/* E1: nothing to send at all, and as many records as the ledger has: only the hash tells. */
+static void test_emitter_core_clone_of_same_length(void **state)
+{
+    (void)state;
+    struct world w, other;
+    setup(&w, 6, 64);
+    fill(&w, 600);
+    drain(&w);
+    setup(&other, 6, 64);
+    other.journal->salt = 1;
+    fill(&other, 600);
+    struct ledger *own = other.ledger;
+    other.ledger = w.ledger;
+    for (int i = 0; i < 10; i++) round_of_calls(&other, 0);
+    for (uint16_t p = 0; p < PARTITIONS; p++)
+        assert_int_equal(other.stops[p], w.journal->pseq[p] > 0 ? STOP_CONFLICT : STOP_NONE);
+    other.ledger = own;
+    teardown(&other);
+    teardown(&w);
+}
+
+/* E1: an answer with the number that was expected and another hash. */
+static void test_emitter_core_other_hash(void **state)
+{
+    (void)state;
+    struct world w;
+    setup(&w, 32, 16);
+    fill(&w, 10);
+    drain(&w);
+    write_record(w.journal, 3, false);
+    w.durable++;
+    read_on(&w);
+    uint16_t p = record_partition(3);
+    static struct emitter_batch batch;
+    assert_true(core_next(w.core, p, w.now_ns, &batch));
+    struct ledger_reply reply = {.answer = LEDGER_OK, .hwm = w.journal->pseq[p], .hash8 = "0123456789abcdef"};
+    core_answer(w.core, p, &reply, w.now_ns);
+    assert_stopped(&w, p, STOP_CONFLICT, true);
+    teardown(&w);
+}
+
+/* A record is missing in the journal's files. */
+static void test_emitter_core_gap(void **state)
+{
+    (void)state;
+    struct world w;
+    setup(&w, 33, 16);
+    fill(&w, 20);
+    drain(&w);
+    write_record(w.journal, 3, false);
+    write_record(w.journal, 3, false);
+    w.durable += 2;
+    w.cursor++;
+    read_on(&w);
+    assert_stopped(&w, record_partition(3), STOP_HISTORY, true);
+    teardown(&w);
+}
+
 /* The journal was restored from an older copy: the same history, but the ledger knows more of it. */
 static void test_emitter_core_behind(void **state)
 {
@@ -484,6 +542,9 @@ static void test_emitter_core_outage(void **state)
     fill(&w, 200);
     drain(&w);
     uint16_t dead = record_partition(1);
+    for (uint32_t i = 0; i < 20; i++) write_record(w.journal, 1, false); /* its records fill the window */
+    w.durable = w.journal->count;
+    read_on(&w);
     core_lost(w.core, dead, w.now_ns, UINT64_MAX - 1);
     for (uint32_t i = 0; i < 1000; i++) {
         write_record(w.journal, i % 2 == 0 ? 1 : 2, false);
@@ -497,7 +558,7 @@ static void test_emitter_core_outage(void **state)
     struct emitter_view view;
     core_look(w.core, w.now_ns, &view);
     assert_false(view.reachable);
-    assert_int_equal(view.unapplied, 500);
+    assert_int_equal(view.unapplied, 520);
     assert_true(view.unapplied_since_ns > 0 && view.unapplied_since_ns < w.now_ns - 900 * NS_PER_MS);
     core_lost(w.core, dead, w.now_ns, w.now_ns);
     drain(&w);
@@ -535,7 +596,8 @@ int main(void)
         cmocka_unit_test(test_emitter_core_clone),       cmocka_unit_test(test_emitter_core_behind),
         cmocka_unit_test(test_emitter_core_history),     cmocka_unit_test(test_emitter_core_damage),
         cmocka_unit_test(test_emitter_core_answers),     cmocka_unit_test(test_emitter_core_outage),
-        cmocka_unit_test(test_emitter_core_no_progress),
+        cmocka_unit_test(test_emitter_core_no_progress), cmocka_unit_test(test_emitter_core_clone_of_same_length),
+        cmocka_unit_test(test_emitter_core_other_hash),  cmocka_unit_test(test_emitter_core_gap),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

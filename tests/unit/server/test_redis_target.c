@@ -101,6 +101,9 @@ static void test_redis_target_password_in_url(void **state)
     const char *urls[] = {"redis://user:hunter2@h:1", "redis://:hunter2@h", "redis-sentinel://u:hunter2@a,b/m",
                           "redis-cluster://u:hun@ter2@a:1", "redis+unix://u:hunter2@/run/x"};
     for (size_t i = 0; i < sizeof urls / sizeof *urls; i++) {
+        struct redis_settings with = {.url = urls[i], .password = "other"};
+        assert_int_equal(redis_target_read(&with, &target, &err), ST_INVAL);
+        assert_null(strstr(err.message, "hunter2"));
         assert_int_equal(read_url(urls[i]), ST_INVAL);
         assert_null(strstr(err.message, "hunter2"));
         assert_non_null(strstr(err.message, "MILLRACE_REDIS_PASSWORD"));
