@@ -106,6 +106,10 @@ def test_client():
     for i, (word, reply) in enumerate(chosen):
         hostile.set(word, reply)
         answer = d(calls[word] % i if "%" in calls[word] else calls[word])
+        for _ in range(20):                     # a slow machine may not come as far as to the hostile reply
+            if hostile.fired:
+                break
+            answer = d(calls[word] % (i + 1000) if "%" in calls[word] else calls[word])
         assert hostile.fired, (word, reply[:40], answer, chosen[i - 1])
         assert answer.startswith(("ST_", "marks")), answer
     assert memory_kb(d) - memory < 12000, (memory, memory_kb(d))
@@ -124,13 +128,17 @@ def test_open():
     for word in (b"ROLE", b"CONFIG", b"mr_version", b"FUNCTION", b"CLUSTER", b"SENTINEL"):
         for reply in rnd.sample([r for r in REPLIES if r is not ENDLESS], 6) + [ENDLESS]:
             hostile.set(word, reply, 1000)
-            if word == b"FUNCTION":
-                server.connect()("FUNCTION", "FLUSH")
             url = {b"CLUSTER": f"redis-cluster://127.0.0.1:{hostile.port}",
                    b"SENTINEL": f"redis-sentinel://127.0.0.1:{hostile.port}/m"}.get(word, f"redis://127.0.0.1:{hostile.port}")
-            line, d = driver_open(url, "timeout=150")
             good = word == b"ROLE" and reply is not ENDLESS and reply.startswith(b"*2\r\n$6\r\nmaster")
             good = good or (word == b"mr_version" and reply in (b"-ERR Function not found\r\n", b":0\r\n", b":-1\r\n"))
+            for _ in range(20):                 # a slow machine may not come as far as to the hostile reply
+                if word == b"FUNCTION":
+                    server.connect()("FUNCTION", "FLUSH")
+                line, d = driver_open(url, "timeout=300")
+                assert good or not d, (word, reply if reply is ENDLESS else reply[:40], line)
+                if hostile.fired and (d is not None) == good:
+                    break
             assert hostile.fired and (d is not None) == good, (word, reply if reply is ENDLESS else reply[:40], line)
             if d:
                 d.end()
