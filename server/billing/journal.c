@@ -387,6 +387,7 @@ static void note_written(struct journal *journal)
 /* What is about to be written, for a segment of this salt. */
 static void stamp_pending(struct journal *journal, size_t length, uint32_t salt)
 {
+    if (length == 0) return; /* then there may be no memory yet either */
     uint8_t *from = journal->pending.bytes + journal->pending.written;
     for (size_t at = 0; at < length; at += frame_aligned(frame_length(from + at))) {
         frame_stamp(from + at, salt, journal->settled.lsn);
