@@ -67,7 +67,8 @@ static const struct {
          "Stop the servers first.",
          NULL, 1, BILL_NAMES_MAX, "folder"},
     [BILL_EXPORT] =
-        {"export", "write records as JSON lines or CSV", "FOLDER.. [--format jsonl|csv] [--output FILE]",
+        {"export", "write records as JSON lines or CSV",
+         "FOLDER.. [--format jsonl|csv] [--output FILE] | --redis URL [--output FILE [--trim]]",
          "One line a record, in the order of the journal, with every field that a bill may need; no text of "
          "prompts or answers is in it.",
          NULL, 0, BILL_NAMES_MAX, "folder"},

@@ -2,9 +2,12 @@
  * of the journal. A consumer drops what it has by (producer, partition, pseq): that triple names a record for ever.
  *
  * A file is written under another name, synced, and then given its own: what has the name is whole. */
+#include "server/billing/bill_export_log.h"
 #include "server/billing/bill_scan.h"
 #include "server/billing/bill_text.h"
 #include "server/billing/usage.h"
+
+#include "runtime/base/mem.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -15,7 +18,7 @@ struct export
 {
     struct bill *bill;
     bool csv;
-    uint64_t records;
+    uint64_t records, trimmed;
     int fd; /* of --output, or -1 */
     uint64_t offset;
 };
@@ -184,6 +187,46 @@ static enum status on_record(void *state, const struct frame *frame, const struc
     return export->bill->out->length >= FLUSH_BYTES ? flush(export, err) : ST_OK;
 }
 
+/* ---- the log of Redis ---- */
+
+static void append_text(struct buf *out, const char *name, const char *text)
+{
+    buf_append_format(out, ",\"%s\":", name);
+    buf_append_json_string(out, text, strlen(text));
+}
+
+/* Records as from a journal, with who paid and the record's bytes; orders and expiries in their own words. */
+static enum status on_entry(void *state, const struct log_entry *entry, struct error *err)
+{
+    struct export *export = state;
+    struct buf *out = export->bill->out;
+    buf_append_format(out, "{\"log_id\":\"%s\"", entry->id);
+    append_text(out, "kind", entry->kind);
+    append_text(out, "account_id", entry->account);
+    if (entry->raw) {
+        struct record record;
+        if (record_decode(entry->raw, entry->raw_length, &record, err) != ST_OK) return ST_INVAL;
+        append_text(out, "producer", entry->producer);
+        append_text(out, "funding", entry->funding);
+        buf_append_format(out, ",\"partition\":%u,\"pseq\":%" PRIu64, record.partition, record.pseq);
+        append_text(out, "tenant", record.charge.tenant);
+        append_text(out, "model", record.charge.model);
+        buf_append_format(out,
+                          ",\"month\":%" PRIu32 ",\"charged_units\":%" PRIu64 ",\"input_tokens\":%" PRIu32
+                          ",\"input_cached_tokens\":%" PRIu32 ",\"output_tokens\":%" PRIu32 ",\"raw\":\"",
+                          record.month, record.units, record.in_total, record.in_hit, record.out);
+        bill_append_hex(out, entry->raw, entry->raw_length);
+        buf_append_char(out, '"');
+    } else {
+        append_text(out, "order", entry->order);
+        append_text(out, "terms", entry->terms);
+        append_text(out, "funding", entry->funding);
+    }
+    buf_append_text(out, "}\n");
+    export->records++;
+    return out->length >= FLUSH_BYTES ? flush(export, err) : ST_OK;
+}
+
 /* ---- the file ---- */
 
 static enum status folder_of(const char *path, char folder[PATH_BYTES_MAX], struct error *err)
@@ -233,14 +276,20 @@ static enum status run(struct export *export, int *exit_code, struct error *err)
     char temporary[PATH_BYTES_MAX] = "";
     struct bill *bill = export->bill;
     if (bill->options->output) TRY(open_output(export, temporary, err));
+    bool log = bill->options->redis != NULL;
     if (export->csv) append_head(bill->out);
-    enum status status = bill_scan(bill, on_record, NULL, export, exit_code, err);
+    struct log_ends *ends = log ? mem_alloc(1, sizeof *ends) : NULL;
+    enum status status = !log    ? bill_scan(bill, on_record, NULL, export, exit_code, err)
+                         : !ends ? error_set(err, ST_NOMEM, "%s", status_text(ST_NOMEM))
+                                 : bill_log_read(bill, on_entry, export, ends, err);
     if (status == ST_OK && export->fd >= 0) status = close_output(export, temporary, err);
     if (export->fd >= 0) bill->disk->close(bill->disk->state, export->fd);
     if (status != ST_OK && export->fd >= 0) {
         (void)bill->disk->remove(bill->disk->state, temporary);
         buf_clear(bill->out);
     }
+    if (status == ST_OK && bill->options->trim) status = bill_log_trim(bill, ends, &export->trimmed, err);
+    mem_free(ends);
     return status;
 }
 
@@ -251,10 +300,15 @@ enum status bill_export(struct bill *bill, int *exit_code, struct error *err)
     *exit_code = BILL_USAGE_ERROR;
     if (!export.csv && strcmp(format, "jsonl") != 0)
         return error_set(err, ST_INVAL, "--format: \"%.40s\" is neither jsonl nor csv", format);
-    if (bill->options->names_count == 0) return error_set(err, ST_INVAL, "name the journal folders to export");
+    if ((bill->options->names_count == 0) == !bill->options->redis)
+        return error_set(err, ST_INVAL, "name the journal folders to export, or the ledger's log with --redis URL");
+    if (bill->options->redis && export.csv) return error_set(err, ST_INVAL, "the log of --redis is exported as jsonl");
+    if (bill->options->trim && (!bill->options->redis || !bill->options->output))
+        return error_set(err, ST_INVAL, "--trim needs --redis and --output: nothing goes that is not on disk");
     *exit_code = BILL_REFUSED;
     TRY(run(&export, exit_code, err));
-    buf_append_format(bill->note, "%" PRIu64 " records exported\n", export.records);
+    buf_append_format(bill->note, "%" PRIu64 " records exported, %" PRIu64 " removed from the log\n", export.records,
+                      export.trimmed);
     *exit_code = BILL_DONE;
     return ST_OK;
 }

@@ -238,6 +238,19 @@ class Bill(unittest.TestCase):
             self.assertEqual(audit["charged_units"], units())
             month = bill_json("usage", "--account", "ada", *at)["data"]
 
+            # the log has each record once; it goes only after the file is there, and what came later stays
+            bill("export", "--redis", redis.url, "--trim", expect=2)
+            target = os.path.join(self.folder, "log.jsonl")
+            bill("export", "--redis", redis.url, "--output", target, "--trim")
+            with open(target) as file:
+                log = [json.loads(line) for line in file]
+            kept = [json.loads(line) for line in bill("export", self.journal)[0].splitlines()]
+            name = lambda row: (row["producer"], row["partition"], row["pseq"], row["charged_units"])
+            self.assertEqual(sorted(name(r) for r in log if "raw" in r), sorted(name(r) for r in kept))
+            self.assertEqual([r["order"] for r in log if r["kind"] == "O"], ["o-1"])
+            self.assertEqual(bill("export", "--redis", redis.url)[0], "")
+            self.assertEqual(units(), audit["charged_units"])  # balances need no log
+
             lines = os.path.join(self.folder, "orders.jsonl")
             with open(lines, "w") as file:
                 file.writelines(orders)
