@@ -213,7 +213,7 @@ bool frame_get_open(struct byte_reader *from, struct open_frame *open)
     open->counts.opened_us = get_i64(from);
     open->counts.opened_ns = get_u64(from);
     if (open->counts.in_total > REQUEST_TOKENS_MAX || open->counts.in_hit > open->counts.in_total ||
-        open->counts.opened_us < 0) {
+        open->counts.opened_us < 0 || open->counts.opened_us > WALL_US_MAX) {
         from->bad = true;
     }
     return !from->bad;
@@ -357,5 +357,5 @@ bool frame_get_recover(struct byte_reader *from, uint64_t *epoch, uint64_t *cut_
     *epoch = get_u64(from);
     *cut_bytes = get_u64(from);
     *closed = get_u32(from);
-    return complete(from) && *epoch > 0;
+    return complete(from) && *epoch > 0 && *epoch <= EPOCH_MAX;
 }

@@ -48,6 +48,10 @@ enum {
     STEP_COUNT_BYTES_MAX = 10
 };
 
+/* What a checkpoint may say at most, so that what follows still counts. */
+#define EPOCH_MAX           (UINT64_MAX >> 2)
+#define CHECKPOINT_PSEQ_MAX (PSEQ_MAX >> 1)
+
 struct segment_header {
     char uuid[LEDGER_UUID_CHARS + 1];
     uint32_t salt;

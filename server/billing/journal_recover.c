@@ -94,6 +94,12 @@ static enum status copy_to_live(struct journal *journal)
     return state_checkpoint_load(&journal->live, &frame);
 }
 
+/* A time that a frame tells, into what a record can say. */
+static int64_t in_range(int64_t wall_us)
+{
+    return wall_us < 0 ? 0 : wall_us > WALL_US_MAX ? WALL_US_MAX : wall_us;
+}
+
 /* The FINAL of a request that a crash left open: what its durable STEPs tell. Its month is that of its closing, so that
  * a month that has been billed does not change. */
 static enum status close_open(struct journal *journal, uint32_t handle)
@@ -106,14 +112,14 @@ static enum status close_open(struct journal *journal, uint32_t handle)
                             .cause = CAUSE_NODE_CRASH,
                             .flags = RECORD_INCOMPLETE,
                             .opened_us = counts->opened_us,
-                            .first_us = slot->first_us,
+                            .first_us = in_range(slot->first_us),
                             .ended_us = clock_unix_us(journal->config.clock),
                             .in_total = counts->in_total,
                             .in_hit = counts->in_hit,
                             .choices = counts->choices,
                             .out = (uint32_t)(slot->ids < out_max ? slot->ids : out_max)};
-    if (slot->last_mono_us > opened_mono_us) record.duration_us = slot->last_mono_us - opened_mono_us;
-    int64_t parted_us = slot->last_us - counts->opened_us - record.duration_us;
+    if (slot->last_mono_us > opened_mono_us) record.duration_us = in_range(slot->last_mono_us - opened_mono_us);
+    int64_t parted_us = in_range(slot->last_us) - counts->opened_us - record.duration_us;
     if (parted_us > 1000000 || parted_us < -1000000) record.flags |= RECORD_CLOCK;
     return journal_put_final(journal, handle, &record);
 }

@@ -303,6 +303,7 @@ static bool get_partitions(struct byte_reader *from, struct journal_state *state
         uint16_t partition = get_u16(from);
         if (partition >= PARTITIONS || partition <= last) return false;
         state->partitions[partition].pseq = get_u64(from);
+        if (state->partitions[partition].pseq > CHECKPOINT_PSEQ_MAX) return false;
         get_copy(from, state->partitions[partition].chain, CHAIN_BYTES);
         last = partition;
     }
@@ -345,7 +346,7 @@ enum status state_checkpoint_load(struct journal_state *state, const struct fram
     struct byte_reader from = {.bytes = frame->payload, .length = frame->length};
     read.lsn = frame->lsn;
     read.epoch = get_u64(&from);
-    enum status status = get_partitions(&from, &read) ? get_opens(&from, &read) : ST_INVAL;
+    enum status status = read.epoch <= EPOCH_MAX && get_partitions(&from, &read) ? get_opens(&from, &read) : ST_INVAL;
     if (status != ST_OK) {
         state_free(&read);
         return status;

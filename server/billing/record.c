@@ -9,9 +9,6 @@
 
 #include <inttypes.h>
 
-/* Wall times up to the year 9999: what a month's six digits can say. */
-#define WALL_US_MAX INT64_C(253402300799999999)
-
 static const char HEX[] = "0123456789abcdef";
 
 uint16_t record_partition(uint64_t account)

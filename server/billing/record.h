@@ -36,6 +36,7 @@ enum { RECORD_FLAGS_ALL = 15 };
 #define REQUEST_TOKENS_MAX UINT64_C(9000000)
 #define UNITS_MAX          UINT64_C(9007199254740991)
 #define PSEQ_MAX           UINT64_C(9007199254740991)
+#define WALL_US_MAX        INT64_C(253402300799999999) /* the year 9999's end: what a month's six digits can say */
 #define GRANT_VALID_MS_MAX UINT64_C(86400000)
 
 enum record_kind { RECORD_CHARGED = 'F', RECORD_WAIVED = 'W', RECORD_GRANT = 'G', RECORD_RELEASE = 'R' };
