@@ -46,7 +46,7 @@ void load_request_make(const struct load_mix *mix, uint64_t number, struct load_
     request->chat = chance(&state, 450);
     request->stream = chance(&state, 600);
     request->bad = chance(&state, mix->bad_permille);
-    request->ids_told = !mix->text_only && chance(&state, 900);
+    request->ids_told = chance(&state, 900);
     if (chance(&state, 300)) request->choices = 2 + below(&state, LOAD_CHOICES_MAX - 1);
     if (!request->chat && chance(&state, 200)) request->prompts = 2 + below(&state, LOAD_PROMPTS_MAX - 1);
     request->max_tokens = choose_tokens(mix, &state);

@@ -197,11 +197,26 @@ def main(argv):
                 torture.ledger.end()
         table(report)
         if options.json:
-            describe = {"date": time.strftime("%Y-%m-%d"), "command": "torture.py " + " ".join(argv[i] for i in range(len(argv))), "machine": machine()}
+            describe = {"date": time.strftime("%Y-%m-%d"), "commit": commit(), "machine": machine(), "command": "torture.py " + " ".join(shown(argv))}
             with open(options.json, "w") as file:
                 json.dump({**describe, **report}, file, indent=1)
         assert report["clean"], "the books do not agree"
     return 0
+
+
+def commit():
+    done = subprocess.run(["git", "-C", os.path.dirname(os.path.abspath(__file__)), "rev-parse", "--short", "HEAD"], stdout=subprocess.PIPE, text=True)
+    return done.stdout.strip() or "?"
+
+
+def shown(argv):
+    """The command as anybody could give it: programs by their names alone, no place to write to."""
+    words = iter(argv)
+    for word in words:
+        if word in ("--json", "--folder"):
+            next(words)
+        else:
+            yield os.path.basename(word) if "/" in word else word
 
 
 def machine():
