@@ -1,6 +1,9 @@
 """The oracle itself: a clean run is clean, and each kind of doctored book is found."""
+import collections
 import sys
+import types
 
+import books
 import oracle
 
 PRICES = {"alpha": (1000000, 250000, 3000000)}
@@ -20,7 +23,7 @@ class Record:
             self.units = (self.in_total - self.in_hit) * 1000000 + self.in_hit * 250000 + self.out * 3000000 if self.kind == "F" else 0
 
 
-def books():
+def two_records():
     return [Record(), Record(part=1, in_hit=0, out=2, steps=[1, 1])]
 
 
@@ -41,34 +44,34 @@ def expect(name, lines, records, fault):
 
 
 def test_clean():
-    report, comparison = expect("clean", [LINE], books(), None)
+    report, comparison = expect("clean", [LINE], two_records(), None)
     assert report["exact"] == 1 and sum(comparison.units.values()) == 10000000 + 6000000 + 4 * 250000 + 27000000, report
 
 
 def test_doctored():
     cut = LINE._replace(outcome="cut", usage_seen=0, ids="2,2,0,1")
     cases = [
-        ("a record is missing", [LINE], books()[:1], "lost"),
+        ("a record is missing", [LINE], two_records()[:1], "lost"),
         ("all are missing", [LINE], [], "lost"),
-        ("a record twice", [LINE], books() + books()[:1], "double"),
-        ("charged again under another id", [LINE], books() + [Record(charge_id="cd" * 16)], "double"),
-        ("a third part", [LINE], books() + [Record(part=2)], "lost"),
-        ("one id too many", [LINE], [Record(out=8), books()[1]], "wrong"),
+        ("a record twice", [LINE], two_records() + two_records()[:1], "double"),
+        ("charged again under another id", [LINE], two_records() + [Record(charge_id="cd" * 16)], "double"),
+        ("a third part", [LINE], two_records() + [Record(part=2)], "lost"),
+        ("one id too many", [LINE], [Record(out=8), two_records()[1]], "wrong"),
         ("one id moved to another prompt", [LINE], [Record(out=6), Record(part=1, in_hit=0, out=3)], "wrong"),
-        ("one input id too many", [LINE], [Record(in_total=11), books()[1]], "wrong"),
-        ("hits are not told", [LINE], [Record(in_hit=0), books()[1]], "wrong"),
-        ("other ids than arrived", [LINE], [Record(h_ids="33" * 16), books()[1]], "wrong"),
-        ("a unit too many", [LINE], [Record(units=28000001), books()[1]], "wrong"),
-        ("waived, though answered", [LINE], [Record(kind="W"), books()[1]], "lost"),
-        ("of another account", [LINE], [Record(account=5), books()[1]], "wrong"),
-        ("nobody's", [LINE], books() + [Record(request_id=b"?" * 16, charge_id="ee" * 16)], "foreign"),
-        ("charged, though refused", [LINE._replace(outcome="refused", status=400)], books(), "wrong"),
-        ("charged, though never sent", [LINE._replace(outcome="unsent", status=0, charge_id="")], books(), "wrong"),
-        ("less than arrived", [cut], [Record(out=3, steps=[2, 1]), books()[1]], "lost"),
+        ("one input id too many", [LINE], [Record(in_total=11), two_records()[1]], "wrong"),
+        ("hits are not told", [LINE], [Record(in_hit=0), two_records()[1]], "wrong"),
+        ("other ids than arrived", [LINE], [Record(h_ids="33" * 16), two_records()[1]], "wrong"),
+        ("a unit too many", [LINE], [Record(units=28000001), two_records()[1]], "wrong"),
+        ("waived, though answered", [LINE], [Record(kind="W"), two_records()[1]], "lost"),
+        ("of another account", [LINE], [Record(account=5), two_records()[1]], "wrong"),
+        ("nobody's", [LINE], two_records() + [Record(request_id=b"?" * 16, charge_id="ee" * 16)], "foreign"),
+        ("charged, though refused", [LINE._replace(outcome="refused", status=400)], two_records(), "wrong"),
+        ("charged, though never sent", [LINE._replace(outcome="unsent", status=0, charge_id="")], two_records(), "wrong"),
+        ("less than arrived", [cut], [Record(out=3, steps=[2, 1]), two_records()[1]], "lost"),
         ("nothing of a cut answer", [cut], [], "lost"),
-        ("no byte for a minute", [LINE._replace(outcome="stuck")], books(), "stuck"),
+        ("no byte for a minute", [LINE._replace(outcome="stuck")], two_records(), "stuck"),
         ("two bills of a retried request", [LINE._replace(retry="k"), LINE._replace(retry="k", again=1, request_id="run-2", charge_id="cd" * 16)],
-         books() + [Record(charge_id="cd" * 16, part=i, request_id=oracle.request_hash("run-2"), out=o, in_hit=h)
+         two_records() + [Record(charge_id="cd" * 16, part=i, request_id=oracle.request_hash("run-2"), out=o, in_hit=h)
                     for i, o, h in ((0, 7, 4), (1, 2, 0))], "double"),
     ]
     for name, lines, records, fault in cases:
@@ -77,16 +80,53 @@ def test_doctored():
 
 def test_what_is_recorded_beyond_a_cut():
     cut = LINE._replace(outcome="cut", fault="half", usage_seen=0, ids="3,2,0,1")
-    report, _ = expect("cut", [cut], books(), None)
+    report, _ = expect("cut", [cut], two_records(), None)
     assert report["steps_beyond"] == {"cut_half:1": 1, "cut_half:2": 1}, report
     expect("nothing seen, nothing recorded", [cut._replace(charge_id="", ids="0,0,0,0", status=0)], [], None)
 
 
 def test_retry_is_billed_once():
     first, second = LINE._replace(retry="k"), LINE._replace(retry="k", again=1, request_id="run-2")
-    report, comparison = expect("joined", [first, second], books(), None)
+    report, comparison = expect("joined", [first, second], two_records(), None)
     assert report["retried"] == 1 and report["exact"] == 2, report
-    assert sum(comparison.units.values()) == sum(record.units for record in books())
+    assert sum(comparison.units.values()) == sum(record.units for record in two_records())
+
+
+def ledger():
+    """What a ledger holds of one charged and one waived record: (dump, log, journal, records, the clients' units)."""
+    number, month = oracle.account_number("acct"), f"m:202611:{oracle.account_number('acct')}"
+    records = [Record(mclass=3), Record(part=1, mclass=3, kind="W", in_hit=0, out=2)]
+    dump = {("hwm:007", "uuid"): "u", ("hwm:007", f"{5:016x}"): "2|2|00ff00ff00ff00ff",
+            (f"a:{number}", "us"): "28000000", (f"a:{number}", "ov"): "8000000", (f"a:{number}", "p.gr"): "50000000", (f"a:{number}", "p.av"): "20000000",
+            (f"a:{number}", "p.rs"): "10000000", (f"a:{number}", "p.us"): "20000000", (f"a:{number}", f"L:{5:016x}:p"): "10000000",
+            (month, "c3.im"): "6", (month, "c3.ih"): "4", (month, "c3.ou"): "7", (month, "c3.un"): "28000000", (month, "c3.n"): "1",
+            (month, "c3.wi"): "10", (month, "c3.wo"): "2", (month, "c3.wn"): "1"}
+    log = collections.Counter({("log", b"5", b"1"): 1, ("log", b"5", b"2"): 1})
+    journal = types.SimpleNamespace(marks={7: (2, "00ff00ff00ff00ff")}, producer=5, folder="node")
+    return dump, log, journal, records, {(number, 202611): 28000000}
+
+
+def test_doctored_ledgers():
+    def faults(change=lambda dump, log, journal: None, units=0):
+        dump, log, journal, records, owed = ledger()
+        change(dump, log, journal)
+        return books.compare_ledger([(dump, log)], [journal], records, {name: n + units for name, n in owed.items()})
+
+    def put(field, value):
+        def change(dump, log, journal):
+            name = next(name for name in dump if name[1] == field)
+            dump[name] = value
+        return change
+
+    assert faults() == [], faults()
+    cases = [put("us", "28000001"), put("ov", "8000001"), put("p.av", "19999999"), put("p.rs", "9999999"), put("c3.im", "5"), put("c3.n", "2"),
+             put("c3.wn", "0"), put("c3.wo", "3"), put(f"{5:016x}", "2|1|00ff00ff00ff00ff"), put(f"{5:016x}", "2|2|00ff00ff00ff00fe"),
+             put(f"L:{5:016x}:p", "9999999"), lambda dump, log, journal: log.update([("log", b"5", b"2")]),
+             lambda dump, log, journal: log.pop(("log", b"5", b"2")), lambda dump, log, journal: dump.pop(("hwm:007", f"{5:016x}")),
+             lambda dump, log, journal: journal.marks.update({8: (1, "0" * 16)})]
+    for i, change in enumerate(cases):
+        assert faults(change), f"case {i} was not found"
+    assert faults(units=1), "the clients' sum differs, and nobody says so"
 
 
 if __name__ == "__main__":
