@@ -265,7 +265,7 @@ static void take_refusal(struct exchange *exchange, const struct event *event)
     struct metrics *metrics = &exchange->served->metrics;
     if (event->status == ST_LIMIT) metrics->rejected_requests++;
     if (event->status == ST_QUOTA) metrics->rate_limited++;
-    if (exchange->failed) return;
+    if (exchange->failed || exchange->broken) return;
     struct engine_stats stats;
     engine_stats_read(exchange->served->engine, &stats);
     api_error_from_status(event->status, exchange_retry_after(stats.queue_wait_estimate_ns, exchange->request_id),
@@ -273,6 +273,29 @@ static void take_refusal(struct exchange *exchange, const struct event *event)
     if (exchange->cancel_cause == CAUSE_ACCOUNT_STOP) refusal_error(REFUSE_ACCOUNT_CLOSED, 0, &exchange->error);
     exchange_cancel(exchange, CAUSE_PLATFORM_CANCEL);
     exchange_fail(exchange, &exchange->error);
+}
+
+/* E10 */
+static void break_off(struct exchange *exchange, const struct api_error *error)
+{
+    exchange_cancel(exchange, CAUSE_PLATFORM_CANCEL);
+    if (exchange->alive == 0) {
+        exchange_fail(exchange, error);
+    } else {
+        exchange->error = *error;
+        exchange->broken = true;
+    }
+}
+
+static void end_broken(struct exchange *exchange)
+{
+    if (!exchange->broken || exchange->failed || exchange->alive > 0) return;
+    bool whole = true;
+    for (uint32_t i = 0; i < exchange->submitted; i++) {
+        const struct request *request = &exchange->requests[i];
+        whole = whole && request->scheduled_ns && request->usage.cause < CAUSE_PLATFORM_CANCEL;
+    }
+    if (!whole) exchange_fail(exchange, &exchange->error);
 }
 
 static void take_event(struct exchange *exchange, const struct event *event, uint64_t now_ns)
@@ -284,6 +307,7 @@ static void take_event(struct exchange *exchange, const struct event *event, uin
     }
     if (event->kind == REQUEST_REFUSED) {
         take_refusal(exchange, event);
+        end_broken(exchange);
         if (exchange->alive == 0) write_usage(exchange); /* another prompt of the call may have run */
         return;
     }
@@ -298,6 +322,7 @@ static void take_event(struct exchange *exchange, const struct event *event, uin
         exchange_cancel(exchange, CAUSE_PLATFORM_CANCEL);
         exchange_fail(exchange, &exchange->error);
     }
+    end_broken(exchange);
     if (exchange->alive == 0) write_usage(exchange);
 }
 
@@ -412,8 +437,7 @@ void exchanges_cut(struct exchanges *set, const struct served *served)
         next = exchange->next;
         if (exchange->served != served || exchange->failed) continue;
         exchange->holding = false;
-        exchange_cancel(exchange, CAUSE_PLATFORM_CANCEL);
-        exchange_fail(exchange, &error);
+        break_off(exchange, &error);
         if (exchange_may_end(exchange)) exchange_destroy(exchange);
     }
 }
@@ -448,8 +472,7 @@ void exchanges_abort(struct exchanges *set)
         exchange_wait_no_more(exchange);
         exchange->holding = false;
         if (exchange->in_pool) (void)uv_cancel((uv_req_t *)&exchange->work);
-        exchange_cancel(exchange, CAUSE_PLATFORM_CANCEL);
-        exchange_fail(exchange, &error);
+        break_off(exchange, &error);
         if (exchange_may_end(exchange)) exchange_destroy(exchange);
     }
 }

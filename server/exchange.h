@@ -25,6 +25,9 @@
  * E9  A call with an Idempotency-Key goes on when its client leaves; a later one with the same key waits for it, and
  *     gets the same bytes at once when it has ended, a stream too. It is billed once.
  *
+ * E10 A call that we break off (shutdown, its model leaves) is told so when the engine has ended it. If it ended by
+ *     itself before, its client gets the answer that it is charged for.
+ *
  * /tokenize and /detokenize are exchanges too that never meet the engine: a large text must not hold up the loop.
  * io thread only, but for the work in the pool. */
 #ifndef SERVER_EXCHANGE_H

@@ -48,6 +48,7 @@ struct exchange {
     struct api_models models; /* of the candidates; what the body named */
     uv_work_t work;
     bool in_pool, prepared, touched, streaming, head_sent, failed, bytes_sent, has_tokens;
+    bool broken;        /* E10: we have cancelled it; `error` is for the client unless it ended by itself before */
     bool cancel_wanted; /* not all requests of it have been told */
     enum cause cancel_cause;
     struct api_call *call;
@@ -64,7 +65,7 @@ struct exchange {
     bool holding;        /* waits for the ledger, or for the first with its key, before it is submitted */
     uint64_t holding_ns; /* since when it waits for the ledger; 0: it has not */
     struct admission admission;
-    struct api_error error; /* failed: what the client gets */
+    struct api_error error; /* failed, broken: what the client gets */
     struct buf answer;      /* tokenize, detokenize */
     int answer_status;
     char request_id[HTTP_REQUEST_ID_MAX + 1];

@@ -5,7 +5,7 @@ SHA-256. So every record must belong to a request that was really sent, also whe
 
   whole   the answer ended: as many records as prompts, with exactly the client's counts
   cut     the client left, or the server died: at most as many; delivered <= recorded, and how many STEPs more is counted
-  refused, unsent: none, or waived ones when another prompt of the same call had begun
+  refused, unsent: none; or, when the server broke a begun call off, at least one of its prompts is not charged
 """
 import collections
 import hashlib
@@ -101,7 +101,10 @@ class Comparison:
         if line.outcome == "whole":
             self.compare_whole(line, records)
         elif line.outcome in ("refused", "unsent"):
-            if any(record.kind == "F" for record in records) or (records and line.status < 500):
+            charged = sum(record.kind == "F" for record in records)
+            broken_off = line.status >= 500 and charged < line.prompts # the prompts that had ended are charged, if not all had
+            self.counts["partly"] += broken_off and charged > 0
+            if records and not broken_off:
                 self.fault("wrong", f"{line.request_id} was {line.outcome} ({line.status} {line.error}) and has {len(records)} records")
         elif line.outcome == "stuck":
             self.fault("stuck", f"{line.request_id}: no byte for a minute")
@@ -196,7 +199,7 @@ class Comparison:
     def report(self):
         names = ("lost", "double", "wrong", "foreign", "stuck")
         return {"requests": self.counts["requests"], "records": self.counts["records"], "charged": self.counts["charged"],
-                "waived": self.counts["waived"], "exact": self.counts["exact"], "retried": self.counts["retried"],
+                "waived": self.counts["waived"], "exact": self.counts["exact"], "retried": self.counts["retried"], "partly": self.counts["partly"],
                 **{name: self.counts[name] for name in names}, "outcomes": dict(self.outcomes), "causes": dict(self.causes),
                 "units": sum(self.units.values()), "steps_beyond_worst": dict(self.excess_worst),
                 "steps_beyond": {f"{where}:{steps}": n for (where, steps), n in sorted(self.excess.items())},

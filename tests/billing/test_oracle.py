@@ -66,6 +66,7 @@ def test_doctored():
         ("of another account", [LINE], [Record(account=5), two_records()[1]], "wrong"),
         ("nobody's", [LINE], two_records() + [Record(request_id=b"?" * 16, charge_id="ee" * 16)], "foreign"),
         ("charged, though refused", [LINE._replace(outcome="refused", status=400)], two_records(), "wrong"),
+        ("all charged, though broken off", [LINE._replace(outcome="refused", status=503)], two_records(), "wrong"),
         ("charged, though never sent", [LINE._replace(outcome="unsent", status=0, charge_id="")], two_records(), "wrong"),
         ("less than arrived", [cut], [Record(out=3, steps=[2, 1]), two_records()[1]], "lost"),
         ("nothing of a cut answer", [cut], [], "lost"),
@@ -83,6 +84,13 @@ def test_what_is_recorded_beyond_a_cut():
     report, _ = expect("cut", [cut], two_records(), None)
     assert report["steps_beyond"] == {"cut_half:1": 1, "cut_half:2": 1}, report
     expect("nothing seen, nothing recorded", [cut._replace(charge_id="", ids="0,0,0,0", status=0)], [], None)
+
+
+def test_broken_off():
+    refused = LINE._replace(outcome="refused", status=503, usage_seen=0, ids="")
+    report, _ = expect("one prompt had ended, the other is waived", [refused], [two_records()[0], Record(part=1, kind="W", cause="platform_cancel")],
+                       None)
+    assert report["partly"] == 1, report
 
 
 def test_retry_is_billed_once():
