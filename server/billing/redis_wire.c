@@ -183,10 +183,11 @@ static enum status tls_settings(struct connection *c, const struct redis_address
     }
     SSL_set_bio(c->ssl, c->incoming, c->outgoing);
     unsigned char number[16];
+    char host[sizeof address->host]; /* OpenSSL's macro wants it without const, and copies it */
+    memcpy(host, address->host, sizeof host);
     bool is_number = inet_pton(AF_INET, address->host, number) == 1 || inet_pton(AF_INET6, address->host, number) == 1;
-    bool named =
-        is_number ? X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(c->ssl), address->host) == 1
-                  : SSL_set1_host(c->ssl, address->host) == 1 && SSL_set_tlsext_host_name(c->ssl, address->host) == 1;
+    bool named = is_number ? X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(c->ssl), address->host) == 1
+                           : SSL_set1_host(c->ssl, address->host) == 1 && SSL_set_tlsext_host_name(c->ssl, host) == 1;
     return named ? ST_OK : tls_error(c, "host name", ST_INVAL, err);
 }
 

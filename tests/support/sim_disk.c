@@ -131,7 +131,7 @@ static uint32_t file_make(struct sim_disk *sim)
         sim->files[i] = (struct sim_file){.used = true, .lock_fd = -1};
         return i;
     }
-    CHECK(!"too many files");
+    CHECK(false); /* more than FILES_MAX */
     return 0;
 }
 
