@@ -168,6 +168,10 @@ static void test_an_older_segment_is_not_believed_when_damaged(void **state)
         assert_int_equal(read_through(&config, &frames), ST_INVAL);
         byte_write(info[1].path, offset, file_bytes[offset]);
     }
+    byte_write(info[1].path, file_length - 1, 0x01); /* behind its last frame */
+    assert_int_equal(read_through(&config, &frames), ST_INVAL);
+    byte_write(info[1].path, file_length - 1, 0);
+    assert_int_equal(read_through(&config, &frames), ST_OK);
     /* gone */
     char away[600];
     snprintf(away, sizeof away, "%s/away", journal_folder);
@@ -388,7 +392,7 @@ static void test_a_failed_sync_moves_to_the_fallback(void **state)
     assert_non_null(strstr(info[1].path, "/k/"));
     assert_true(info[1].given_up);
     fixture_final(journal, handle, 4);
-    sim_disk_fault_after(sim, 1, SIM_FAULT_SYNC_ALWAYS);
+    sim_disk_fault_after(sim, 2, SIM_FAULT_IO);
     assert_int_equal(journal_commit(journal), ST_IO);
     assert_false(journal_accepts(journal, NULL));
     journal_close(journal);
