@@ -168,10 +168,18 @@ static void test_an_older_segment_is_not_believed_when_damaged(void **state)
         assert_int_equal(read_through(&config, &frames), ST_INVAL);
         byte_write(info[1].path, offset, file_bytes[offset]);
     }
-    byte_write(info[1].path, file_length - 1, 0x01); /* behind its last frame */
-    assert_int_equal(read_through(&config, &frames), ST_INVAL);
-    byte_write(info[1].path, file_length - 1, 0);
-    assert_int_equal(read_through(&config, &frames), ST_OK);
+    uint32_t behind = 0;
+    for (uint32_t i = 0; i < 3; i++) { /* a byte behind its last frame, where frames leave room */
+        static const uint8_t zeros[48];
+        file_read(info[i].path);
+        if (memcmp(file_bytes + file_length - sizeof zeros, zeros, sizeof zeros) != 0) continue;
+        byte_write(info[i].path, file_length - 1, 0x01);
+        assert_int_equal(read_through(&config, &frames), ST_INVAL);
+        byte_write(info[i].path, file_length - 1, 0);
+        assert_int_equal(read_through(&config, &frames), ST_OK);
+        behind++;
+    }
+    assert_true(behind > 0);
     /* gone */
     char away[600];
     snprintf(away, sizeof away, "%s/away", journal_folder);
