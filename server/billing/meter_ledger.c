@@ -173,9 +173,13 @@ static enum status end_order(struct meter *m, enum status status)
 static enum status client_order(void *state, const struct order *order, enum ledger_answer *answer, struct error *err)
 {
     struct meter *m = state;
-    TRY(begin_order(m, err));
     struct order stamped = *order; /* the time it is judged at */
     stamped.created_ms = (uint64_t)(clock_unix_us(m->config.clock) / 1000);
+    if (!order_valid(&stamped)) { /* in the journal, what nobody can read would stop the ledger for good */
+        *answer = LEDGER_BADARG;
+        return ST_OK;
+    }
+    TRY(begin_order(m, err));
     return end_order(m, commit_order(m, journal_put_order(m->journal, &stamped), answer, err));
 }
 
@@ -183,6 +187,10 @@ static enum status client_account_set(void *state, uint64_t account, const char 
                                       enum ledger_answer *answer, struct error *err)
 {
     struct meter *m = state;
+    if (!order_id_valid(order_id)) {
+        *answer = LEDGER_BADARG;
+        return ST_OK;
+    }
     TRY(begin_order(m, err));
     return end_order(m, commit_order(m, journal_put_account(m->journal, account, order_id, open), answer, err));
 }

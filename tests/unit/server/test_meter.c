@@ -491,6 +491,48 @@ static void test_meter_packages(void **state)
     remove_folder(&rig);
 }
 
+/* What the journal could not give back never gets into it: the ledger goes on, and so does the next start. */
+static void test_meter_refuses_orders(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct ledger_client client;
+    struct error err;
+    rig_start(&rig, true, COMMIT_STEP);
+    meter_ledger_client(rig.meter, &client);
+    struct order good = {.id = "o1", .account = account_number("buyer"), .package = "p1", .units = 9, .class_mask = 1};
+    struct order bad[] = {good, good, good, good};
+    memcpy(bad[0].id, "line\n", 6);
+    bad[1].id[0] = 0;
+    memcpy(bad[2].package, "tab\t", 5);
+    bad[3].op = PACKAGE_REAP; /* has its own call */
+    enum ledger_answer answer;
+    for (uint32_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        answer = LEDGER_OK;
+        assert_int_equal(client.calls->order(client.state, &bad[i], &answer, &err), ST_OK);
+        assert_int_equal(answer, LEDGER_BADARG);
+    }
+    char too_long[ORDER_ID_MAX + 2] = "";
+    memset(too_long, 'x', ORDER_ID_MAX + 1);
+    const char *const ids[] = {"", "line\n", too_long};
+    for (uint32_t i = 0; i < sizeof ids / sizeof ids[0]; i++) {
+        answer = LEDGER_OK;
+        assert_int_equal(client.calls->account_set(client.state, good.account, ids[i], false, &answer, &err), ST_OK);
+        assert_int_equal(answer, LEDGER_BADARG);
+    }
+    assert_int_equal(client.calls->order(client.state, &good, &answer, &err), ST_OK);
+    assert_int_equal(answer, LEDGER_OK);
+    assert_int_equal(client.calls->account_set(client.state, good.account, "o2", false, &answer, &err), ST_OK);
+    assert_int_equal(answer, LEDGER_OK);
+    rig_stop(&rig);
+    rig_meter(&rig, true, COMMIT_STEP);
+    meter_ledger_client(rig.meter, &client);
+    assert_int_equal(client.calls->order(client.state, &good, &answer, &err), ST_OK);
+    assert_int_equal(answer, LEDGER_DUP);
+    meter_destroy(rig.meter);
+    remove_folder(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -499,6 +541,7 @@ int main(void)
         cmocka_unit_test(test_meter_fails_with_the_journal),
         cmocka_unit_test(test_meter_ends_with_requests),
         cmocka_unit_test(test_meter_packages),
+        cmocka_unit_test(test_meter_refuses_orders),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
