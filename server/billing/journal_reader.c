@@ -2,7 +2,9 @@
  *
  * A window of the file is read at a time; what is not valid in it is read again once before it counts, because the
  * writer may have been there since. The next segment is looked for only where the present one has no next frame, so
- * following a live journal lists the folder once a segment. */
+ * following a live journal lists the folder once a segment. When a file fails, the frames whose fdatasync failed may
+ * still be read from it: the same stand in the segment that takes over (journal.c), where they are then left out, and
+ * its checkpoint with them. */
 #include "server/billing/journal_segment.h"
 
 #include "runtime/base/check.h"
@@ -21,8 +23,9 @@ struct journal_reader {
     struct segment_list segments;
     uint32_t segment_idx;
     int fd;
-    uint64_t offset;   /* of the next frame in its segment */
-    uint64_t next_lsn; /* of the next frame; the checkpoint's when it comes next */
+    uint64_t offset;    /* of the next frame in its segment */
+    uint64_t next_lsn;  /* of the next frame; the checkpoint's when it comes next */
+    uint64_t given_lsn; /* frames up to here were read in a segment that failed; 0: none comes a second time */
     bool checkpoint_next;
     uint8_t *window;
     uint64_t window_at, window_length, window_capacity;
@@ -194,9 +197,11 @@ static enum status at_end(struct journal_reader *reader, uint64_t until_lsn, str
     if (reader->segment_idx + 1 == reader->segments.count) TRY(list_again(reader, err));
     if (reader->segment_idx + 1 < reader->segments.count) {
         const struct segment_info *next = &current(reader)[1].info;
-        if (next->base_lsn != reader->next_lsn) {
+        bool again = next->given_up && next->base_lsn < reader->next_lsn;
+        if (next->base_lsn != reader->next_lsn && !again) {
             return damaged(reader, reader->offset, "a frame is not valid, or missing", err);
         }
+        if (again) reader->given_lsn = reader->next_lsn - 1;
         if (!next->given_up) {
             TRY(rest_of_segment(reader, &tail_bytes, &claimed, err));
             if (tail_bytes > 0) return damaged(reader, reader->offset, "bytes behind its last frame", err);
@@ -224,17 +229,20 @@ enum status journal_reader_next(struct journal_reader *reader, uint64_t until_ls
     for (;;) {
         if (reader->next_lsn > until_lsn) return ST_AGAIN;
         enum status status = superseded(reader) ? ST_NOTFOUND : look(reader, until_lsn == UINT64_MAX, frame, err);
-        if (status == ST_OK) break;
-        if (status != ST_NOTFOUND) return status;
-        TRY(at_end(reader, until_lsn, err));
+        if (status == ST_NOTFOUND) {
+            TRY(at_end(reader, until_lsn, err));
+            continue;
+        }
+        if (status != ST_OK) return status;
+        frame->segment_lsn = current(reader)->info.base_lsn;
+        frame->offset = reader->offset;
+        reader->offset += frame_aligned(FRAME_HEADER_BYTES + frame->length);
+        reader->next_lsn++;
+        reader->checkpoint_next = false;
+        reader->tail_bytes = 0;
+        if (reader->given_lsn == 0) return ST_OK;
+        if (frame->lsn == reader->given_lsn && frame->type != FRAME_CHECKPOINT) reader->given_lsn = 0; /* the last */
     }
-    frame->segment_lsn = current(reader)->info.base_lsn;
-    frame->offset = reader->offset;
-    reader->offset += frame_aligned(FRAME_HEADER_BYTES + frame->length);
-    reader->next_lsn++;
-    reader->checkpoint_next = false;
-    reader->tail_bytes = 0;
-    return ST_OK;
 }
 
 const struct segment_info *journal_reader_segment(const struct journal_reader *reader)

@@ -375,6 +375,63 @@ static void test_full_disk_keeps_the_last_spare_for_what_runs(void **state)
     sim_disk_destroy(sim);
 }
 
+/* Reads on to the durable LSN; every frame comes once, in order. */
+static void follow(struct journal_reader *reader, const struct journal *journal, uint64_t *lsn)
+{
+    struct frame frame;
+    struct error err = {""};
+    enum status status;
+    while ((status = journal_reader_next(reader, journal_durable_lsn(journal), &frame, &err)) == ST_OK) {
+        if (frame.type == FRAME_CHECKPOINT) continue;
+        assert_int_equal(frame.lsn, *lsn + 1);
+        *lsn = frame.lsn;
+    }
+    if (status != ST_AGAIN) fail_msg("%s", err.message);
+    assert_int_equal(*lsn, journal_durable_lsn(journal));
+}
+
+/* A reader behind the writer (a ledger, the emitter) goes on when a file has failed: the frames whose fdatasync failed
+ * still stand in the old file's cache and in the new segment, and count once. */
+static void test_a_reader_follows_over_a_failed_sync(void **state)
+{
+    (void)state;
+    const char *fallbacks[] = {NULL, "/k"};
+    for (int i = 0; i < 6; i++) {
+        enum commit_mode mode = (enum commit_mode)(i % 3);
+        struct sim_disk *sim = sim_disk_create(20 + (uint64_t)i);
+        struct journal_config config = on_sim(sim, fallbacks[i / 3]);
+        struct journal_reader *reader;
+        struct error err = {""};
+        uint64_t lsn = 0;
+        config.mode = mode;
+        config.free_permille_min = 0;
+        struct journal *journal = fixture_start(&config, NULL);
+        assert_int_equal(journal_reader_open(config.disk, "/j", config.fallback, 0, &reader, &err), ST_OK);
+        one_request(journal, 1);
+        assert_int_equal(journal_sync(journal), ST_OK);
+        follow(reader, journal, &lsn);
+        uint32_t handle = fixture_open(journal, 2);
+        fixture_step(journal, handle, 4);
+        if (mode != COMMIT_STEP) { /* written, and in write mode read, before the fdatasync */
+            assert_int_equal(journal_commit(journal), ST_OK);
+            follow(reader, journal, &lsn);
+            fixture_step(journal, handle, 1);
+        }
+        sim_disk_fault_after(sim, 2, SIM_FAULT_IO); /* write, then fdatasync */
+        assert_int_equal(journal_sync(journal), ST_OK);
+        follow(reader, journal, &lsn);
+        fixture_final(journal, handle, 4);
+        assert_int_equal(journal_sync(journal), ST_OK);
+        follow(reader, journal, &lsn);
+        struct journal_stats stats;
+        journal_stats_read(journal, &stats);
+        assert_int_equal(stats.failovers, 1);
+        journal_reader_close(reader);
+        journal_close(journal);
+        sim_disk_destroy(sim);
+    }
+}
+
 /* One failed fdatasync: the frames go on in the other folder with their numbers; the second one is the end. */
 static void test_a_failed_sync_moves_to_the_fallback(void **state)
 {
@@ -517,6 +574,7 @@ int main(void)
         TEST(test_repair_saves_and_cuts),
         TEST(test_repair_of_a_checkpoint),
         TEST(test_full_disk_keeps_the_last_spare_for_what_runs),
+        TEST(test_a_reader_follows_over_a_failed_sync),
         TEST(test_a_failed_sync_moves_to_the_fallback),
         TEST(test_interrupts_and_short_writes_are_nothing),
         TEST(test_parted_clocks_are_flagged),
