@@ -261,6 +261,9 @@ enum status bill_key_set(const struct ledger_client *client, const struct bill_k
                          struct error *err)
 {
     struct directory *directory;
+    if (change->rpm > UINT32_MAX || change->tpm > KEY_TPM_MAX || change->concurrency > UINT32_MAX)
+        return error_set(err, ST_INVAL, "a limit is more than fits: rpm and concurrency %" PRIu32 ", tpm %" PRIu64,
+                         UINT32_MAX, KEY_TPM_MAX);
     TRY(read_all(client, &directory, err));
     enum status status =
         change->id ? change_key(client, directory, change, out, err) : make_key(client, directory, change, out, err);

@@ -25,7 +25,8 @@ struct bill_key_change {
     uint64_t rpm, tpm, concurrency;
     int64_t now_ms;
 };
-/* A new key's text is in the answer, once: {"key": "mr-...", ..}. ST_NOTFOUND: no such account or key. */
+/* A new key's text is in the answer, once: {"key": "mr-...", ..}. ST_NOTFOUND: no such account or key; ST_INVAL:
+ * the id, the label or a limit. */
 NODISCARD enum status bill_key_set(const struct ledger_client *client, const struct bill_key_change *change,
                                    struct buf *out, struct error *err);
 

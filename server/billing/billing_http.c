@@ -6,6 +6,7 @@
 #include "server/billing/bill_directory.h"
 #include "server/billing/bill_json.h"
 #include "server/billing/bill_text.h"
+#include "server/billing/directory.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -326,7 +327,7 @@ static bool run_key_change(struct run *run)
                                      .revoke = json_to_bool(json_member(run->body, "revoke")),
                                      .now_ms = run->ask->now_us / 1000};
     if (!read_limit(run, "rpm", UINT32_MAX, &change.rpm, &change.rpm_given) ||
-        !read_limit(run, "tpm", INT64_MAX, &change.tpm, &change.tpm_given) ||
+        !read_limit(run, "tpm", KEY_TPM_MAX, &change.tpm, &change.tpm_given) ||
         !read_limit(run, "concurrency", UINT32_MAX, &change.concurrency, &change.concurrency_given))
         return false;
     enum status status = bill_key_set(run->client, &change, run->out, &err);

@@ -14,7 +14,6 @@
 #include <string.h>
 
 enum { ROOM_MIN = 64 };
-#define TPM_MAX UINT64_C(9007199254740991)
 
 struct index {
     uint32_t *places; /* 0: free, else position + 1 */
@@ -97,7 +96,7 @@ void directory_account_line(const struct directory_account *account, struct buf 
 {
     CHECK(account_name_ok(account->name, strlen(account->name)));
     CHECK(!account->tenant[0] || account_name_ok(account->tenant, strlen(account->tenant)));
-    CHECK(account->limits.tpm <= TPM_MAX && account->created_ms >= 0);
+    CHECK(account->limits.tpm <= KEY_TPM_MAX && account->created_ms >= 0);
     account_id(account->name, id);
     buf_append_format(line, "{\"id\":\"%s\",\"kind\":\"account\",\"name\":\"%s\",\"tenant\":\"%s\",\"state\":\"%s\"",
                       id, account->name, account->tenant[0] ? account->tenant : account->name,
@@ -108,7 +107,7 @@ void directory_account_line(const struct directory_account *account, struct buf 
 void directory_key_line(const struct directory_key *key, struct buf *line, char id[DIRECTORY_ID_MAX + 1])
 {
     CHECK(account_name_ok(key->account_name, strlen(key->account_name)));
-    CHECK(key->limits.tpm <= TPM_MAX && key->created_ms >= 0);
+    CHECK(key->limits.tpm <= KEY_TPM_MAX && key->created_ms >= 0);
     key_id(key_number(key->hash), id);
     buf_append_format(line, "{\"id\":\"%s\",\"kind\":\"key\",\"hash\":\"", id);
     for (int i = 0; i < KEY_HASH_BYTES; i++) buf_append_format(line, "%02x", key->hash[i]);
@@ -169,8 +168,8 @@ static enum status read_tail(const struct line_reader *reader, struct key_limits
     own->rpm = (uint32_t)value;
     TRY(read_count(reader, "concurrency", UINT32_MAX, &value));
     own->concurrency = (uint32_t)value;
-    TRY(read_count(reader, "tpm", TPM_MAX, &own->tpm));
-    TRY(read_count(reader, "created_ms", TPM_MAX, &value));
+    TRY(read_count(reader, "tpm", KEY_TPM_MAX, &own->tpm));
+    TRY(read_count(reader, "created_ms", KEY_TPM_MAX, &value));
     *created_ms = (int64_t)value;
     return ST_OK;
 }

@@ -35,6 +35,8 @@ enum {
     DIRECTORY_LINE_MAX = 2048
 };
 
+#define KEY_TPM_MAX UINT64_C(9007199254740991) /* what JSON carries exactly */
+
 /* Requests a minute, tokens a minute, requests at a time; 0: not limited here. */
 struct key_limits {
     uint32_t rpm, concurrency;

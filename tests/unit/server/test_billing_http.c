@@ -2,8 +2,10 @@
  * alone, a key's text is told once, bad input changes nothing. */
 #include "tests/unit/unit.h"
 
+#include "server/billing/bill_directory.h"
 #include "server/billing/bill_json.h"
 #include "server/billing/billing_http.h"
+#include "server/billing/directory.h"
 #include "tests/support/memory_ledger.h"
 
 #include <inttypes.h>
@@ -185,6 +187,29 @@ static void test_billing_http_accounts_and_keys(void **state)
     assert_int_equal(memory.lines_count, 2);
 }
 
+/* The largest limits that a line carries, and those above; a line that cannot be written must not be tried. */
+static void test_billing_http_limits_of_a_key(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {
+        "\"tpm\":9007199254740992", "\"tpm\":9223372036854775807", "\"tpm\":-1", "\"tpm\":1.5",
+        "\"rpm\":4294967296",       "\"concurrency\":4294967296"};
+    char body[160];
+    assert_int_equal(post(BILLING_ACCOUNT_CHANGE, "{\"name\":\"ada\"}"), 200);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        (void)snprintf(body, sizeof body, "{\"account\":\"ada\",%s}", bad[i]);
+        if (post(BILLING_KEY_CHANGE, body) != 400) fail_msg("%s: %d", body, error.http_status);
+    }
+    assert_int_equal(memory.lines_count, 1);
+    struct bill_key_change change = {.account = "ada", .tpm_given = true, .tpm = KEY_TPM_MAX + 1};
+    struct error err = {""};
+    assert_int_equal(bill_key_set(&client, &change, &out, &err), ST_INVAL); /* `millrace bill key create` */
+    assert_int_equal(post(BILLING_KEY_CHANGE, "{\"account\":\"ada\",\"rpm\":4294967295,"
+                                              "\"tpm\":9007199254740991,\"concurrency\":4294967295}"),
+                     200);
+    assert_int_equal(memory.lines_count, 2);
+}
+
 /* What writers write, readers read: every member of a balance and of monthly sums. */
 static void test_billing_http_json_round_trip(void **state)
 {
@@ -236,6 +261,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_billing_http_bad_orders_change_nothing, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_billing_http_own_usage, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_billing_http_accounts_and_keys, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_billing_http_limits_of_a_key, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_billing_http_json_round_trip, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
