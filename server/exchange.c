@@ -382,7 +382,10 @@ void exchange_gone(struct exchange *exchange)
     exchange->holding = false;
     if (exchange->in_pool) (void)uv_cancel((uv_req_t *)&exchange->work); /* if it has begun, work_done finds nobody */
     for (uint32_t i = 0; i < exchange->submitted && !exchange->bytes_sent; i++) exchange->requests[i].unseen = true;
-    if (!exchange_is_kept(exchange)) exchange_cancel(exchange, CAUSE_CLIENT_GONE); /* E9 */
+    if (!exchange_is_kept(exchange))
+        exchange_cancel(exchange, CAUSE_CLIENT_GONE);
+    else if (exchange->submitted > 0 && exchange->alive == 0 && !exchange->failed)
+        exchange_keep_rest(exchange); /* E9: it had ended, and its client was still reading */
     if (exchange_may_end(exchange)) exchange_destroy(exchange);
 }
 

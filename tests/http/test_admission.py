@@ -176,6 +176,22 @@ def test_the_first_goes_on_without_its_client():
         wait_for(lambda: len(usage_lines(server)) == 4)
 
 
+def test_a_slow_reader_that_leaves_finds_its_answer():
+    """All is generated, and most of it not yet sent, when the client goes."""
+    body = completion(8000, stream=True, seed=5, logprobs=5)
+    with Server() as server:
+        with server.connect(receive_buffer=4096) as s:
+            s.sendall(message("POST", "/v1/completions", body, {"Idempotency-Key": "slow"}))
+            Reply(s).until(b"data: ")
+            wait_for(lambda: len(usage_lines(server)) == 1)
+            equal(server.load()["server_load"], 1, "it was sent already")
+        wait_for(lambda: server.load()["server_load"] == 0)
+        status, headers, answer = post(server, body, idempotency="slow")
+        equal((status, headers.get("idempotent-replayed")), (200, "true"))
+        text = lambda data: "".join(json.loads(e)["choices"][0]["text"] for e in events(data)[:-1])
+        equal(text(answer), text(post(server, body, idempotency="other")[2]), "not the whole answer")
+
+
 def test_without_a_key_the_client_s_leaving_ends_it():
     with Server(NULL_STEP_US=5000) as server:
         with server.connect() as s:
