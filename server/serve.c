@@ -111,6 +111,10 @@ static void start_exchange(struct server *server, struct http_conn *conn, const 
         reply_refusal(server, conn, refusal, retry_after_ms, NULL);
         return;
     }
+    if (auth_has_stopped(server->auth, &request->caller)) { /* and the key, or its account, may be gone meanwhile */
+        reply_refusal(server, conn, REFUSE_ACCOUNT_CLOSED, 0, NULL);
+        return;
+    }
     exchange_start(&server->exchanges, kind, conn, &request->caller);
 }
 

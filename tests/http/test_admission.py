@@ -293,6 +293,21 @@ def test_revoked_and_closed_take_effect_at_once():
             equal((status, error_of(body)["code"]), refusal)
 
 
+def test_a_key_revoked_before_the_body_has_come():
+    with tempfile.TemporaryDirectory() as folder, Billing(folder) as server:
+        made = server.account("acme", 1000)
+        data = message("POST", "/v1/completions", completion(5), {"Authorization": f"Bearer {made['key']}", "Expect": "100-continue"})
+        with server.connect() as s:
+            s.sendall(data[:-5])
+            reply = Reply(s)
+            assert b"100 Continue" in reply.until(b"\r\n\r\n")  # its head was let in
+            server.admin("POST", "/admin/billing/keys", {"id": made["id"], "revoke": True})
+            s.sendall(data[-5:])
+            status, _, body = reply.read()
+            equal((status, error_of(body)["code"]), (403, "account_closed"))
+        equal(server.admin("GET", "/admin/billing/accounts/acme")["used_units"], 0)
+
+
 def test_keys_and_texts_are_nowhere_in_clear():
     with tempfile.TemporaryDirectory() as folder:
         with Billing(folder, "--log-level", "debug") as server:
