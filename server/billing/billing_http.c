@@ -321,10 +321,13 @@ static bool read_limit(struct run *run, const char *name, uint64_t max, uint64_t
 static bool run_key_change(struct run *run)
 {
     struct error err = {""};
+    const struct json *revoke = json_member(run->body, "revoke");
+    if (json_kind(revoke) != JSON_KIND_NULL && json_kind(revoke) != JSON_KIND_BOOL) /* else it would look done */
+        return refuse(run, 400, "invalid_request_error", NULL, "\"revoke\" must be true or false.");
     struct bill_key_change change = {.id = member(run, "id"),
                                      .account = member(run, "account"),
                                      .label = member(run, "label"),
-                                     .revoke = json_to_bool(json_member(run->body, "revoke")),
+                                     .revoke = json_to_bool(revoke),
                                      .now_ms = run->ask->now_us / 1000};
     if (!read_limit(run, "rpm", UINT32_MAX, &change.rpm, &change.rpm_given) ||
         !read_limit(run, "tpm", KEY_TPM_MAX, &change.tpm, &change.tpm_given) ||

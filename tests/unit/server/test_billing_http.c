@@ -168,6 +168,11 @@ static void test_billing_http_accounts_and_keys(void **state)
     assert_non_null(strstr(out.data, id));
     assert_null(strstr(out.data, key));
     assert_null(strstr(out.data, "hash"));
+    static const char *const no_truths[] = {"\"true\"", "1", "\"yes\"", "{}"};
+    for (size_t i = 0; i < sizeof no_truths / sizeof *no_truths; i++) {
+        (void)snprintf(body, sizeof body, "{\"id\":\"%s\",\"revoke\":%s}", id, no_truths[i]);
+        assert_int_equal(post(BILLING_KEY_CHANGE, body), 400);
+    }
     (void)snprintf(body, sizeof body, "{\"id\":\"%s\",\"revoke\":true}", id);
     assert_int_equal(post(BILLING_KEY_CHANGE, body), 200);
     assert_non_null(strstr(out.data, "\"active\":false"));
