@@ -4,7 +4,9 @@
  *   tick -> [pool: directory_load] -> loop: auth_directory_set, callers that have stopped are ended
  *
  * A ledger's client takes one thread at a time: while this looks, billing's calls wait, and the other way round. What
- * cannot be read changes nothing (F16); the reason is logged once, not every second. */
+ * cannot be read changes nothing (F16); the reason is logged once, not every second. Keys are revoked, never taken out:
+ * a directory without any after one that had some is lost (another Redis, a file that is gone), and not believed, as
+ * without any key everybody is let in. */
 #include "server/serve_parts.h"
 
 #include "runtime/base/clock.h"
@@ -21,9 +23,23 @@ static bool has_stopped(void *state, const struct caller *caller)
     return auth_has_stopped(state, caller);
 }
 
+static void tell_failure(struct directory_watch *watch)
+{
+    if (strcmp(watch->told.message, watch->err.message) == 0) return;
+    watch->told = watch->err;
+    log_line(LOG_ERROR, "directory", "%s reason=\"%s\"", watch->loaded ? "kept" : "none yet", watch->err.message);
+}
+
 void directory_take(struct server *server, struct directory *directory, uint64_t version)
 {
     struct directory_watch *watch = &server->directory;
+    const struct directory *now = auth_directory(server->auth);
+    if (now && directory_keys(now) > 0 && directory_keys(directory) == 0) {
+        (void)error_set(&watch->err, ST_INVAL, "the ledger has no key any more, and had %u", directory_keys(now));
+        tell_failure(watch);
+        directory_destroy(directory);
+        return;
+    }
     watch->loaded = true;
     watch->version = version;
     watch->told.message[0] = '\0';
@@ -31,13 +47,6 @@ void directory_take(struct server *server, struct directory *directory, uint64_t
              directory_keys(directory));
     auth_directory_set(server->auth, directory);
     exchanges_stop(&server->exchanges, has_stopped, server->auth);
-}
-
-static void tell_failure(struct directory_watch *watch)
-{
-    if (strcmp(watch->told.message, watch->err.message) == 0) return;
-    watch->told = watch->err;
-    log_line(LOG_ERROR, "directory", "%s reason=\"%s\"", watch->loaded ? "kept" : "none yet", watch->err.message);
 }
 
 static void load(uv_work_t *work)

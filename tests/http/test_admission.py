@@ -355,6 +355,18 @@ def test_prices_and_their_reload():
             wait_for(lambda: used() == before + 5 * 10**6 + 4, lambda: str(used()))
 
 
+def test_a_directory_that_is_lost_opens_nothing():
+    with tempfile.TemporaryDirectory() as folder, Billing(folder) as server:
+        key = server.account("acme", 1000)["key"]
+        server.top_up("default", 1000, "p")
+        os.rename(f"{folder}/journal/directory.jsonl", f"{folder}/lost")
+        server.wait_log(r"directory kept reason=\"the ledger has no key any more, and had 1\"")
+        equal((post(server, completion(5))[0], post(server, completion(5), key)[0]), (401, 200))
+        os.rename(f"{folder}/lost", f"{folder}/journal/directory.jsonl")
+        other = server.account("other", 1000)["key"]  # it is read again
+        equal((post(server, completion(5), other)[0], post(server, completion(5), key)[0]), (200, 200))
+
+
 def test_a_directory_closes_an_open_server():
     with tempfile.TemporaryDirectory() as folder, Billing(folder) as server:
         server.admin("POST", "/admin/billing/orders",
