@@ -26,7 +26,7 @@
 
 #include <string.h>
 
-enum { BUCKETS_MIN = 64, QUEUE_LOOKS = 64 };
+enum { BUCKETS_MIN = 64, QUEUE_LOOKS = 64, ANSWERS_WAITED = 6 };
 
 struct account;
 
@@ -256,6 +256,13 @@ static enum lease_verdict wait_for(struct leases *leases, struct pot *pot, struc
     return LEASE_WAITS;
 }
 
+/* While the ledger is there: H2. */
+static enum lease_verdict wait_for_answer(struct leases *leases, struct pot *pot, struct lease_ask *ask)
+{
+    if (leases->now_ns - ask->asked_ns >= ANSWERS_WAITED * leases->config.answer_ns) return LEASE_OUTAGE;
+    return wait_for(leases, pot, ask);
+}
+
 static enum lease_verdict take(struct pot *pot, uint64_t units, uint64_t *held)
 {
     pot->account->held += units;
@@ -294,14 +301,14 @@ enum lease_verdict lease_hold(struct leases *leases, uint64_t account, uint8_t m
     if (leases->refuses) return ask->running ? take(pot, ask->most, held) : LEASE_OUTAGE;
     if (!leases->reachable) return hold_in_outage(leases, pot, ask, held);
     bool decided = ask->ticket && pot->answered_number >= ask->ticket;
-    if (!pot->account->open) return decided ? LEASE_CLOSED : wait_for(leases, pot, ask);
+    if (!pot->account->open) return decided ? LEASE_CLOSED : wait_for_answer(leases, pot, ask);
     int64_t left = headroom(pot);
     if (left >= (int64_t)ask->most) return take(pot, ask->most, held);
-    if (!decided) return wait_for(leases, pot, ask);
+    if (!decided) return wait_for_answer(leases, pot, ask);
     if (left >= (int64_t)ask->least) return take(pot, (uint64_t)left, held);
     if (pot->dry) return LEASE_EMPTY;
     ask->ticket = 0; /* the ledger gave what was wanted, and others have taken it: once more */
-    return wait_for(leases, pot, ask);
+    return wait_for_answer(leases, pot, ask);
 }
 
 void lease_drop(struct leases *leases, uint64_t account, uint8_t mclass, uint64_t units)

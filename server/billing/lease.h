@@ -10,7 +10,8 @@
  *     before they are used. What a record charges comes out of its hold first. Near the end of a package a hold may be
  *     smaller than asked for, so that the last units can be used.
  * H2  At most one grant of an account and class is under way. Its answer counts from the pseq it was written at: what
- *     is written later is taken off it. An answer that does not come within answer_ns is asked for anew.
+ *     is written later is taken off it. An answer that does not come within answer_ns is asked for anew; a question
+ *     that got nothing in six times that ends as in an outage, though the ledger is there (its partition may stand).
  * H3  A lease is spent only while it is valid (monotonic clock, counted from sending). Renewed at half its time, or
  *     when less than half a rate window is left; given back when the account was idle for idle_ns, or at drain. When it
  *     ends before that, what is charged and held stays covered; what was free is lost.

@@ -287,6 +287,27 @@ static void test_lease_asks_again_when_an_answer_is_lost(void **state)
     leases_destroy(leases);
 }
 
+/* The ledger is there and never answers for this account: its partition has stopped. Nobody waits without an end. */
+static void test_lease_waiting_has_an_end(void **state)
+{
+    (void)state;
+    struct leases *leases = make(OUTAGE_REJECT);
+    struct lease_ask question = {.least = 10, .most = 10, .running = true};
+    struct grant_wish wish;
+    uint64_t held, now_ms = S, pseq = 0;
+    enum lease_verdict verdict;
+    while ((verdict = lease_hold(leases, 7, 0, &question, now_ms * MS, &held)) == LEASE_WAITS) {
+        while (lease_next_wish(leases, now_ms * MS, &wish)) lease_sent(leases, &wish, ++pseq, now_ms * MS);
+        now_ms += 100;
+        assert_true(now_ms < 60 * S);
+    }
+    assert_int_equal(verdict, LEASE_OUTAGE);
+    assert_int_equal(now_ms, 31 * S);
+    assert_true(pseq > 1); /* it was asked for anew meanwhile */
+    assert_int_equal(ask(leases, 10, now_ms, &held), LEASE_WAITS);
+    leases_destroy(leases);
+}
+
 static void test_lease_classes_share_what_is_held(void **state)
 {
     (void)state;
@@ -623,6 +644,7 @@ int main(void)
         cmocka_unit_test(test_lease_outage_policies),
         cmocka_unit_test(test_lease_refused_ledger_and_closed_account),
         cmocka_unit_test(test_lease_asks_again_when_an_answer_is_lost),
+        cmocka_unit_test(test_lease_waiting_has_an_end),
         cmocka_unit_test(test_lease_classes_share_what_is_held),
         cmocka_unit_test(test_lease_no_overspend_with_the_ledger),
         cmocka_unit_test(test_lease_overspend_in_outages_within_the_window),
