@@ -16,7 +16,7 @@
 
 #include <string.h>
 
-enum { FINISHED = UINT32_MAX };
+enum { FINISHED = UINT32_MAX, BEGIN_WAIT_MS = 5000 };
 
 struct billed {
     struct metered metered;
@@ -26,6 +26,7 @@ struct billed {
     uint32_t out_limit;   /* as the engine was told; 0: no limit is needed any more */
     uint32_t raise_to;    /* the engine's ring was full: to be told */
     bool held, asking, ending;
+    uint64_t stopped_ns;        /* since when choices that have begun stand at their limits; 0: they do not */
     enum lease_verdict verdict; /* of the last asking */
     struct lease_ask ask;
     uint32_t *told; /* [choices]: ids told by events that came here, FINISHED */
@@ -139,11 +140,23 @@ static void raise_limit(struct exchange *exchange, struct billed *billed)
         billed->raise_to = 0;
 }
 
-static bool at_limit(const struct billed *billed)
+/* No choice can go on. One that has not begun may find no room as long as the others keep theirs: it is waited for, but
+ * not without end. */
+static bool at_limit(struct billed *billed)
 {
-    for (uint32_t i = 0; i < billed->request->choices_count; i++)
-        if (billed->told[i] < billed->out_limit) return false; /* FINISHED is above */
-    return true;
+    bool stopped = false, all = true;
+    for (uint32_t i = 0; i < billed->request->choices_count; i++) {
+        uint32_t told = billed->told[i];
+        if (told > 0 && told < billed->out_limit) {
+            billed->stopped_ns = 0;
+            return false;
+        }
+        if (told == 0) all = false;
+        if (told >= billed->out_limit && told != FINISHED) stopped = true;
+    }
+    if (!stopped) return false;
+    if (!billed->stopped_ns) billed->stopped_ns = clock_ns();
+    return all || clock_ns() - billed->stopped_ns >= BEGIN_WAIT_MS * NS_PER_MS;
 }
 
 static enum cause end_cause(const struct billed *billed)
@@ -182,6 +195,7 @@ static void ask_more(struct exchange *exchange, struct billed *billed)
     billed->verdict = meter_hold(exchange->set->billing->meter, &billed->metered, &billed->ask, &got);
     billed->asking = billed->verdict == LEASE_WAITS;
     if (billed->verdict == LEASE_HELD) {
+        billed->stopped_ns = 0;
         billed->out_limit += (uint32_t)(got / billed->token_units);
         billed->raise_to = billed->out_limit;
         raise_limit(exchange, billed);

@@ -97,6 +97,16 @@ def test_an_answer_ends_with_its_package():
             equal((status, reply["usage"]["completion_tokens"]), (200, 10))
 
 
+def test_choices_that_find_no_room_wait_for_no_money_without_end():
+    """One sequence at a time: the first of two choices stands at its limit in the place that the second one needs."""
+    for options in (("--max-num-seqs", 1), ()):
+        with Billed(*options, tokens=100) as billed:
+            status, reply = billed.complete(600, n=2)
+            equal((status, [choice["finish_details"]["type"] for choice in reply["choices"]]), (200, ["quota_exhausted"] * 2))
+            equal(billed.used(), PROMPT_IDS + reply["usage"]["completion_tokens"])
+            assert 40 <= reply["usage"]["completion_tokens"] <= 95, reply["usage"]
+
+
 def test_many_at_once_on_a_nearly_empty_account():
     with Billed(tokens=2000, NULL_STEP_US=300) as billed:
         replies = []
