@@ -14,6 +14,8 @@
 #include <time.h>
 
 enum { PAUSE_MS_MIN = 50, PAUSE_MS_MAX = 2000, RECEIVE_BYTES = 16384, WAIT_MS = 25 };
+/* A server that does not know AUTH may repeat its arguments, whole or cut: so much of a password tells it. */
+enum { PASSWORD_TELLS = 4 };
 /* A connection that lived this long was a good one: its end is no repetition of earlier failures. */
 #define STEADY_NS NS_PER_S
 
@@ -199,6 +201,12 @@ enum status link_authenticate(struct redis_link *l, uint32_t node, struct error 
     struct redis_reply *reply = NULL;
     enum status status = must(l, node, &(struct redis_command){named ? 3 : 2, arguments, NULL}, "AUTH", &reply, err);
     redis_reply_free(reply);
+    char begin[PASSWORD_TELLS + 1], name[REDIS_HOST_MAX + 16]; /* K4 */
+    snprintf(begin, sizeof begin, "%.*s", PASSWORD_TELLS, l->target->password);
+    if (status != ST_OK && strstr(err->message, begin) != NULL)
+        status = error_set(err, status, "Redis %s: AUTH is refused, in words that may hold what was sent",
+                           redis_node_name(l, node, name));
+    explicit_bzero(begin, sizeof begin);
     return status;
 }
 

@@ -145,6 +145,24 @@ def test_open():
     server.kill()
 
 
+def test_password_is_not_told():
+    """Servers and proxies that do not know AUTH repeat its arguments, the last one cut: none of it comes into a message or log."""
+    server = Server().start()
+    init_ledger(f"redis://127.0.0.1:{server.port}")
+    hostile = HostileRedis(server.port)
+    for told in (b"sesame-open", b"sesame-"):
+        hostile.set(b"AUTH", b"-ERR unknown command `AUTH`, with args beginning with: `biller` `" + told + b"`\r\n", 1000)
+        line, d = driver_open(f"redis://biller@127.0.0.1:{hostile.port}", password="sesame-open")
+        assert d is None and "AUTH" in line and "sesame" not in line, line
+        e = Emitter(f"redis://biller@127.0.0.1:{hostile.port}", password="sesame-open")
+        e.wait_event("ledger 0")
+        wait_until("a reason in the log", lambda: any("AUTH" in text for text in e.log))
+        assert e("stop 0").startswith("left")
+        e.end()
+        assert "sesame" not in "".join(e.log + e.events), e.log
+    server.kill()
+
+
 def test_emitter():
     server = Server().start()
     init_ledger(f"redis://127.0.0.1:{server.port}")
@@ -170,4 +188,4 @@ def test_emitter():
 
 
 if __name__ == "__main__":
-    main([test_client, test_open, test_emitter])
+    main([test_client, test_open, test_password_is_not_told, test_emitter])
