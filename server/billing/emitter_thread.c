@@ -371,37 +371,35 @@ static void receive_call(struct emitter *e, const struct sent *s)
     redis_reply_free(reply);
 }
 
-/* Whether enough replicas of every node of this round have what it sent. */
-static bool replicated(struct emitter *e)
+/* Whether enough replicas have all that went to this node over its connection. */
+static bool replicated(struct emitter *e, uint32_t node)
 {
     char count[16];
     snprintf(count, sizeof count, "%u", e->config.replicas_min);
     const char *words[] = {"WAIT", count, "1000"};
     const struct redis_command command = {3, words, NULL};
-    bool good = true;
-    for (uint32_t node = 0; node < redis_link_nodes(e->link); node++) {
-        bool used = false;
-        for (uint32_t i = 0; i < e->sent_count; i++) used = used || e->sent[i].node == node;
-        if (!used || !redis_node_open(e->link, node)) continue;
-        struct redis_reply *reply = NULL;
-        struct error err = {""};
-        if (redis_node_call(e->link, node, &command, &reply, &err) != ST_OK) {
-            lose_node(e, node);
-            good = false;
-            continue;
-        }
-        if (reply->type != REDIS_INTEGER || reply->integer < (int64_t)e->config.replicas_min) good = false;
-        redis_reply_free(reply);
+    struct redis_reply *reply = NULL;
+    struct error err = {""};
+    if (!redis_node_open(e->link, node)) return false;
+    if (redis_node_call(e->link, node, &command, &reply, &err) != ST_OK) {
+        lose_node(e, node);
+        return false;
     }
+    bool good = reply->type == REDIS_INTEGER && reply->integer >= (int64_t)e->config.replicas_min;
+    redis_reply_free(reply);
     return good;
 }
 
-/* Marks that could not be told stay for a later round. */
+/* Marks that could not be told stay for a later round. A node is asked once a round. */
 static void tell_marks(struct emitter *e)
 {
-    if (e->config.replicas_min > 0 && e->sent_count > 0 && !replicated(e)) return;
+    enum { NOT_ASKED, LACKS, HAS };
+    uint8_t nodes[REDIS_NODES_MAX] = {NOT_ASKED};
     for (uint16_t p = 0; p < PARTITIONS; p++) {
         if (!e->marks[p].is) continue;
+        uint8_t *node = &nodes[e->nodes[p]];
+        if (e->config.replicas_min > 0 && *node == NOT_ASKED) *node = replicated(e, e->nodes[p]) ? HAS : LACKS;
+        if (e->config.replicas_min > 0 && *node == LACKS) continue;
         e->marks[p].is = false;
         e->config.hooks.applied(e->config.hooks.state, p, e->marks[p].hwm, e->marks[p].hash8);
     }
