@@ -60,12 +60,13 @@ static const struct {
                      NULL, 1, 1, "folder"},
     [BILL_REBUILD] =
         {"rebuild", "fill a new ledger from journals and orders",
-         "FOLDER.. --redis URL [--orders FILE] [--archive FOLDER] | FOLDER",
+         "FOLDER.. --redis URL [--orders FILE] [--archive FOLDER] | [FOLDER..] --redis URL --log FILE | FOLDER",
          "With --redis: gives an empty Redis the ledger's identity, then applies the orders of --orders and "
-         "every record of the journals, archives included. Without: makes the ledger of one folder anew "
-         "from its frames alone, in place of its snapshots, and says whether it is the one that was there. "
-         "Stop the servers first.",
-         NULL, 1, BILL_NAMES_MAX, "folder"},
+         "every record of the journals, archives included. With --log: first makes the ledger that the exported log "
+         "tells of, field by field, then goes on with orders and journals. Without --redis: makes the ledger of one "
+         "folder anew from its frames alone, in place of its snapshots, and says whether it is the one that was "
+         "there. Stop the servers first. Tenants, accounts' names and keys are not in logs and journals.",
+         NULL, 0, BILL_NAMES_MAX, "folder"},
     [BILL_EXPORT] =
         {"export", "write records as JSON lines or CSV",
          "FOLDER.. [--format jsonl|csv] [--output FILE] | --redis URL [--output FILE [--trim]]",
@@ -159,6 +160,8 @@ static const struct {
     {"orders", TEXT, AT(orders), NONE, OF(REBUILD), "FILE",
      "Orders as JSON lines, oldest first, as `topup --json` "
      "prints them."},
+    {"log", TEXT, AT(log), NONE, OF(REBUILD), "FILE",
+     "What `export --redis` wrote; several exports behind one another, the oldest first."},
     {"force", FLAG, AT(force), NONE, OF(REPAIR), NULL, "Do it."},
     {"grace", NUMBER, AT(grace_s), NONE, OF(REAP), "SECONDS", "Leases that ended longer ago than this; default 300."},
     {"api-key-file", TEXT, AT(api_key_file), NONE, OF(PROBE), "FILE", "The first line is the API key to send with."},

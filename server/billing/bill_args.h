@@ -42,7 +42,7 @@ struct bill_options {
     const char *redis_password, *admin_key, *api_key; /* of the environment alone */
     bool json, help;
     const char *uuid, *order, *package, *account, *tenant, *by, *format, *output, *archive, *fallback, *model, *label,
-        *orders, *api_key_file;
+        *orders, *log, *api_key_file;
     uint64_t units; /* --tokens */
     bool units_given, increase, force, trim;
     uint64_t priority, classes;

@@ -208,6 +208,8 @@ static enum status on_entry(void *state, const struct log_entry *entry, struct e
         if (record_decode(entry->raw, entry->raw_length, &record, err) != ST_OK) return ST_INVAL;
         append_text(out, "producer", entry->producer);
         append_text(out, "funding", entry->funding);
+        append_text(out, "outcome", entry->outcome);
+        append_text(out, "lease_until", entry->time);
         buf_append_format(out, ",\"partition\":%u,\"pseq\":%" PRIu64, record.partition, record.pseq);
         append_text(out, "tenant", record.charge.tenant);
         append_text(out, "model", record.charge.model);
@@ -221,10 +223,41 @@ static enum status on_entry(void *state, const struct log_entry *entry, struct e
         append_text(out, "order", entry->order);
         append_text(out, "terms", entry->terms);
         append_text(out, "funding", entry->funding);
+        append_text(out, "clock_ms", entry->time);
     }
     buf_append_text(out, "}\n");
     export->records++;
     return out->length >= FLUSH_BYTES ? flush(export, err) : ST_OK;
+}
+
+struct mark_lines {
+    struct buf *out;
+    const char *uuid;
+    uint16_t partition;
+};
+
+static void on_mark(void *state, uint64_t producer, uint64_t epoch, uint64_t hwm, const char *hash8)
+{
+    const struct mark_lines *lines = state;
+    buf_append_format(lines->out,
+                      "{\"kind\":\"M\",\"ledger\":\"%s\",\"partition\":%u,\"producer\":\"%016" PRIx64
+                      "\",\"epoch\":%" PRIu64 ",\"pseq\":%" PRIu64 ",\"hash8\":\"%s\"}\n",
+                      lines->uuid, lines->partition, producer, epoch, hwm, hash8);
+}
+
+/* Marks first: so the log that follows has at least what they tell, and a rebuild knows whether it is whole. */
+static enum status put_marks(struct export *export, struct error *err)
+{
+    struct bill *bill = export->bill;
+    char uuid[LEDGER_UUID_CHARS + 1];
+    TRY(bill_open_ledger(bill, err));
+    TRY(bill->ledger.calls->uuid(bill->ledger.state, uuid, err));
+    for (uint16_t i = 0; i < PARTITIONS; i++) {
+        struct mark_lines lines = {bill->out, uuid, i};
+        TRY(bill->ledger.calls->marks(bill->ledger.state, i, on_mark, &lines, err));
+        if (bill->out->length >= FLUSH_BYTES) TRY(flush(export, err));
+    }
+    return ST_OK;
 }
 
 /* ---- the file ---- */
@@ -281,7 +314,8 @@ static enum status run(struct export *export, int *exit_code, struct error *err)
     struct log_ends *ends = log ? mem_alloc(1, sizeof *ends) : NULL;
     enum status status = !log    ? bill_scan(bill, on_record, NULL, export, exit_code, err)
                          : !ends ? error_set(err, ST_NOMEM, "%s", status_text(ST_NOMEM))
-                                 : bill_log_read(bill, on_entry, export, ends, err);
+                                 : put_marks(export, err);
+    if (status == ST_OK && log) status = bill_log_read(bill, on_entry, export, ends, err);
     if (status == ST_OK && export->fd >= 0) status = close_output(export, temporary, err);
     if (export->fd >= 0) bill->disk->close(bill->disk->state, export->fd);
     if (status != ST_OK && export->fd >= 0) {

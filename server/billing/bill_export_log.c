@@ -33,8 +33,8 @@ static enum status read_entry(const struct redis_reply *entry, struct log_entry 
         const char *name;
         const char **to;
     } known[] = {{"k", &out->kind},    {"p", &out->producer}, {"s", &out->pseq},  {"a", &out->account},
-                 {"f", &out->funding}, {"x", &out->extra},    {"o", &out->order}, {"t", &out->terms}};
-    *out = (struct log_entry){"", "", "", "", "", "", "", "", "", NULL, 0};
+                 {"f", &out->funding}, {"x", &out->time},     {"o", &out->order}, {"t", &out->terms}};
+    *out = (struct log_entry){"", "", "", "", "", "", "", "", "", "", NULL, 0};
     const char *id = redis_reply_text_at(entry, 0);
     bool good = id && strlen(id) < LOG_ID_MAX && entry->count == 2 && entry->items[1]->type == REDIS_ARRAY &&
                 entry->items[1]->count % 2 == 0;
@@ -49,6 +49,7 @@ static enum status read_entry(const struct redis_reply *entry, struct log_entry 
             out->raw_length = fields->items[i + 1]->length;
         }
     }
+    if (good && out->raw) out->outcome = out->order, out->order = ""; /* one name for both in the stream */
     if (good) out->id = id;
     return good ? ST_OK : error_set(err, ST_PROTO, "Redis: an entry of the log cannot be read");
 }

@@ -6,9 +6,10 @@
 
 enum { LOG_ID_MAX = 40 };
 
-/* An entry; texts are valid in the call, "" where the entry has none. */
+/* An entry; texts are valid in the call, "" where the entry has none. time: end of the lease (G), clock (X); outcome:
+ * units that no package paid (F), units leased (G). */
 struct log_entry {
-    const char *id, *kind, *producer, *pseq, *account, *funding, *extra, *order, *terms;
+    const char *id, *kind, *producer, *pseq, *account, *funding, *time, *outcome, *order, *terms;
     const uint8_t *raw; /* the record's bytes, of kinds F W G R */
     size_t raw_length;
 };

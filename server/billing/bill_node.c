@@ -6,10 +6,12 @@
 #include "runtime/base/mem.h"
 #include "server/billing/bill_directory.h"
 #include "server/billing/bill_json.h"
+#include "server/billing/bill_rebuild_log.h"
 #include "server/billing/bill_send.h"
 #include "server/billing/bill_text.h"
 #include "server/billing/journal_reader.h"
 #include "server/billing/journal_repair.h"
+#include "server/billing/ledger_redis.h"
 #include "server/billing/ledger_store.h"
 
 #include <inttypes.h>
@@ -319,11 +321,25 @@ static enum status send_folder(struct bill *bill, const char *folder, const char
     return status;
 }
 
-static enum status rebuild_redis(struct bill *bill, const char *uuid, struct error *err)
+/* The ledger of --log; uuid becomes the log's if it is "". */
+static enum status fill_from_log(struct bill *bill, char uuid[LEDGER_UUID_CHARS + 1], uint64_t *entries,
+                                 struct error *err)
+{
+    struct ledger *ledger = NULL;
+    if (!bill->redis) TRY(bill_redis_target(bill, &bill->redis, err));
+    TRY(bill_rebuild_log(bill, bill->options->log, uuid[0] ? uuid : NULL, &ledger, entries, err));
+    (void)snprintf(uuid, LEDGER_UUID_CHARS + 1, "%s", ledger_uuid(ledger));
+    enum status status = ledger_redis_fill(bill->redis, ledger, err);
+    ledger_destroy(ledger);
+    return status;
+}
+
+static enum status rebuild_redis(struct bill *bill, char uuid[LEDGER_UUID_CHARS + 1], struct error *err)
 {
     char there[LEDGER_UUID_CHARS + 1];
     enum ledger_answer answer = LEDGER_OK;
-    uint64_t orders = 0, applied = 0;
+    uint64_t orders = 0, applied = 0, entries = 0;
+    if (bill->options->log) TRY(fill_from_log(bill, uuid, &entries, err));
     TRY(bill_open_ledger(bill, err));
     TRY(bill->ledger.calls->uuid(bill->ledger.state, there, err));
     if (there[0] && strcmp(there, uuid) != 0)
@@ -335,24 +351,34 @@ static enum status rebuild_redis(struct bill *bill, const char *uuid, struct err
         TRY(send_folder(bill, bill->options->names[i], uuid, &applied, err));
     if (bill->options->json)
         buf_append_format(bill->out,
-                          "{\"object\":\"billing.rebuild\",\"uuid\":\"%s\",\"orders\":%" PRIu64 ",\"applied\":%" PRIu64
-                          "}\n",
-                          uuid, orders, applied);
+                          "{\"object\":\"billing.rebuild\",\"uuid\":\"%s\",\"log_entries\":%" PRIu64
+                          ",\"orders\":%" PRIu64 ",\"applied\":%" PRIu64 "}\n",
+                          uuid, entries, orders, applied);
     else
-        buf_append_format(bill->out, "ledger %s: %" PRIu64 " orders, %" PRIu64 " records applied\n", uuid, orders,
-                          applied);
+        buf_append_format(bill->out,
+                          "ledger %s: %" PRIu64 " entries of a log, %" PRIu64 " orders, %" PRIu64 " records applied\n",
+                          uuid, entries, orders, applied);
     return ST_OK;
 }
 
 enum status bill_rebuild(struct bill *bill, int *exit_code, struct error *err)
 {
-    char uuid[LEDGER_UUID_CHARS + 1];
+    char uuid[LEDGER_UUID_CHARS + 1] = "";
     struct journal_config config;
     struct journal *journal;
     struct journal_report report;
-    TRY(bill_journal_config(bill, bill->options->names[0], NULL, uuid, &config, err));
-    if (bill->options->redis) {
-        TRY(rebuild_redis(bill, bill->options->uuid ? bill->options->uuid : config.uuid, err));
+    const struct bill_options *options = bill->options;
+    *exit_code = BILL_USAGE_ERROR;
+    if (options->log && !options->redis) return error_set(err, ST_INVAL, "--log fills a Redis: name it, --redis URL");
+    if (!options->log && options->names_count == 0)
+        return error_set(err, ST_INVAL, "from what? Name the journal folders, or a log (--log FILE)");
+    if (options->uuid && strlen(options->uuid) > LEDGER_UUID_CHARS)
+        return error_set(err, ST_INVAL, "--uuid: \"%.60s\" is too long", options->uuid);
+    *exit_code = BILL_REFUSED;
+    if (options->names_count > 0) TRY(bill_journal_config(bill, options->names[0], NULL, uuid, &config, err));
+    if (options->uuid) (void)snprintf(uuid, sizeof uuid, "%s", options->uuid);
+    if (options->redis) {
+        TRY(rebuild_redis(bill, uuid, err));
         *exit_code = BILL_DONE;
         return ST_OK;
     }

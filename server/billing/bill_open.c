@@ -65,7 +65,7 @@ enum status bill_redis_target(const struct bill *bill, struct redis_target **tar
 
 static enum status open_redis(struct bill *bill, struct error *err)
 {
-    TRY(bill_redis_target(bill, &bill->redis, err));
+    if (!bill->redis) TRY(bill_redis_target(bill, &bill->redis, err));
     return ledger_redis_open(bill->redis, &bill->ledger, err);
 }
 

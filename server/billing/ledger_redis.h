@@ -24,6 +24,12 @@ NODISCARD enum status ledger_redis_open(const struct redis_target *target, struc
 NODISCARD enum status ledger_redis_create(const struct redis_target *target, struct ledger_client *client,
                                           struct error *err);
 
+/* Writes all of a ledger into a Redis that holds none, as ledger.lua would have stored it; the log stays empty, and so
+ * does the directory. ST_INVAL: something is there already (err: what), or as ledger_redis_open. Cut off on the way,
+ * the Redis holds no usable ledger: empty it and repeat. */
+NODISCARD enum status ledger_redis_fill(const struct redis_target *target, const struct ledger *ledger,
+                                        struct error *err);
+
 /* For redis_link_create: the library and the settings of a node. */
 NODISCARD enum status ledger_redis_prepare(void *state, struct redis_link *link, uint32_t node, struct error *err);
 

@@ -248,7 +248,8 @@ class Bill(unittest.TestCase):
             name = lambda row: (row["producer"], row["partition"], row["pseq"], row["charged_units"])
             self.assertEqual(sorted(name(r) for r in log if "raw" in r), sorted(name(r) for r in kept))
             self.assertEqual([r["order"] for r in log if r["kind"] == "O"], ["o-1"])
-            self.assertEqual(bill("export", "--redis", redis.url)[0], "")
+            left = [json.loads(line) for line in bill("export", "--redis", redis.url)[0].splitlines()]
+            self.assertEqual([line for line in left if line["kind"] != "M"], [])
             self.assertEqual(units(), audit["charged_units"])  # balances need no log
 
             lines = os.path.join(self.folder, "orders.jsonl")
@@ -263,6 +264,15 @@ class Bill(unittest.TestCase):
             again = bill_json("rebuild", self.journal, "--orders", lines, *other)
             self.assertEqual(bill_json("usage", "--account", "ada", *other)["data"], month)  # nothing twice
             self.assertEqual(again["uuid"], uuid)
+            # without folders: from the exported log, balances and all
+            with Redis() as third:
+                logged = ("--redis", third.url)
+                self.assertEqual(bill_json("rebuild", "--log", target, *logged)["uuid"], uuid)
+                self.assertEqual(bill_json("balance", "ada", *logged), bill_json("balance", "ada", *at))
+                self.assertEqual(bill_json("audit", self.journal, *logged)["verdict"], "clean")
+                bill("rebuild", "--log", target, *logged, expect=1)  # only into an empty one
+            bill("rebuild", "--log", target, expect=2)
+            bill("rebuild", *at, expect=2)  # from what?
             # a copy that goes its own way is refused until it is adopted
             bill("adopt", self.journal)
             self.assertEqual(bill_json("replay", self.journal, *at)["unapplied"], 0)

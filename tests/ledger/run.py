@@ -13,12 +13,13 @@ import time
 
 import check_faults
 import check_journal
+import check_rebuild
 import check_rules
 from redis_tools import end_servers
 from vectors import DRIVER
 
-TESTS = {name[5:]: f for m in (check_rules, check_faults, check_journal) for name, f in vars(m).items() if name.startswith('test_')}
-QUICK = ('journal', 'edges', 'happy', 'numbers', 'parallel', 'orders', 'memory', 'kill', 'aofcut')
+TESTS = {name[5:]: f for m in (check_rules, check_faults, check_journal, check_rebuild) for name, f in vars(m).items() if name.startswith('test_')}
+QUICK = ('journal', 'edges', 'rebuild', 'happy', 'numbers', 'parallel', 'orders', 'memory', 'kill', 'aofcut')
 
 
 def main():
