@@ -60,7 +60,9 @@ static void on_done(uv_work_t *work, int uv_status)
     struct server *server = call->server;
     struct http_conn *conn = call->conn;
     server->billing_calls = call->next;
+    server->billing_running = false;
     if (call->directory) directory_take(server, call->directory, call->version);
+    directory_watch_tick(server, http_server_now_ns(server->http)); /* its turn: calls may come without end */
     if (conn) {
         http_conn_user_set(conn, NULL);
         if (uv_status != 0)
@@ -77,8 +79,9 @@ static void on_done(uv_work_t *work, int uv_status)
 static void start_first(struct server *server)
 {
     struct billing_call *call = server->billing_calls;
-    if (!call || call->work.data || server->directory.running) return; /* none, or it runs, or another has the ledger */
+    if (!call || server->billing_running || server->directory.running) return; /* none, or somebody has the ledger */
     call->work.data = call;
+    server->billing_running = true;
     if (uv_queue_work(&server->loop, &call->work, run, on_done) != 0) on_done(&call->work, UV_ECANCELED);
 }
 

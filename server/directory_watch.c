@@ -81,7 +81,7 @@ void directory_watch_start(struct server *server)
 void directory_watch_tick(struct server *server, uint64_t now_ns)
 {
     struct directory_watch *watch = &server->directory;
-    if (!server->ledger.calls || watch->running || server->billing_calls || server->phase == CLOSING) return;
+    if (!server->ledger.calls || watch->running || server->billing_running || server->phase == CLOSING) return;
     if (now_ns - watch->looked_ns < LOOK_EVERY_MS * NS_PER_MS) return;
     watch->looked_ns = now_ns;
     watch->version_read = watch->version;

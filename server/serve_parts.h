@@ -54,7 +54,8 @@ struct server {
     struct admin_wait *admin_waits;     /* admin calls that wait for a model to arrive somewhere */
     struct ledger_client ledger;        /* calls NULL: this server does not bill */
     struct billing_stats billing_stats; /* printed when it does */
-    struct billing_call *billing_calls; /* first in, first out; the first one runs in the pool */
+    struct billing_call *billing_calls; /* first in, first out */
+    bool billing_running;               /* the first one is in the pool */
     struct directory_watch directory;
     _Atomic bool recall_stop; /* key_recall.c's pool is to come to its end */
     enum phase phase;

@@ -367,6 +367,45 @@ def test_a_directory_that_is_lost_opens_nothing():
         equal((post(server, completion(5), other)[0], post(server, completion(5), key)[0]), (200, 200))
 
 
+def test_usage_calls_without_end_do_not_keep_a_revocation_away():
+    """The directory is changed beside the server, as another node would; a commit that takes long keeps the queue full."""
+    with tempfile.TemporaryDirectory() as folder:
+        lines = pathlib.Path(folder, "journal", "directory.jsonl")
+        with Billing(folder, NULL_STEP_US=200000, NULL_SYNC_US=150000) as server:
+            made, other = server.account("acme", 1000), server.account("steady", 1000)["key"]
+            usage = message("GET", "/v1/usage", None, {"Authorization": f"Bearer {made['key']}"})
+            seen, stop = [], threading.Event()
+
+            def flood():
+                with server.connect() as s:
+                    reply = Reply(s)
+                    while not stop.is_set():
+                        s.sendall(usage)
+                        seen.append(reply.read("GET")[0])
+                        if seen[-1] == 401:
+                            return
+
+            with server.connect() as s:
+                s.sendall(message("POST", "/v1/completions", completion(900, stream=True), {"Authorization": f"Bearer {other}"}))
+                Reply(s).until(b"data: ")
+                threads = [threading.Thread(target=flood) for _ in range(8)]
+                for thread in threads:
+                    thread.start()
+                wait_for(lambda: len(seen) >= 8)
+                version, rest = lines.read_text().split("\n", 1)
+                before, after = rest.split(made["id"], 1)
+                after = made["id"] + after.replace('"active"', '"revoked"', 1)
+                whole = pathlib.Path(folder, "new")
+                whole.write_text(f'["",{int(version[4:-1]) + 1}]\n' + before + after)
+                whole.rename(lines)
+                try:
+                    wait_for(lambda: seen[-1] == 401, lambda: f"still let in after {len(seen)} calls")
+                finally:
+                    stop.set()
+                    for thread in threads:
+                        thread.join()
+
+
 def test_a_directory_closes_an_open_server():
     with tempfile.TemporaryDirectory() as folder, Billing(folder) as server:
         server.admin("POST", "/admin/billing/orders",
