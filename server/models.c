@@ -9,6 +9,7 @@
 #include "runtime/base/mem.h"
 #include "runtime/base/random.h"
 #include "server/auth.h"
+#include "server/billing/billing.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -437,6 +438,7 @@ enum status models_load(struct models *models, const char *path, struct model_na
     }
     if (!failed && models->count == MODELS_MAX)
         return error_set(err, ST_LIMIT, "%d models are served; unload one", MODELS_MAX);
+    if (!failed && billing_check_models(models->config, models->count + 1, err) != ST_OK) return ST_LIMIT;
     if (failed) {
         remove_from_table(failed);
         free_record(failed);

@@ -57,6 +57,14 @@ static enum status check_settings(const struct config *config, struct error *err
     return ST_OK;
 }
 
+enum status billing_check_models(const struct config *config, uint32_t models, struct error *err)
+{
+    uint64_t least = journal_segment_least(2 * config->max_num_seqs * models); /* running and preempted */
+    if (!config->journal || config->journal_segment_bytes >= least) return ST_OK;
+    return error_set(err, ST_INVAL, "--journal-segment-bytes: %u models with --max-num-seqs %u need at least %llu",
+                     models, config->max_num_seqs, (unsigned long long)least);
+}
+
 static enum status read_settings(const struct config *config, struct meter_config *meter, struct error *err)
 {
     *meter = (struct meter_config){.journal = {.disk = disk_system(),
@@ -72,6 +80,7 @@ static enum status read_settings(const struct config *config, struct meter_confi
                                    .keep_ms = config->journal_keep_ms};
     TRY(billing_read_mode(config->journal_mode, &meter->journal.mode, &meter->journal.group_ms, err));
     TRY(billing_read_offset(config->bill_utc_offset, &meter->journal.utc_offset_s, err));
+    TRY(billing_check_models(config, config->models.count, err));
     uint64_t window = config->outage_window_tokens * UINT64_C(1000000);
     meter->leases = (struct lease_config){.valid_ns = 120 * NS_PER_S,
                                           .rate_window_ns = 30 * NS_PER_S,

@@ -31,6 +31,9 @@ NODISCARD enum status billing_open(const struct config *config, struct billing_s
  * some seconds to reach Redis; the rest is the next start's. */
 void billing_close(struct billing *billing);
 
+/* Whether the journal's segments can hold the open requests of so many models. ST_INVAL. */
+NODISCARD enum status billing_check_models(const struct config *config, uint32_t models, struct error *err);
+
 /* Settings as numbers, for tests: ST_INVAL (err). */
 NODISCARD enum status billing_read_mode(const char *text, enum commit_mode *mode, uint32_t *group_ms,
                                         struct error *err);

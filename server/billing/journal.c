@@ -181,6 +181,11 @@ static enum status reserve_open(struct journal *journal, uint32_t handle)
     return ST_OK;
 }
 
+uint64_t journal_segment_least(uint32_t opens)
+{
+    return 2 * (uint64_t)state_checkpoint_bytes_max(opens + 1);
+}
+
 enum status journal_put_open(struct journal *journal, const struct charge *charge, const struct open_counts *counts,
                              uint32_t *handle)
 {

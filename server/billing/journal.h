@@ -73,6 +73,9 @@ struct open_counts {
     uint64_t opened_ns; /* monotonic */
 };
 
+/* The least segment_bytes with which so many requests may be open at once (their checkpoint takes half a segment). */
+uint64_t journal_segment_least(uint32_t opens);
+
 /* Appends. ST_NOMEM: nothing was appended; put_open also ST_LIMIT: a segment's half is what a checkpoint of all open
  * requests may take (50,000 of them in 64 MiB). A handle is valid until its final. A charge (charge_id, part) is opened
  * once (J2): a second time while it is open is our mistake, and so is a handle that is not open. */
