@@ -36,7 +36,7 @@
 -- HMGET once the names of its packages are known: its leases, the first BLOCK packages, of the others whether anything
 -- is free; and then only packages that the record needs.
 
-local VERSION = 1                     -- of this file: ledger_lua.h has it too; an older library is loaded anew
+local VERSION = 2                     -- of this file: ledger_lua.h has it too; an older library is loaded anew
 local SCHEMA  = '1'                   -- of the keys: another one is another library
 local MAX     = 9007199254740991      -- 2^53 - 1: units of a record, leases of a producer on an account
 local LIMIT   = '4600000000000000000' -- a package's grant, just below 2^62
@@ -429,6 +429,13 @@ local function head(keys, argv)                              -- shared checks of
   return nil, id
 end
 
+-- The order of two ids, by bytes: Lua's '<' follows the locale that Redis was started in.
+local function before(a, b)
+  local i = 1
+  while i <= #a and string.byte(a, i) == string.byte(b, i) do i = i + 1 end
+  return (string.byte(a, i) or 0) < (string.byte(b, i) or 0)
+end
+
 -- The account's unsettled packages with one more, in order of use: priority, earliest expiry, effective, created, id.
 -- Returns them as `ord` is stored, or nil and why not.
 local function ranked(A, ord, p, pr, ef, ex, cr)
@@ -444,7 +451,7 @@ local function ranked(A, ord, p, pr, ef, ex, cr)
   if #l > PKGS then return nil, 'LIMIT' end
   table.sort(l, function(a, b)
     for i = 2, 5 do if a[i] ~= b[i] then return a[i] < b[i] end end
-    return a[1] < b[1]
+    return before(a[1], b[1])
   end)
   local ids = {}
   for i = 1, #l do ids[i] = l[i][1] end

@@ -2,9 +2,13 @@
 once (edges), 2^53 to 2^62 (numbers). Calls that only one of the two can be given (damaged fields, foreign keys, lost keys) are
 marked Redis alone."""
 import collections
+import os
+import shutil
+import subprocess
+import tempfile
 import time
 
-from redis_tools import RedisError, Server, free_port
+from redis_tools import VERSION, RedisError, Server, free_port
 from vectors import *  # noqa: F401,F403
 from vectors import UNITS_MAX as FULL
 
@@ -328,7 +332,7 @@ def edges_redis(e):
         assert str(error).startswith('ERR Function not found'), error
     s.load()
     drain(c, j)
-    assert c('FCALL', 'mr_version', 0) == 1
+    assert c('FCALL', 'mr_version', 0) == VERSION
     used = e.hash(e.accts[0])['us']
     c('FLUSHALL')
     assert send(c, j, []).status == send(c, j, j.recs[:3]).status == 'NOLEDGER' and c('KEYS', '*') == []
@@ -346,7 +350,7 @@ def edges_redis(e):
         add_random(e.rnd, j, e.accts[:3], NOW0)
     drain(d, j)
     assert order(d, part, e.accts[0], 'acl', 'inc', 'p', 5) == 'OK' and reap(d, part, e.accts[0], 0)[0] == 'OK'
-    assert account(d, part, e.accts[0], 'acl2', 'open') == 'OK' and init(d, part) == 'DUP' and d('FCALL', 'mr_version', 0) == 1
+    assert account(d, part, e.accts[0], 'acl2', 'open') == 'OK' and init(d, part) == 'DUP' and d('FCALL', 'mr_version', 0) == VERSION
     directory(d)
     compare(c, part, e.accts, [j])
     e.n += 20
@@ -385,6 +389,27 @@ def edges_cluster(rnd):
     s.end()
 
 
+def edges_locale():
+    """The order of packages that only their ids tell apart is the same in each locale that Redis may be started in: by bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        if not shutil.which('localedef'):
+            print('skipped: the order in another locale, there is no localedef')
+            return
+        subprocess.run(['localedef', '--no-archive', '-i', 'en_US', '-f', 'UTF-8', folder + '/en_US.UTF-8'], check=True,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        s = Server(environment=dict(os.environ, LOCPATH=folder, LC_ALL='en_US.UTF-8')).start()
+        c, part = s.load(), 17
+        both, account = Both(c, part), accounts_in(part, 1)[0]
+        assert c('EVAL', "return tostring('B' < 'a')", 0) == b'false', 'the locale is not in force'
+        both.init()
+        for i, name in enumerate(('a1', 'a_', 'B', 'a', '-a', 'ab', 'Aa', '9')):
+            assert both.order(account, 'o%d' % i, 'add', name, 10) == 'OK'
+        both.compare([account], [])
+        assert c('HGET', 'mr:{b%03d}:a:%d' % (part, account), 'ord') == b'-a,9,Aa,B,a,a1,a_,ab'
+        both.end()
+        s.end()
+
+
 def test_edges(rnd, opt):
     """Each rule once."""
     e = Edges(Server().start(), rnd)
@@ -398,6 +423,7 @@ def test_edges(rnd, opt):
     e.both.end()
     e.s.end()
     edges_cluster(rnd)
+    edges_locale()
     return dict(checks=e.n, calls_on_both=e.both.calls)
 
 

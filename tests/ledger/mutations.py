@@ -74,6 +74,7 @@ GUARDS = {
     'increase of an expired one': ("if pex > 0 and pex <= now_ms() then return { 'EXPIRED' } end", ""),
     'settled one comes back': ("if not listed(f[5], p) then ", "if false then "),
     'order of use': ("for i = 2, 5 do if a[i] ~= b[i] then return a[i] < b[i] end end\n", ""),
+    'order of ids is by bytes': ("return before(a[1], b[1])", "return a[1] < b[1]"),
     'usage before an order': ("if not f[6] then redis.call('HSET', A, 'st', 'A') end",
                               "if not f[6] then redis.call('HSET', A, 'st', 'A', 'us', '0', 'ov', '0') end"),
     'void of nothing free': ("if f[2] ~= '0' then    ", "if true then    "),

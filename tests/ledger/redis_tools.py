@@ -13,6 +13,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 LUA_PATH = os.environ.get('MILLRACE_LEDGER_LUA') or os.path.join(HERE, '..', '..', 'server', 'billing', 'ledger.lua')
 with open(LUA_PATH, 'rb') as file:
     LUA = file.read()
+with open(os.path.join(HERE, '..', '..', 'server', 'billing', 'ledger_lua.h')) as file:
+    VERSION = int(file.read().split('LEDGER_LUA_VERSION = ')[1].split()[0])    # what the binary believes it to be
 
 
 class RedisError(Exception):
@@ -86,10 +88,10 @@ SERVERS = []
 class Server:
     """fsize: no file of it grows past that, as on a full disk. truncated: aof-load-truncated yes, Redis' default, which breaks
     exactness (test_aofcut)."""
-    def __init__(self, *options, aof='everysec', fsize=None, truncated=False):
+    def __init__(self, *options, aof='everysec', fsize=None, truncated=False, environment=None):
         self.dir = tempfile.mkdtemp(prefix='mr-ledger-')
         self.port, self.fsize, self.truncated, self.process, self.repaired = free_port(), fsize, truncated, None, 0
-        self.conf = self.dir + '/conf'
+        self.conf, self.environment = self.dir + '/conf', environment
         lines = ['port %d' % self.port, 'bind 127.0.0.1', 'dir ' + self.dir, 'daemonize no', 'logfile ' + self.dir + '/log',
                  'save ""', 'maxmemory-policy noeviction', 'appendonly ' + ('yes' if aof else 'no'),
                  'appendfsync ' + (aof or 'no'), 'enable-debug-command local', 'auto-aof-rewrite-min-size 4mb',
@@ -116,7 +118,7 @@ class Server:
                 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
                 resource.setrlimit(resource.RLIMIT_FSIZE, (self.fsize, resource.RLIM_INFINITY))
         self.process = subprocess.Popen(['redis-server', self.conf], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                        preexec_fn=limit, restore_signals=False)
+                                        preexec_fn=limit, restore_signals=False, env=self.environment)
         end = time.time() + 60
         while True:
             try:
