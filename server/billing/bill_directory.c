@@ -165,12 +165,24 @@ enum status bill_account_create(const struct ledger_client *client, const char *
     return status;
 }
 
+static enum status read_open(const struct ledger_client *client, uint64_t account, bool *open, struct error *err)
+{
+    struct account_balance *balance = mem_alloc(1, sizeof *balance);
+    if (!balance) return error_set(err, ST_NOMEM, "%s", status_text(ST_NOMEM));
+    enum status status = client->calls->balance(client->state, account, balance, err);
+    *open = balance->open;
+    mem_free(balance);
+    return status;
+}
+
 enum status bill_account_set(const struct ledger_client *client, uint64_t account, const char *order_id, bool open,
                              enum ledger_answer *answer, struct error *err)
 {
     struct directory *directory;
     TRY(client->calls->account_set(client->state, account, order_id, open, answer, err));
-    if (*answer != LEDGER_OK) return ST_OK; /* a repeated order must not undo a later one */
+    if (*answer != LEDGER_OK && *answer != LEDGER_DUP) return ST_OK;
+    /* a repeated order must not undo a later one, and may be there because the first never got to the directory */
+    if (*answer == LEDGER_DUP) TRY(read_open(client, account, &open, err));
     TRY(read_all(client, &directory, err));
     const struct directory_account *there = directory_find_account(directory, account);
     enum status status = ST_OK;

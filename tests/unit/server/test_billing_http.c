@@ -188,6 +188,11 @@ static void test_billing_http_accounts_and_keys(void **state)
     assert_non_null(strstr(memory.lines[0].line, "open"));
     assert_int_equal(post(BILLING_ACCOUNT_CHANGE, "{\"account\":\"ada\",\"open\":false,\"order\":\"c-1\"}"), 200);
     assert_non_null(strstr(memory.lines[0].line, "open"));
+    /* closed in the ledger, and the answer lost before the directory knew: the same order again tells it */
+    memory.fails = 1;
+    assert_int_equal(post(BILLING_ACCOUNT_CHANGE, "{\"account\":\"ada\",\"open\":false,\"order\":\"c-3\"}"), 503);
+    assert_int_equal(post(BILLING_ACCOUNT_CHANGE, "{\"account\":\"ada\",\"open\":false,\"order\":\"c-3\"}"), 200);
+    assert_non_null(strstr(memory.lines[0].line, "closed"));
     assert_int_equal(post(BILLING_DIRECTORY_PUT, "{\"id\":\"a:eve\",\"line\":\"no line\"}"), 400);
     assert_int_equal(memory.lines_count, 2);
 }
