@@ -43,7 +43,7 @@ static void on_line(void *state, const char *line, size_t length)
     if (reading->status == ST_OK) reading->status = directory_add(reading->directory, line, length, reading->err);
 }
 
-static enum status read_all(const struct ledger_client *client, struct directory **directory, struct error *err)
+enum status bill_directory_read(const struct ledger_client *client, struct directory **directory, struct error *err)
 {
     uint64_t version;
     struct reading reading = {NULL, ST_OK, err};
@@ -122,7 +122,7 @@ enum status bill_directory_list(const struct ledger_client *client, bool keys, c
 {
     struct directory *directory;
     bool more = false;
-    TRY(read_all(client, &directory, err));
+    TRY(bill_directory_read(client, &directory, err));
     buf_append_text(out, "{\"object\":\"list\",\"data\":[");
     for (uint32_t i = 0; i < (keys ? directory_keys(directory) : directory_accounts(directory)); i++) {
         const struct directory_key *key = keys ? directory_key_at(directory, i) : NULL;
@@ -150,7 +150,7 @@ enum status bill_account_create(const struct ledger_client *client, const char *
     TRY(bill_copy_id(name, "account's name", "-_.@", account.name, sizeof account.name, err));
     TRY(bill_copy_id(tenant ? tenant : name, "tenant", "-_.@", account.tenant, sizeof account.tenant, err));
     account.number = account_number(name);
-    TRY(read_all(client, &directory, err));
+    TRY(bill_directory_read(client, &directory, err));
     const struct directory_account *there = directory_find_account(directory, account.number);
     enum status status = ST_OK;
     if (there && tenant && strcmp(there->tenant, tenant) != 0)
@@ -183,7 +183,7 @@ enum status bill_account_set(const struct ledger_client *client, uint64_t accoun
     if (*answer != LEDGER_OK && *answer != LEDGER_DUP) return ST_OK;
     /* a repeated order must not undo a later one, and may be there because the first never got to the directory */
     if (*answer == LEDGER_DUP) TRY(read_open(client, account, &open, err));
-    TRY(read_all(client, &directory, err));
+    TRY(bill_directory_read(client, &directory, err));
     const struct directory_account *there = directory_find_account(directory, account);
     enum status status = ST_OK;
     if (there && there->open != open) {
@@ -276,7 +276,7 @@ enum status bill_key_set(const struct ledger_client *client, const struct bill_k
     if (change->rpm > UINT32_MAX || change->tpm > KEY_TPM_MAX || change->concurrency > UINT32_MAX)
         return error_set(err, ST_INVAL, "a limit is more than fits: rpm and concurrency %" PRIu32 ", tpm %" PRIu64,
                          UINT32_MAX, KEY_TPM_MAX);
-    TRY(read_all(client, &directory, err));
+    TRY(bill_directory_read(client, &directory, err));
     enum status status =
         change->id ? change_key(client, directory, change, out, err) : make_key(client, directory, change, out, err);
     directory_destroy(directory);

@@ -3,11 +3,15 @@
 #ifndef SERVER_BILLING_BILL_DIRECTORY_H
 #define SERVER_BILLING_BILL_DIRECTORY_H
 
+#include "server/billing/directory.h"
 #include "server/billing/ledger_client.h"
 
 /* What a ledger's answer means and what to do about it; one sentence, static. */
 const char *bill_answer_text(enum ledger_answer answer);
 
+/* All of it, as it is now; the caller destroys it. */
+NODISCARD enum status bill_directory_read(const struct ledger_client *client, struct directory **directory,
+                                          struct error *err);
 /* A new account, or the same again (then nothing changes). tenant NULL: as the name. ST_INVAL: the name, or it is there
  * with another tenant. */
 NODISCARD enum status bill_account_create(const struct ledger_client *client, const char *name, const char *tenant,

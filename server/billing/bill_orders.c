@@ -387,6 +387,26 @@ static enum status make_order(const struct bill *bill, struct order *order, stru
     return bill_order_check(order, err);
 }
 
+/* A package for a misspelt name would be nobody's. Tenants of a key file need no line in the directory: --force. */
+static enum status check_listed(struct bill *bill, uint64_t account, struct error *err)
+{
+    struct directory *directory;
+    const char *name = bill->options->names[0];
+    TRY(bill_directory_read(&bill->ledger, &directory, err));
+    bool listed = directory_find_account(directory, account) != NULL;
+    directory_destroy(directory);
+    if (listed) return ST_OK;
+    if (!bill->options->force)
+        return error_set(
+            err, ST_NOTFOUND,
+            "there is no account %.80s; make it with \"millrace bill account create NAME\", or give --force "
+            "if it is a tenant of a key file",
+            name);
+    buf_append_format(bill->note,
+                      "account %s is not in the directory; only a tenant of that name in a key file uses it\n", name);
+    return ST_OK;
+}
+
 enum status bill_topup(struct bill *bill, int *exit_code, struct error *err)
 {
     struct order order;
@@ -395,6 +415,7 @@ enum status bill_topup(struct bill *bill, int *exit_code, struct error *err)
     TRY(make_order(bill, &order, err));
     *exit_code = BILL_REFUSED;
     TRY(bill_open_ledger(bill, err));
+    if (order.op != PACKAGE_VOID) TRY(check_listed(bill, order.account, err));
     enum status status = ST_IO;
     for (int i = 0; i < TRIES && (status == ST_IO || status == ST_TIMEOUT); i++)
         status = bill->ledger.calls->order(bill->ledger.state, &order, &answer, err);

@@ -103,6 +103,7 @@ class Bill(unittest.TestCase):
             self.assertEqual(bill_json(*order)["answer"], "DUP")
             bill("topup", "ada", "--tokens", "201", "--order", "o-1", *server.at, expect=1)
             bill("topup", "bob", "--tokens", "0.05k", "--order", "o-2", *server.at)
+            self.no_package_for_a_typo(server.at)
             told = {"prompt_tokens": 0, "completion_tokens": 0, "requests": 0}
             while True:
                 status, reply, _ = chat(server, ada)
@@ -147,6 +148,13 @@ class Bill(unittest.TestCase):
                 with open(os.path.join(self.journal, name), "rb") as file:
                     self.assertNotIn(secret.encode(), file.read())
         self.at_rest(live)
+
+    def no_package_for_a_typo(self, at):
+        self.assertIn("account create", bill("topup", "adda", "--tokens", "1", "--order", "typo", *at, expect=1)[1])
+        self.assertEqual(bill_json("balance", "adda", *at)["packages"], [])
+        output, message = bill("topup", "tenant-of-a-file", "--tokens", "1", "--order", "file", "--force", *at)
+        self.assertIn("not in the directory", message)
+        self.assertEqual(len(bill_json("balance", "tenant-of-a-file", *at)["packages"]), 1)
 
     def nobody_elses_bill(self, server, mine, other):
         number = bill_json("balance", "ada", *server.at)["account_id"]
@@ -216,8 +224,8 @@ class Bill(unittest.TestCase):
             at = ("--redis", redis.url)
             uuid = bill_json("init", *at)["uuid"]
             bill("init", *at, expect=1)
-            orders = [bill("topup", "ada", "--tokens", "100k", "--order", "o-1", *at, "--json")[0]]
             bill("account", "create", "ada", *at)
+            orders = [bill("topup", "ada", "--tokens", "100k", "--order", "o-1", *at, "--json")[0]]
             key = bill("key", "create", "--account", "ada", *at)[0].strip()
             server = Billed(self.journal, "--redis", redis.url)
             with server:
@@ -316,7 +324,7 @@ class Bill(unittest.TestCase):
                 self.assertNotIn(ADMIN, message)
             self.assertEqual(len(seen), 12)  # one call each, and none at the second server
             first.answer = (200, {}, b'{"answer":"SURE"}')
-            bill("topup", "ada", "--tokens", "1", "--order", "o", *at, expect=1)
+            bill("void", "ada", "--package", "o", "--order", "o", *at, expect=1)
             first.answer = (200, {}, balance % b"5000000")
             self.assertEqual(bill_json("balance", "ada", *at)["used_units"], 5000000)
             for server in (first, second):
