@@ -92,6 +92,7 @@ static void fail(struct meter *m, enum status status)
     atomic_store(&m->failed, true);
     atomic_store(&m->accepts, false);
     atomic_store(&m->why_not, "the billing journal has failed");
+    billing_stats_set(&m->config.stats->journal_accepts, 0);
     wake_io(m);
 }
 
@@ -105,14 +106,15 @@ static enum status take_events(struct meter *m, struct meter_port *port)
     bool gone_out = false;
     for (; room > 0 && engine_poll(port->engine, &event); room--) {
         bool counted;
-        TRY(meter_note_event(m, &event, &counted));
-        if (counted) {
+        enum status status = meter_note_event(m, &event, &counted);
+        if (status == ST_OK && counted) {
             CHECK(ring_push(&port->out, &event));
             gone_out = true;
             continue;
         }
         m->pending[m->pending_count++] = (struct pending_event){.port = port, .event = event, .lsn = UINT64_MAX};
         port->waiting++;
+        TRY(status); /* it comes out when the rest is let go: an end must not be lost */
     }
     if (gone_out) wake_io(m);
     m->busy = m->busy || gone_out;
@@ -160,7 +162,6 @@ static enum status note_acks(struct meter *m, uint64_t now_ns)
 static enum status write_round(struct meter *m, uint64_t now_ns)
 {
     for (struct meter_port *port = m->ports; port; port = port->next) TRY(take_events(m, port));
-    if (atomic_load(&m->let_go)) return ST_OK;
     TRY(meter_flush_steps(m));
     TRY(meter_send_wishes(m, now_ns));
     TRY(note_acks(m, now_ns));
@@ -194,10 +195,19 @@ static void tell_stats(struct meter *m)
     billing_stats_set(&stats->journal_failovers, journal.failovers);
 }
 
+/* After a failure, when io has failed its calls: events go through in their order, without journal and ledger. */
+static bool let_through(struct meter *m)
+{
+    for (struct meter_port *port = m->ports; port; port = port->next) CHECK(take_events(m, port) == ST_OK);
+    bool given = give_events(m);
+    if (given) wake_io(m);
+    return given;
+}
+
 /* Whether anything was done; under work. */
 static bool round_locked(struct meter *m)
 {
-    if (atomic_load(&m->failed) && !atomic_load(&m->let_go)) return false;
+    if (atomic_load(&m->failed)) return atomic_load(&m->let_go) && let_through(m);
     uint64_t now_ns = clock_now_ns(m->config.clock), before_lsn = journal_durable_lsn(m->journal);
     m->round++;
     m->busy = false;

@@ -152,8 +152,8 @@ enum status meter_note_event(struct meter *meter, const struct event *event, boo
 {
     struct request *request = event->request;
     struct metered *metered = (struct metered *)request->charge;
-    *counted = true;
-    if (!metered || atomic_load(&meter->let_go)) return ST_OK;
+    *counted = !atomic_load(&meter->let_go); /* else behind what waits since the failure */
+    if (!metered || !*counted) return ST_OK;
     switch (event->kind) {
     case REQUEST_SCHEDULED: return note_scheduled(meter, request, metered);
     case CHOICE_TOKENS: return note_tokens(meter, event, metered, counted);

@@ -13,24 +13,26 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { VOCAB = 64, END_ID = 63, CONTEXT = 1024, JOBS = 24, CHOICES = 3, WAIT_S = 60 };
+enum { VOCAB = 64, END_ID = 63, CONTEXT = 1024, JOBS = 24, JOBS_MAX = 32, CHOICES = 3, WAIT_S = 60 };
 
-/* ---- a disk whose syncs can be held up, or fail ---- */
+/* ---- a disk whose syncs can be held up, or fail, and its reads ---- */
 
 struct gate {
     pthread_mutex_t mutex;
     pthread_cond_t condition;
     bool closed, broken;
-    uint32_t waiting;
+    uint32_t waiting, passes; /* passes: so many go through while it is closed */
 };
-static struct gate gate = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false, false, 0};
+static struct gate gate = {.mutex = PTHREAD_MUTEX_INITIALIZER, .condition = PTHREAD_COND_INITIALIZER};
+static _Atomic bool unreadable;
 
 static int gated_sync(void *state, int fd)
 {
     (void)state;
     pthread_mutex_lock(&gate.mutex);
     gate.waiting++;
-    while (gate.closed) pthread_cond_wait(&gate.condition, &gate.mutex);
+    while (gate.closed && gate.passes == 0) pthread_cond_wait(&gate.condition, &gate.mutex);
+    if (gate.closed) gate.passes--;
     gate.waiting--;
     bool broken = gate.broken;
     pthread_mutex_unlock(&gate.mutex);
@@ -44,6 +46,28 @@ static void gate_set(bool closed, bool broken)
     gate.broken = broken;
     pthread_cond_broadcast(&gate.condition);
     pthread_mutex_unlock(&gate.mutex);
+}
+
+static void gate_pass_one(void)
+{
+    pthread_mutex_lock(&gate.mutex);
+    gate.passes = 1;
+    pthread_cond_broadcast(&gate.condition);
+    pthread_mutex_unlock(&gate.mutex);
+}
+
+static bool gate_waits(void)
+{
+    pthread_mutex_lock(&gate.mutex);
+    bool waits = gate.waiting > 0 && gate.passes == 0;
+    pthread_mutex_unlock(&gate.mutex);
+    return waits;
+}
+
+static int64_t gated_read(void *state, int fd, void *out, size_t length, uint64_t offset)
+{
+    (void)state;
+    return atomic_load(&unreadable) ? -EIO : disk_system()->read_at(disk_system()->state, fd, out, length, offset);
 }
 
 /* ---- a rig: engine, meter, one port ---- */
@@ -61,6 +85,7 @@ struct job {
 
 struct rig {
     char folder[64];
+    uint64_t segment_bytes;
     struct disk disk;
     struct device *device;
     struct tokenizer *tokenizer;
@@ -114,7 +139,7 @@ static void rig_meter(struct rig *rig, bool enforce, enum commit_mode mode)
                                               .uuid = "6f1c1f9e-3d5b-4c39-9d5e-1a2b3c4d5e6f",
                                               .mode = mode,
                                               .group_ms = 20,
-                                              .segment_bytes = 1 << 20,
+                                              .segment_bytes = rig->segment_bytes,
                                               .free_permille_min = 0},
                                   .clock = clock_system(),
                                   .enforce = enforce,
@@ -130,13 +155,15 @@ static void rig_meter(struct rig *rig, bool enforce, enum commit_mode mode)
     if (meter_create(&config, &rig->meter, &rig->report, &err) != ST_OK) fail_msg("%s", err.message);
 }
 
-static void rig_start(struct rig *rig, bool enforce, enum commit_mode mode)
+static void rig_start_with(struct rig *rig, bool enforce, enum commit_mode mode, uint64_t segment_bytes)
 {
     memset(rig, 0, sizeof *rig);
     strcpy(rig->folder, "/tmp/test_meter_XXXXXX");
     assert_non_null(mkdtemp(rig->folder));
     rig->disk = *disk_system();
     rig->disk.sync = gated_sync;
+    rig->disk.read_at = gated_read;
+    rig->segment_bytes = segment_bytes;
     rig_meter(rig, enforce, mode);
     rig->tokenizer = tokenizer_make();
     static const struct null_device_config device = {
@@ -158,7 +185,12 @@ static void rig_start(struct rig *rig, bool enforce, enum commit_mode mode)
     struct error err = {{0}};
     if (engine_create(&config, rig->device, rig->tokenizer, &rig->engine, &err) != ST_OK) fail_msg("%s", err.message);
     assert_int_equal(meter_port_open(rig->meter, rig->engine, &rig->port), ST_OK);
-    rig->jobs = mem_alloc(JOBS, sizeof *rig->jobs);
+    rig->jobs = mem_alloc(JOBS_MAX, sizeof *rig->jobs);
+}
+
+static void rig_start(struct rig *rig, bool enforce, enum commit_mode mode)
+{
+    rig_start_with(rig, enforce, mode, 1 << 20);
 }
 
 /* max_tokens above 500: goes on after the end id. */
@@ -424,6 +456,68 @@ static void test_meter_fails_with_the_journal(void **state)
     remove_folder(&rig);
 }
 
+/* What was told before the failure and could not come out does so before what was told after it: an end is the last. */
+static void test_meter_keeps_the_order_when_it_fails(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct engine_stats stats;
+    rig_start(&rig, false, COMMIT_STEP);
+    gate_set(true, false);
+    struct job *job = job_submit(&rig, 0, 20, 900, 1);
+    do {
+        nap();
+        engine_stats_read(rig.engine, &stats);
+    } while (stats.generation_tokens < 50 || !gate_waits());
+    gate_pass_one();
+    do { /* the second commit holds tokens, and more are told during it, up to the end */
+        nap();
+        engine_stats_read(rig.engine, &stats);
+    } while (stats.requests_done == 0 || !gate_waits());
+    gate_set(false, true);
+    while (!meter_failed(rig.meter)) nap();
+    meter_let_go(rig.meter);
+    wait_end(&rig, job);
+    rig_stop(&rig); /* nothing more comes: take() */
+    gate_set(false, false);
+    remove_folder(&rig);
+}
+
+/* A ledger in the process that cannot read the journal ends the service as a journal that cannot be written does. */
+static void test_meter_fails_with_the_ledger(void **state)
+{
+    (void)state;
+    struct rig rig;
+    rig_start(&rig, false, COMMIT_STEP);
+    atomic_store(&unreadable, true);
+    struct job *job = job_submit(&rig, 0, 20, 12, 1);
+    while (!meter_failed(rig.meter)) nap();
+    meter_let_go(rig.meter);
+    wait_end(&rig, job);
+    atomic_store(&unreadable, false);
+    rig_stop(&rig);
+    remove_folder(&rig);
+}
+
+/* The event that the journal could not take comes out too: a segment's half holds 30 open requests. */
+static void test_meter_loses_no_event_when_it_fails(void **state)
+{
+    (void)state;
+    struct rig rig;
+    rig_start_with(&rig, false, COMMIT_STEP, 65536);
+    for (uint32_t i = 0; i < JOBS_MAX; i++) (void)job_submit(&rig, i, 1, 200, 1);
+    while (!meter_failed(rig.meter))
+        if (!take(&rig)) nap();
+    meter_let_go(rig.meter);
+    for (uint32_t i = 0; i < JOBS_MAX; i++) {
+        wait_end(&rig, &rig.jobs[i]);
+        assert_int_equal(rig.jobs[i].scheduled, 1);
+        assert_int_equal(rig.jobs[i].told[0], rig.jobs[i].choices[0].output_count);
+    }
+    rig_stop(&rig);
+    remove_folder(&rig);
+}
+
 /* What still runs at the end is ended, waived and written; a later start finds nothing open. */
 static void test_meter_ends_with_requests(void **state)
 {
@@ -539,6 +633,9 @@ int main(void)
         cmocka_unit_test(test_meter_end_to_end),
         cmocka_unit_test(test_meter_waits_for_the_disk),
         cmocka_unit_test(test_meter_fails_with_the_journal),
+        cmocka_unit_test(test_meter_keeps_the_order_when_it_fails),
+        cmocka_unit_test(test_meter_fails_with_the_ledger),
+        cmocka_unit_test(test_meter_loses_no_event_when_it_fails),
         cmocka_unit_test(test_meter_ends_with_requests),
         cmocka_unit_test(test_meter_packages),
         cmocka_unit_test(test_meter_refuses_orders),
