@@ -1,11 +1,12 @@
 /* A journal that is written and an emitter behind it, steered by lines on standard input. For the tests of this folder.
  *
  *   emit_journal URL FOLDER UUID [segment=BYTES] [window=RECORDS] [replicas=N] [ca=FILE] [accounts=N]
- *                [timeout=MS]
+ *                [timeout=MS] [adopt=1]
  *
  * In:  write N [BATCH]     N requests over the accounts, one commit for each BATCH (default 32)
  *      grant ACCOUNT WANT  a grant
  *      wait SECONDS        until all is applied; "waited 1 ..." or, when time is over, "waited 0 ..."
+ *      disk 0 | 1          the emitter can open no file of the journal; it can again
  *      state, sums (units by account), marks (own last pseq and hash8 by partition), stop SECONDS
  * Out: an answer a line, and in between what the hooks are told: "event ledger REACHABLE REFUSES REASON", "event
  * granted ACCOUNT PSEQ LEASED OPEN", "event stopped PARTITION REASON", "event directory VERSION LINES". */
@@ -14,10 +15,13 @@
 #include "server/billing/ledger_redis.h"
 
 #include "server/billing/journal.h"
+#include "server/billing/journal_repair.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,6 +38,7 @@ struct world {
     pthread_mutex_t mutex; /* guards the marks and standard output */
     uint64_t marks[PARTITIONS], acks;
     uint32_t lines;
+    _Atomic bool disk_fails;
 };
 static struct world world = {.mutex = PTHREAD_MUTEX_INITIALIZER};
 
@@ -139,6 +144,12 @@ static void write_request(uint64_t i)
     world.written++;
 }
 
+/* The emitter's disk: the machine's, but for files that cannot be opened. */
+static int open_or_fail(void *state, const char *path, enum disk_open how)
+{
+    return atomic_load(&world.disk_fails) ? -EMFILE : disk_system()->open(state, path, how);
+}
+
 static void write_grant(uint64_t account, uint64_t want)
 {
     struct error err = {""};
@@ -205,6 +216,9 @@ static void obey(char *line)
         say("ok %" PRIu64, world.written);
     } else if (strcmp(word, "grant") == 0 && n == 3) {
         write_grant(a, b);
+    } else if (strcmp(word, "disk") == 0 && n == 2) {
+        atomic_store(&world.disk_fails, a == 0);
+        say("ok");
     } else if (strcmp(word, "wait") == 0) {
         wait_applied(strtod(line + 4, NULL));
     } else if (strcmp(word, "state") == 0) {
@@ -226,7 +240,9 @@ int main(int argc, char **argv)
     if (argc < 4) return 2;
     struct redis_settings settings = {.url = argv[1], .password = getenv("MILLRACE_REDIS_PASSWORD")};
     uint64_t segment_bytes = 1 << 16;
-    struct emitter_config config = {.folder = argv[2], .disk = disk_system(), .clock = clock_system()};
+    struct disk disk = *disk_system();
+    disk.open = open_or_fail;
+    struct emitter_config config = {.folder = argv[2], .disk = &disk, .clock = clock_system()};
     world.accounts = 50;
     for (int i = 4; i < argc; i++) {
         if (strncmp(argv[i], "ca=", 3) == 0) settings.ca_file = argv[i] + 3;
@@ -248,6 +264,9 @@ int main(int argc, char **argv)
     static struct journal_report report;
     for (int i = 4; i < argc; i++)
         if (strncmp(argv[i], "timeout=", 8) == 0) target.timeout_ms = (uint32_t)strtoul(argv[i] + 8, NULL, 10);
+    for (int i = 4; i < argc; i++)
+        if (strcmp(argv[i], "adopt=1") == 0 && journal_adopt(&journal, &config.producer, &err) != ST_OK)
+            die("adopt", &err);
     if (journal_open(&journal, &world.journal, &report, &err) != ST_OK) die("journal", &err);
     config.target = &target;
     config.uuid = argv[3];

@@ -332,6 +332,33 @@ def test_journal_restored():
     server.kill()
 
 
+def unreadable(e):
+    e("disk 0")
+    e("write 1500")                                             # segments that cannot be opened
+    wait_until("a reader that failed", lambda: e.fields("state")["refuses"] == "1")
+
+
+def test_adopted_journal_read_anew():
+    """A journal of two producers, and a reader that has to begin anew: it sends the second one's records alone."""
+    server = fresh()
+    e = Emitter(url(server.port), "accounts=3")
+    e("write 3000")
+    e.settle()
+    before = e.sums()
+    assert e("stop 5") == "left 0"
+    e.end()
+    again = Emitter(url(server.port), "accounts=3", "adopt=1", folder=e.folder)
+    assert again.producer != e.producer
+    again("write 20")
+    again.settle()
+    unreadable(again)
+    again("disk 1")
+    again.settle()
+    sums = {a: u + before[a] for a, u in again.sums().items()}
+    assert check_ledger([server.connect()], sums) == 4520
+    finish(again, server)
+
+
 def test_directory():
     server = fresh()
     d = harness.driver(url(server.port))
@@ -367,4 +394,4 @@ def test_replicas():
 if __name__ == "__main__":
     main([test_plain_and_restart, test_flushall, test_other_ledger, test_fenced, test_function_flush, test_oom, test_noreplicas,
           test_misconf, test_busy, test_stopped_process, test_killed_with_cut_aof, test_loading, test_network,
-          test_outage_takes_no_memory, test_journal_restored, test_directory, test_replicas])
+          test_outage_takes_no_memory, test_journal_restored, test_adopted_journal_read_anew, test_directory, test_replicas])
