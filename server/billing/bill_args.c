@@ -45,8 +45,9 @@ static const struct {
     [BILL_BALANCE] = {"balance", "what accounts have, package by package", "ACCOUNT..", "", NULL, 1, BILL_NAMES_MAX,
                       "account"},
     [BILL_USAGE] = {"usage", "what was used, summed up as you like", "[FOLDER..] [--by tenant,model,day]",
-                    "From the records in journal folders (archives too) any sums. Without a folder from the ledger's "
-                    "own monthly sums, by account, class and month; name the accounts with --account.",
+                    "From the records in journal folders (archives too; --journal names one as well) any sums. From "
+                    "the ledger's own monthly sums by account, class and month, which are there for longer than "
+                    "segments are kept; name the accounts with --account.",
                     NULL, 0, BILL_NAMES_MAX, "folder"},
     [BILL_AUDIT] = {"audit", "prove a journal: every frame, record, sum and balance", "FOLDER.. [--redis URL]",
                     "Reads every byte: frames, chains of records, one OPEN and one FINAL for each charge, units from "

@@ -221,13 +221,19 @@ static enum status show_balance(struct bill *bill, const char *name, struct erro
     TRY(bill_account(name, &account, err));
     struct account_balance *balance = mem_alloc(1, sizeof *balance);
     if (!balance) return error_set(err, ST_NOMEM, "%s", status_text(ST_NOMEM));
+    struct directory *directory = NULL;
     enum status status = bill->ledger.calls->balance(bill->ledger.state, account, balance, err);
+    if (strncmp(name, "id:", 3) == 0 && bill_directory_read(&bill->ledger, &directory, NULL) == ST_OK) {
+        const struct directory_account *known = directory_find_account(directory, account);
+        if (known) name = known->name;
+    }
     if (status == ST_OK && bill->options->json) {
         bill_json_balance(balance, strncmp(name, "id:", 3) == 0 ? NULL : name, bill->out);
         buf_append_char(bill->out, '\n');
     } else if (status == ST_OK) {
         print_balance(balance, name, bill->out);
     }
+    directory_destroy(directory);
     mem_free(balance);
     return status;
 }

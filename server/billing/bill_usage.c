@@ -1,14 +1,17 @@
 /* millrace bill usage: sums of records by what the operator names; see bill.h. From journal folders any sums; from a
  * ledger its own, by account, class and month. */
+#include "server/billing/bill_directory.h"
 #include "server/billing/bill_json.h"
 #include "server/billing/bill_map.h"
 #include "server/billing/bill_scan.h"
 #include "server/billing/bill_text.h"
+#include "server/billing/ledger_lines.h"
 #include "server/billing/usage.h"
 
 #include "runtime/base/mem.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -32,6 +35,12 @@ struct usage_run {
     enum by by[BYS];
     uint32_t by_count;
     bool wants[BYS];
+    struct bill_map names; /* of accounts, where a directory knows them */
+};
+
+struct account_name {
+    uint64_t account;
+    char name[ACCOUNT_NAME_MAX + 1];
 };
 
 static enum status read_by(struct usage_run *run, const char *list, struct error *err)
@@ -92,6 +101,51 @@ static enum status add(void *state, const struct frame *frame, const struct segm
     return ST_OK;
 }
 
+/* ---- names ---- */
+
+static void note_name(struct usage_run *run, uint64_t number, const char *name)
+{
+    struct account_name *item = bill_map_take(&run->names, &number, NULL);
+    if (item) (void)snprintf(item->name, sizeof item->name, "%s", name);
+}
+
+static void on_line(void *state, const char *line, size_t length)
+{
+    static struct directory_line read; /* main thread */
+    if (directory_line_read(line, length, &read, NULL) == ST_OK && !read.is_key)
+        note_name(state, read.account.number, read.account.name);
+}
+
+/* Of the ledger that is open, else of what lies beside the journals. A name that is not found is no failure. */
+static void find_names(struct usage_run *run)
+{
+    const struct bill *bill = run->bill;
+    struct directory *directory;
+    uint64_t version;
+    if (!run->wants[BY_ACCOUNT]) return;
+    if (bill->ledger.calls && bill_directory_read(&bill->ledger, &directory, NULL) == ST_OK) {
+        for (uint32_t i = 0; i < directory_accounts(directory); i++) {
+            const struct directory_account *account = directory_account_at(directory, i);
+            note_name(run, account->number, account->name);
+        }
+        directory_destroy(directory);
+    }
+    for (uint32_t i = 0; i < bill->options->names_count; i++) {
+        struct error reason = {""};
+        if (ledger_lines_read(bill->disk, bill->options->names[i], on_line, run, &version, &reason) != ST_OK)
+            buf_append_format(bill->note, "no names of accounts: %s\n", reason.message);
+    }
+}
+
+static void append_account(const struct usage_run *run, uint64_t account, struct buf *out)
+{
+    const struct account_name *item = bill_map_find(&run->names, &account);
+    if (item)
+        buf_append_text(out, item->name);
+    else
+        buf_append_format(out, "id:%" PRIu64, account);
+}
+
 /* ---- output ---- */
 
 static int compare(const void *a, const void *b)
@@ -107,7 +161,7 @@ static int compare(const void *a, const void *b)
     return order ? order : (p->month > q->month) - (p->month < q->month);
 }
 
-static void append_by(const struct sum_key *key, enum by by, bool json, struct buf *out)
+static void append_by(const struct usage_run *run, const struct sum_key *key, enum by by, bool json, struct buf *out)
 {
     const char *quote = json ? "\"" : "";
     switch (by) {
@@ -120,7 +174,12 @@ static void append_by(const struct sum_key *key, enum by by, bool json, struct b
             buf_append_text(out, text);
         break;
     }
-    case BY_ACCOUNT: buf_append_format(out, "%sid:%" PRIu64 "%s", quote, key->account, quote); break;
+    case BY_ACCOUNT:
+        buf_append_text(out, quote);
+        append_account(run, key->account, out);
+        if (json) buf_append_format(out, "\",\"account_id\":\"id:%" PRIu64, key->account);
+        buf_append_text(out, quote);
+        break;
     case BY_KEY:
         if (key->key)
             buf_append_format(out, "%sk:%016" PRIx64 "%s", quote, key->key, quote);
@@ -145,7 +204,7 @@ static void print_json(const struct usage_run *run, struct sum *const *sums, str
         buf_append_text(out, i ? ",{" : "{");
         for (uint32_t k = 0; k < run->by_count; k++) {
             buf_append_format(out, "\"%s\":", by_names[run->by[k]]);
-            append_by(&sum->key, run->by[k], true, out);
+            append_by(run, &sum->key, run->by[k], true, out);
             buf_append_char(out, ',');
         }
         buf_append_format(out,
@@ -183,7 +242,7 @@ static void print_table(const struct usage_run *run, struct sum *const *sums, st
     bill_table_init(&table, heads, columns);
     for (uint32_t i = 0; i < run->sums.count; i++) {
         for (uint32_t k = 0; k < run->by_count; k++) {
-            append_by(&sums[i]->key, run->by[k], false, &table.cells);
+            append_by(run, &sums[i]->key, run->by[k], false, &table.cells);
             bill_table_end(&table);
         }
         table_row(&table, sums[i]);
@@ -280,24 +339,52 @@ static enum status from_ledger(struct usage_run *run, struct error *err)
     return ST_OK;
 }
 
+/* A ledger's own sums say no more than this. */
+static bool ledger_has(const struct usage_run *run)
+{
+    for (uint32_t k = 0; k < run->by_count; k++)
+        if (run->by[k] != BY_ACCOUNT && run->by[k] != BY_CLASS && run->by[k] != BY_MONTH) return false;
+    return true;
+}
+
+static enum status sum_up(struct usage_run *run, bool ledger, int *exit_code, struct error *err)
+{
+    if (ledger) {
+        TRY(from_ledger(run, err));
+    } else {
+        if (bill_names_ledger(run->bill) && !run->bill->options->journal) TRY(bill_open_ledger(run->bill, err));
+        TRY(bill_scan(run->bill, add, NULL, run, exit_code, err));
+    }
+    find_names(run);
+    return print(run, err);
+}
+
 enum status bill_usage(struct bill *bill, int *exit_code, struct error *err)
 {
-    bool ledger = bill->options->names_count == 0;
-    const char *by = bill->options->by ? bill->options->by : ledger ? "account,class,month" : "tenant,model,month";
+    static struct bill_options options; /* with --journal as the folder to sum up */
+    const struct bill_options *given = bill->options;
+    bool ledger = given->names_count == 0 && (!given->journal || given->account);
+    const char *by = given->by ? given->by : ledger ? "account,class,month" : "tenant,model,month";
     struct usage_run run = {.bill = bill};
     *exit_code = BILL_USAGE_ERROR;
     TRY(read_by(&run, by, err));
-    for (uint32_t k = 0; ledger && k < run.by_count; k++)
-        if (run.by[k] != BY_ACCOUNT && run.by[k] != BY_CLASS && run.by[k] != BY_MONTH)
+    if (ledger && !ledger_has(&run)) {
+        if (!given->journal)
             return error_set(err, ST_INVAL,
-                             "--by %s: a ledger has sums by account, class and month alone; name journal "
-                             "folders",
-                             by_names[run.by[k]]);
+                             "--by %s: a ledger has sums by account, class and month alone; name journal folders", by);
+        ledger = false;
+    }
+    if (!ledger && given->names_count == 0) {
+        options = *given;
+        options.names[options.names_count++] = given->journal;
+        bill->options = &options;
+    }
     *exit_code = BILL_REFUSED;
     bill_map_init(&run.sums, sizeof(struct sum_key), sizeof(struct sum));
-    enum status status = ledger ? from_ledger(&run, err) : bill_scan(bill, add, NULL, &run, exit_code, err);
-    if (status == ST_OK) status = print(&run, err);
+    bill_map_init(&run.names, sizeof(uint64_t), sizeof(struct account_name));
+    enum status status = sum_up(&run, ledger, exit_code, err);
     if (status == ST_OK) *exit_code = BILL_DONE;
     bill_map_free(&run.sums);
+    bill_map_free(&run.names);
     return status;
 }
