@@ -1,5 +1,6 @@
-/* See idempotency.h. A hash table, and one list of all entries by age: the oldest stand first, and are the first to
- * lose their answer, then their place. Recalled entries are put where their age belongs, from the old end. */
+/* See idempotency.h. A hash table, one list of all entries by age: the oldest stand first, and are the first to lose
+ * their place; and one of those that have an answer, in the order in which they ended: the first loses its answer
+ * first. Recalled entries are put where their age belongs, from the old end. */
 #include "server/idempotency.h"
 
 #include "runtime/base/check.h"
@@ -16,6 +17,7 @@ enum { PLACES = 8192, BUF_BYTES_MIN = 256 };
 struct idempotency_entry {
     struct idempotency_entry *next; /* of the place */
     struct idempotency_entry *older, *younger;
+    struct idempotency_entry *answer_older, *answer_younger; /* of those that are whole */
     uint8_t digest[IDEMPOTENCY_DIGEST_BYTES], print[IDEMPOTENCY_PRINT_BYTES];
     char call_id[CALL_ID_MAX + 1];
     int64_t begun_ns; /* may be before the clock's begin: recalled */
@@ -27,6 +29,7 @@ struct idempotency_entry {
 struct idempotency {
     struct idempotency_entry *places[PLACES];
     struct idempotency_entry *oldest, *youngest;
+    struct idempotency_entry *answer_oldest, *answer_youngest;
     uint32_t count;
     uint64_t bytes; /* of all bodies: what they have taken */
 };
@@ -92,8 +95,32 @@ static struct idempotency_entry *find(struct idempotency *table, const uint8_t *
     return entry;
 }
 
+static void link_answer(struct idempotency *table, struct idempotency_entry *entry)
+{
+    entry->answer_older = table->answer_youngest;
+    if (entry->answer_older)
+        entry->answer_older->answer_younger = entry;
+    else
+        table->answer_oldest = entry;
+    table->answer_youngest = entry;
+}
+
+static void unlink_answer(struct idempotency *table, struct idempotency_entry *entry)
+{
+    if (entry->answer_older)
+        entry->answer_older->answer_younger = entry->answer_younger;
+    else
+        table->answer_oldest = entry->answer_younger;
+    if (entry->answer_younger)
+        entry->answer_younger->answer_older = entry->answer_older;
+    else
+        table->answer_youngest = entry->answer_older;
+    entry->answer_older = entry->answer_younger = NULL;
+}
+
 static void drop_body(struct idempotency *table, struct idempotency_entry *entry)
 {
+    if (entry->whole) unlink_answer(table, entry);
     table->bytes -= entry->body.capacity;
     buf_free(&entry->body);
     entry->whole = false;
@@ -187,9 +214,8 @@ enum idempotency_verdict idempotency_begin(struct idempotency *table, const uint
 /* K3: takes answers away, oldest first, until `more` bytes fit. */
 static bool make_bytes(struct idempotency *table, uint64_t more)
 {
-    struct idempotency_entry *entry = table->oldest;
-    for (; entry && table->bytes + more > limits.idempotency_bytes; entry = entry->younger)
-        if (!entry->runs) drop_body(table, entry);
+    while (table->answer_oldest && table->bytes + more > limits.idempotency_bytes)
+        drop_body(table, table->answer_oldest);
     return table->bytes + more <= limits.idempotency_bytes;
 }
 
@@ -219,7 +245,10 @@ void idempotency_done(struct idempotency *table, struct idempotency_entry *entry
     entry->runs = false;
     entry->stream = stream;
     entry->whole = whole && !entry->too_large;
-    if (!entry->whole) drop_body(table, entry);
+    if (entry->whole)
+        link_answer(table, entry);
+    else
+        drop_body(table, entry);
 }
 
 void idempotency_forget(struct idempotency *table, struct idempotency_entry *entry)

@@ -7,10 +7,11 @@
  * K1  An entry is known by SHA-256 over account and key, cut to 16 bytes: as the journal has it (struct charge). An
  *     account can never meet another's.
  * K2  The same key with another method, path or body is REUSED (422), while the fingerprint is known.
- * K3  Answers are in memory alone, at most idempotency_bytes of them: the oldest go first, and leave their id. An
- * answer that does not fit at all leaves its id, too. K4  At most idempotency_entries, for at most idempotency_keep_ms:
- * the oldest that does not run goes. From then on its key is new. If all of them run, a new one is refused (FULL). K5
- * After a restart, the journal's OPEN frames tell which keys were used (idempotency_recall): GONE.
+ * K3  Answers are in memory alone, at most idempotency_bytes of them: those that ended first go first, and leave their
+ *     id. An answer that does not fit at all leaves its id, too.
+ * K4  At most idempotency_entries, for at most idempotency_keep_ms: the oldest that does not run goes. From then on its
+ *     key is new. If all of them run, a new one is refused (FULL).
+ * K5  After a restart, the journal's OPEN frames tell which keys were used (idempotency_recall): GONE.
  *
  * A request with a key goes on when its client leaves: it will come back for the answer, and is billed as a whole.
  *

@@ -120,6 +120,44 @@ static void test_idempotency_bytes_are_bounded(void **state)
     idempotency_destroy(table);
 }
 
+/* Who ended first loses its answer first; and what that costs does not grow with the keys whose answers are gone: a day
+ * of them would hold up everything else at each answer (this test would take minutes). */
+static void test_idempotency_answers_go_at_no_cost(void **state)
+{
+    (void)state;
+    struct idempotency *table = make();
+    struct idempotency_entry *slow, *quick, *entry;
+    static const char answer[4096];
+    char key[32];
+    uint64_t before = limits.idempotency_bytes;
+    limits.idempotency_bytes = 65536;
+    assert_int_equal(begin(table, 1, "slow", "{}", 0, &slow), IDEMPOTENCY_NEW);
+    assert_int_equal(begin(table, 1, "quick", "{}", 1, &quick), IDEMPOTENCY_NEW);
+    idempotency_keep(table, quick, answer, sizeof answer);
+    idempotency_done(table, quick, false, true);
+    idempotency_keep(table, slow, answer, sizeof answer);
+    idempotency_done(table, slow, false, true);
+    enum idempotency_verdict of_quick = IDEMPOTENCY_DONE;
+    for (uint32_t i = 0; of_quick == IDEMPOTENCY_DONE && i < 64; i++) {
+        (void)snprintf(key, sizeof key, "more %u", i);
+        assert_int_equal(begin(table, 1, key, "{}", 2, &entry), IDEMPOTENCY_NEW);
+        idempotency_keep(table, entry, answer, sizeof answer);
+        idempotency_done(table, entry, false, true);
+        of_quick = begin(table, 1, "quick", "{}", 2, &entry);
+    }
+    assert_int_equal(of_quick, IDEMPOTENCY_GONE);
+    assert_int_equal(begin(table, 1, "slow", "{}", 2, &entry), IDEMPOTENCY_DONE);
+    for (uint32_t i = 0; i < 100000; i++) {
+        (void)snprintf(key, sizeof key, "%u", i);
+        assert_int_equal(begin(table, 1, key, "{}", 3 + i, &entry), IDEMPOTENCY_NEW);
+        idempotency_keep(table, entry, answer, sizeof answer);
+        idempotency_done(table, entry, false, true);
+        assert_true(idempotency_bytes(table) <= limits.idempotency_bytes);
+    }
+    limits.idempotency_bytes = before;
+    idempotency_destroy(table);
+}
+
 static void test_idempotency_entries_are_bounded(void **state)
 {
     (void)state;
@@ -178,6 +216,7 @@ int main(void)
         cmocka_unit_test(test_idempotency_first_joined_answered),
         cmocka_unit_test(test_idempotency_failed_is_forgotten_cut_is_gone),
         cmocka_unit_test(test_idempotency_bytes_are_bounded),
+        cmocka_unit_test(test_idempotency_answers_go_at_no_cost),
         cmocka_unit_test(test_idempotency_entries_are_bounded),
         cmocka_unit_test(test_idempotency_recalls_an_earlier_life),
     };
