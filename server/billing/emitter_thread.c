@@ -201,6 +201,8 @@ static void seek(struct emitter *e)
         return;
     }
     uint64_t lsn = core_sought(e->core, now_of(e));
+    /* a reader that failed stood where others have yet to read */
+    if (lsn != 0 && e->reader == NULL && e->reading && e->read_lsn < lsn) lsn = e->read_lsn;
     if (lsn != 0 && (e->reader == NULL || lsn <= e->read_lsn)) (void)open_reader(e, lsn, &err);
 }
 

@@ -359,6 +359,31 @@ def test_adopted_journal_read_anew():
     finish(again, server)
 
 
+def test_place_is_kept_when_the_journal_cannot_be_read():
+    """A partition that looks for its mark must not make the reader pass over what others have yet to read."""
+    server = fresh()
+    c = server.connect()
+    e = Emitter(url(server.port), "accounts=3")
+    e("write 200")
+    e("grant 1000 5")                                           # of a partition that has nothing else
+    e.settle()
+    hwm = next(k for k in c("KEYS", "mr:*:log") if c("XLEN", k) == 1).replace(b":log", b":hwm")
+    mark = c("HGET", hwm, e.producer)
+    e("disk 0")
+    c("HDEL", hwm, e.producer)                                  # writes are lost: it looks for where to go on, and cannot
+    c("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    wait_until("a reader that failed", lambda: e.fields("state")["refuses"] == "1")
+    c("HSET", hwm, e.producer, mark)                            # they are there again: its mark is in the newest segment
+    losses = int(e.fields("state")["losses"])
+    e("write 1500")
+    c("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    wait_until("another connection", lambda: int(e.fields("state")["losses"]) > losses)
+    e("disk 1")
+    e.settle()
+    assert check_ledger([c], e.sums()) == 1701
+    finish(e, server)
+
+
 def test_directory():
     server = fresh()
     d = harness.driver(url(server.port))
@@ -394,4 +419,5 @@ def test_replicas():
 if __name__ == "__main__":
     main([test_plain_and_restart, test_flushall, test_other_ledger, test_fenced, test_function_flush, test_oom, test_noreplicas,
           test_misconf, test_busy, test_stopped_process, test_killed_with_cut_aof, test_loading, test_network,
-          test_outage_takes_no_memory, test_journal_restored, test_adopted_journal_read_anew, test_directory, test_replicas])
+          test_outage_takes_no_memory, test_journal_restored, test_adopted_journal_read_anew,
+          test_place_is_kept_when_the_journal_cannot_be_read, test_directory, test_replicas])
