@@ -186,7 +186,7 @@ def arguments(argv):
 
 
 def main(argv):
-    options = arguments(argv)
+    options, made_from = arguments(argv), commit()
     print("seed", options.seed, flush=True)
     with Folder("torture", options.folder) as folder:
         torture = Torture(options, folder)
@@ -197,7 +197,7 @@ def main(argv):
                 torture.ledger.end()
         table(report)
         if options.json:
-            describe = {"date": time.strftime("%Y-%m-%d"), "commit": commit(), "machine": machine(), "command": "torture.py " + " ".join(shown(argv))}
+            describe = {"date": time.strftime("%Y-%m-%d"), "commit": made_from, "machine": machine(), "command": "torture.py " + " ".join(shown(argv))}
             with open(options.json, "w") as file:
                 json.dump({**describe, **report}, file, indent=1)
         assert report["clean"], "the books do not agree"
