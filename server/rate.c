@@ -77,7 +77,7 @@ static void set_limit(struct bucket *bucket, uint64_t limit, uint64_t now_ms)
         bucket->left = (int64_t)limit;
     else if (limit > bucket->limit)
         bucket->left += (int64_t)(limit - bucket->limit);
-    else if (bucket->left > (int64_t)limit)
+    else if (bucket->left > (int64_t)limit || !limit) /* no limit, no debt: such a bucket would never be full again */
         bucket->left = (int64_t)limit;
     bucket->limit = limit;
     bucket->rest = 0;

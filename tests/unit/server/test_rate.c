@@ -179,9 +179,28 @@ static void test_rate_headers_have_openai_shapes(void **state)
     buf_free(&out);
 }
 
+/* A key in debt whose limit is taken away is at rest like any other: else its place would be gone for good. */
+static void test_rate_a_debt_ends_with_its_limit(void **state)
+{
+    (void)state;
+    struct rates *rates;
+    struct rate_limits tokens = {.rpm = 60, .tpm = 100}, none = {.rpm = 60};
+    uint32_t retry_ms;
+    uint64_t now_ns = UINT64_C(1000000000);
+    assert_int_equal(rates_create(1, &rates), ST_OK);
+    assert_int_equal(rate_admit(rates, 1, &tokens, 5000, now_ns, &retry_ms), RATE_OK);
+    rate_end(rates, 1, 5000, 5000, now_ns);
+    assert_int_equal(rate_admit(rates, 1, &none, 10, now_ns, &retry_ms), RATE_OK);
+    rate_end(rates, 1, 10, 10, now_ns);
+    assert_int_equal(rate_admit(rates, 2, &none, 10, now_ns + UINT64_C(120000000000), &retry_ms), RATE_OK);
+    rate_end(rates, 2, 10, 10, now_ns);
+    rates_destroy(rates);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_rate_a_debt_ends_with_its_limit),
         cmocka_unit_test(test_rate_requests_a_minute),
         cmocka_unit_test(test_rate_tokens_estimated_and_corrected),
         cmocka_unit_test(test_rate_concurrency),
