@@ -259,6 +259,18 @@ static void lose_node(struct emitter *e, uint32_t node)
         }
 }
 
+/* A connection may have ended outside a round, under a question of ours: all that went over it begins anew at once, not
+ * each partition at its next call. */
+static void lose_ended(struct emitter *e)
+{
+    for (uint16_t p = 0; p < PARTITIONS; p++)
+        if (e->connections[p] != 0 && (!redis_node_open(e->link, e->nodes[p]) ||
+                                       redis_node_generation(e->link, e->nodes[p]) != e->connections[p])) {
+            core_lost(e->core, p, now_of(e), now_of(e));
+            e->connections[p] = 0;
+        }
+}
+
 /* The node for a partition's next call; a partition on a new connection has to say hello first. */
 static bool find_node(struct emitter *e, uint16_t partition, uint32_t *node, bool *asking)
 {
@@ -414,6 +426,7 @@ static void send_round(struct emitter *e)
     uint32_t records = 0;
     struct error err = {""};
     e->sent_count = 0;
+    lose_ended(e);
     struct emitter_view view;
     core_look(e->core, now_of(e), &view);
     if (view.busy) {

@@ -332,6 +332,23 @@ def test_journal_restored():
     server.kill()
 
 
+def test_lost_connection_is_told_once():
+    """Found out by whichever call: every partition says hello at once, and grants are asked for anew once."""
+    server = fresh()
+    c = server.connect()
+    e = Emitter(url(server.port))
+    e("write 100")
+    e.settle()
+    e.wait_event("directory")
+    for _ in range(3):                                          # between the directory's questions, a second apart
+        since, losses = len(e.events), int(e.fields("state")["losses"])
+        c("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        wait_until("all hellos", lambda: int(e.fields("state")["losses"]) >= losses + 256)
+        e.wait_event("ledger 1 0", since)
+        assert sum(x.startswith("ledger 0") for x in e.events[since:]) == 1, e.events[since:]
+    finish(e, server)
+
+
 def unreadable(e):
     e("disk 0")
     e("write 1500")                                             # segments that cannot be opened
@@ -420,4 +437,4 @@ if __name__ == "__main__":
     main([test_plain_and_restart, test_flushall, test_other_ledger, test_fenced, test_function_flush, test_oom, test_noreplicas,
           test_misconf, test_busy, test_stopped_process, test_killed_with_cut_aof, test_loading, test_network,
           test_outage_takes_no_memory, test_journal_restored, test_adopted_journal_read_anew,
-          test_place_is_kept_when_the_journal_cannot_be_read, test_directory, test_replicas])
+          test_lost_connection_is_told_once, test_place_is_kept_when_the_journal_cannot_be_read, test_directory, test_replicas])
