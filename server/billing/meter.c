@@ -237,26 +237,30 @@ static bool round_locked(struct meter *m)
     return given || moved || m->busy;
 }
 
-static bool do_round(struct meter *m)
+/* How long until time is looked at, when nothing is told: group mode keeps its word about what is not synced. */
+static uint64_t wait_ns(const struct meter *m)
+{
+    bool unsynced = journal_durable_lsn(m->journal) < journal_lsn(m->journal) && !atomic_load(&m->failed);
+    if (m->config.journal.mode == COMMIT_GROUP && unsynced) return NS_PER_MS;
+    return (m->leases ? ROUND_IDLE_MS / 10 : ROUND_IDLE_MS) * NS_PER_MS;
+}
+
+static bool do_round(struct meter *m, uint64_t *rest_ns)
 {
     pthread_mutex_lock(&m->work);
     bool busy = round_locked(m);
+    *rest_ns = wait_ns(m);
     pthread_mutex_unlock(&m->work);
     return busy;
-}
-
-static uint64_t wait_ns(const struct meter *m)
-{
-    if (m->config.journal.mode == COMMIT_GROUP && (m->pending_count > 0 || m->ledger_due)) return NS_PER_MS;
-    return (m->leases ? ROUND_IDLE_MS / 10 : ROUND_IDLE_MS) * NS_PER_MS;
 }
 
 static void *meter_thread(void *state)
 {
     struct meter *m = state;
+    uint64_t rest_ns;
     while (!atomic_load(&m->stop)) {
         uint32_t heard = atomic_load(&m->doorbell);
-        if (!do_round(m)) sleep_until_rung(m, heard, wait_ns(m));
+        if (!do_round(m, &rest_ns)) sleep_until_rung(m, heard, rest_ns);
     }
     return NULL;
 }
@@ -458,8 +462,8 @@ void meter_finish(struct meter *m)
     CHECK(m->ports == NULL);
     meter_release_leases(m);
     if (meter_failed(m)) return;
-    (void)do_round(m);
     pthread_mutex_lock(&m->work);
+    (void)round_locked(m);
     if (journal_sync(m->journal) == ST_OK) {
         atomic_store(&m->durable_lsn, journal_durable_lsn(m->journal));
         if (m->durable) m->durable(m->durable_state, journal_durable_lsn(m->journal));
