@@ -400,6 +400,7 @@ static void test_audit_ledger_differs(void **state)
     assert_int_equal(audit.counts.unapplied, audit.counts.records);
     client = mine;
     memory_ledger_free(&other);
+    audit_free(&audit);
     assert_int_equal(audit_init(&audit, &memory_disk), ST_OK); /* an unnamed one */
     memory_ledger_init(&other, NULL, &to_other);
     assert_int_equal(audit_marks(&audit, &to_other, &err), ST_INVAL);
