@@ -411,6 +411,8 @@ static void count_output(struct sched *s, const struct job *job)
     usage->mismatch = job->out != choices_out || job->out != job->positions_out;
     if (usage->mismatch) s->stats.mismatches++;
     usage->out = (uint32_t)lowest;
+    if (usage->out_reasoning > usage->out) usage->out_reasoning = usage->out; /* parts of it, also when they disagree */
+    if (usage->out_trimmed > usage->out) usage->out_trimmed = usage->out;
 }
 
 void job_done(struct sched *s, uint32_t job_idx, enum cause cause, enum status status, uint64_t now_ns)

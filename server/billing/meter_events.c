@@ -44,12 +44,20 @@ static enum status count_ids(struct meter *meter, struct metered *metered, uint3
     return ST_OK;
 }
 
+/* When it was on the wall; 0: never. */
+static int64_t wall_of(uint64_t at_ns, uint64_t now_ns, int64_t now_us)
+{
+    return at_ns ? now_us - (int64_t)((now_ns - at_ns) / 1000) : 0;
+}
+
 static enum status note_scheduled(struct meter *meter, struct request *request, struct metered *metered)
 {
+    const struct clock *clock = meter->config.clock;
+    uint64_t now_ns = clock_now_ns(clock);
     metered->opened = (struct open_counts){.in_total = request->usage.in_total,
                                            .in_hit = request->usage.in_hit,
                                            .choices = request->choices_count,
-                                           .opened_us = clock_unix_us(meter->config.clock),
+                                           .opened_us = wall_of(request->scheduled_ns, now_ns, clock_unix_us(clock)),
                                            .opened_ns = request->scheduled_ns};
     TRY(journal_put_open(meter->journal, &metered->charge, &metered->opened, &metered->handle));
     metered->open = true;
@@ -83,12 +91,11 @@ static void check_counts(struct request *request, const struct metered *metered)
     for (uint32_t i = 0; i < request->choices_count; i++) told += metered->choices[i].told;
     if (told == request->usage.out) return;
     request->usage.mismatch = true;
-    if (told < request->usage.out) request->usage.out = (uint32_t)told;
-}
-
-static int64_t wall_of(uint64_t at_ns, uint64_t now_ns, int64_t now_us)
-{
-    return at_ns ? now_us - (int64_t)((now_ns - at_ns) / 1000) : 0;
+    if (told >= request->usage.out) return;
+    struct usage *usage = &request->usage;
+    usage->out = (uint32_t)told;
+    if (usage->out_reasoning > usage->out) usage->out_reasoning = usage->out; /* parts of it */
+    if (usage->out_trimmed > usage->out) usage->out_trimmed = usage->out;
 }
 
 static void fill_final(const struct meter *meter, const struct request *request, const struct metered *metered,

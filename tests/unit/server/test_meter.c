@@ -4,7 +4,7 @@
 
 #include "runtime/base/mem.h"
 #include "server/billing/journal_reader.h"
-#include "server/billing/meter.h"
+#include "server/billing/meter_parts.h"
 #include "tests/support/null_device.h"
 
 #include <dirent.h>
@@ -458,6 +458,49 @@ static void test_meter_fails_with_the_journal(void **state)
     remove_folder(&rig);
 }
 
+static void note(struct rig *rig, enum event_kind kind, struct request *request)
+{
+    bool counted;
+    struct event event = {.kind = kind, .request = request};
+    pthread_mutex_lock(&rig->meter->work);
+    assert_int_equal(meter_note_event(rig->meter, &event, &counted), ST_OK);
+    pthread_mutex_unlock(&rig->meter->work);
+}
+
+/* Counts that disagree lower the parts of the output with it, so that the record stays one that can be read; and a
+ * meter that comes late, behind a slow disk, is no parting of clocks. */
+static void test_meter_records_what_disagrees(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct metered_choice counts[1] = {{0}};
+    struct metered metered = {.charge = {.charge_id = {1}, .account = 1}, .choices = counts};
+    uint32_t tokens[8] = {0};
+    struct choice choice = {.tokens = tokens, .output_count = 5};
+    rig_start(&rig, false, COMMIT_STEP);
+    uint64_t now_ns = clock_now_ns(clock_system());
+    struct request request = {.charge = &metered.charge,
+                              .prompt_count = 3,
+                              .max_tokens = 5,
+                              .choices = &choice,
+                              .choices_count = 1,
+                              .scheduled_ns = now_ns - 5 * NS_PER_S,
+                              .done_ns = now_ns,
+                              .usage = {.in_total = 3, .out = 5, .out_reasoning = 4, .out_trimmed = 1, .choices = 1}};
+    note(&rig, REQUEST_SCHEDULED, &request);
+    note(&rig, REQUEST_DONE, &request);
+    rig_stop(&rig);
+    struct reading *reading = mem_alloc(1, sizeof *reading);
+    read_journal(&rig, reading);
+    const struct record *record = &reading->of[0].record;
+    assert_int_equal(reading->of[0].finals, 1);
+    assert_int_equal(record->flags, RECORD_MISMATCH);
+    assert_int_equal(record->out + record->out_reasoning + record->out_trimmed, 0);
+    assert_true(record->duration_us >= 5000000);
+    mem_free(reading);
+    remove_folder(&rig);
+}
+
 /* Until so many tokens are computed, and a commit is held up. */
 static void wait_held(const struct rig *rig, uint64_t tokens)
 {
@@ -657,6 +700,7 @@ int main(void)
         cmocka_unit_test(test_meter_keeps_the_order_when_it_fails),
         cmocka_unit_test(test_meter_fails_with_the_ledger),
         cmocka_unit_test(test_meter_loses_no_event_when_it_fails),
+        cmocka_unit_test(test_meter_records_what_disagrees),
         cmocka_unit_test(test_meter_ends_with_requests),
         cmocka_unit_test(test_meter_packages),
         cmocka_unit_test(test_meter_refuses_orders),
