@@ -84,6 +84,7 @@ def may_mount():
 
 if __name__ == "__main__":
     chosen = sys.argv[4:]
+    assert all(name in globals() for name in chosen), f"no such tests: {chosen}"
     for name, function in list(globals().items()):
         if not name.startswith("test_") or (chosen and name not in chosen):
             continue

@@ -175,6 +175,7 @@ def test_an_outage_on_credit():
 
 if __name__ == "__main__":
     chosen = sys.argv[4:]
+    assert all(name in globals() for name in chosen), f"no such tests: {chosen}"
     for name, function in list(globals().items()):
         if name.startswith("test_") and (not chosen or name in chosen):
             started = time.monotonic()

@@ -72,11 +72,12 @@ class Server:
         return json.loads(self.ask("GET", "/load")[2])
 
     def metric(self, name):
-        """Sum over the samples of that name."""
-        total = 0.0
+        """Sum over the samples of that name, of which there must be one: a misspelt name is no 0."""
+        total, found = 0.0, False
         for line in self.ask("GET", "/metrics")[2].decode().splitlines():
             if line.startswith(name + "{"):
-                total += float(line.rsplit(" ", 1)[1])
+                total, found = total + float(line.rsplit(" ", 1)[1]), True
+        assert found, f"no metric {name}"
         return total
 
     def wait_idle(self):
@@ -209,6 +210,7 @@ def equal(got, expected, what=""):
 def main(module):
     """Runs every test_* function of a module, prints one line each; names on the command line choose."""
     chosen = sys.argv[2:]
+    assert all(name in module for name in chosen), f"no such tests: {chosen}"
     failed = 0
     for name, function in list(module.items()):
         if not name.startswith("test_") or (chosen and name not in chosen):

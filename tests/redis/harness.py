@@ -277,6 +277,7 @@ def main(tests):
         sys.exit(77)
     PROGRAMS = os.path.abspath(sys.argv[1])
     chosen = sys.argv[2:]
+    assert set(chosen) <= {test.__name__ for test in tests}, f"no such tests: {chosen}"
     try:
         for test in tests:
             if chosen and test.__name__ not in chosen:

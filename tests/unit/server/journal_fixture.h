@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 static const char ledger_uuid_text[] = "11111111-2222-3333-4444-555555555555";
-static char journal_folder[64], journal_fallback[64];
+static char fixture_folder[64], journal_folder[96], journal_fallback[96];
 
 struct test_clock {
     uint64_t ns;
@@ -58,10 +58,10 @@ static inline void folder_remove(const char *folder)
 static inline int fixture_setup(void **state)
 {
     (void)state;
-    snprintf(journal_folder, sizeof journal_folder, "/tmp/millrace-journal-%d", (int)getpid());
-    snprintf(journal_fallback, sizeof journal_fallback, "/tmp/millrace-fallback-%d", (int)getpid());
-    folder_remove(journal_folder);
-    folder_remove(journal_fallback);
+    snprintf(fixture_folder, sizeof fixture_folder, "/tmp/millrace-journal-XXXXXX");
+    if (mkdtemp(fixture_folder) == NULL) return -1;
+    snprintf(journal_folder, sizeof journal_folder, "%s/journal", fixture_folder);
+    snprintf(journal_fallback, sizeof journal_fallback, "%s/fallback", fixture_folder);
     return 0;
 }
 
@@ -70,7 +70,7 @@ static inline int fixture_teardown(void **state)
     (void)state;
     folder_remove(journal_folder);
     folder_remove(journal_fallback);
-    return 0;
+    return rmdir(fixture_folder);
 }
 
 static inline struct charge fixture_charge(uint64_t number)

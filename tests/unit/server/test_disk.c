@@ -7,7 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static char folder[64];
+static char parent[64], folder[96];
 
 static const char *in_folder(const char *name)
 {
@@ -71,14 +71,16 @@ static void test_disk_files(void **state)
 static int make_name(void **state)
 {
     (void)state;
-    snprintf(folder, sizeof folder, "/tmp/millrace-disk-%d", (int)getpid());
+    snprintf(parent, sizeof parent, "/tmp/millrace-disk-XXXXXX");
+    if (mkdtemp(parent) == NULL) return -1;
+    snprintf(folder, sizeof folder, "%s/disk", parent);
     return 0;
 }
 
 static int remove_all(void **state)
 {
     (void)state;
-    return rmdir(folder);
+    return rmdir(folder) == 0 ? rmdir(parent) : -1;
 }
 
 int main(void)
