@@ -95,12 +95,13 @@ static enum status read_settings(const struct config *config, struct meter_confi
     return ST_OK;
 }
 
-/* The ledger that the folder's journal belongs to. */
+/* The ledger that the folder's journal belongs to: its last segment's, an older one may be from before an adopt. */
 static enum status uuid_of_folder(const struct config *config, char uuid[LEDGER_UUID_CHARS + 1], bool *found,
                                   struct error *err)
 {
     struct journal_reader *reader;
-    enum status status = journal_reader_open(disk_system(), config->journal, config->journal_fallback, 0, &reader, err);
+    enum status status =
+        journal_reader_open(disk_system(), config->journal, config->journal_fallback, UINT64_MAX, &reader, err);
     *found = status == ST_OK;
     if (status == ST_NOTFOUND) return ST_OK;
     if (status != ST_OK) return status;

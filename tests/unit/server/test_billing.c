@@ -1,5 +1,5 @@
 /* The settings of billing: modes, offsets, what belongs together, and segments too small for what may be open. */
-#include "tests/unit/unit.h"
+#include "tests/unit/server/journal_fixture.h"
 
 #include "server/billing/billing.h"
 
@@ -76,6 +76,30 @@ static void test_billing_segments_hold_what_is_open(void **state)
     assert_int_equal(billing_check_models(&config, 4, &err), ST_OK);
 }
 
+/* A journal that was given to another ledger belongs to that one, whatever its older segments say. */
+static void test_billing_takes_the_last_ledger_of_a_journal(void **state)
+{
+    (void)state;
+    struct journal_config journal = fixture_config();
+    struct error err = {""};
+    uint64_t producer;
+    journal_close(fixture_start(&journal, NULL));
+    journal.uuid = "22222222-3333-4444-5555-666666666666";
+    if (journal_adopt(&journal, &producer, &err) != ST_OK) fail_msg("%s", err.message);
+    char mode[] = "step", offset[] = "+00:00", unseen[] = "charge", outage[] = "reject";
+    struct config config = {.journal = journal_folder,
+                            .journal_mode = mode,
+                            .bill_utc_offset = offset,
+                            .unseen = unseen,
+                            .on_outage = outage,
+                            .journal_segment_bytes = 65536};
+    struct billing *billing;
+    static struct billing_stats stats;
+    if (billing_open(&config, &stats, NULL, NULL, &billing, &err) != ST_OK) fail_msg("%s", err.message);
+    assert_string_equal(billing->uuid, journal.uuid);
+    billing_close(billing);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -83,6 +107,8 @@ int main(void)
         cmocka_unit_test(test_billing_offsets),
         cmocka_unit_test(test_billing_what_belongs_together),
         cmocka_unit_test(test_billing_segments_hold_what_is_open),
+        cmocka_unit_test_setup_teardown(test_billing_takes_the_last_ledger_of_a_journal, fixture_setup,
+                                        fixture_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
