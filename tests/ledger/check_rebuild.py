@@ -110,6 +110,15 @@ def test_rebuild(rnd, opt):
         assert 'not empty' in bill(second, 'rebuild', '--log', whole, code=1)
         assert stored(c) == stored(d)
 
+        # cut off on the way: no partition is a ledger that begins at 0, and what is half there is not built upon
+        e('ACL', 'SETUSER', 'default', 'resetkeys', '%R~*', '%RW~mr:{b[01]*')
+        bill(third, 'rebuild', '--log', whole, code=1)
+        e('ACL', 'SETUSER', 'default', 'allkeys')
+        assert e('KEYS', 'mr:{b017}:a:*') and not e('KEYS', 'mr:*:hwm'), e('KEYS', '*')
+        assert [send(e, j, j.recs[:1]).status for j in js] == ['NOLEDGER'] * len(js)
+        assert 'not empty' in bill(third, 'rebuild', '--log', whole, code=1)
+        e('FLUSHALL')
+
         # both go on alike
         for j in js:
             add_random(rnd, j, places[j.part], NOW0 + 5000)
