@@ -207,6 +207,12 @@ static void hold_and_submit(struct exchange *exchange)
 static void begin_charges(struct exchange *exchange)
 {
     exchange->requests = api_call_requests(exchange->call, &exchange->requests_count);
+    for (uint32_t i = 0; exchange->set->billing && i < exchange->requests_count; i++) {
+        const struct request *request = &exchange->requests[i];
+        if (charge_fits(request->prompt_count, request->choices_count, request->max_tokens)) continue;
+        refuse(exchange, REFUSE_TOKENS, 0);
+        return;
+    }
     if (exchange_bill_begin(exchange))
         hold_and_submit(exchange);
     else

@@ -97,6 +97,10 @@ void refusal_error(enum refusal refusal, uint32_t retry_after_ms, struct api_err
                                  "The model could not be loaded; its operator can see why.", true},
         [REFUSE_MODEL_MEMORY] = {503, "server_error", "insufficient_memory",
                                  "The model is asleep and its memory is in use by others.", true},
+        [REFUSE_TOKENS] = {400, "invalid_request_error", "invalid_value",
+                           "The request could take more than 9,000,000 tokens (its prompt and 'n' x 'max_tokens'), the "
+                           "most that is billed as one. Please lower 'n' or 'max_tokens'.",
+                           false},
         [REFUSE_QUOTA] = {402, "insufficient_quota", "insufficient_quota",
                           "The account's token packages are used up; top it up and ask again.", false},
         [REFUSE_ACCOUNT_CLOSED] = {403, "permission_error", "account_closed", "The account is closed.", false},

@@ -263,6 +263,13 @@ void record_hash8(const uint8_t chain[CHAIN_BYTES], char out[HASH8_CHARS + 1])
     out[HASH8_CHARS] = 0;
 }
 
+bool charge_fits(uint64_t prompt, uint64_t choices, uint64_t max_tokens)
+{
+    uint64_t out;
+    return !__builtin_mul_overflow(choices, max_tokens, &out) && prompt <= REQUEST_TOKENS_MAX &&
+           out <= REQUEST_TOKENS_MAX - prompt;
+}
+
 uint64_t charge_units(const struct charge *charge, uint64_t in_miss, uint64_t in_hit, uint64_t out)
 {
     uint64_t a, b, c, sum;

@@ -107,6 +107,9 @@ bool record_sealed(const uint8_t *bytes, size_t length, const uint8_t previous[C
 /* First eight bytes of a chain in hex, NUL-terminated: how a ledger knows which record it saw last. */
 void record_hash8(const uint8_t chain[CHAIN_BYTES], char out[HASH8_CHARS + 1]);
 
+/* Whether a record can hold the request however long its answers get: REQUEST_TOKENS_MAX. */
+bool charge_fits(uint64_t prompt, uint64_t choices, uint64_t max_tokens);
+
 /* Micro-tokens of a finished request, or of a hold: in_miss * w_in + in_hit * w_hit + out * w_out. Exact; UNITS_MAX
  * when it would pass that (which the limits on its factors exclude). */
 uint64_t charge_units(const struct charge *charge, uint64_t in_miss, uint64_t in_hit, uint64_t out);

@@ -308,6 +308,17 @@ static void test_record_units(void **state)
     assert_true(charge_units(&charge, 9007199, 0, 1) == UNITS_MAX);
 }
 
+static void test_record_holds_any_answer_of_what_fits(void **state)
+{
+    (void)state;
+    assert_true(charge_fits(REQUEST_TOKENS_MAX, 16, 0));
+    assert_true(charge_fits(REQUEST_TOKENS_MAX - 32, 16, 2));
+    assert_false(charge_fits(REQUEST_TOKENS_MAX - 31, 16, 2));
+    assert_false(charge_fits(1, 16, 1 << 20)); /* n = 16 in a context of a million */
+    assert_false(charge_fits(REQUEST_TOKENS_MAX + 1, 1, 0));
+    assert_false(charge_fits(1, UINT64_MAX, 2));
+}
+
 static void test_record_causes(void **state)
 {
     (void)state;
@@ -374,6 +385,7 @@ int main(void)
         cmocka_unit_test(test_record_chain),
         cmocka_unit_test(test_record_charge_alone),
         cmocka_unit_test(test_record_units),
+        cmocka_unit_test(test_record_holds_any_answer_of_what_fits),
         cmocka_unit_test(test_record_causes),
         cmocka_unit_test(test_record_month),
         cmocka_unit_test(test_record_account_numbers),
