@@ -108,6 +108,7 @@ class Torture:
             self.numbers["load"] = load.wait(o.limit_s, watch)
             for one in chaos:
                 one.end()
+                assert one.done * 3 >= one.count or one.count < 3, f"the load ran away: {one.done} of {one.count} harms were done"
             if self.proxy:
                 self.numbers["net_faults"] = dict(self.proxy.fired)
                 self.proxy.clear()
@@ -147,7 +148,7 @@ class Torture:
         seen = {key: n for key, n in report["steps_beyond"].items() if not key.startswith("lost_slow")}
         late = sum(n for key, n in seen.items() if int(key.split(":")[1]) > self.o.bound)
         report["beyond_bound"], report["bound"] = late, self.o.bound
-        report["clean"] = report["clean"] and late * 20 <= sum(seen.values())
+        report["clean"] = report["clean"] and bool(seen) and late * 20 <= sum(seen.values())
 
 
 def table(report):
