@@ -3,6 +3,9 @@
  *
  *   tick -> [pool: directory_load] -> loop: auth_directory_set, callers that have stopped are ended
  *
+ * On its way it reaps an account that had nothing left (the last one refused in that second): leases of nodes that died
+ * come back REAP_GRACE_MS after they expired. Only in Redis; in the process there is no other node.
+ *
  * A ledger's client takes one thread at a time: while this looks, billing's calls wait, and the other way round. What
  * cannot be read changes nothing (F16); the reason is logged once, not every second. Keys are revoked, never taken out:
  * a directory without any after one that had some is lost (another Redis, a file that is gone), and not believed, as
@@ -16,7 +19,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-enum { LOOK_EVERY_MS = 1000 };
+enum { LOOK_EVERY_MS = 1000, REAP_GRACE_MS = 300000 };
 
 static bool has_stopped(void *state, const struct caller *caller)
 {
@@ -53,6 +56,13 @@ static void load(uv_work_t *work)
 {
     struct server *server = work->data;
     struct directory_watch *watch = &server->directory;
+    if (watch->reaping) {
+        struct error err; /* a ledger that does not answer is told below, by the look */
+        enum ledger_answer answer;
+        uint32_t leases, packages;
+        (void)server->ledger.calls->reap(server->ledger.state, watch->reaping, REAP_GRACE_MS, &leases, &packages,
+                                         &answer, &err);
+    }
     watch->status = directory_load(&server->ledger, !watch->loaded, &watch->version_read, &watch->read, &watch->err);
 }
 
@@ -84,6 +94,8 @@ void directory_watch_tick(struct server *server, uint64_t now_ns)
     if (!server->ledger.calls || watch->running || server->billing_running || server->phase == CLOSING) return;
     if (now_ns - watch->looked_ns < LOOK_EVERY_MS * NS_PER_MS) return;
     watch->looked_ns = now_ns;
+    watch->reaping = watch->reap_next;
+    watch->reap_next = 0;
     watch->version_read = watch->version;
     watch->running = uv_queue_work(&server->loop, &watch->work, load, loaded) == 0;
 }

@@ -57,10 +57,11 @@ struct exchanges {
     struct billing *billing; /* NULL: nothing is billed */
     struct prices *prices;   /* with billing */
     bool auto_wake;
-    uint64_t head_after_ns;       /* E3: 10 s */
-    uint64_t keep_alive_ns;       /* a comment line on an idle stream: 15 s */
-    uint32_t queue_max;           /* waiting requests of a model, those in the pool included */
-    void (*emptied)(void *state); /* the last exchange is gone */
+    uint64_t head_after_ns;                         /* E3: 10 s */
+    uint64_t keep_alive_ns;                         /* a comment line on an idle stream: 15 s */
+    uint32_t queue_max;                             /* waiting requests of a model, those in the pool included */
+    void (*emptied)(void *state);                   /* the last exchange is gone */
+    void (*used_up)(void *state, uint64_t account); /* a call was refused: nothing is left for the account */
     void *state;
     /* own */
     struct exchange *all;

@@ -198,7 +198,10 @@ static void hold_and_submit(struct exchange *exchange)
         exchange->holding = true;
         if (!exchange->holding_ns) exchange->holding_ns = clock_ns();
         break;
-    case LEASE_EMPTY: fail_refused(exchange, REFUSE_QUOTA); break;
+    case LEASE_EMPTY:
+        fail_refused(exchange, REFUSE_QUOTA);
+        exchange->set->used_up(exchange->set->state, exchange->caller.account);
+        break;
     case LEASE_CLOSED: fail_refused(exchange, REFUSE_ACCOUNT_CLOSED); break;
     case LEASE_OUTAGE: fail_refused(exchange, REFUSE_BILLING); break;
     }

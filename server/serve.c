@@ -229,6 +229,12 @@ static void abort_calls(struct server *server)
     exchanges_abort(&server->exchanges);
 }
 
+static void on_used_up(void *state, uint64_t account)
+{
+    struct server *server = state;
+    if (server->config->redis) server->directory.reap_next = account;
+}
+
 static void on_emptied(void *state)
 {
     struct server *server = state;
@@ -525,6 +531,7 @@ int serve_run(const struct serve_setup *setup)
         .head_after_ns = setup->stream_head_after_ns ? setup->stream_head_after_ns : 10 * NS_PER_S,
         .keep_alive_ns = setup->stream_keep_alive_ns ? setup->stream_keep_alive_ns : 15 * NS_PER_S,
         .emptied = on_emptied,
+        .used_up = on_used_up,
         .state = server,
     };
     const struct models_listener listener = {server, wake_loop, on_settled, on_cut};

@@ -33,6 +33,7 @@ struct directory_watch {
     uv_work_t work;
     bool running, loaded; /* in the pool; one is in force */
     uint64_t version, version_read, looked_ns;
+    uint64_t reap_next, reaping; /* an account that had nothing left, 0: none */
     struct directory *read;
     enum status status;
     struct error err, told;

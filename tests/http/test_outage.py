@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 
-from harness import completion, equal, error_of, main, wait_for
+from harness import Reply, completion, equal, error_of, main, message, wait_for
 from test_admission import Billing, free_port, post
 
 
@@ -73,6 +73,43 @@ def test_retry_waits_then_refuses():
         refused(server, key)
         assert time.monotonic() - began >= 9, "it did not wait for the ledger"
     with_redis("retry", body)
+
+
+def test_a_dead_nodes_lease_comes_back():
+    """Of a package of 1,000 a node that is killed holds a part. Once that lease is long over (here by hand), another node that
+    finds nothing left has it returned, and serves again."""
+    with tempfile.TemporaryDirectory() as folder:
+        redis = Redis(folder)
+        try:
+            url = f"redis://127.0.0.1:{redis.port}"
+
+            def cli(*words):
+                return subprocess.run(["redis-cli", "-p", str(redis.port), *words], check=True, capture_output=True,
+                                      text=True).stdout.split()
+
+            subprocess.run([os.environ["MILLRACE_BINARY"], "bill", "init", "--redis", url], check=True, stdout=subprocess.DEVNULL)
+            os.mkdir(folder + "/a")
+            os.mkdir(folder + "/b")
+            with Billing(folder + "/a", "--redis", url) as server:
+                key = server.account("acme", 1000)["key"]
+                other = Billing(folder + "/b", "--redis", url, NULL_STEP_US=3000)
+                wait_for(lambda: post(other, completion(1), key)[0] == 200, lambda: "the other node does not serve")
+                with other.connect() as s:
+                    s.sendall(message("POST", "/v1/completions", completion(900, stream=True), {"Authorization": f"Bearer {key}"}))
+                    equal(Reply(s).head()[0], 200)
+                    other.process.kill()
+                    other.process.wait()
+                wait_for(lambda: post(server, completion(300), key)[0] == 402, lambda: "the dead node's lease is spent by another")
+                (account,) = cli("--scan", "--pattern", "mr:*:a:*")
+                fields = cli("HKEYS", account)
+                expiries = [field for field in fields if field.startswith("X:")]
+                held = {field.split(":")[1] for field in fields if field.startswith("L:")}
+                assert held, fields
+                for field in expiries:
+                    cli("HSET", account, field, "1")
+                wait_for(lambda: post(server, completion(5), key)[0] == 200, lambda: "the lease has not come back")
+        finally:
+            redis.kill()
 
 
 if __name__ == "__main__":
