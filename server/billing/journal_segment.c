@@ -272,6 +272,11 @@ enum status spare_make(const struct disk *disk, const char *folder, uint64_t seg
         if (fd == -EEXIST) continue; /* another thread is at it */
         if (fd == -ENOSPC || fd == -EDQUOT) return error_set(err, ST_LIMIT, "billing journal: no room in %s", folder);
         if (fd < 0) return error_set(err, ST_IO, "billing journal: cannot make %s (error %d)", half, -fd);
+        if (exists(disk, whole)) { /* made since the look above; now no one else is at this slot */
+            disk->close(disk->state, fd);
+            if (disk->remove(disk->state, half) != 0) return error_set(err, ST_IO, "cannot remove %s", half);
+            continue;
+        }
         enum status status = spare_fill(disk, folder, slot, fd, segment_bytes);
         if (status == ST_LIMIT) return error_set(err, ST_LIMIT, "billing journal: no room in %s", folder);
         if (status != ST_OK)

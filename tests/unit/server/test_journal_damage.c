@@ -3,7 +3,7 @@
 #include "tests/unit/server/journal_fixture.h"
 
 #include "runtime/base/mem.h"
-#include "server/billing/frame.h"
+#include "server/billing/journal_segment.h"
 #include "tests/support/sim_disk.h"
 
 #include <errno.h>
@@ -331,6 +331,39 @@ static struct journal_config on_sim(struct sim_disk *sim, const char *fallback)
     return config;
 }
 
+/* Between a look for a spare and the making of one, another thread makes that spare: it stays as it is. */
+static bool looked;
+static int open_and_overtake(void *state, const char *path, enum disk_open how)
+{
+    int fd = disk_system()->open(state, path, how);
+    if (looked || how != DISK_READ || strstr(path, "/spare-0.mrs") == NULL) return fd;
+    looked = true;
+    assert_int_equal(fd, -ENOENT);
+    assert_int_equal(spare_make(disk_system(), journal_folder, 65536, NULL), ST_OK);
+    return fd;
+}
+
+static void test_a_spare_is_not_made_over_another(void **state)
+{
+    (void)state;
+    char path[128];
+    struct stat before, after;
+    struct disk disk = *disk_system();
+    uint32_t count;
+    assert_int_equal(mkdir(journal_folder, 0750), 0);
+    looked = false;
+    disk.open = open_and_overtake;
+    assert_int_equal(spare_make(&disk, journal_folder, 65536, NULL), ST_OK);
+    assert_true(looked);
+    assert_int_equal(spares_look(disk_system(), journal_folder, 65536, &count), ST_OK);
+    assert_int_equal(count, 2);
+    snprintf(path, sizeof path, "%s/spare-1.mrs", journal_folder);
+    assert_int_equal(stat(path, &before), 0);
+    snprintf(path, sizeof path, "%s/spare-0.mrs", journal_folder);
+    assert_int_equal(stat(path, &after), 0);
+    assert_true(before.st_ino != after.st_ino);
+}
+
 /* A disk that fills up: admission ends, what runs may use the last spare. */
 static void test_full_disk_keeps_the_last_spare_for_what_runs(void **state)
 {
@@ -574,6 +607,7 @@ int main(void)
         TEST(test_repair_saves_and_cuts),
         TEST(test_repair_of_a_checkpoint),
         TEST(test_full_disk_keeps_the_last_spare_for_what_runs),
+        TEST(test_a_spare_is_not_made_over_another),
         TEST(test_a_reader_follows_over_a_failed_sync),
         TEST(test_a_failed_sync_moves_to_the_fallback),
         TEST(test_interrupts_and_short_writes_are_nothing),
