@@ -78,7 +78,7 @@ def run(mode):
         write_prices(prices)
         key = open(keys).readline().strip().split(":")[1]
         node = make_node(SERVER, "node", folder, ["--api-key-file", keys, "--prices", prices, "--journal-mode", mode, "--journal-segment-bytes",
-                                                  "64Ki"],
+                                                  "1Mi"],
                          {"NULL_STEP_US": 8000, "NULL_SYNC_US": SYNC_US, "NULL_SYNC_PROTOCOL": protocol})
         node.start()
         arrivals = {f"durable-{i}": [] for i in range(STREAMS)}
