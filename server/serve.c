@@ -184,6 +184,9 @@ static void close_handles(struct server *server)
         return;
     server->handles_closed = true;
     models_close(&server->models);
+    pthread_mutex_lock(&server->wake_mutex);
+    server->wake_over = true;
+    pthread_mutex_unlock(&server->wake_mutex);
     uv_close((uv_handle_t *)&server->engine_async, NULL);
     uv_close((uv_handle_t *)&server->tick, NULL);
     for (int i = 0; i < SIGNALS; i++) uv_close((uv_handle_t *)&server->signals[i], NULL);
@@ -360,7 +363,9 @@ static void on_tick(uv_timer_t *timer)
 static void wake_loop(void *state) /* engine threads */
 {
     struct server *server = state;
-    (void)uv_async_send(&server->engine_async);
+    pthread_mutex_lock(&server->wake_mutex);
+    if (!server->wake_over) (void)uv_async_send(&server->engine_async);
+    pthread_mutex_unlock(&server->wake_mutex);
 }
 
 static void on_engine_events(uv_async_t *async)
@@ -473,6 +478,7 @@ static void server_free(struct server *server)
     exchanges_forget_all(&server->exchanges);
     prices_destroy(server->exchanges.prices);
     auth_destroy(server->auth);
+    pthread_mutex_destroy(&server->wake_mutex);
     if (!server->models.loader_running) mem_free(server); /* else the loader still works in it */
 }
 
@@ -520,6 +526,7 @@ int serve_run(const struct serve_setup *setup)
         return EXIT_START;
     }
     server->setup = setup;
+    pthread_mutex_init(&server->wake_mutex, NULL);
     server->config = setup->config;
     server->start_ns = clock_now_ns(clock_system());
     server->exchanges = (struct exchanges){

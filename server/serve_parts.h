@@ -21,6 +21,8 @@
 #include "server/models.h"
 #include "server/serve.h"
 
+#include <pthread.h>
+
 enum { SIGNALS = 3, RETRY_LOADING_MS = 2000, RETRY_DRAINING_MS = 1000, PATH_ARGUMENT_BYTES_MAX = 512 };
 
 enum phase { LOADING, READY, DRAINING, REFUSING, CLOSING };
@@ -64,6 +66,8 @@ struct server {
     bool http_closed, handles_closed, aborted;
     uint64_t start_ns, drain_ns, closing_ns;
     uv_async_t engine_async;
+    pthread_mutex_t wake_mutex; /* guards wake_over */
+    bool wake_over;             /* meter and emitter outlive the loop: libuv aborts when a closed one is woken */
     uv_timer_t tick;
     uv_signal_t signals[SIGNALS];
 };
