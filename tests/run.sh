@@ -9,6 +9,7 @@ presets=("$@")
 [ ${#presets[@]} -gt 0 ] || presets=(asan tsan clang release)
 
 bash server/setup.sh test-packages
+bash server/setup.sh cuda
 bash server/setup.sh model
 bash server/setup.sh second-model
 [ -x .venv/bin/python3 ] || python3 -m venv .venv
