@@ -1,0 +1,191 @@
+/* The launchers of the CUDA kernels, for C. Each enqueues its work on `stream` and returns the launch's error; none
+ * allocates, synchronises or keeps state. All pointers are device memory unless said otherwise; shapes row-major,
+ * outermost first; bf16 stands for uint16_t. Shape letters as in README.md: M tokens, E width, H and KH heads of this
+ * rank, D head size, F feed-forward width, V vocabulary, R rows with logits, N outputs and K inputs of a matmul.
+ *
+ * `M`, `R` of a call are the launch's (a graph's bucket); step->header says how many of them live. */
+#ifndef KERNELS_CUDA_OPS_H
+#define KERNELS_CUDA_OPS_H
+
+#include "kernels/cuda_kv.h"
+#include "kernels/cuda_step.h"
+
+#include <cuda_runtime_api.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- weights ---- */
+
+enum cuda_type {
+    CUDA_TYPE_BF16, /* [N][K], as cuBLASLt takes it */
+    CUDA_TYPE_E4M3, /* [N][K] codes; value = code * scale, f32 scales by row, by block of 128 x 128 or one */
+    CUDA_TYPE_Q4,   /* 4-bit codes, packed (matmul_skinny.cu); value = code * scale + minimum, a pair a 32 inputs */
+    CUDA_TYPE_Q8 /* int8 codes; value = code * scale + minimum, a pair a 32 inputs (minimum 0 where the file has none)
+                  */
+};
+
+struct cuda_weight { /* a matrix in the form that kernels read; plain data of the host */
+    enum cuda_type type;
+    uint32_t N, K;
+    const void *codes;
+    const void *scales;              /* f32 of E4M3; pairs of Q4, Q8; NULL for BF16 */
+    uint32_t scale_rows, scale_cols; /* E4M3: how many rows and inputs share a scale (0: all of them) */
+    const uint16_t *bias;            /* (N) bf16, or NULL */
+    bool alternating;                /* rows of gate and up alternate in eights: the matmul gives GLU'd outputs (N/2) */
+};
+
+/* ---- element-wise (add_rmsnorm.cu, rope_kv_write.cu, embed.cu, glu.cu) ---- */
+
+/* x[m] = (value of token m's embedding) * scale, f32 (M, E). Ids of CUDA_TOKEN_OF_ROW come from previous (R) of the
+ * step before. Rows outside [vocab_first, vocab_first + table->N) become 0: another rank's. */
+cudaError_t cuda_embed(float *x, const struct cuda_weight *table, uint32_t vocab_first, float scale,
+                       const struct cuda_step *step, const uint32_t *previous, uint32_t M, cudaStream_t stream);
+
+struct cuda_norm { /* x += residual_scale * (post_weight ? rmsnorm(y, post_weight) : y); out = rmsnorm(x) * weight */
+    float *x;      /* (M, E) residual stream, changed */
+    const uint16_t *y;        /* bf16 (M, E) to add, or NULL */
+    const float *post_weight; /* (E) or NULL */
+    float residual_scale;
+    const float *weight;  /* (E); NULL: no output, x alone is changed */
+    void *out;            /* bf16 (M, E); with out_scales E4M3 codes */
+    float *out_scales;    /* (M) f32 or NULL: the row's scale, highest magnitude / 448 */
+    const uint32_t *rows; /* (M) index of the row of x (and y) for each row of out, or NULL: its own */
+    uint32_t *bad;        /* (tokens) set to 1 where the sum of x's row is not finite; indexed as x */
+    uint32_t E;
+    float eps;
+};
+/* live: where the number of rows that live is (header->tokens or header->rows). */
+cudaError_t cuda_add_rmsnorm(const struct cuda_norm *norm, const uint32_t *live, uint32_t M, cudaStream_t stream);
+
+struct cuda_rope {                /* turns Q and K in place, writes K and V of each token into its block */
+    uint16_t *qkv;                /* bf16 (M, (H + 2 KH) D): Q, K, V of a token one after the other */
+    const float *q_norm, *k_norm; /* (D) or NULL: RMSNorm of each head before it turns */
+    float eps;
+    const float *frequencies; /* (rope_size / 2) radians a position */
+    float magnitude;          /* of cosine and sine */
+    uint32_t rope_size;       /* leading values of a head that turn */
+    bool interleaved;         /* pairs (2i, 2i + 1), else (i, i + rope_size / 2) */
+    uint32_t H, KH, D, layer;
+    struct cuda_kv kv;
+};
+cudaError_t cuda_rope_kv_write(const struct cuda_rope *rope, const struct cuda_step *step, uint32_t M,
+                               cudaStream_t stream);
+
+/* out[m][f] = activation(gu[m][f]) * gu[m][F + f], bf16. gelu: the tanh form; else SiLU. */
+cudaError_t cuda_glu(uint16_t *out, const uint16_t *gu, uint32_t F, bool gelu, const uint32_t *live, uint32_t M,
+                     cudaStream_t stream);
+
+/* ---- attention (attention.cu; the plan: runtime/device/cuda/attention_plan.h) ---- */
+
+struct cuda_attention {
+    uint16_t *out;       /* bf16 (M, H D) */
+    const uint16_t *qkv; /* as cuda_rope left it */
+    struct cuda_kv kv;
+    uint32_t H, KH, D, layer;
+    float scale;     /* of scores */
+    uint32_t window; /* positions a token sees, its own included; 0: all */
+    void *partials;  /* scratch of cuda_attention_scratch_bytes */
+};
+size_t cuda_attention_scratch_bytes(uint32_t tokens_max, uint32_t seqs_max, uint32_t context_max, uint32_t H,
+                                    uint32_t KH, uint32_t D, uint32_t grid);
+/* grid: blocks of the launch (fixed for a device), which take the step's items in turn. */
+cudaError_t cuda_attention(const struct cuda_attention *attention, const struct cuda_step *step, uint32_t grid,
+                           cudaStream_t stream);
+
+/* ---- matmuls (matmul_skinny.cu, matmul_tiled.cu) ---- */
+
+struct cuda_matmul {
+    const struct cuda_weight *weight;
+    const uint16_t *x; /* bf16 (M, K) */
+    void *y;           /* bf16 (M, N), (M, N/2) when alternating; f32 with y_f32 */
+    bool y_f32;
+    bool gelu;     /* of an alternating weight: GELU (tanh) in place of SiLU */
+    void *scratch; /* cuda_matmul_scratch_bytes; its first part is zero between launches */
+};
+/* M up to which matmul_skinny takes a weight of this type. */
+uint32_t cuda_matmul_skinny_max(enum cuda_type type);
+size_t cuda_matmul_scratch_bytes(uint32_t N, uint32_t K, uint32_t sms);
+/* K slices depend on (N, K, type, sms) alone: bits do not depend on M or on the neighbours of a row. */
+cudaError_t cuda_matmul_skinny(const struct cuda_matmul *matmul, uint32_t M, uint32_t sms, cudaStream_t stream);
+/* Any M, in the order of additions of matmul_skinny: for --deterministic, and as the oracle of cuBLASLt. */
+cudaError_t cuda_matmul_tiled(const struct cuda_matmul *matmul, uint32_t M, uint32_t sms, cudaStream_t stream);
+/* Rows [row, row + rows) of a weight as bf16 (rows, K): panels for cuBLASLt, and whoever wants plain values. */
+cudaError_t cuda_unpack_rows(uint16_t *out, const struct cuda_weight *weight, uint32_t row, uint32_t rows,
+                             cudaStream_t stream);
+
+/* ---- from the file's form to the device's (repack.cu) ---- */
+
+/* Bytes of codes and of scales of a weight of N x K. */
+void cuda_weight_bytes(enum cuda_type type, uint32_t N, uint32_t K, size_t *codes_bytes, size_t *scales_bytes);
+/* The type that a file's format (enum tensor_type) becomes. */
+enum cuda_type cuda_type_of(uint32_t tensor_type);
+/* Rows [row, row + rows) of weight from `source`: rows as whole blocks of the file's format, in device memory
+ * (staging). For alternating weights `part` 0 is gate, 1 is up, and row counts within the part. */
+cudaError_t cuda_repack_rows(const struct cuda_weight *weight, uint32_t tensor_type, const void *source, uint32_t row,
+                             uint32_t rows, uint32_t part, cudaStream_t stream);
+
+/* ---- sampling (sample.cu) ---- */
+
+struct cuda_sample {
+    float *logits; /* f32 (R, stride); changed by bias and penalties, not restored */
+    uint32_t stride, V;
+    float logit_scale;
+    const uint32_t *bad; /* (tokens): rows of bad tokens are flagged, and those of later tokens of their sequence */
+    const uint32_t *previous; /* ids of the step before, for CUDA_ROW_PENDING_SEEN */
+    uint32_t *ids;            /* (R) chosen, for the next step's embed */
+    void *results;            /* (R) struct row_result of runtime/batch.h */
+    void *scratch;            /* cuda_sample_scratch_bytes */
+};
+size_t cuda_sample_scratch_bytes(uint32_t rows_max, uint32_t V);
+cudaError_t cuda_sample(const struct cuda_sample *sample, const struct cuda_step *step, uint32_t R,
+                        cudaStream_t stream);
+
+/* ---- mixtures of experts (moe.cu) ---- */
+
+struct cuda_moe {
+    const float *router_logits; /* f32 (M, X) */
+    uint32_t X, used;           /* experts, and how many a token goes to */
+    bool normed;                /* weights of the used are divided by their sum */
+    uint32_t *chosen;           /* (M, used) in the router's order */
+    float *weights;             /* (M, used) */
+    uint32_t *begins;           /* (X + 1) first place of each expert */
+    uint32_t *places;           /* (M * used) token of each place, sorted by expert, stable */
+    uint32_t *place_of;         /* (M, used) where each choice went */
+};
+cudaError_t cuda_moe_route(const struct cuda_moe *moe, const uint32_t *live, uint32_t M, cudaStream_t stream);
+/* y[p] = weight of p's expert * x[places ? places[p] : p] for each place p; weights (X), all of one shape and type. */
+cudaError_t cuda_moe_matmul(const struct cuda_moe *moe, const struct cuda_weight *weights, const uint16_t *x,
+                            const uint32_t *places, uint16_t *y, bool gelu, uint32_t M, uint32_t sms, void *scratch,
+                            cudaStream_t stream);
+/* out[m] = sum over the token's experts, in the router's order, of weight * y[its place]; bf16 (M, E). */
+cudaError_t cuda_moe_combine(uint16_t *out, const struct cuda_moe *moe, const uint16_t *y, uint32_t E,
+                             const uint32_t *live, uint32_t M, cudaStream_t stream);
+
+/* ---- one-shot all-reduce (all_reduce.cu) ---- */
+
+enum { CUDA_RANKS_MAX = 8 };
+
+struct cuda_all_reduce {
+    uint32_t rank, ranks;
+    uint16_t *mine;                  /* this rank's buffer: bf16 (ranks, M, E), pushed into by the peers */
+    uint16_t *peers[CUDA_RANKS_MAX]; /* the same of every rank, by peer access */
+    uint32_t *flags[CUDA_RANKS_MAX]; /* (blocks, ranks) of every rank */
+    uint32_t *abort_word;            /* mapped host memory: not 0 = give up */
+    uint32_t epoch; /* where the running number of the all-reduce is kept (device), see all_reduce.cu */
+};
+/* Pushes y (M, E) to all peers, waits for theirs, and goes on as cuda_add_rmsnorm with the sum, f32 in rank order, in
+ * place of norm->y. Every rank must launch it. */
+cudaError_t cuda_all_reduce_rmsnorm(const struct cuda_all_reduce *reduce, const uint16_t *y,
+                                    const struct cuda_norm *norm, const uint32_t *live, uint32_t M,
+                                    cudaStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

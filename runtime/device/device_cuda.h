@@ -1,0 +1,35 @@
+/* The CUDA device: device.h on one GPU or several. Built where a CUDA toolkit is (MILLRACE_CUDA); its libraries are
+ * opened when it is created, so the binary starts on machines without a GPU. */
+#ifndef RUNTIME_DEVICE_DEVICE_CUDA_H
+#define RUNTIME_DEVICE_DEVICE_CUDA_H
+
+#include "runtime/device/device.h"
+
+struct cuda_libraries; /* runtime/device/cuda/cuda_api.h: cuBLASLt, NCCL, NVML; NULL: opened with dlopen */
+
+enum cuda_dtype { CUDA_DTYPE_AUTO /* as the file */, CUDA_DTYPE_BF16, CUDA_DTYPE_FP8 };
+
+struct device_cuda_config {
+    uint32_t ranks;            /* GPUs: --tensor-parallel-size */
+    uint32_t first_gpu;        /* their ids are first_gpu .. first_gpu + ranks - 1 */
+    enum cuda_dtype dtype;     /* of the weights of matmuls */
+    bool kv_fp8;               /* KV in E4M3 with a scale a token and head, in place of BF16 */
+    double memory_utilization; /* share of a GPU's memory that all of this may take, (0, 1] */
+    bool graphs;               /* decode steps are replayed as CUDA graphs */
+    bool deterministic;        /* no cuBLASLt, no NCCL sums: bits depend on nothing but the request */
+    uint32_t tokens_max, seqs_max, rows_max, context_max; /* as struct device_config */
+    const struct cuda_libraries *libraries;
+};
+
+/* How many GPUs there are, in *gpus (at least 1), or why none can be used: ST_NOTFOUND, err is one line. */
+NODISCARD enum status device_cuda_probe(uint32_t *gpus, struct error *err);
+
+/* Loads the model's weights onto the GPUs and takes all memory the device will ever need; KV gets what is left of
+ * memory_utilization. ST_NOTFOUND: no GPU, driver or library; ST_NOMEM: err names what did not fit, what is free and
+ * the option to lower; ST_INVAL: the model or setting cannot be split or run so; ST_DEVICE. The caller owns the device.
+ */
+NODISCARD enum status device_cuda_create(const struct model *model, const struct device_cuda_config *config,
+                                         device_progress_fn progress, void *progress_state, struct device **device,
+                                         struct error *err);
+
+#endif
