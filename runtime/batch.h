@@ -4,7 +4,12 @@
  *
  *   sequence s owns tokens[q_start[s] .. q_start[s+1])     at positions[..], consecutive
  *   its KV covers positions 0 .. kv_len[s]-1 after the step, in blocks block_table[s][0 .. ceil(kv_len[s] / 16))
- *   row r wants the logits of token row_token[r]           rows in rising order of token
+ *   row r wants the logits of token rows[r].token          rows in rising order of token
+ *
+ * A token may be one that nobody knows yet: TOKEN_OF_ROW | r is the id that row r of the step launched before this one
+ * chooses, while that step is not collected (device.h). Such a token is the only one of its sequence in the step, the
+ * row that chooses it is of the same sequence, and position, kv_len and block table are what they are with any id. No
+ * two tokens name one row.
  *
  * All arrays belong to the engine, are sized at start (batch_create) and are valid for the step. The device writes a
  * batch_result: ids and, where asked, log-probabilities; nothing else comes back. */
@@ -17,6 +22,9 @@
 #include <stdint.h>
 
 enum { KV_BLOCK_TOKENS = 16, LOGPROBS_MAX = 21 /* top_logprobs 20, and the chosen one */ };
+
+/* Or-ed with a row of the step launched before: see above. Vocabularies are below it. */
+#define TOKEN_OF_ROW UINT32_C(0x80000000)
 
 typedef uint32_t block_id;
 
@@ -52,6 +60,7 @@ struct batch_row {
     uint32_t position;    /* of the token to be chosen */
     const uint32_t *seen; /* the sequence's ids so far: prompt, then output; for penalties */
     uint32_t seen_prompt, seen_count;
+    bool pending;           /* tokens[token] is a TOKEN_OF_ROW: it is output too, the one after seen[seen_count - 1] */
     const uint32_t *banned; /* ids that may not be chosen now (end ids while min_tokens is not reached), or NULL */
     uint32_t banned_count;
     bool score_only; /* a prompt position (echo with logprobs): nothing is drawn, `target` is scored */
@@ -76,7 +85,7 @@ enum row_flag {
 };
 
 struct row_result {
-    uint32_t id;                    /* chosen, or the target */
+    uint32_t id;                    /* chosen, or the target; with flags not meant for anyone */
     uint32_t flags;                 /* enum row_flag */
     float logprob;                  /* of id; only when logprobs >= 0 */
     uint32_t rank;                  /* of id among all logits, 1 = highest; only when logprobs >= 0 */

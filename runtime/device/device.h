@@ -1,6 +1,25 @@
 /* A device: holds the packed weights and the KV blocks, and turns a batch into tokens. device_cpu.c, later
- * device_cuda.c; tests bring a null device (ids from a hash) and faulty ones. One step at a time, on the engine's
- * thread; a step allocates nothing. */
+ * device_cuda.c; tests bring a null device (ids from a hash) and faulty ones. Called on the engine's thread; a step
+ * allocates nothing.
+ *
+ * A device of its own processor runs one step ahead of the host, so that it never waits for it: the host launches a
+ * step while the one before still runs, and reads results one step late.
+ *
+ *   launch 1, launch 2, collect 1, launch 3, collect 2, ...   at most LAUNCHED_MAX are launched and not collected
+ *
+ * L1. Steps run in the order of their launches: a step finds all KV that earlier ones write, and a block that changes
+ *     hands is written by its new sequence only after the old one's last step.
+ * L2. launch reads the batch and all it points to (tables, params, bias, allowed, seen, banned) before it returns;
+ *     nothing of it is looked at later: the batch is rewritten, requests may end and their memory go.
+ * L3. An id travels on the device from the row that chooses it to the TOKEN_OF_ROW of the next step; with `pending` it
+ *     also counts as output in that row's penalties (batch.h). Every other input of a row is known without it: bans of
+ *     min_tokens follow from counts, bias and allowed ids from the request. What the host must work out from the id
+ *     itself (a grammar's mask) cannot run ahead: that sequence sits a step out.
+ * L4. Rows may turn out not to be needed: their sequence ended with the id that they continue. They are computed like
+ *     others, into blocks that stay theirs until the step is collected, and ignored. The same goes for a row that
+ *     continues one with flags (ROW_NOT_FINITE, ROW_NO_CHOICE): the device takes any id of the vocabulary for it.
+ * L5. When either call gives ST_DEVICE the device is lost and so are all steps that are not collected: nothing more is
+ *     launched or collected, and the device touches neither batches nor results again. */
 #ifndef RUNTIME_DEVICE_DEVICE_H
 #define RUNTIME_DEVICE_DEVICE_H
 
@@ -40,6 +59,9 @@ enum device_phase {
     PHASE_COUNT
 };
 
+enum { LAUNCHED_MAX = 2 /* steps that are launched and not collected */ };
+
+/* A device has step, or launch and collect, or all three. */
 struct device_ops {
     /* Runs one step: writes the KV of all its tokens and result->rows[0 .. rows_count). ST_DEVICE: the device is lost
      * and the step must be discarded whole. ST_INVAL: the batch breaks the contract (our bug, found before anything
@@ -47,8 +69,14 @@ struct device_ops {
     enum status (*step)(struct device *device, const struct batch *batch, struct batch_result *result);
     void (*destroy)(struct device *device);
     /* Gives the memory of the KV blocks back to the system; what they held is lost. The device takes steps again
-     * afterwards. Between steps; NULL: nothing to give back. */
+     * afterwards. With no step under way; NULL: nothing to give back. */
     void (*empty_kv)(struct device *device);
+    /* Begins a step and returns: L1-L5 above. ST_INVAL: the batch breaks the contract or LAUNCHED_MAX are under way
+     * (our bug): nothing was launched. ST_DEVICE: L5. NULL: the device runs one step at a time. */
+    enum status (*launch)(struct device *device, const struct batch *batch);
+    /* Waits for the oldest step that is launched and not collected, and writes its result->rows[0 .. rows_count).
+     * ST_DEVICE: L5. ST_INVAL: there is none (our bug). NULL with launch. */
+    enum status (*collect)(struct device *device, struct batch_result *result);
 };
 
 struct device { /* the first member of every implementation */
@@ -81,9 +109,24 @@ NODISCARD enum status device_cpu_create(const struct model *model, const struct 
 /* Bytes of one block of 16 tokens over all layers, as device_cpu_create will take them. */
 size_t device_cpu_kv_block_bytes(const struct model_spec *spec, enum numerics numerics, bool kv_int8);
 
+static inline bool device_runs_ahead(const struct device *device)
+{
+    return device->ops->launch != NULL;
+}
+static inline enum status device_launch(struct device *device, const struct batch *batch)
+{
+    return device->ops->launch(device, batch);
+}
+static inline enum status device_collect(struct device *device, struct batch_result *result)
+{
+    return device->ops->collect(device, result);
+}
+/* One step, waited for. With none under way; no token is a TOKEN_OF_ROW. */
 static inline enum status device_step(struct device *device, const struct batch *batch, struct batch_result *result)
 {
-    return device->ops->step(device, batch, result);
+    if (device->ops->step) return device->ops->step(device, batch, result);
+    TRY(device_launch(device, batch));
+    return device_collect(device, result);
 }
 static inline void device_empty_kv(struct device *device)
 {

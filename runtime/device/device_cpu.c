@@ -232,7 +232,7 @@ static enum status take_memory(struct device_cpu *cpu, const struct device_confi
 
 static void describe(struct device_cpu *cpu, const struct device_config *config)
 {
-    static const struct device_ops ops = {step, destroy, empty_kv};
+    static const struct device_ops ops = {.step = step, .destroy = destroy, .empty_kv = empty_kv};
     struct device_info *info = &cpu->device.info;
     cpu->device.ops = &ops;
     snprintf(info->name, sizeof info->name, "cpu %s, %u thread%s", cpu_path_name(cpu->path), cpu->threads_count,
