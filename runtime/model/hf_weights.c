@@ -241,14 +241,13 @@ static enum status place_vector(struct placing *p, const char *name, uint32_t co
 
 struct copy_recipe {
     struct tensor_recipe recipe;
-    const uint8_t *rows;
-    size_t row_bytes;
+    struct tensor_view rows; /* as they lie in the file */
 };
 
-static void copy_rows(const struct tensor_recipe *recipe, uint32_t row_begin, uint32_t row_end, void *rows)
+static void copy_area(const struct tensor_recipe *recipe, struct tensor_area area, void *rows)
 {
-    const struct copy_recipe *copy = (const struct copy_recipe *)recipe;
-    memcpy(rows, copy->rows + row_begin * copy->row_bytes, (row_end - row_begin) * copy->row_bytes);
+    const struct copy_recipe *copy = (const struct copy_recipe *)(const void *)recipe;
+    tensor_area_copy(&copy->rows, area, rows);
 }
 
 static enum status align(struct placing *p, struct tensor_view *view)
@@ -257,7 +256,7 @@ static enum status align(struct placing *p, struct tensor_view *view)
     if (!view->data || view->recipe || (uintptr_t)view->data % info->block_bytes == 0) return ST_OK;
     struct copy_recipe *copy = arena_alloc(p->arena, 1, sizeof *copy);
     if (!copy) return error_set(p->err, ST_NOMEM, "no memory for tensor %s", view->name);
-    *copy = (struct copy_recipe){{copy_rows}, view->data, tensor_row_bytes(info, view->cols)};
+    *copy = (struct copy_recipe){{copy_area}, *view};
     view->recipe = &copy->recipe;
     return ST_OK;
 }

@@ -373,8 +373,22 @@ const void *tensor_rows(const struct tensor_view *view, uint32_t row_begin, uint
 {
     if (!view->recipe)
         return (const uint8_t *)view->data + row_begin * tensor_row_bytes(tensor_type_info(view->type), view->cols);
-    view->recipe->make_rows(view->recipe, row_begin, row_end, rows);
+    view->recipe->make(view->recipe, (struct tensor_area){row_begin, row_end, 0, view->cols}, rows);
     return rows;
+}
+
+void tensor_area_copy(const struct tensor_view *view, struct tensor_area area, void *rows)
+{
+    if (view->recipe) {
+        view->recipe->make(view->recipe, area, rows);
+        return;
+    }
+    const struct tensor_type_info *info = tensor_type_info(view->type);
+    size_t stride = tensor_row_bytes(info, view->cols), begin = tensor_row_bytes(info, area.col_begin);
+    size_t bytes = tensor_row_bytes(info, area.col_end) - begin;
+    const uint8_t *from = (const uint8_t *)view->data + area.row_begin * stride + begin;
+    for (uint32_t row = area.row_begin; row < area.row_end; row++, from += stride)
+        memcpy((uint8_t *)rows + (row - area.row_begin) * bytes, from, bytes);
 }
 
 void model_forget_rows(const struct model *model, const struct tensor_view *view, uint32_t row_begin, uint32_t row_end)
@@ -383,6 +397,7 @@ void model_forget_rows(const struct model *model, const struct tensor_view *view
     if (row_end > view->rows) row_end = view->rows;
     if (view->recipe || row_begin >= row_end) return;
     const uint8_t *rows = (const uint8_t *)view->data + row_begin * row_bytes;
+    if (model->part.whole) model = model->part.whole;
     if (model->file) gguf_forget(model->file, rows, (row_end - row_begin) * row_bytes);
     if (model->shards) safetensors_forget(model->shards, rows, (row_end - row_begin) * row_bytes);
 }

@@ -18,11 +18,18 @@
 
 #include <stddef.h>
 
-/* How rows of a matrix are made whose file keeps them in another form (packed by columns, scales apart): the first
- * member of whatever the maker needs. Writes rows [row_begin, row_end) as whole blocks of the view's type. Pure; any
- * thread; cannot fail, since everything was checked when the file was opened. */
+/* Rows and columns of a matrix. The columns begin and end on blocks of its type and on multiples of 8, or with the row.
+ */
+struct tensor_area {
+    uint32_t row_begin, row_end, col_begin, col_end;
+};
+
+/* How rows of a matrix are made whose file keeps them in another form (packed by columns, scales apart, or of a matrix
+ * of which this is a part): the first member of whatever the maker needs. Writes the area's rows, one behind the other,
+ * as whole blocks of the view's type. Pure; any thread; cannot fail, since everything was checked when the file was
+ * opened. */
 struct tensor_recipe {
-    void (*make_rows)(const struct tensor_recipe *recipe, uint32_t row_begin, uint32_t row_end, void *rows);
+    void (*make)(const struct tensor_recipe *recipe, struct tensor_area area, void *rows);
 };
 
 /* A matrix (rows N outputs, cols K inputs, row-major, each row whole blocks) or a vector (rows 1). data NULL: absent.
@@ -57,8 +64,24 @@ struct model_weights {
     struct layer_weights *layers; /* (L) */
 };
 
+/* Where a part of a model (model_shard.h) stands in the whole: what a device of tensor parallelism must know besides
+ * the part's spec and views. All zero: the model is whole. */
+struct model_part {
+    const struct model *whole; /* owns the file */
+    uint32_t rank, ranks;      /* ranks >= 2 */
+    uint32_t heads_begin;      /* of the whole model's query heads, the first of the part's spec.heads */
+    uint32_t kv_heads_begin;   /* the same for KV heads; ranks may share one */
+    uint32_t ff_begin;         /* of the whole's feed-forward inputs, the first of the part's ff_width */
+    uint32_t expert_ff_begin;  /* and of expert_width, where experts are split */
+    uint32_t experts_begin;    /* where they are not, the part has the weights of [experts_begin, experts_end); */
+    uint32_t experts_end;      /* the views of others are absent. Split: 0 .. spec.experts */
+    uint32_t vocab_begin;      /* row of the whole's embedding and head that is the part's row 0 */
+    uint32_t vocab_stride;     /* rows a rank has: rank r's begin at r * vocab_stride; the last may have fewer */
+    uint32_t vocab;            /* of the whole; spec.vocab is the part's rows */
+};
+
 struct model {
-    struct model_spec spec;
+    struct model_spec spec; /* of a part: its own heads, widths and vocabulary rows */
     struct vocab vocab;
     struct model_weights weights;
     const char *chat_template; /* NUL-terminated, or NULL */
@@ -68,10 +91,13 @@ struct model {
     struct gguf *file;          /* of a GGUF file; NULL after model_release_file */
     struct safetensors *shards; /* of a folder; the same */
     struct arena arena;         /* what was made for the weights while opening; released with the file */
+    struct model_part part;
 };
 
 /* Rows [row_begin, row_end) of a matrix as whole blocks: where they lie, or made into `rows`, which then holds them. */
 const void *tensor_rows(const struct tensor_view *view, uint32_t row_begin, uint32_t row_end, void *rows);
+/* An area of a matrix, into `rows`, whether it lies in the file or is made. */
+void tensor_area_copy(const struct tensor_view *view, struct tensor_area area, void *rows);
 
 /* Opens a GGUF file, or a Hugging Face folder. ST_NOTFOUND, ST_IO: path; ST_INVAL, ST_LIMIT: the content: err says
  * what, where (file, offset, key, tensor) and, for an unknown architecture, which are known. */

@@ -29,7 +29,7 @@ enum zero_layout {
 };
 
 struct quant_matrix {
-    struct tensor_recipe recipe; /* first: make_rows gets it */
+    struct tensor_recipe recipe; /* first: make gets it */
     enum tensor_type type;       /* what rows are made of */
     uint32_t rows, cols;
     uint32_t bits;
@@ -58,6 +58,6 @@ float quant_scale(const struct quant_matrix *matrix, uint32_t row, uint32_t grou
 int32_t quant_zero(const struct quant_matrix *matrix, uint32_t row, uint32_t group);
 
 /* The recipe of a quant_matrix. */
-void quant_make_rows(const struct tensor_recipe *recipe, uint32_t row_begin, uint32_t row_end, void *rows);
+void quant_make(const struct tensor_recipe *recipe, struct tensor_area area, void *rows);
 
 #endif

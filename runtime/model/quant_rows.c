@@ -14,7 +14,7 @@
 enum { PIECE_ROWS = 16, PIECE_COLS = 32 };
 
 struct piece {
-    uint32_t row, rows, col, cols;
+    uint32_t row, rows, col, cols, col_begin, col_end; /* the last two: of all pieces of these rows */
     uint8_t codes[PIECE_ROWS][PIECE_COLS];
 };
 
@@ -220,7 +220,7 @@ static void make_blocks(const struct quant_matrix *matrix, struct piece *piece, 
     size_t block_bytes = tensor_type_info(matrix->type)->block_bytes;
     struct head heads[PIECE_ROWS];
     uint32_t current = UINT32_MAX;
-    for (uint32_t col = 0; col < matrix->cols; col += PIECE_COLS) {
+    for (uint32_t col = piece->col_begin; col < piece->col_end; col += PIECE_COLS) {
         uint32_t group = group_of(matrix, col);
         piece->col = col;
         piece->cols = PIECE_COLS;
@@ -228,7 +228,7 @@ static void make_blocks(const struct quant_matrix *matrix, struct piece *piece, 
         if (group != current) make_heads(matrix, piece, current = group, heads);
         for (uint32_t r = 0; r < piece->rows; r++)
             write_block(matrix->type, piece->codes[r], &heads[r],
-                        rows + r * row_bytes + col / PIECE_COLS * block_bytes);
+                        rows + r * row_bytes + (col - piece->col_begin) / PIECE_COLS * block_bytes);
     }
 }
 
@@ -240,10 +240,11 @@ static void make_f8_blocks(const struct quant_matrix *matrix, const struct piece
     for (uint32_t r = 0; r < piece->rows; r++) {
         const uint8_t *codes = matrix->codes + (piece->row + r) * matrix->stride_bytes;
         uint8_t *block = rows + r * row_bytes;
-        for (uint32_t col = 0; col < matrix->cols; col += info->block_items, block += info->block_bytes) {
+        for (uint32_t col = piece->col_begin; col < piece->col_end; col += info->block_items) {
             float scale = quant_scale(matrix, piece->row + r, col / matrix->group_size);
             memcpy(block, &scale, sizeof scale);
             memcpy(block + sizeof scale, codes + col, info->block_items);
+            block += info->block_bytes;
         }
     }
 }
@@ -261,10 +262,10 @@ static void make_floats(const struct quant_matrix *matrix, struct piece *piece, 
                         size_t row_bytes)
 {
     float values[PIECE_COLS];
-    for (uint32_t col = 0, end; col < matrix->cols; col = end) {
+    for (uint32_t col = piece->col_begin, end; col < piece->col_end; col = end) {
         uint32_t group = col / matrix->group_size;
         piece->col = col;
-        piece->cols = matrix->cols - col < PIECE_COLS ? matrix->cols - col : PIECE_COLS;
+        piece->cols = piece->col_end - col < PIECE_COLS ? piece->col_end - col : PIECE_COLS;
         end = col + piece->cols;
         read_codes(matrix, piece);
         for (uint32_t r = 0; r < piece->rows; r++) {
@@ -279,7 +280,7 @@ static void make_floats(const struct quant_matrix *matrix, struct piece *piece, 
                 else
                     for (; k < run_end; k++) values[k] = (float)((int32_t)codes[k] - zero) * scale;
             }
-            put_values(matrix->type, values, col, piece->cols, rows + r * row_bytes);
+            put_values(matrix->type, values, col - piece->col_begin, piece->cols, rows + r * row_bytes);
         }
     }
 }
@@ -297,10 +298,10 @@ static void make_ordered_floats(const struct quant_matrix *matrix, struct piece 
             scales[r][group] = quant_scale(matrix, piece->row + r, group);
             zeros[r][group] = (uint8_t)quant_zero(matrix, piece->row + r, group);
         }
-    for (uint32_t col = 0; col < matrix->cols; col += PIECE_COLS) {
+    for (uint32_t col = piece->col_begin; col < piece->col_end; col += PIECE_COLS) {
         const uint32_t *order = matrix->group_of + col;
         piece->col = col;
-        piece->cols = matrix->cols - col < PIECE_COLS ? matrix->cols - col : PIECE_COLS;
+        piece->cols = piece->col_end - col < PIECE_COLS ? piece->col_end - col : PIECE_COLS;
         read_codes(matrix, piece);
         for (uint32_t r = 0; r < piece->rows; r++) {
             for (uint32_t k = 0; k < piece->cols; k++) {
@@ -310,23 +311,28 @@ static void make_ordered_floats(const struct quant_matrix *matrix, struct piece 
                 int32_t zero = at_hand ? zeros[r][group] : quant_zero(matrix, piece->row + r, group);
                 values[k] = (float)((int32_t)piece->codes[r][k] - zero) * scale;
             }
-            put_values(matrix->type, values, col, piece->cols, rows + r * row_bytes);
+            put_values(matrix->type, values, col - piece->col_begin, piece->cols, rows + r * row_bytes);
         }
     }
 }
 
-void quant_make_rows(const struct tensor_recipe *recipe, uint32_t row_begin, uint32_t row_end, void *rows)
+void quant_make(const struct tensor_recipe *recipe, struct tensor_area area, void *rows)
 {
     const struct quant_matrix *matrix = (const struct quant_matrix *)(const void *)recipe;
     const struct tensor_type_info *info = tensor_type_info(matrix->type);
-    size_t row_bytes = tensor_row_bytes(info, matrix->cols);
+    size_t row_bytes = tensor_row_bytes(info, area.col_end - area.col_begin);
     const bool fp8 = matrix->layout == CODES_FP8;
     float table[256];
-    CHECK(row_begin <= row_end && row_end <= matrix->rows);
+    CHECK(area.row_begin <= area.row_end && area.row_end <= matrix->rows);
+    CHECK(area.col_begin <= area.col_end && area.col_end <= matrix->cols);
     for (int code = 0; fp8 && code < 256; code++) table[code] = f8_to_f32((uint8_t)code);
-    for (uint32_t row = row_begin; row < row_end; row += PIECE_ROWS) {
-        struct piece piece = {.row = row, .rows = row_end - row < PIECE_ROWS ? row_end - row : PIECE_ROWS};
-        uint8_t *to = (uint8_t *)rows + (row - row_begin) * row_bytes;
+    for (uint32_t row = area.row_begin; row < area.row_end; row += PIECE_ROWS) {
+        uint32_t left = area.row_end - row;
+        struct piece piece = {.row = row,
+                              .rows = left < PIECE_ROWS ? left : PIECE_ROWS,
+                              .col_begin = area.col_begin,
+                              .col_end = area.col_end};
+        uint8_t *to = (uint8_t *)rows + (row - area.row_begin) * row_bytes;
         if (info->block_items == PIECE_COLS)
             make_blocks(matrix, &piece, to, row_bytes);
         else if (matrix->type == TENSOR_F8)

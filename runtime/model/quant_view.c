@@ -473,7 +473,7 @@ enum status quant_view(const struct quant_scheme *scheme, quant_find_fn find, vo
     if (!find_codes(&at, &codes)) return ST_NOTFOUND;
     TRY(quant_scheme_group(scheme, module, &at.group, err));
     struct quant_matrix matrix = {
-        .recipe = {quant_make_rows}, .rows = rows, .cols = cols, .bits = at.group->bits, .codes = codes.data};
+        .recipe = {quant_make}, .rows = rows, .cols = cols, .bits = at.group->bits, .codes = codes.data};
     bool by_columns = scheme->method == QUANT_AWQ || scheme->method == QUANT_GPTQ;
     TRY(by_columns ? read_columns(&at, &codes, &matrix) : read_rows(&at, &codes, &matrix));
     return finish(&at, &matrix, view);
@@ -485,10 +485,12 @@ struct cut {
     uint32_t row_begin;
 };
 
-static void make_cut_rows(const struct tensor_recipe *recipe, uint32_t row_begin, uint32_t row_end, void *rows)
+static void make_cut(const struct tensor_recipe *recipe, struct tensor_area area, void *rows)
 {
     const struct cut *cut = (const struct cut *)(const void *)recipe;
-    cut->whole->make_rows(cut->whole, cut->row_begin + row_begin, cut->row_begin + row_end, rows);
+    area.row_begin += cut->row_begin;
+    area.row_end += cut->row_begin;
+    cut->whole->make(cut->whole, area, rows);
 }
 
 enum status quant_cut_rows(const struct tensor_view *view, uint32_t row_begin, uint32_t rows, struct arena *arena,
@@ -500,7 +502,7 @@ enum status quant_cut_rows(const struct tensor_view *view, uint32_t row_begin, u
     if (view->recipe) {
         struct cut *kept = arena_alloc(arena, 1, sizeof *kept);
         if (!kept) return ST_NOMEM;
-        *kept = (struct cut){{make_cut_rows}, view->recipe, row_begin};
+        *kept = (struct cut){{make_cut}, view->recipe, row_begin};
         made.recipe = &kept->recipe;
     } else {
         made.data =
