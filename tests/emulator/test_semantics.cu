@@ -1,0 +1,336 @@
+/* What each built-in and wrapper must do, against plain formulas. Runs under the emulator in every test run and, unchanged,
+ * on a GPU whenever one is at hand: that is what ties the emulation to the hardware. */
+#include "kernels/vec.cuh"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <vector>
+#include <functional>
+#define CK(x)                                                                                                          \
+    do {                                                                                                               \
+        cudaError_t e_ = (x);                                                                                          \
+        if (e_ != cudaSuccess) {                                                                                       \
+            printf("FAIL %s: %s\n", #x, cudaGetErrorString(e_));                                                       \
+            exit(1);                                                                                                   \
+        }                                                                                                              \
+    } while (0)
+static int npass, nfail;
+static cudaStream_t st;
+static void ok(const char *n, bool c)
+{
+    c ? npass++ : nfail++;
+    if (!c) printf("FAIL %s\n", n);
+}
+template <class T> struct Buf {
+    T *d;
+    std::vector<T> h;
+    Buf(size_t n) : h(n)
+    {
+        CK(cudaMalloc((void **)&d, n * sizeof(T)));
+        CK(cudaMemsetAsync(d, 0, n * sizeof(T), st));
+    }
+    void up() { CK(cudaMemcpyAsync(d, h.data(), h.size() * sizeof(T), cudaMemcpyHostToDevice, st)); }
+    std::vector<T> &down()
+    {
+        CK(cudaMemcpyAsync(h.data(), d, h.size() * sizeof(T), cudaMemcpyDeviceToHost, st));
+        CK(cudaStreamSynchronize(st));
+        return h;
+    }
+};
+
+__global__ void k_warp(int *o)
+{
+    int t = threadIdx.x, *r = o + t * 24;
+    r[0] = __shfl_sync(~0u, t * 3, 5);
+    r[1] = __shfl_sync(~0u, t, t + 1, 8);
+    r[2] = __shfl_up_sync(~0u, t, 3);
+    r[3] = __shfl_up_sync(~0u, t, 3, 16);
+    r[4] = __shfl_down_sync(~0u, t, 2);
+    r[5] = __shfl_down_sync(~0u, t, 2, 4);
+    r[6] = __shfl_xor_sync(~0u, t, 9);
+    r[7] = __shfl_xor_sync(~0u, t, 5, 8);
+    r[8] = (int)__ballot_sync(~0u, t % 3 == 0);
+    r[9] = __any_sync(~0u, t == 7);
+    r[10] = __all_sync(~0u, t < 31);
+    r[11] = (int)__match_any_sync(~0u, t % 4);
+    r[12] = __reduce_add_sync(~0u, t);
+    r[13] = __reduce_min_sync(~0u, t - 5);
+    r[14] = (int)__reduce_max_sync(~0u, (unsigned)t * 2u);
+    r[15] = (int)__reduce_xor_sync(~0u, 1u << t);
+    if (t < 16)
+        r[16] = __shfl_xor_sync(0x0000ffffu, t, 1);
+    else
+        r[16] = __shfl_xor_sync(0xffff0000u, t, 2); // two halves, two masks
+    r[17] = (int)(__shfl_xor_sync(~0u, (unsigned long long)t << 40, 1) >> 40);
+    r[18] = __float_as_int(__shfl_down_sync(~0u, (float)t, 1));
+}
+__global__ void k_block(int *o, int *cnt)
+{
+    int t = threadIdx.x;
+    o[t] = __syncthreads_count(t % 5 == 0);
+    o[96 + t] = __syncthreads_or(t == 95);
+    o[192 + t] = __syncthreads_and(t != 3);
+    o[288 + t] = (int)(threadIdx.y * 1000 + blockIdx.x * 100 + blockDim.x);
+    atomicAdd(cnt, t);
+    atomicMax(cnt + 1, t);
+    atomicMin(cnt + 2, -t);
+    atomicOr((unsigned *)cnt + 3, 1u << (t % 32));
+    atomicInc((unsigned *)cnt + 4, 9);
+    if (t == 0) {
+        atomicCAS(cnt + 5, 0, 42);
+        atomicExch(cnt + 6, 7);
+    }
+    atomicAdd((float *)cnt + 7, 0.5f);
+}
+// warp-specialised producer and consumer with named barriers and a two-slot ring
+__global__ void k_named(int *o)
+{
+    KX_SHARED(int, ring, [2][32]);
+    int w = threadIdx.x / 32, l = threadIdx.x % 32;
+    for (int i = 0; i < 6; i++) {
+        int s = i & 1;
+        if (w == 0) {
+            if (i >= 2) kx::bar_sync(3 + s, 64);
+            ring[s][l] = i * 100 + l;
+            kx::bar_arrive(1 + s, 64);
+        } else {
+            kx::bar_sync(1 + s, 64);
+            o[i * 32 + l] = ring[s][31 - l];
+            if (i < 4) kx::bar_arrive(3 + s, 64);
+        }
+    }
+}
+// grid-wide barrier: only legal in a cooperative launch
+__global__ void k_grid(int *o, unsigned *bar)
+{
+    if (threadIdx.x == 0) o[blockIdx.x] = blockIdx.x + 1;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        __threadfence();
+        atomicAdd(bar, 1u);
+        while (atomicAdd(bar, 0u) < gridDim.x) __nanosleep(20);
+        __threadfence();
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        int s = 0;
+        for (unsigned i = 0; i < gridDim.x; i++) s += o[i];
+        o[gridDim.x + blockIdx.x] = s;
+    }
+}
+__global__ void k_mma(const uint16_t *a, const uint16_t *b, float *d, uint32_t *frag)
+{ // a 16x16 row major, b [n][k]
+    KX_SHARED(uint16_t, sa, [16][16]);
+    KX_SHARED(uint16_t, sb, [16][16]);
+    int l = threadIdx.x;
+    for (int i = l; i < 256; i += 32) {
+        sa[i / 16][i % 16] = a[i];
+        sb[i / 16][i % 16] = b[i];
+    }
+    __syncwarp();
+    uint32_t fa[4], fb[4], ft[4];
+    float c[4] = {1, 2, 3, 4}, e[4] = {0, 0, 0, 0};
+    kx::ldmatrix_x4(fa, &sa[l % 16][l / 16 * 8]);
+    kx::ldmatrix_x4(fb, &sb[l / 16 * 8 + l % 8][l / 8 % 2 * 8]);
+    kx::ldmatrix_x4_trans(ft, &sa[l % 16][l / 16 * 8]);
+    const uint32_t b0[2] = {fb[0], fb[1]}, b1[2] = {fb[2], fb[3]};
+    kx::mma_bf16(c, fa, b0);
+    kx::mma_bf16(e, fa, b1);
+    for (int i = 0; i < 4; i++) {
+        d[l * 8 + i] = c[i];
+        d[l * 8 + 4 + i] = e[i];
+        frag[l * 8 + i] = fa[i];
+        frag[l * 8 + 4 + i] = ft[i];
+    }
+}
+__global__ void k_cp(uint4 *o, const uint4 *in)
+{
+    KX_SHARED_DYN(sm);
+    uint4 *s = kx::carve<uint4>(sm, 64);
+    int t = threadIdx.x;
+    kx::cp_async16(s + t, in + t);
+    kx::cp_async_commit();
+    kx::cp_async16(s + 32 + t, in + 32 + t, t % 2 ? 16 : 4);
+    kx::cp_async_commit();
+    kx::cp_async_wait<1>();
+    __syncthreads();
+    o[t] = s[31 - t];
+    kx::cp_async_wait<0>();
+    __syncthreads();
+    o[32 + t] = s[32 + t];
+}
+__global__ void k_types(float *o, const float *in)
+{
+    int t = threadIdx.x;
+    __nv_bfloat16 b = __float2bfloat16_rn(in[t]);
+    __half h = __float2half_rn(in[t]);
+    __nv_fp8_e4m3 q(in[t]);
+    __nv_fp8_e5m2 q5(in[t]);
+    o[t * 8] = __bfloat162float(b);
+    o[t * 8 + 1] = __half2float(h);
+    o[t * 8 + 2] = (float)q;
+    o[t * 8 + 3] = (float)q5;
+    o[t * 8 + 4] = __bfloat162float(__hfma(b, b, b));
+    o[t * 8 + 5] = __half2float(__hadd(h, h));
+    o[t * 8 + 6] = kx::ex2(in[t]);
+    o[t * 8 + 7] = rsqrtf(fabsf(in[t]) + 1);
+}
+static uint16_t bf(float f)
+{
+    uint32_t u;
+    memcpy(&u, &f, 4);
+    return (uint16_t)((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+}
+int main()
+{
+    CK(cudaStreamCreateWithFlags(&st, cudaStreamNonBlocking));
+    {
+        Buf<int> o(32 * 24);
+        CK(kx::launch(k_warp, 1, 32, 0, st, o.d));
+        auto &h = o.down();
+        bool c[20];
+        for (auto &x : c) x = true;
+        for (int t = 0; t < 32; t++) {
+            int *r = &h[t * 24];
+            unsigned bal = 0, mat = 0;
+            for (int i = 0; i < 32; i++) {
+                if (i % 3 == 0) bal |= 1u << i;
+                if (i % 4 == t % 4) mat |= 1u << i;
+            }
+            int e[20] = {15,
+                         t / 8 * 8 + (t + 1) % 8,
+                         t < 3 ? t : t - 3,
+                         t % 16 < 3 ? t : t - 3,
+                         t > 29 ? t : t + 2,
+                         t % 4 > 1 ? t : t + 2,
+                         t ^ 9,
+                         t ^ 5,
+                         (int)bal,
+                         1,
+                         0,
+                         (int)mat,
+                         496,
+                         -5,
+                         62,
+                         -1,
+                         t < 16 ? t ^ 1 : t ^ 2,
+                         t ^ 1,
+                         0,
+                         0};
+            float f = t == 31 ? 31.f : t + 1.f;
+            memcpy(&e[18], &f, 4);
+            for (int i = 0; i < 20; i++) c[i] &= r[i] == e[i];
+        }
+        for (int i = 0; i < 20; i++) {
+            char b[32];
+            snprintf(b, sizeof b, "warp builtin %d", i);
+            ok(b, c[i]);
+        }
+    }
+    {
+        Buf<int> o(96 * 4), n(8);
+        CK(kx::launch(k_block, 1, 96, 0, st, o.d, n.d));
+        auto &h = o.down();
+        auto &k = n.down();
+        bool c = true;
+        for (int t = 0; t < 96; t++) c &= h[t] == 20 && h[96 + t] && !h[192 + t] && h[288 + t] == 96;
+        ok("block votes", c);
+        float f;
+        memcpy(&f, &k[7], 4);
+        ok("atomics", k[0] == 95 * 48 && k[1] == 95 && k[2] == -95 && k[3] == -1 && k[4] == 96 % 10 && k[5] == 42 &&
+                          k[6] == 7 && f == 48.f);
+    }
+    {
+        Buf<int> o(192);
+        CK(kx::launch(k_named, 1, 64, 0, st, o.d));
+        auto &h = o.down();
+        bool c = true;
+        for (int i = 0; i < 192; i++) c &= h[i] == i / 32 * 100 + 31 - i % 32;
+        ok("named barriers, producer and consumer warps", c);
+    }
+    {
+        Buf<int> o(24);
+        Buf<unsigned> b(1);
+#ifndef __CUDACC__
+        cs::register_kernel((const void *)k_grid, cs::KernelOf<int *, unsigned *>::desc());
+#endif
+        cudaLaunchConfig_t f = {};
+        cudaLaunchAttribute a[1] = {};
+        a[0].id = cudaLaunchAttributeCooperative;
+        a[0].val.cooperative = 1;
+        f.gridDim = 12;
+        f.blockDim = 64;
+        f.stream = st;
+        f.attrs = a;
+        f.numAttrs = 1;
+        CK(cudaLaunchKernelEx(&f, k_grid, o.d, b.d));
+        auto &h = o.down();
+        bool c = true;
+        for (int i = 0; i < 12; i++) c &= h[12 + i] == 78;
+        ok("cooperative grid barrier", c);
+    }
+    {
+        Buf<uint16_t> a(256), b(256);
+        Buf<float> d(256);
+        Buf<uint32_t> fr(256);
+        float A[16][16], B[16][16];
+        for (int i = 0; i < 256; i++) {
+            A[i / 16][i % 16] = (float)(i * 7 % 13) - 6;
+            B[i / 16][i % 16] = (float)(i * 5 % 11) - 5;
+            a.h[i] = bf(A[i / 16][i % 16]);
+            b.h[i] = bf(B[i / 16][i % 16]);
+        }
+        a.up();
+        b.up();
+        CK(kx::launch(k_mma, 1, 32, 0, st, (const uint16_t *)a.d, (const uint16_t *)b.d, d.d, fr.d));
+        auto &h = d.down();
+        auto &f = fr.down();
+        bool c = true, fa = true, ft = true;
+        for (int l = 0; l < 32; l++)
+            for (int i = 0; i < 8; i++) {
+                int row = l / 4 + (i % 4 / 2) * 8, col = l % 4 * 2 + i % 2 + (i / 4) * 8;
+                float e = i < 4 ? (float)(i + 1) : 0;
+                for (int k = 0; k < 16; k++) e += A[row][k] * B[col][k];
+                c &= e == h[l * 8 + i];
+            }
+        for (int l = 0; l < 32; l++)
+            for (int i = 0; i < 4; i++) {
+                int r = l / 4 + (i & 1) * 8, q = l % 4 * 2 + (i >> 1) * 8;
+                fa &= f[l * 8 + i] == (bf(A[r][q]) | (uint32_t)bf(A[r][q + 1]) << 16);
+                int tr = l % 4 * 2 + (i & 1) * 8, tc = l / 4 + (i >> 1) * 8;
+                ft &= f[l * 8 + 4 + i] == (bf(A[tr][tc]) | (uint32_t)bf(A[tr + 1][tc]) << 16);
+            }
+        ok("mma m16n8k16 bf16", c);
+        ok("ldmatrix x4", fa);
+        ok("ldmatrix x4 trans", ft);
+    }
+    {
+        Buf<uint4> i(64), o(64);
+        for (unsigned k = 0; k < 64; k++) i.h[k] = make_uint4(k, k + 100, k + 200, k + 300);
+        i.up();
+        CK(kx::launch(k_cp, 1, 32, 1024, st, o.d, (const uint4 *)i.d));
+        auto &h = o.down();
+        bool c = true;
+        for (unsigned k = 0; k < 32; k++) {
+            c &= h[k].y == 31 - k + 100 && h[32 + k].x == 32 + k && h[32 + k].w == (k % 2 ? 32 + k + 300 : 0);
+        }
+        ok("cp.async groups and zero fill", c);
+    }
+    {
+        Buf<float> i(32), o(256);
+        for (int k = 0; k < 32; k++) i.h[k] = (k - 16) * 0.37f;
+        i.up();
+        CK(kx::launch(k_types, 1, 32, 0, st, o.d, (const float *)i.d));
+        auto &h = o.down();
+        bool c = true;
+        for (int k = 0; k < 32; k++) {
+            float x = i.h[k], b = __bfloat162float(__float2bfloat16_rn(x));
+            c &= h[k * 8] == b && h[k * 8 + 2] == (float)__nv_fp8_e4m3(x) && h[k * 8 + 3] == (float)__nv_fp8_e5m2(x) &&
+                 fabsf(h[k * 8 + 6] - exp2f(x)) <= 2e-6f * exp2f(x) &&
+                 fabsf(h[k * 8 + 4] - (b * b + b)) <= 0.01f * fabsf(b * b + b) + 1e-3f;
+        }
+        ok("number types", c);
+    }
+    printf("%d passed, %d failed\n", npass, nfail);
+    return nfail != 0;
+}
