@@ -7,8 +7,10 @@ import re
 import resource
 import signal
 import socket
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -105,6 +107,24 @@ class Server:
             else:
                 self.process.kill()
                 self.process.wait()
+
+
+class Gate:
+    """While it is shut, what a server begins to load does not come to an end: no test has to be faster than a load."""
+    def __enter__(self):
+        self.folder = os.path.realpath(tempfile.mkdtemp())
+        self.path = os.path.join(self.folder, "shut")
+        return self
+
+    def __exit__(self, *_):
+        shutil.rmtree(self.folder)
+
+    def shut(self):
+        open(self.path, "w").close()
+        return self.path
+
+    def open(self):
+        os.unlink(self.path)
 
 
 def wait_for(condition, describe=lambda: "condition"):

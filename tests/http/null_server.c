@@ -6,11 +6,12 @@
  *   NULL_FAIL_STEP      this step loses the device        NULL_HEAD_AFTER_MS, NULL_KEEP_ALIVE_MS   stream timing
  *   NULL_WEIGHTS_BYTES  what weights count for            NULL_LEAST_BYTES     KV of one sequence of full context
  *   NULL_FILE_BYTES     what they count for before they are packed (as much unless given)
+ *   NULL_GATE           loading waits while a file of this name is there
  *   NULL_SYNC_FAILS     that sync of the journal and all after it fail
  *   NULL_SYNC_US        a sync of the journal takes so much longer; NULL_SYNC_PROTOCOL names a file (slow_disk.h)
  *
  * A path is not opened, but a model whose path has "broken" in it does not load, and one with "slow" in it takes
- * NULL_SLOW_MS. */
+ * NULL_SLOW_MS longer. */
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
 #include "runtime/base/utf8.h"
@@ -23,6 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 extern char **environ;
 
@@ -81,6 +83,12 @@ static void pause_ms(uint64_t ms)
     (void)nanosleep(&pause, NULL);
 }
 
+static void wait_for_gate(void)
+{
+    const char *gate = getenv("NULL_GATE");
+    for (int i = 0; gate && i < 60000 && access(gate, F_OK) == 0; i++) pause_ms(2);
+}
+
 static enum status null_open(const struct config *config, const char *path, struct loaded *loaded,
                              struct load_need *need, struct error *err)
 {
@@ -92,6 +100,7 @@ static enum status null_open(const struct config *config, const char *path, stru
                                setting("NULL_LEAST_BYTES", 0)};
     pause_ms(setting("NULL_LOAD_MS", 0));
     if (strstr(path, "slow")) pause_ms(setting("NULL_SLOW_MS", 0));
+    wait_for_gate();
     if (setting("NULL_LOAD_FAILS", 0) || strstr(path, "broken"))
         return error_set(err, ST_INVAL, "this model does not load");
     struct vocab vocab;

@@ -5,11 +5,11 @@ import socket
 import subprocess
 import threading
 
-from harness import BINARY, Reply, Server, completion, equal, error_of, events, main, message, wait_for
+from harness import BINARY, Gate, Reply, Server, completion, equal, error_of, events, main, message, wait_for
 
 
 def test_answers_while_loading():
-    with Server(ready=False, NULL_LOAD_MS=1500) as server:
+    with Gate() as gate, Server(ready=False, NULL_GATE=gate.shut()) as server:
         for path, status in (("/livez", 200), ("/version", 200), ("/metrics", 200), ("/health", 503), ("/readyz", 503), ("/v1/models", 503)):
             got, headers, body = server.ask("GET", path)
             equal(got, status, path)
@@ -17,6 +17,7 @@ def test_answers_while_loading():
                 equal(error_of(body)["code"], "model_loading")
                 assert "retry-after" in headers
         equal(server.ask("POST", "/v1/completions", completion(1))[0], 503)
+        gate.open()
         server.wait_log("serve ready")
         for path in ("/health", "/readyz", "/v1/models"):
             equal(server.ask("GET", path)[0], 200, path)

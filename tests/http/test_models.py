@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 
-from harness import Reply, Server, completion, equal, error_of, events, main, message, wait_for
+from harness import Gate, Reply, Server, completion, equal, error_of, events, main, message, wait_for
 
 SEED = 4217
 ADMIN = {"Authorization": "Bearer adm"}
@@ -159,40 +159,52 @@ def test_one_model_sleeps_without_a_name():
 
 
 def test_many_requests_wait_for_one_wake():
-    with Server("--admin-key", "adm", NULL_LOAD_MS=400) as server:
+    with Gate() as gate, Server("--admin-key", "adm", NULL_GATE=gate.path) as server:
         ask_admin(server, "POST", "/sleep?level=2", b"")
+        gate.shut()
         waiting = [in_thread(lambda: server.ask("POST", "/v1/completions", completion(3))) for _ in range(8)]
-        stream = start_stream(server, "null", 3)
-        with server.connect() as leaver: # leaves while the model wakes
-            leaver.sendall(message("POST", "/v1/completions", completion(3)))
-        equal(ask_admin(server, "POST", "/sleep", b"")[0] in (200, 409), True)
+        stream = server.connect()
+        stream.sendall(message("POST", "/v1/completions", completion(3, stream=True)))
+        leaver = server.connect()
+        leaver.sendall(message("POST", "/v1/completions", completion(3)))
+        wait_for(lambda: server.metric("vllm:num_requests_waiting") == 10)
+        leaver.close() # while the model wakes
+        wait_for(lambda: server.metric("vllm:num_requests_waiting") == 9)
+        equal(ask_admin(server, "POST", "/sleep", b"")[0], 409)
+        gate.open()
         for thread, results in waiting:
             thread.join(60)
             equal(results[0][0], 200)
-        equal(end_of(stream), ("[DONE]", True))
+        reply = Reply(stream)
+        equal(reply.head()[0], 200)
+        equal(end_of(reply), ("[DONE]", True))
         server.wait_idle()
 
 
 def test_a_wake_that_takes_too_long_ends_the_wait():
-    with Server("--admin-key", "adm", "--limit-request-deadline-ms", 1000, NULL_LOAD_MS=2500) as server:
+    with Gate() as gate, Server("--admin-key", "adm", "--limit-request-deadline-ms", 1000, NULL_GATE=gate.path) as server:
         ask_admin(server, "POST", "/sleep?level=2", b"")
+        gate.shut()
         status, _, data = server.ask("POST", "/v1/completions", completion(2))
         equal((status, error_of(data)["code"]), (504, "deadline_exceeded"))
+        gate.open()
         wait_for(lambda: states(server) == {"null": "ready"})
         equal(server.ask("POST", "/v1/completions", completion(2))[0], 200)
 
 
 def test_without_auto_wake_a_sleeper_refuses():
-    with Server("--admin-key", "adm", "--no-auto-wake", NULL_LOAD_MS=1200) as server:
+    with Gate() as gate, Server("--admin-key", "adm", "--no-auto-wake", NULL_LOAD_MS=1200, NULL_GATE=gate.path) as server:
         ask_admin(server, "POST", "/sleep?level=2", b"")
         status, headers, data = server.ask("POST", "/v1/completions", completion(2))
         equal((status, error_of(data)["code"]), (503, "model_asleep"))
         assert int(headers["retry-after"]) >= 2, headers # loading took 1.2 s
+        gate.shut()
         thread, results = in_thread(lambda: ask_admin(server, "POST", "/wake_up", b""))
         wait_for(lambda: states(server) == {"null": "waking"})
         equal(server.ask("POST", "/v1/completions", completion(2))[0], 503)
         equal(ask_admin(server, "POST", "/sleep", b"")[0], 409)
         equal(ask_admin(server, "POST", "/models/unload", {"model": "null"})[0], 409)
+        gate.open()
         thread.join(60)
         equal(results[0][0], 200)
         equal(server.ask("POST", "/v1/completions", completion(2))[0], 200)
@@ -293,9 +305,10 @@ def test_a_model_of_the_start_may_be_loaded_again():
 def test_load_and_unload_of_one_name_at_once():
     folder = os.path.realpath(tempfile.mkdtemp())
     try:
-        path = os.path.join(folder, "slow.gguf")
+        path = os.path.join(folder, "m.gguf")
         open(path, "w").close()
-        with Server("--admin-key", "adm", "--model-dir", folder, NULL_SLOW_MS=1500) as server:
+        with Gate() as gate, Server("--admin-key", "adm", "--model-dir", folder, NULL_GATE=gate.path) as server:
+            gate.shut()
             thread, results = in_thread(lambda: ask_admin(server, "POST", "/models/load", {"model": "s", "path": path}))
             wait_for(lambda: states(server).get("s") == "loading")
             equal(ask_admin(server, "POST", "/models/load", {"model": "s", "path": path})[0], 409)
@@ -308,6 +321,7 @@ def test_load_and_unload_of_one_name_at_once():
             with server.connect() as s: # an admin that leaves; what it began goes on
                 s.sendall(message("POST", "/models/load", {"model": "t", "path": path}, ADMIN))
                 wait_for(lambda: states(server).get("t") == "loading")
+            gate.open()
             thread.join(60)
             equal(results[0][0], 200)
             wait_for(lambda: states(server)["t"] == "ready")
@@ -447,8 +461,9 @@ def test_with_no_model_that_serves_the_answer_tells_why():
 
 
 def test_waits_for_one_wake_are_bounded_and_leave_the_others_alone():
-    with Server("slow", "--served-model-name", "a", "b", "--admin-key", "adm", "--max-num-queued-reqs", 2, NULL_SLOW_MS=3000) as server:
+    with Gate() as gate, Server(*TWO, "--max-num-queued-reqs", 2, NULL_GATE=gate.path) as server:
         equal(ask_admin(server, "POST", "/sleep?level=2&model=b", b"")[0], 200)
+        gate.shut()
         waiting = [in_thread(lambda: server.ask("POST", "/v1/completions", completion(2, model="b"))) for _ in range(2)]
         wait_for(lambda: server.metric("vllm:num_requests_waiting") == 2)
         for _ in range(3):
@@ -456,6 +471,7 @@ def test_waits_for_one_wake_are_bounded_and_leave_the_others_alone():
             equal((status, error_of(data)["code"]), (503, "overloaded"))
             assert "retry-after" in headers
             equal(server.ask("POST", "/v1/completions", completion(2, model="a"))[0], 200)
+        gate.open()
         for thread, results in waiting:
             thread.join(60)
             equal(results[0][0], 200)
