@@ -76,9 +76,11 @@ struct cuda_rope {                /* turns Q and K in place, writes K and V of e
 cudaError_t cuda_rope_kv_write(const struct cuda_rope *rope, const struct cuda_step *step, uint32_t M,
                                cudaStream_t stream);
 
-/* out[m][f] = activation(gu[m][f]) * gu[m][F + f], bf16. gelu: the tanh form; else SiLU. */
-cudaError_t cuda_glu(uint16_t *out, const uint16_t *gu, uint32_t F, bool gelu, const uint32_t *live, uint32_t M,
-                     cudaStream_t stream);
+/* out[m][f] = activation(gate f of gu[m]) * (up f of gu[m]), bf16; gelu: the tanh form; else SiLU. gu (M, 2F): gate and
+ * up of a token one after the other, or, alternating, in eights (as an alternating weight's rows lie): one copy of such
+ * a weight serves cuBLASLt too. */
+cudaError_t cuda_glu(uint16_t *out, const uint16_t *gu, uint32_t F, bool gelu, bool alternating, const uint32_t *live,
+                     uint32_t M, cudaStream_t stream);
 
 /* ---- attention (attention.cu; the plan: runtime/device/cuda/attention_plan.h) ---- */
 

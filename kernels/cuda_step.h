@@ -58,6 +58,7 @@ struct cuda_step {
     const uint32_t *table;              /* block ids of all sequences, one after the other */
     const struct attention_item *items; /* (items) by attention_plan.h */
     const struct cuda_row *rows;        /* (R) rising in token */
+    const uint32_t *row_tokens;         /* (R) rows[r].token, for the norm before the head */
     const uint32_t *lists;              /* what rows point into */
 };
 
