@@ -31,6 +31,22 @@ void random_fill(void *out, size_t length)
     }
 }
 
+void random_uuid(char uuid[UUID_CHARS + 1])
+{
+    static const char digits[] = "0123456789abcdef";
+    uint8_t bytes[16];
+    char *at = uuid;
+    random_fill(bytes, sizeof bytes);
+    bytes[6] = (uint8_t)((bytes[6] & 0x0f) | 0x40);
+    bytes[8] = (uint8_t)((bytes[8] & 0x3f) | 0x80);
+    for (size_t i = 0; i < sizeof bytes; i++) {
+        if (i == 4 || i == 6 || i == 8 || i == 10) *at++ = '-';
+        *at++ = digits[bytes[i] >> 4];
+        *at++ = digits[bytes[i] & 15];
+    }
+    *at = '\0';
+}
+
 void philox4x32(uint64_t key, uint64_t counter_low, uint64_t counter_high, uint32_t out[4])
 {
     uint32_t c0 = (uint32_t)counter_low, c1 = (uint32_t)(counter_low >> 32);

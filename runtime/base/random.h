@@ -14,6 +14,10 @@ void random_fill(void *out, size_t length);
 typedef void (*random_hook_fn)(void *state, void *out, size_t length);
 void random_hook_set(random_hook_fn hook, void *state);
 
+/* A new UUID of version 4 (RFC 9562) from random_fill, as text and NUL. */
+enum { UUID_CHARS = 36 };
+void random_uuid(char uuid[UUID_CHARS + 1]);
+
 /* The 128-bit Philox4x32-10 block of (key, counter). */
 void philox4x32(uint64_t key, uint64_t counter_low, uint64_t counter_high, uint32_t out[4]);
 

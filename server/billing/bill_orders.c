@@ -33,22 +33,6 @@ static enum status answered(struct bill *bill, enum ledger_answer answer, const 
 
 /* ---- init ---- */
 
-static void make_uuid(char uuid[LEDGER_UUID_CHARS + 1])
-{
-    static const char digits[] = "0123456789abcdef";
-    uint8_t bytes[16];
-    char *at = uuid;
-    random_fill(bytes, sizeof bytes);
-    bytes[6] = (uint8_t)((bytes[6] & 0x0f) | 0x40); /* RFC 9562, version 4 */
-    bytes[8] = (uint8_t)((bytes[8] & 0x3f) | 0x80);
-    for (size_t i = 0; i < sizeof bytes; i++) {
-        if (i == 4 || i == 6 || i == 8 || i == 10) *at++ = '-';
-        *at++ = digits[bytes[i] >> 4];
-        *at++ = digits[bytes[i] & 15];
-    }
-    *at = '\0';
-}
-
 static enum status check_uuid(const char *text, struct error *err)
 {
     size_t length = strlen(text);
@@ -71,7 +55,7 @@ enum status bill_init(struct bill *bill, int *exit_code, struct error *err)
     if (wanted)
         memcpy(uuid, wanted, sizeof uuid);
     else
-        make_uuid(uuid);
+        random_uuid(uuid);
     enum status status = bill_open_ledger(bill, err);
     if (status == ST_NOTFOUND && bill->options->journal) { /* a folder without a journal gets one */
         bill->new_uuid = uuid;

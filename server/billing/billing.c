@@ -4,6 +4,7 @@
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
 #include "runtime/base/random.h"
+#include "server/billing/bill_text.h"
 #include "server/billing/journal_reader.h"
 #include "server/billing/ledger_redis.h"
 
@@ -33,15 +34,8 @@ enum status billing_read_mode(const char *text, enum commit_mode *mode, uint32_t
 
 enum status billing_read_offset(const char *text, int32_t *offset_s, struct error *err)
 {
-    const char *t = text;
-    bool shaped = strlen(t) == 6 && (t[0] == '+' || t[0] == '-') && t[3] == ':';
-    for (int i = 1; shaped && i < 6; i++) shaped = i == 3 || (t[i] >= '0' && t[i] <= '9');
-    int32_t hours = shaped ? (t[1] - '0') * 10 + (t[2] - '0') : 99,
-            minutes = shaped ? (t[4] - '0') * 10 + t[5] - '0' : 99;
-    if (hours > 14 || minutes > 59)
-        return error_set(err, ST_INVAL, "--bill-utc-offset: \"%.40s\" is not like +08:00 (at most 14 hours)", text);
-    *offset_s = (t[0] == '-' ? -1 : 1) * (hours * 3600 + minutes * 60);
-    return ST_OK;
+    if (*text != 'Z' && bill_parse_offset(text, offset_s, NULL) == ST_OK) return ST_OK; /* "Z" is of times alone */
+    return error_set(err, ST_INVAL, "--bill-utc-offset: \"%.40s\" is not like +08:00 (at most 14 hours)", text);
 }
 
 static enum status check_settings(const struct config *config, struct error *err)
@@ -116,14 +110,7 @@ static enum status find_uuid(const struct config *config, char uuid[LEDGER_UUID_
     bool found;
     TRY(uuid_of_folder(config, uuid, &found, err));
     if (found) return ST_OK;
-    uint8_t bytes[16];
-    random_fill(bytes, sizeof bytes);
-    bytes[6] = 0x40 | (bytes[6] & 0x0f);
-    bytes[8] = 0x80 | (bytes[8] & 0x3f);
-    for (uint32_t i = 0, at = 0; i < 16; i++) {
-        if (i == 4 || i == 6 || i == 8 || i == 10) uuid[at++] = '-';
-        at += (uint32_t)snprintf(uuid + at, 3, "%02x", bytes[i]);
-    }
+    random_uuid(uuid);
     return ST_OK;
 }
 

@@ -94,8 +94,7 @@ enum lease_verdict meter_hold(struct meter *meter, struct metered *metered, stru
 void meter_drop(struct meter *meter, struct metered *metered); /* never scheduled: the hold goes back */
 uint64_t meter_answers(const struct meter *meter);             /* changes with each answer of the ledger. Any thread */
 void meter_leases_sum(struct meter *meter, struct lease_sums *sums); /* zero without enforcement */
-bool meter_lease_look(struct meter *meter, uint64_t account, uint8_t mclass, struct lease_view *view);
-void meter_release_leases(struct meter *meter); /* at drain */
+void meter_release_leases(struct meter *meter);                      /* at drain */
 
 /* The emitter's side; its thread. */
 uint64_t meter_durable_lsn(const struct meter *meter);

@@ -39,15 +39,6 @@ void meter_leases_sum(struct meter *m, struct lease_sums *sums)
     pthread_mutex_unlock(&m->leases_mutex);
 }
 
-bool meter_lease_look(struct meter *m, uint64_t account, uint8_t mclass, struct lease_view *view)
-{
-    if (!m->leases) return false;
-    pthread_mutex_lock(&m->leases_mutex);
-    bool known = lease_look(m->leases, account, mclass, clock_now_ns(m->config.clock), view);
-    pthread_mutex_unlock(&m->leases_mutex);
-    return known;
-}
-
 void meter_release_leases(struct meter *m)
 {
     if (!m->leases) return;

@@ -1,6 +1,6 @@
 /* The usage record of one API call: what was computed for whom, and why it ended. Made for every call of which at least
- * one request entered a step, also when its client has left. Today it is logged and counted; the durable journal will
- * take the same record. Definitions: metering design, section 2. Pure. */
+ * one request entered a step, also when its client has left. It is logged and counted; what is
+ * billed is the record of each of its requests (record.h). Definitions: README.md. Pure. */
 #ifndef SERVER_BILLING_USAGE_H
 #define SERVER_BILLING_USAGE_H
 

@@ -149,13 +149,29 @@ static void test_base_error_text(void **state)
     assert_string_equal(status_text(ST_NOMEM), "out of memory");
 }
 
+static void fill_with_ones(void *state, void *out, size_t length)
+{
+    (void)state;
+    memset(out, 0xff, length);
+}
+
+static void test_base_random_uuid(void **state)
+{
+    (void)state;
+    char uuid[UUID_CHARS + 1];
+    random_hook_set(fill_with_ones, NULL);
+    random_uuid(uuid);
+    random_hook_set(NULL, NULL);
+    assert_string_equal(uuid, "ffffffff-ffff-4fff-bfff-ffffffffffff");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_base_mem_overflow),         cmocka_unit_test(test_base_arena),
-        cmocka_unit_test(test_base_ring_between_threads), cmocka_unit_test(test_base_known_answers),
-        cmocka_unit_test(test_base_random_uniform),       cmocka_unit_test(test_base_limits_table),
-        cmocka_unit_test(test_base_error_text),
+        cmocka_unit_test(test_base_random_uuid),   cmocka_unit_test(test_base_mem_overflow),
+        cmocka_unit_test(test_base_arena),         cmocka_unit_test(test_base_ring_between_threads),
+        cmocka_unit_test(test_base_known_answers), cmocka_unit_test(test_base_random_uniform),
+        cmocka_unit_test(test_base_limits_table),  cmocka_unit_test(test_base_error_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
