@@ -7,6 +7,7 @@
 #include "runtime/model/hf_config.h"
 #include "runtime/model/inspect.h"
 #include "runtime/model/model.h"
+#include "runtime/model/model_shard.h"
 
 #include <math.h>
 
@@ -528,6 +529,45 @@ static void test_hf_folder_fails_allocations(void **state)
     tiny_folder_destroy(&writer.folder);
 }
 
+/* Columns [begin, ..) of the whole's rows are the part's rows. */
+static void same_columns(const struct tensor_view *whole, const struct tensor_view *part, uint32_t begin)
+{
+    static uint8_t expected[1 << 16], rows[1 << 16];
+    struct tensor_area area = {0, whole->rows, begin, begin + part->cols};
+    size_t bytes = whole->rows * tensor_row_bytes(tensor_type_info(part->type), part->cols);
+    assert_true(bytes > 0 && bytes <= sizeof rows);
+    tensor_area_copy(whole, area, expected);
+    assert_memory_equal(tensor_rows(part, 0, part->rows, rows), expected, bytes);
+}
+
+/* Parts for tensor parallelism, of tensors that stand at even and odd places of the file. */
+static void test_hf_folder_parts(void **state)
+{
+    (void)state;
+    for (int pad = 0; pad < 2; pad++) {
+        hf_tiny(&writer);
+        hf_close_header(&writer);
+        if (pad) hf_append(writer.header, " ");
+        struct model *model = NULL;
+        struct error err = {""};
+        hf_write(&writer);
+        if (model_open(writer.folder.path, &model, &err) != ST_OK) fail_msg("%s", err.message);
+        assert_int_equal(model->weights.layers[0].o.recipe != NULL, pad);
+        for (uint32_t rank = 0; rank < 2; rank++) {
+            struct model *part = NULL;
+            assert_int_equal(model_shard(model, rank, 2, &part, &err), ST_OK);
+            const struct layer_weights *whole = &model->weights.layers[1], *cut = &part->weights.layers[1];
+            same_columns(&whole->o, &cut->o, rank * HF_D);
+            same_columns(&whole->down, &cut->down, rank * 32);
+            assert_int_equal(cut->o.cols, HF_D);
+            assert_int_equal(cut->down.cols, rank ? HF_F - 32 : 32);
+            assert_int_equal(cut->k.rows, HF_D); /* one KV head, copied */
+            model_close(part);
+        }
+        close_and_remove(model);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -546,6 +586,7 @@ int main(void)
         cmocka_unit_test(test_hf_folder_images),
         cmocka_unit_test(test_hf_folder_inspect),
         cmocka_unit_test(test_hf_folder_fails_allocations),
+        cmocka_unit_test(test_hf_folder_parts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

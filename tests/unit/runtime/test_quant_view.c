@@ -173,6 +173,30 @@ static void check_rows(const struct golden *golden, const struct tensor_view *vi
     free(rows);
 }
 
+/* Any columns on whole blocks are made as they stand in whole rows. */
+static void check_columns(const struct golden *golden, const struct tensor_view *view)
+{
+    const struct tensor_type_info *info = tensor_type_info(view->type);
+    uint32_t unit = info->block_items > 8 ? info->block_items : 8, rows = view->rows < 20 ? view->rows : 20;
+    size_t row_bytes = tensor_row_bytes(info, view->cols);
+    uint8_t *whole = malloc(rows * row_bytes), *part = malloc(rows * row_bytes);
+    tensor_area_copy(view, (struct tensor_area){0, rows, 0, view->cols}, whole);
+    for (uint32_t begin = 0; begin < view->cols; begin += unit)
+        for (uint32_t end = begin + unit; end - begin <= 5 * unit; end += unit) {
+            struct tensor_area area = {1, rows, begin, end < view->cols ? end : view->cols};
+            size_t offset = tensor_row_bytes(info, begin), bytes = tensor_row_bytes(info, area.col_end - begin);
+            part[(rows - 1) * bytes] = 0xa5;
+            tensor_area_copy(view, area, part);
+            assert_int_equal(part[(rows - 1) * bytes], 0xa5);
+            for (uint32_t r = 1; r < rows; r++)
+                if (memcmp(part + (r - 1) * bytes, whole + r * row_bytes + offset, bytes) != 0)
+                    fail_msg("%s: row %u, columns %u to %u differ from the whole row's", golden->name, r, begin,
+                             area.col_end);
+        }
+    free(part);
+    free(whole);
+}
+
 static void test_quant_view_golden(void **state)
 {
     (void)state;
@@ -198,6 +222,7 @@ static void test_quant_view_golden(void **state)
         assert_int_equal(quant_cut_rows(&view, half, golden.rows - half, &golden.arena, &cut), ST_OK);
         assert_int_equal(cut.rows, golden.rows - half);
         check_rows(&golden, &cut, 1, golden.rows - half, half + 1);
+        check_columns(&golden, &view);
         golden_close(&golden);
         cases++;
     }

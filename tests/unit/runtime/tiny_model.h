@@ -211,7 +211,8 @@ static void tiny_settle(const struct model_spec *s, const struct tensor_view *no
 }
 
 /* Log-probabilities (count, V) of all positions of one sequence. */
-static void tiny_forward(const struct tiny_model *tiny, const uint32_t *tokens, uint32_t count, double *logprobs)
+static __attribute__((unused)) void tiny_forward(const struct tiny_model *tiny, const uint32_t *tokens, uint32_t count,
+                                                 double *logprobs)
 {
     const struct model_spec *s = &tiny->model.spec;
     uint32_t E = s->width, D = s->head_size, V = s->vocab, group = s->heads / s->kv_heads;
