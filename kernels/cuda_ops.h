@@ -41,10 +41,17 @@ struct cuda_weight { /* a matrix in the form that kernels read; plain data of th
 
 /* ---- element-wise (add_rmsnorm.cu, rope_kv_write.cu, embed.cu, glu.cu) ---- */
 
-/* x[m] = (value of token m's embedding) * scale, f32 (M, E). Ids of CUDA_TOKEN_OF_ROW come from previous (R) of the
- * step before. Rows outside [vocab_first, vocab_first + table->N) become 0: another rank's. */
-cudaError_t cuda_embed(float *x, const struct cuda_weight *table, uint32_t vocab_first, float scale,
-                       const struct cuda_step *step, const uint32_t *previous, uint32_t M, cudaStream_t stream);
+struct cuda_embedding {              /* x[m] = (value of token m's embedding) * scale */
+    float *x;                        /* (M, E) */
+    uint32_t *bad;                   /* (M) set to 0: a step's marks begin here */
+    const struct cuda_weight *table; /* (N, E): rows [vocab_first, vocab_first + N) of the vocabulary; others give 0 */
+    uint32_t vocab_first;
+    float scale;
+    const uint32_t *previous; /* ids that the step before chose, for CUDA_TOKEN_OF_ROW; NULL where no token is one */
+};
+/* E is a multiple of 4. */
+cudaError_t cuda_embed(const struct cuda_embedding *embedding, const struct cuda_step *step, uint32_t M,
+                       cudaStream_t stream);
 
 struct cuda_norm { /* x += residual_scale * (post_weight ? rmsnorm(y, post_weight) : y); out = rmsnorm(x) * weight */
     float *x;      /* (M, E) residual stream, changed */
@@ -54,25 +61,35 @@ struct cuda_norm { /* x += residual_scale * (post_weight ? rmsnorm(y, post_weigh
     const float *weight;  /* (E); NULL: no output, x alone is changed */
     void *out;            /* bf16 (M, E); with out_scales E4M3 codes */
     float *out_scales;    /* (M) f32 or NULL: the row's scale, highest magnitude / 448 */
-    const uint32_t *rows; /* (M) index of the row of x (and y) for each row of out, or NULL: its own */
-    uint32_t *bad;        /* (tokens) set to 1 where the sum of x's row is not finite; indexed as x */
+    const uint32_t *rows; /* (M) index of the row of x and y for each row of out, or NULL: its own. Rows may repeat, so
+                             x is then only read */
+    float *gathered;      /* with rows: (M, E) takes the rows that x would have become, or NULL */
+    uint32_t *bad;        /* (tokens) set to 1 where the squares of x's new row have no finite sum; indexed as x */
     uint32_t E;
     float eps;
 };
-/* live: where the number of rows that live is (header->tokens or header->rows). */
+/* live: where the number of rows that live is (header->tokens or header->rows). E is a multiple of 4, at most 16384. */
 cudaError_t cuda_add_rmsnorm(const struct cuda_norm *norm, const uint32_t *live, uint32_t M, cudaStream_t stream);
 
 struct cuda_rope {                /* turns Q and K in place, writes K and V of each token into its block */
     uint16_t *qkv;                /* bf16 (M, (H + 2 KH) D): Q, K, V of a token one after the other */
     const float *q_norm, *k_norm; /* (D) or NULL: RMSNorm of each head before it turns */
     float eps;
-    const float *frequencies; /* (rope_size / 2) radians a position */
-    float magnitude;          /* of cosine and sine */
-    uint32_t rope_size;       /* leading values of a head that turn */
-    bool interleaved;         /* pairs (2i, 2i + 1), else (i, i + rope_size / 2) */
+    const uint64_t *turns; /* (rope_size / 2) cuda_rope_turn of each frequency */
+    float magnitude;       /* of cosine and sine */
+    uint32_t rope_size;    /* leading values of a head that turn; even */
+    bool interleaved;      /* pairs (2i, 2i + 1), else (i, i + rope_size / 2) */
     uint32_t H, KH, D, layer;
     struct cuda_kv kv;
 };
+/* A frequency, in radians a position, as a fraction of a turn in 2^-64: position * it, modulo 2^64, is the angle within
+ * a turn, with an error below position * frequency * 2^-55 turns (the double's), at any position. For the host. */
+static inline uint64_t cuda_rope_turn(double frequency)
+{
+    double turns = frequency / 6.283185307179586476925;
+    return (uint64_t)((turns - (double)(uint64_t)turns) * 0x1p64);
+}
+/* D is a multiple of 8, at most 512. An infinity is written as NaN, which attention carries to the row. */
 cudaError_t cuda_rope_kv_write(const struct cuda_rope *rope, const struct cuda_step *step, uint32_t M,
                                cudaStream_t stream);
 
@@ -170,18 +187,23 @@ cudaError_t cuda_moe_combine(uint16_t *out, const struct cuda_moe *moe, const ui
 
 /* ---- one-shot all-reduce (all_reduce.cu) ---- */
 
-enum { CUDA_RANKS_MAX = 8 };
+enum { CUDA_RANKS_MAX = 8, CUDA_ALL_REDUCE_BLOCKS = 64 };
 
 struct cuda_all_reduce {
     uint32_t rank, ranks;
-    uint16_t *mine;                  /* this rank's buffer: bf16 (ranks, M, E), pushed into by the peers */
-    uint16_t *peers[CUDA_RANKS_MAX]; /* the same of every rank, by peer access */
-    uint32_t *flags[CUDA_RANKS_MAX]; /* (blocks, ranks) of every rank */
-    uint32_t *abort_word;            /* mapped host memory: not 0 = give up */
-    uint32_t epoch; /* where the running number of the all-reduce is kept (device), see all_reduce.cu */
+    size_t slot_values; /* of one rank's part of a buffer: M * E of the largest launch or more; a multiple of 8 */
+    uint16_t *buffers[CUDA_RANKS_MAX]; /* bf16 (2, ranks, slot_values) of each rank, written by the others */
+    uint32_t *flags[CUDA_RANKS_MAX];   /* (CUDA_ALL_REDUCE_BLOCKS, CUDA_RANKS_MAX) of each rank, 0 at start */
+    uint32_t *epochs;     /* (CUDA_ALL_REDUCE_BLOCKS) of this rank, 0 at start: how many all-reduces there were */
+    uint32_t *stop;       /* mapped host memory, 0 at start: the host writes CUDA_ALL_REDUCE_ABORT to end all waits; a
+                             kernel that waited in vain writes 1 + the rank that did not come. Not 0: results are void */
+    uint64_t wait_ns_max; /* how long a kernel waits for a rank */
 };
+#define CUDA_ALL_REDUCE_ABORT 0xffffffffu
+
 /* Pushes y (M, E) to all peers, waits for theirs, and goes on as cuda_add_rmsnorm with the sum, f32 in rank order, in
- * place of norm->y. Every rank must launch it. */
+ * place of norm->y. Every rank must launch it, with the same M, E, rows and live count. Needs room for all of its
+ * CUDA_ALL_REDUCE_BLOCKS blocks at once (a cooperative launch). */
 cudaError_t cuda_all_reduce_rmsnorm(const struct cuda_all_reduce *reduce, const uint16_t *y,
                                     const struct cuda_norm *norm, const uint32_t *live, uint32_t M,
                                     cudaStream_t stream);
