@@ -59,7 +59,12 @@ struct config {
     bool enable_prefix_caching;       /* --enable-prefix-caching / --no-enable-prefix-caching, on */
     uint64_t memory_limit_bytes;      /* --memory-limit: weights, KV and scratch of all models; 0: of the machine */
     uint64_t kv_cache_memory_bytes;   /* --kv-cache-memory-bytes (suffixes K M G, Ki Mi Gi), all models'; 0: chosen */
-    char *kv_cache_dtype;             /* --kv-cache-dtype auto|bf16|int8 */
+    char *kv_cache_dtype;             /* --kv-cache-dtype auto|bf16|int8|fp8 */
+    char *device;                     /* --device auto|cpu|cuda */
+    char *dtype;                      /* --dtype auto|bf16|fp8 */
+    double gpu_memory_utilization;    /* --gpu-memory-utilization */
+    bool enforce_eager;               /* --enforce-eager */
+    bool deterministic;               /* --deterministic */
     uint32_t itl_target_ms;           /* --itl-target-ms */
     uint32_t threads;                 /* --threads; 0: physical cores */
     char *cpu_path;                   /* --cpu-path auto|NAME of cpu_path.h */

@@ -4,11 +4,13 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
+#include "runtime/device/device_cuda.h"
 #include "server/machine.h"
 #include "server/memory_plan.h"
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -88,6 +90,53 @@ static bool is_kv_int8(const struct config *config)
     return !strcmp(config->kv_cache_dtype, "int8");
 }
 
+/* ---- which device ---- */
+
+static const struct load_cuda *cuda_calls;
+
+void load_set_cuda(const struct load_cuda *calls)
+{
+    cuda_calls = calls;
+}
+
+static enum status check_device_options(const struct config *config, bool cuda, struct error *err)
+{
+    const char *kv = config->kv_cache_dtype;
+    if (cuda && (is_exact(config) || is_kv_int8(config)))
+        return error_set(err, ST_INVAL, "%s is of the CPU device: leave it away, or give --device cpu",
+                         is_exact(config) ? "--numerics exact" : "--kv-cache-dtype int8");
+    if (!cuda && (!strcmp(kv, "fp8") || strcmp(config->dtype, "auto") != 0))
+        return error_set(err, ST_INVAL, "--%s %s is of the CUDA device, and this runs on the CPU",
+                         !strcmp(kv, "fp8") ? "kv-cache-dtype" : "dtype", !strcmp(kv, "fp8") ? kv : config->dtype);
+    if (cuda && config->models.count > 1)
+        return error_set(err, ST_INVAL, "--device cuda serves one model a process: start one for each");
+    return ST_OK;
+}
+
+/* Options that only the CPU device knows decide for it. */
+static bool wants_cpu(const struct config *config)
+{
+    return !strcmp(config->device, "cpu") ||
+           (!strcmp(config->device, "auto") && (is_exact(config) || is_kv_int8(config) || config->models.count > 1));
+}
+
+enum status load_on_cuda(const struct config *config, bool *on_cuda, struct error *err)
+{
+    static atomic_bool told;
+    bool asked = !strcmp(config->device, "cuda");
+    struct error reason = {""};
+    uint32_t gpus;
+    *on_cuda = false;
+    if (wants_cpu(config) || (!cuda_calls && !asked)) return check_device_options(config, false, err);
+    if (!cuda_calls) return error_set(err, ST_NOTFOUND, "--device cuda: this binary was built without the CUDA device");
+    enum status status = cuda_calls->probe(&gpus, &reason);
+    if (status != ST_OK && asked) return error_set(err, status, "--device cuda: %s", reason.message);
+    if (status != ST_OK && !atomic_exchange(&told, true))
+        log_line(LOG_INFO, "load", "device=cpu reason=\"%s\"", reason.message);
+    *on_cuda = status == ST_OK;
+    return check_device_options(config, *on_cuda, err);
+}
+
 static enum status find_context(const struct config *config, struct loaded *loaded, struct error *err)
 {
     uint32_t trained = loaded->model->spec.context_max, asked = config->max_model_len;
@@ -113,11 +162,15 @@ enum status load_open(const struct config *config, const char *path, struct load
                       struct error *err)
 {
     memset(loaded, 0, sizeof *loaded);
-    enum status status = open_parts(config, path, loaded, err);
+    *need = (struct load_need){0};
+    bool on_cuda;
+    enum status status = load_on_cuda(config, &on_cuda, err);
+    if (status == ST_OK) status = open_parts(config, path, loaded, err);
     if (status != ST_OK) {
         load_free(loaded);
         return status;
     }
+    if (on_cuda) return ST_OK; /* its memory is the GPU's */
     enum numerics numerics = is_exact(config) ? NUMERICS_EXACT : NUMERICS_FAST;
     uint64_t block_bytes = device_cpu_kv_block_bytes(&loaded->model->spec, numerics, is_kv_int8(config));
     need->weights_bytes = loaded->model->file_bytes;
@@ -125,9 +178,36 @@ enum status load_open(const struct config *config, const char *path, struct load
     return ST_OK;
 }
 
+static enum status build_cuda(const struct config *config, struct loaded *loaded, struct progress *progress,
+                              struct error *err)
+{
+    const char *dtype = config->dtype;
+    struct device_cuda_config settings = {
+        .ranks = 1,
+        .dtype = !strcmp(dtype, "fp8")    ? CUDA_DTYPE_FP8
+                 : !strcmp(dtype, "bf16") ? CUDA_DTYPE_BF16
+                                          : CUDA_DTYPE_AUTO,
+        .kv_fp8 = !strcmp(config->kv_cache_dtype, "fp8"),
+        .memory_utilization = config->gpu_memory_utilization,
+        .graphs = !config->enforce_eager,
+        .deterministic = config->deterministic,
+        .tokens_max = config->max_num_batched_tokens ? config->max_num_batched_tokens : 512,
+        .seqs_max = config->max_num_seqs ? config->max_num_seqs : 1,
+        .context_max = loaded->context_max,
+    };
+    if (settings.tokens_max < settings.seqs_max) settings.tokens_max = settings.seqs_max; /* a token for each */
+    settings.rows_max = settings.tokens_max;
+    return cuda_calls->create(loaded->model, &settings, show_progress, progress, &loaded->device, err);
+}
+
 static enum status build_device(const struct config *config, uint64_t kv_bytes, struct loaded *loaded,
                                 struct error *err)
 {
+    uint64_t now_ns = clock_now_ns(clock_system());
+    struct progress progress = {now_ns, now_ns, isatty(STDERR_FILENO) != 0};
+    bool on_cuda;
+    TRY(load_on_cuda(config, &on_cuda, err));
+    if (on_cuda) return build_cuda(config, loaded, &progress, err);
     struct device_config settings = {
         .numerics = is_exact(config) ? NUMERICS_EXACT : NUMERICS_FAST,
         .kv_int8 = is_kv_int8(config),
@@ -140,8 +220,6 @@ static enum status build_device(const struct config *config, uint64_t kv_bytes, 
     TRY(cpu_path_parse(config->cpu_path, &settings.path, err));
     if (settings.tokens_max < settings.seqs_max) settings.tokens_max = settings.seqs_max; /* a token for each */
     settings.rows_max = settings.tokens_max;
-    uint64_t now_ns = clock_now_ns(clock_system());
-    struct progress progress = {now_ns, now_ns, isatty(STDERR_FILENO) != 0};
     return device_cpu_create(loaded->model, &settings, show_progress, &progress, &loaded->device, err);
 }
 

@@ -26,6 +26,19 @@ struct load_need {
     uint64_t kv_least_bytes; /* KV of one sequence of full context */
 };
 
+/* The CUDA device (runtime/device/device_cuda.h), for binaries that have it: main.c sets it before anything is loaded,
+ * NULL takes it away again. Without it --device cuda is refused. */
+struct device_cuda_config;
+struct load_cuda {
+    enum status (*probe)(uint32_t *gpus, struct error *err);
+    enum status (*create)(const struct model *model, const struct device_cuda_config *config,
+                          device_progress_fn progress, void *progress_state, struct device **device, struct error *err);
+};
+void load_set_cuda(const struct load_cuda *calls);
+/* Where the configuration's models run: decided once, with a log line when --device auto found a GPU's driver or
+ * library missing. ST_NOTFOUND, ST_INVAL (err): --device cuda cannot be had, or does not go with another option. */
+NODISCARD enum status load_on_cuda(const struct config *config, bool *on_cuda, struct error *err);
+
 /* Opens and checks a model. The caller's thread: the server runs it on a thread of its own, so that it already answers
  * /health while loading. ST_*: err is one line, and *loaded is empty. */
 NODISCARD enum status load_open(const struct config *config, const char *path, struct loaded *loaded,

@@ -3,7 +3,9 @@
  * A model file is mapped while it is read; one that is cut short by somebody meanwhile raises SIGBUS, which is answered
  * here with a line and exit code 1 instead of a crash. */
 #include "runtime/base/log.h"
+#include "runtime/device/device_cuda.h"
 #include "server/cmd.h"
+#include "server/load.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -36,9 +38,10 @@ static void on_bus_error(int signal_number)
 
 static void usage(FILE *out)
 {
-    fprintf(out,
-            "Millrace %s, a serving runtime for large language models.\n\nusage: millrace COMMAND [MODEL] [options]\n\n",
-            MILLRACE_VERSION);
+    fprintf(
+        out,
+        "Millrace %s, a serving runtime for large language models.\n\nusage: millrace COMMAND [MODEL] [options]\n\n",
+        MILLRACE_VERSION);
     for (int i = 0; i < COMMANDS_COUNT; i++) fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].summary);
     fprintf(out, "  %-10s %s\n", "bill", "accounts, packages and keys of a ledger; audits, exports");
     fprintf(out, "  %-10s %s\n\n\"millrace COMMAND --help\" tells each command's options.\n", "version",
@@ -75,6 +78,10 @@ int main(int argc, char **argv)
 {
     struct sigaction action = {.sa_handler = on_bus_error};
     sigaction(SIGBUS, &action, NULL);
+#ifdef MILLRACE_HAS_CUDA
+    static const struct load_cuda cuda = {device_cuda_probe, device_cuda_create};
+    load_set_cuda(&cuda);
+#endif
     if (argc >= 2 && (!strcmp(argv[1], "version") || !strcmp(argv[1], "--version"))) {
         printf("millrace %s\n", MILLRACE_VERSION);
         return EXIT_SUCCESS;
