@@ -23,20 +23,29 @@ extern "C" {
 
 enum cuda_type {
     CUDA_TYPE_BF16, /* [N][K], as cuBLASLt takes it */
-    CUDA_TYPE_E4M3, /* [N][K] codes; value = code * scale, f32 scales by row, by block of 128 x 128 or one */
-    CUDA_TYPE_Q4,   /* 4-bit codes, packed (matmul_skinny.cu); value = code * scale + minimum, a pair a 32 inputs */
-    CUDA_TYPE_Q8 /* int8 codes; value = code * scale + minimum, a pair a 32 inputs (minimum 0 where the file has none)
-                  */
+    CUDA_TYPE_E4M3, /* [N][K] codes; value = code * scale. Scales f32 [inputs that share one][rows that share one] */
+    /* 4-bit and int8 codes with a word of scales a 32 inputs, packed (cuda_weight.cuh), 20 and 36 bytes a 32 inputs;
+     * named for the format of GGUF that each holds without a change of any value */
+    CUDA_TYPE_Q4_0, /* (code - 8) * scale, scale f16 */
+    CUDA_TYPE_Q4_1, /* code * scale + minimum, both f16 */
+    CUDA_TYPE_Q4_K, /* code * (D * scale) - DM * minimum: six-bit scale and minimum, f16 D and DM of 64 or more inputs
+                     */
+    CUDA_TYPE_Q8_0, /* code * (D * scale): int8 scale a 16 inputs, f16 D a 32; also Q5_0, Q6_K */
+    CUDA_TYPE_Q8_1, /* as Q4_1 with int8 codes: Q5_1 */
+    CUDA_TYPE_Q8_K, /* as Q4_K with int8 codes: Q5_K */
+    CUDA_TYPES
 };
 
 struct cuda_weight { /* a matrix in the form that kernels read; plain data of the host */
     enum cuda_type type;
-    uint32_t N, K;
+    uint32_t N, K; /* K a multiple of 8 (BF16), 16 (E4M3), 32 (Q) */
     const void *codes;
-    const void *scales;              /* f32 of E4M3; pairs of Q4, Q8; NULL for BF16 */
-    uint32_t scale_rows, scale_cols; /* E4M3: how many rows and inputs share a scale (0: all of them) */
+    const void *scales;              /* f32 of E4M3; words of the Q types; NULL for BF16 */
+    uint32_t scale_rows, scale_cols; /* E4M3: how many rows and inputs share a scale (0: all); scale_cols is a multiple
+                                        of 128 or 0. cuda_repack_rows makes 1 and 128 */
     const uint16_t *bias;            /* (N) bf16, or NULL */
-    bool alternating;                /* rows of gate and up alternate in eights: the matmul gives GLU'd outputs (N/2) */
+    bool alternating; /* rows of gate and up alternate in eights (F a multiple of 8): the matmul gives GLU'd outputs
+                         (N/2) */
 };
 
 /* ---- element-wise (add_rmsnorm.cu, rope_kv_write.cu, embed.cu, glu.cu) ---- */
@@ -122,13 +131,16 @@ struct cuda_matmul {
     const struct cuda_weight *weight;
     const uint16_t *x; /* bf16 (M, K) */
     void *y;           /* bf16 (M, N), (M, N/2) when alternating; f32 with y_f32 */
+    uint32_t
+        y_stride; /* values from a row of y to the next: N or N/2 where 0. More: one of several weights side by side */
     bool y_f32;
     bool gelu;     /* of an alternating weight: GELU (tanh) in place of SiLU */
     void *scratch; /* cuda_matmul_scratch_bytes; its first part is zero between launches */
 };
-/* M up to which matmul_skinny takes a weight of this type. */
+/* M up to which matmul_skinny takes a weight of this type: 16, or 64 of the Q types. */
 uint32_t cuda_matmul_skinny_max(enum cuda_type type);
-size_t cuda_matmul_scratch_bytes(uint32_t N, uint32_t K, uint32_t sms);
+/* One scratch serves all matmuls of a stream, whatever their weights. */
+size_t cuda_matmul_scratch_bytes(uint32_t sms);
 /* K slices depend on (N, K, type, sms) alone: bits do not depend on M or on the neighbours of a row. */
 cudaError_t cuda_matmul_skinny(const struct cuda_matmul *matmul, uint32_t M, uint32_t sms, cudaStream_t stream);
 /* Any M, in the order of additions of matmul_skinny: for --deterministic, and as the oracle of cuBLASLt. */
