@@ -30,7 +30,7 @@ struct comm_ops {
                           void *stream);
     enum status (*broadcast)(struct comm *comm, void *data, size_t size_bytes, uint32_t root, void *stream);
     enum status (*barrier)(struct comm *comm);
-    void (*abort)(struct comm *comm);
+    void (*give_up)(struct comm *comm);
     void (*destroy)(struct comm *comm);
 };
 
@@ -66,7 +66,7 @@ static inline enum status comm_barrier(struct comm *comm)
 /* Ends every operation of every rank, now and later (C3). Any thread, also while its own rank is in an operation. */
 static inline void comm_abort(struct comm *comm)
 {
-    comm->ops->abort(comm);
+    comm->ops->give_up(comm);
 }
 /* Does not end the other ranks' operations: abort first where they may be waiting. NULL is fine. */
 static inline void comm_destroy(struct comm *comm)
