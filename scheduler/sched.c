@@ -84,8 +84,19 @@ static bool create_parts(struct sched *s)
     return block_pool_init(&s->pool, c->kv_blocks, evict, s) == ST_OK &&
            prefix_cache_init(&s->cache, c->kv_blocks) == ST_OK &&
            fair_init(&s->fair, c->tenants_max, entries) == ST_OK && heap_init(&s->deadlines, s->jobs_max) == ST_OK &&
-           heap_init(&s->ageing, entries) == ST_OK &&
-           batch_create(c->step_tokens_max, c->running_max, c->rows_max, &s->batch) == ST_OK;
+           heap_init(&s->ageing, entries) == ST_OK;
+}
+
+static bool create_steps(struct sched *s)
+{
+    const struct sched_config *c = &s->config;
+    for (uint32_t i = 0; i < SCHED_STEPS_MAX; i++) {
+        struct planned_step *step = &s->steps[i];
+        step->parts = mem_alloc(c->running_max, sizeof *step->parts);
+        if (!step->parts || batch_create(c->step_tokens_max, c->running_max, c->rows_max, &step->batch) != ST_OK)
+            return false;
+    }
+    return true;
 }
 
 enum status sched_create(const struct sched_config *config, struct sched **sched, struct error *err)
@@ -97,7 +108,7 @@ enum status sched_create(const struct sched_config *config, struct sched **sched
     /* Preempted sequences keep their slot, so there are more slots than may run. */
     s->slots_max = 2 * config->running_max;
     s->jobs_max = config->queue_requests_max + 2 * s->slots_max;
-    if (!create_arrays(s) || !create_parts(s)) {
+    if (!create_arrays(s) || !create_parts(s) || !create_steps(s)) {
         sched_destroy(s);
         return error_set(err, ST_NOMEM, "scheduler: no memory for %u sequences of %u positions", config->running_max,
                          config->context_max);
@@ -118,7 +129,10 @@ enum status sched_create(const struct sched_config *config, struct sched **sched
 void sched_destroy(struct sched *s)
 {
     if (!s) return;
-    batch_destroy(s->batch);
+    for (uint32_t i = 0; i < SCHED_STEPS_MAX; i++) {
+        batch_destroy(s->steps[i].batch);
+        mem_free(s->steps[i].parts);
+    }
     heap_free(&s->ageing);
     heap_free(&s->deadlines);
     fair_free(&s->fair);
@@ -318,8 +332,8 @@ bool sched_raise(struct sched *s, uint64_t request_id, uint32_t out_limit)
     job->out_limit = out_limit;
     for (uint32_t slot = job->seqs; slot != SLOT_NONE; slot = s->seqs[slot].next) {
         const struct seq *seq = &s->seqs[slot];
-        if (seq->state != SEQ_RUNNING || seq->output_count >= out_limit) continue;
-        s->hot[seq->hot].flags = (uint8_t)(s->hot[seq->hot].flags & ~HOT_PAUSED);
+        if (seq->state != SEQ_RUNNING) continue;
+        s->hot[seq->hot].length_max = length_max_of(job, seq);
         s->touched++;
     }
     return true;
@@ -330,8 +344,26 @@ bool sched_raise(struct sched *s, uint64_t request_id, uint32_t out_limit)
 /* Tails first, so that a prefix outlives what follows it in the cached list. */
 void sequence_release_blocks(struct sched *s, struct hot *hot)
 {
-    for (uint32_t i = hot->blocks; i-- > 0;) block_pool_release(&s->pool, hot->table[i]);
+    const block_id *table = table_of(s, hot->slot);
+    for (uint32_t i = hot->blocks; i-- > 0;) block_pool_release(&s->pool, table[i]);
     hot->blocks = 0;
+}
+
+static void slot_free(struct sched *s, uint32_t slot)
+{
+    s->seqs[slot].state = SEQ_FREE;
+    s->seqs[slot].next = s->slot_free_first;
+    s->slot_free_first = slot;
+    s->slots_free++;
+    s->touched++;
+}
+
+void sequence_leave(struct sched *s, uint32_t slot)
+{
+    const block_id *table = table_of(s, slot);
+    for (uint32_t i = s->seqs[slot].blocks_left; i-- > 0;) block_pool_release(&s->pool, table[i]);
+    s->leaving_count--;
+    slot_free(s, slot);
 }
 
 void sequence_end(struct sched *s, uint32_t slot, enum finish finish)
@@ -342,7 +374,8 @@ void sequence_end(struct sched *s, uint32_t slot, enum finish finish)
     if (seq->state == SEQ_RUNNING) {
         struct hot *hot = &s->hot[seq->hot];
         if (PLANTED(LEAK_ON_CANCEL) && finish == FINISH_CANCELED && hot->blocks) hot->blocks--;
-        sequence_release_blocks(s, hot);
+        if (seq->under_way == 0 || PLANTED(FREE_UNDER_WAY)) sequence_release_blocks(s, hot); /* R22 */
+        seq->blocks_left = hot->blocks;
         hot->slot = SLOT_NONE;
         fair_run_end(&s->fair, seq->tenant, seq->rank);
     } else {
@@ -356,11 +389,12 @@ void sequence_end(struct sched *s, uint32_t slot, enum finish finish)
         job->seqs = seq->next;
     if (seq->next != SLOT_NONE) s->seqs[seq->next].previous = seq->previous;
     job->choices_ended++;
-    seq->state = SEQ_FREE;
-    seq->next = s->slot_free_first;
-    s->slot_free_first = slot;
-    s->slots_free++;
-    s->touched++;
+    if (seq->under_way == 0) {
+        slot_free(s, slot);
+    } else {
+        seq->state = SEQ_LEAVING;
+        s->leaving_count++;
+    }
 }
 
 /* Blocks that only this request could ever use again. */
@@ -470,9 +504,22 @@ void hot_sweep(struct sched *s)
     s->hot_count = kept;
 }
 
+/* Whole, as if they had not been planned; for who goes on only when nobody does. */
+static void discard_steps(struct sched *s)
+{
+    for (uint32_t i = 0; i < s->steps_open; i++) {
+        const struct planned_step *step = &s->steps[(s->step_oldest + i) % SCHED_STEPS_MAX];
+        for (uint32_t p = 0; p < step->parts_count; p++) {
+            struct seq *seq = &s->seqs[step->parts[p].slot];
+            if (--seq->under_way == 0 && seq->state == SEQ_LEAVING) sequence_leave(s, step->parts[p].slot);
+        }
+    }
+    s->steps_open = 0;
+}
+
 void sched_end_all(struct sched *s, enum cause cause, enum status status, uint64_t now_ns)
 {
-    s->open = false; /* R14: the step is discarded whole */
+    discard_steps(s); /* R14 */
     enum finish finish = status == ST_CANCELED ? FINISH_CANCELED : FINISH_ERROR;
     for (uint32_t i = 0; i < s->jobs_max && s->jobs_count; i++)
         if (s->jobs[i].state != JOB_FREE) job_end(s, i, finish, cause, status, now_ns);
@@ -491,6 +538,11 @@ const struct event *sched_events(const struct sched *s, uint32_t *count)
 void sched_events_taken(struct sched *s)
 {
     s->events_count = 0;
+}
+
+uint32_t sched_steps_open(const struct sched *s)
+{
+    return s->steps_open;
 }
 
 bool sched_has_work(const struct sched *s)

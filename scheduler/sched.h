@@ -2,8 +2,17 @@
  * go in, a batch and events come out. No I/O, clock, lock or thread; no allocation after sched_create. The same calls
  * with the same times give the same plans (R20). The engine, the simulator and the benchmark drive it alike:
  *
- *   sched_submit, sched_cancel ...  ->  sched_plan  ->  (device step)  ->  sched_commit | sched_fail  ->  take the
- * events
+ *   sched_submit, sched_cancel ...  ->  sched_plan  ->  (device step)  ->  sched_commit  ->  take the events
+ *
+ * With a device that runs ahead the next step is planned before the last one is committed:
+ *
+ *   plan 1, plan 2, commit 1, plan 3, commit 2, ...
+ *
+ * Plan 2 takes for granted that every sequence goes on: an id that step 1 will choose is pending, its token is a
+ * TOKEN_OF_ROW (batch.h), and a sequence that turns out to have ended has its row of step 2 dropped at that commit; its
+ * blocks stay its own until then. Limits of length and of what is paid for are known in advance, so nothing is planned
+ * beyond them. What needs blocks that only a preemption gives waits: that plan is empty, and commit 1 comes first. Ids,
+ * their order and usage of a request are the same in both ways.
  *
  * A request is a job; each of its choices is a sequence. Life of both, with the function on each edge:
  *
@@ -11,7 +20,7 @@
  *                                \- cancel, deadline -> REFUSED event
  *   sequence  admit -> RUNNING <-preempt / admit-> WAITING again (it keeps its ids, not its KV) -> sequence_end
  *
- * Files: sched.c (life of jobs, submit, cancel), sched_plan.c, sched_commit.c, sched_internal.h (records). Rules R1-R20
+ * Files: sched.c (life of jobs, submit, cancel), sched_plan.c, sched_commit.c, sched_internal.h (records). Rules R1-R24
  * are in the README of this folder. One thread. */
 #ifndef SCHEDULER_SCHED_H
 #define SCHEDULER_SCHED_H
@@ -23,7 +32,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { SCHED_SUBMITS_MAX = 256 /* submissions and cancels between two times that events are taken */ };
+enum {
+    SCHED_SUBMITS_MAX = 256, /* submissions and cancels between two times that events are taken */
+    SCHED_STEPS_MAX = 2      /* steps planned and not committed */
+};
 
 /* What the scheduler must know of a token. */
 struct sched_text {
@@ -90,18 +102,19 @@ bool sched_cancel(struct sched *sched, uint64_t request_id, enum cause cause);
  * False: not known. */
 bool sched_raise(struct sched *sched, uint64_t request_id, uint32_t out_limit);
 
-/* Ends what is cancelled or late, then plans a step. The batch is valid until the next call of a sched_ function that
- * is not a query; tokens_count 0 means that there is nothing to do. After a plan with tokens comes sched_commit or
- * sched_fail, and only then the next plan. */
+/* Ends what is cancelled or late, then plans a step; with fewer than SCHED_STEPS_MAX open. The batch is valid until the
+ * next call of a sched_ function that is not a query; tokens_count 0 means that there is nothing to do, or nothing
+ * before the commit of the step that is open. Each plan with tokens is committed, in order, or ended by sched_end_all.
+ */
 const struct batch *sched_plan(struct sched *sched, uint64_t now_ns);
 
-/* Takes the results of the planned batch: all of it (R14). */
+/* Takes the results of the oldest open step: all of it (R14). */
 void sched_commit(struct sched *sched, const struct batch_result *result, uint64_t now_ns);
 
 /* How long that step took on the device, for the cost model. Call after sched_commit. */
 void sched_observe(struct sched *sched, uint64_t step_ns);
 
-/* Discards the planned step, if any, and ends every request: started ones with `cause`, the others are refused; both
+/* Discards the open steps and ends every request: started ones with `cause`, the others are refused; both
  * with `status`. */
 void sched_end_all(struct sched *sched, enum cause cause, enum status status, uint64_t now_ns);
 
@@ -110,6 +123,7 @@ void sched_end_all(struct sched *sched, enum cause cause, enum status status, ui
 const struct event *sched_events(const struct sched *sched, uint32_t *count);
 void sched_events_taken(struct sched *sched);
 
+uint32_t sched_steps_open(const struct sched *sched);
 bool sched_has_work(const struct sched *sched); /* a plan may do something, now or when time passes */
 void sched_stats_read(const struct sched *sched, struct sched_stats *stats);
 /* Time until the queue's prompt tokens are worked off at the measured rate; 0 without a measurement. */

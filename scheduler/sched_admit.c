@@ -81,7 +81,7 @@ static bool has_blocks(const struct sched *s, const struct candidate *c)
 {
     uint32_t available = block_pool_available(&s->pool), need = blocks_for(c->length) - c->hits;
     for (uint32_t i = 0; i < c->hits; i++) need += !s->pool.records[s->hits[i]].references;
-    if (!s->hot_count) {
+    if (!s->hot_count && !s->leaving_count) {
         CHECK(need <= available);
         return true;
     }
@@ -188,21 +188,21 @@ static void admit(struct sched *s, struct candidate *c, uint64_t now_ns)
                         .tenant = seq->tenant,
                         .computed = hit_tokens,
                         .length = c->length,
+                        .length_max = length_max_of(job, seq),
                         .rank = seq->rank,
                         .order = seq->order,
                         .last_token_ns = now_ns,
                         .tokens = seq->choice->tokens,
-                        .table = s->tables + (size_t)c->slot * s->table_stride,
                         .flags = c->leader && job->request->score_prompt ? HOT_SCORE : 0};
-    if (seq->output_count >= job->out_limit && seq->max_tokens) hot->flags |= HOT_PAUSED;
+    block_id *table = table_of(s, c->slot);
     for (uint32_t i = 0; i < c->hits; i++) {
         block_pool_share(&s->pool, s->hits[i]);
-        hot->table[hot->blocks++] = s->hits[i];
+        table[hot->blocks++] = s->hits[i];
     }
     for (uint32_t need = blocks_for(c->length); hot->blocks < need;) {
         block_id block = block_pool_take(&s->pool);
         CHECK(block != BLOCK_NONE);
-        hot->table[hot->blocks++] = block;
+        table[hot->blocks++] = block;
     }
     seq->state = SEQ_RUNNING;
     seq->hot = s->hot_count++;

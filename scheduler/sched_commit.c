@@ -66,7 +66,7 @@ static enum finish accept(struct sched *s, struct hot *hot, struct seq *seq, con
                           const struct row_result *row, uint32_t position)
 {
     struct choice *choice = seq->choice;
-    hot->tokens[hot->length++] = row->id;
+    hot->tokens[hot->length - hot->pending--] = row->id;
     if (choice->logprobs && seq->params->logprobs >= 0) copy_logprobs(&choice->logprobs[seq->output_count], row);
     choice->output_count = ++seq->output_count;
     seq->position_last = position;
@@ -101,11 +101,12 @@ static void index_blocks(struct sched *s, const struct hot *hot, struct seq *seq
     uint32_t full = finite / KV_BLOCK_TOKENS;
     if (PLANTED(INDEX_PARTIAL) && finite == seq->prompt_count) full = blocks_for(finite);
     if (!job->indexes || seq->chain_broken) return;
+    const block_id *table = table_of(s, hot->slot);
     for (; seq->indexed < full; seq->indexed++) {
         const uint32_t *ids = hot->tokens + (size_t)seq->indexed * KV_BLOCK_TOKENS;
         struct prefix_content content = {
             .key = prefix_cache_key(seq->chain, ids), .root = job->root, .parent = seq->chain_serial, .ids = ids};
-        block_id block = hot->table[seq->indexed], holder = prefix_cache_insert(&s->cache, block, &content);
+        block_id block = table[seq->indexed], holder = prefix_cache_insert(&s->cache, block, &content);
         if (holder == BLOCK_NONE) {
             seq->chain_broken = true;
             return;
@@ -117,20 +118,21 @@ static void index_blocks(struct sched *s, const struct hot *hot, struct seq *seq
 }
 
 /* A row was not finite: nothing this sequence has read or written may be used again. */
-static void forget_blocks(struct sched *s, const struct hot *hot)
+static void forget_blocks(struct sched *s, uint32_t slot, uint32_t blocks)
 {
-    for (uint32_t i = 0; i < hot->blocks; i++) {
-        if (!s->pool.records[hot->table[i]].indexed) continue;
-        prefix_cache_remove(&s->cache, hot->table[i]);
-        block_pool_index(&s->pool, hot->table[i], false);
+    const block_id *table = table_of(s, slot);
+    for (uint32_t i = 0; i < blocks; i++) {
+        if (!s->pool.records[table[i]].indexed) continue;
+        prefix_cache_remove(&s->cache, table[i]);
+        block_pool_index(&s->pool, table[i], false);
     }
 }
 
 /* ---- one sequence ---- */
 
-static void count_computed(struct sched *s, struct hot *hot, struct seq *seq, struct request *request)
+static void count_computed(struct sched *s, const struct step_part *part, struct seq *seq, struct request *request)
 {
-    uint32_t from = hot->computed, end = from + hot->planned;
+    uint32_t from = part->begin, end = part->end;
     if (from < seq->high_water) {
         uint32_t again = (end < seq->high_water ? end : seq->high_water) - from;
         s->stats.recomputed_tokens += again;
@@ -140,8 +142,6 @@ static void count_computed(struct sched *s, struct hot *hot, struct seq *seq, st
     if (from < seq->prompt_count)
         s->stats.computed_prompt_tokens += (end < seq->prompt_count ? end : seq->prompt_count) - from;
     if (end > seq->high_water) seq->high_water = end;
-    hot->computed = end;
-    hot->planned = 0;
 }
 
 /* The prompt stands: the other choices may start and share its blocks. */
@@ -182,41 +182,42 @@ static void choice_event(struct sched *s, const struct seq *seq, struct request 
 }
 
 /* The first bad row of a sequence; NULL when all are good. */
-static const struct row_result *bad_row(const struct sched *s, const struct hot *hot, const struct batch_result *result)
+static const struct row_result *bad_row(const struct sched *s, const struct step_part *part,
+                                        const struct batch_result *result)
 {
-    for (uint32_t r = hot->row; r < hot->row + hot->rows; r++)
+    for (uint32_t r = part->row; r < part->row + part->rows; r++)
         if (result->rows[r].flags || result->rows[r].id >= s->config.texts_count) return &result->rows[r];
     return NULL;
 }
 
-static void commit_rows(struct sched *s, struct hot *hot, const struct batch_result *result, uint64_t now_ns)
+static void commit_rows(struct sched *s, struct hot *hot, const struct planned_step *step, const struct step_part *part,
+                        const struct batch_result *result, uint64_t now_ns)
 {
-    struct seq *seq = &s->seqs[hot->slot];
+    struct seq *seq = &s->seqs[part->slot];
     uint32_t job_idx = seq->job;
     struct job *job = &s->jobs[job_idx];
     struct request *request = job->request;
-    const struct row_result *bad = bad_row(s, hot, result);
+    const struct row_result *bad = bad_row(s, part, result);
     if (bad) {
-        if (!PLANTED(INDEX_NOT_FINITE)) forget_blocks(s, hot);
+        if (!PLANTED(INDEX_NOT_FINITE)) forget_blocks(s, part->slot, hot->blocks);
         enum status status = bad->flags == ROW_NO_CHOICE ? ST_INVAL : ST_DEVICE;
         job_end(s, job_idx, FINISH_ERROR, CAUSE_PLATFORM_ERROR, status, now_ns);
         return;
     }
-    const struct batch_row *rows = s->batch->rows;
-    uint32_t last = hot->row + hot->rows - 1;
-    for (uint32_t r = hot->row; r <= last && rows[r].score_only; r++) {
+    const struct batch_row *rows = step->batch->rows;
+    uint32_t last = part->row + part->rows - 1;
+    for (uint32_t r = part->row; r <= last && rows[r].score_only; r++) {
         seq->scored = rows[r].position;
         if (request->prompt_logprobs) copy_logprobs(&request->prompt_logprobs[rows[r].position], &result->rows[r]);
     }
-    index_blocks(s, hot, seq, job, rows[last].position);
-    if (hot->computed < hot->length || rows[last].score_only) return;
-    hot->flags = (uint8_t)(hot->flags | HOT_DECODE);
+    index_blocks(s, hot, seq, job, PLANTED(INDEX_UNDER_WAY) ? hot->computed : rows[last].position);
+    if (rows[last].score_only) return;
+    hot->flags |= HOT_DECODE;
     enum finish finish = accept(s, hot, seq, request, &result->rows[last], rows[last].position);
     job->out++;
     s->stats.generation_tokens++;
     hot->last_token_ns = now_ns;
     if (!request->first_token_ns) request->first_token_ns = now_ns;
-    if (seq->output_count >= job->out_limit && !PLANTED(PASS_LIMIT)) hot->flags = (uint8_t)(hot->flags | HOT_PAUSED);
     fair_charge(&s->fair, hot->tenant, hot->rank, PLANTED(FLAT_FAIRNESS) ? 0 : FAIR_OUTPUT_WEIGHT);
     seq->choice->finish = finish;
     choice_event(s, seq, request);
@@ -224,16 +225,18 @@ static void commit_rows(struct sched *s, struct hot *hot, const struct batch_res
     if (finish != FINISH_NONE) choice_ended(s, hot, finish, now_ns);
 }
 
-/* With many sequences their records do not fit the caches; what row i + 8 (and then i + 4) needs is asked for early. */
-static void prefetch(const struct sched *s, uint32_t i)
+/* With many sequences their records do not fit the caches; what part i + 8 (and then i + 4) needs is asked for early.
+ * A record that has moved since the plan only makes this useless. */
+static void prefetch(const struct sched *s, const struct planned_step *step, uint32_t i)
 {
-    if (i + 8 < s->hot_count && s->hot[i + 8].slot != SLOT_NONE) {
-        const char *seq = (const char *)&s->seqs[s->hot[i + 8].slot];
+    if (i + 8 < step->parts_count) {
+        const struct step_part *part = &step->parts[i + 8];
+        const char *seq = (const char *)&s->seqs[part->slot];
         for (uint32_t line = 0; line < sizeof(struct seq); line += 64) __builtin_prefetch(seq + line, 1);
-        __builtin_prefetch(s->hot[i + 8].tokens + s->hot[i + 8].length, 1);
+        __builtin_prefetch(s->hot[part->hot].tokens + part->end, 1);
     }
-    if (i + 4 < s->hot_count && s->hot[i + 4].slot != SLOT_NONE) {
-        const struct seq *seq = &s->seqs[s->hot[i + 4].slot];
+    if (i + 4 < step->parts_count) {
+        const struct seq *seq = &s->seqs[step->parts[i + 4].slot];
         const char *job = (const char *)&s->jobs[seq->job];
         __builtin_prefetch(job, 1);
         __builtin_prefetch(job + 64, 1);
@@ -242,43 +245,60 @@ static void prefetch(const struct sched *s, uint32_t i)
     }
 }
 
+/* What a step computed for a sequence that nobody waits for: it is in no count, and only a bad row means something. */
+static void drop(struct sched *s, const struct step_part *part, uint32_t blocks, const struct batch_result *result)
+{
+    if (PLANTED(COUNT_DROPPED)) s->stats.generation_tokens++;
+    if (part->rows && bad_row(s, part, result)) forget_blocks(s, part->slot, blocks);
+}
+
+static void commit_part(struct sched *s, const struct planned_step *step, const struct step_part *part,
+                        const struct batch_result *result, uint64_t now_ns)
+{
+    struct seq *seq = &s->seqs[part->slot];
+    seq->under_way--;
+    if (seq->state == SEQ_LEAVING) { /* R23 */
+        drop(s, part, seq->blocks_left, result);
+        if (seq->under_way == 0) sequence_leave(s, part->slot);
+        return;
+    }
+    struct hot *hot = &s->hot[seq->hot];
+    uint32_t job_idx = seq->job;
+    struct job *job = &s->jobs[job_idx];
+    if (job->canceled && !PLANTED(COUNT_CANCELLED)) { /* R14: the next plan ends it */
+        drop(s, part, hot->blocks, result);
+        return;
+    }
+    count_computed(s, part, seq, job->request);
+    if (part->rows) commit_rows(s, hot, step, part, result, now_ns);
+    if (seq->state != SEQ_RUNNING || seq->max_tokens || part->end < seq->prompt_count) return;
+    /* Scored to its end, and nothing to generate. */
+    seq->choice->finish = FINISH_LENGTH;
+    choice_event(s, seq, job->request);
+    queue_choices(s, job_idx, now_ns);
+    choice_ended(s, hot, FINISH_LENGTH, now_ns);
+}
+
 void sched_commit(struct sched *s, const struct batch_result *result, uint64_t now_ns)
 {
-    CHECK(s->open);
-    s->open = false;
-    for (uint32_t i = 0; i < s->hot_count; i++) {
-        struct hot *hot = &s->hot[i];
-        prefetch(s, i);
-        if (hot->slot == SLOT_NONE || !hot->planned) continue;
-        struct seq *seq = &s->seqs[hot->slot];
-        struct job *job = &s->jobs[seq->job];
-        if (job->canceled && !PLANTED(COUNT_CANCELLED)) { /* R14: dropped before counting; the next plan ends it */
-            if (hot->rows && bad_row(s, hot, result)) forget_blocks(s, hot);
-            hot->planned = 0;
-            continue;
-        }
-        count_computed(s, hot, seq, job->request);
-        if (hot->rows) commit_rows(s, hot, result, now_ns);
-        if (hot->slot == SLOT_NONE || hot->computed < hot->length || seq->max_tokens) continue;
-        /* Scored to its end, and nothing to generate. */
-        uint32_t job_idx = seq->job;
-        seq->choice->finish = FINISH_LENGTH;
-        choice_event(s, seq, job->request);
-        queue_choices(s, job_idx, now_ns);
-        choice_ended(s, hot, FINISH_LENGTH, now_ns);
+    CHECK(s->steps_open > 0);
+    const struct planned_step *step = &s->steps[s->step_oldest];
+    for (uint32_t i = 0; i < step->parts_count; i++) {
+        prefetch(s, step, i);
+        commit_part(s, step, &step->parts[i], result, now_ns);
     }
-    s->touched += s->hot_count;
+    s->touched += step->parts_count;
+    s->committed = step->cost;
+    s->steps_open--;
+    s->step_oldest =
+        s->steps_open ? (s->step_oldest + 1) % SCHED_STEPS_MAX : 0; /* one at a time: always in the same one */
     fair_settle(&s->fair);
 }
 
 void sched_observe(struct sched *s, uint64_t step_ns)
 {
-    struct cost_step step = {.bytes = s->config.weights_bytes + s->step_kv_blocks * s->config.kv_block_bytes,
-                             .tokens = s->stats.step_tokens,
-                             .rows = s->stats.step_rows,
-                             .pairs = s->step_pairs};
-    if (!step.tokens) return;
-    cost_model_observe(&s->cost, &step, step_ns);
-    double per_token = (double)step_ns / step.tokens;
+    if (!s->committed.tokens) return;
+    cost_model_observe(&s->cost, &s->committed, step_ns);
+    double per_token = (double)step_ns / s->committed.tokens;
     s->ns_per_token = s->ns_per_token > 0 ? s->ns_per_token + (per_token - s->ns_per_token) / 16 : per_token;
 }

@@ -24,29 +24,30 @@ enum { SLOT_NONE = UINT32_MAX, PREEMPTIONS_PROTECT = 3, PREFILL_SHARE_MIN = KV_B
 enum { PREFILL_LONG_STEPS = 4 };
 
 enum hot_flag {
-    HOT_DECODE = 1, /* prompt and recomputation are done */
-    HOT_SCORE = 2,  /* leader of score_prompt */
-    HOT_PAUSED = 4  /* at its output limit: nothing of it is planned (R21) */
+    HOT_DECODE = 1, /* prompt and recomputation are done, or under way */
+    HOT_SCORE = 2   /* leader of score_prompt */
 };
 
 struct hot {
     uint32_t slot; /* SLOT_NONE: ended, swept by hot_sweep */
     uint32_t tenant;
-    uint32_t computed; /* positions whose KV is committed */
-    uint32_t length;   /* ids known: prompt and output */
-    uint32_t blocks;   /* of table */
-    uint32_t planned;  /* tokens in this step */
-    uint32_t row;      /* its first row in this step */
+    uint32_t computed;   /* positions whose KV is committed or under way */
+    uint32_t length;     /* ids known or pending: prompt and output */
+    uint32_t length_max; /* here nothing more of it is planned (R21) */
+    uint32_t blocks;     /* of its table */
+    uint32_t planned;    /* tokens in the last plan */
+    uint32_t row;        /* its last row in the last plan that it was in: there a pending id comes from */
     uint8_t rank, flags;
-    uint16_t rows;  /* rows planned */
-    uint64_t order; /* of first admission: unique, rising */
+    uint16_t rows;   /* rows in the last plan */
+    uint8_t pending; /* of length: ids that steps under way will choose */
+    uint64_t order;  /* of first admission: unique, rising */
     uint64_t last_token_ns;
     uint32_t *tokens; /* choice->tokens */
-    block_id *table;
 };
 _Static_assert(sizeof(struct hot) == 64, "one cache line");
 
-enum seq_state { SEQ_FREE, SEQ_RUNNING, SEQ_PREEMPTED };
+/* LEAVING: ended while a step under way has rows of it; its blocks and its slot are free when that is committed. */
+enum seq_state { SEQ_FREE, SEQ_RUNNING, SEQ_PREEMPTED, SEQ_LEAVING };
 
 struct seq {
     struct choice *choice;
@@ -61,8 +62,10 @@ struct seq {
     uint32_t high_water;    /* positions ever computed: below it, work is recomputation */
     uint32_t scored;        /* prompt positions scored */
     uint32_t indexed;       /* leading blocks that were offered to the prefix index */
+    uint32_t blocks_left;   /* LEAVING: of its table */
     uint8_t state;          /* enum seq_state */
     uint8_t preemptions;    /* saturating */
+    uint8_t under_way;      /* steps planned and not committed that it is in */
     bool leader, thinking, chain_broken, ignore_eos, keep_special;
     uint32_t choice_idx;
     uint32_t next, previous; /* other sequences of the job; next also links free slots */
@@ -90,6 +93,22 @@ struct job {
     uint8_t state, rank;
     bool aged, canceled, choices_queued, private_domain, indexes;
     enum cause cancel_cause;
+};
+
+/* What a planned step holds of a sequence, until its commit. */
+struct step_part {
+    uint32_t slot;
+    uint32_t hot;        /* where its record was: a hint for prefetching */
+    uint32_t begin, end; /* positions that it computes */
+    uint32_t row;        /* its first */
+    uint16_t rows;
+};
+
+struct planned_step {
+    struct batch *batch;
+    struct step_part *parts; /* [running_max] */
+    uint32_t parts_count;
+    struct cost_step cost;
 };
 
 struct tenant_queue { /* not yet started */
@@ -122,9 +141,12 @@ struct sched {
     struct heap ageing;    /* entries by the time they rank up */
     struct cost_model cost;
 
-    struct batch *batch;
-    bool open;      /* planned, not yet committed */
-    bool preempted; /* in this plan */
+    struct planned_step steps[SCHED_STEPS_MAX];
+    uint32_t step_oldest, steps_open; /* planned, not yet committed: the oldest, how many */
+    uint32_t leaving_count;           /* sequences */
+    struct cost_step committed;       /* the last: for sched_observe */
+    bool preempted;                   /* in this plan */
+    bool must_wait;                   /* this plan needs what only the commit of the step under way gives */
     uint32_t decodes_planned, prefilling, rows_left, tokens_left;
     /* What prefill may cost in this step, in tokens at position 0, and what is left of it (below 0: a first block that
      * costs more than there was). */
@@ -139,8 +161,7 @@ struct sched {
     struct event *events;
     uint32_t events_count, events_max;
     uint64_t order_last, seq_order_last;
-    uint64_t step_kv_blocks, step_pairs; /* of the planned step: KV read; pairs of cost_model.h */
-    double ns_per_token;                 /* of recent steps, for sched_queue_wait_ns */
+    double ns_per_token; /* of recent steps, for sched_queue_wait_ns */
     struct sched_stats stats;
     uint64_t touched;
 };
@@ -151,6 +172,8 @@ void job_end(struct sched *s, uint32_t job_idx, enum finish finish, enum cause c
              uint64_t now_ns);
 void sequence_release_blocks(struct sched *s, struct hot *hot);
 void sequence_end(struct sched *s, uint32_t slot, enum finish finish);
+/* A LEAVING sequence is in no step under way any more. */
+void sequence_leave(struct sched *s, uint32_t slot);
 void job_done(struct sched *s, uint32_t job_idx, enum cause cause, enum status status, uint64_t now_ns);
 void entry_queue(struct sched *s, uint32_t entry, uint32_t tenant, uint32_t rank, enum fair_group group,
                  const struct request *request, uint64_t order, uint64_t now_ns);
@@ -163,6 +186,21 @@ static inline uint32_t blocks_for(uint32_t tokens)
 static inline bool is_leader_scoring(const struct hot *hot)
 {
     return hot->flags & HOT_SCORE;
+}
+static inline block_id *table_of(const struct sched *s, uint32_t slot)
+{
+    return s->tables + (size_t)slot * s->table_stride;
+}
+/* Its last id is there, or on its way; or the last that is paid for. */
+static inline bool is_at_limit(const struct hot *hot)
+{
+    return hot->length >= hot->length_max;
+}
+/* Who only scores its prompt has no output to limit. */
+static inline uint32_t length_max_of(const struct job *job, const struct seq *seq)
+{
+    uint32_t out = seq->max_tokens < job->out_limit || PLANTED(PASS_LIMIT) ? seq->max_tokens : job->out_limit;
+    return seq->max_tokens ? seq->prompt_count + out : UINT32_MAX;
 }
 
 /* sched_admit.c */

@@ -120,8 +120,12 @@ static void plan_decode(struct sched *s, struct hot *hot, uint64_t now_ns)
     while (hot->computed == hot->blocks * KV_BLOCK_TOKENS) { /* a page crossing */
         block_id block = block_pool_take(&s->pool);
         if (block != BLOCK_NONE) {
-            hot->table[hot->blocks++] = block;
+            table_of(s, hot->slot)[hot->blocks++] = block;
             break;
+        }
+        if (s->steps_open && !PLANTED(PREEMPT_UNDER_WAY)) { /* a victim's blocks would not be free before its commit */
+            s->must_wait = true;
+            return;
         }
         struct hot *out = victim(s);
         CHECK(out != NULL); /* one sequence alone always fits: is_valid */
@@ -175,15 +179,17 @@ static void plan_decodes(struct sched *s, uint64_t now_ns)
     if (limit > s->config.rows_max) limit = s->config.rows_max;
     if (PLANTED(PREFILL_FIRST) && limit > s->hot_count / 2 + 1) limit = s->hot_count / 2 + 1;
     for (uint32_t i = 0; i < s->hot_count; i++) {
-        s->hot[i].planned = 0;
-        s->hot[i].rows = 0;
-        if ((s->hot[i].flags & (HOT_DECODE | HOT_PAUSED)) == HOT_DECODE) s->scratch[count++] = i;
+        struct hot *hot = &s->hot[i];
+        hot->planned = 0;
+        hot->rows = 0;
+        if (hot->pending) hot->flags |= HOT_DECODE;
+        if (hot->flags & HOT_DECODE && !is_at_limit(hot)) s->scratch[count++] = i;
     }
     if (count > limit) {
         sort_decodes(s, s->scratch, count);
         count = limit;
     }
-    for (uint32_t i = 0; i < count; i++) plan_decode(s, &s->hot[s->scratch[i]], now_ns);
+    for (uint32_t i = 0; i < count && !s->must_wait; i++) plan_decode(s, &s->hot[s->scratch[i]], now_ns);
     s->touched += s->hot_count + count;
 }
 
@@ -199,6 +205,12 @@ static uint32_t rows_for(const struct seq *seq, const struct hot *hot, uint32_t 
         if (last > first) rows = last - first;
     }
     return rows + (end == hot->length && seq->max_tokens > 0);
+}
+
+/* What is left of its prompt may be planned. Of one that only scores, the last may be under way. */
+static bool is_prefilling(const struct hot *hot)
+{
+    return !(hot->flags & HOT_DECODE) && !is_at_limit(hot) && hot->computed < hot->length;
 }
 
 static bool is_long(const struct sched *s, const struct hot *hot)
@@ -228,7 +240,7 @@ static uint32_t tokens_for(const struct sched *s, const struct hot *hot, int64_t
 void plan_chunk(struct sched *s, struct hot *hot, int64_t share_max)
 {
     const struct seq *seq = &s->seqs[hot->slot];
-    if (hot->flags & HOT_PAUSED) return; /* a preempted one that is back: its last position would give an id */
+    if (is_at_limit(hot)) return; /* a preempted one that is back: its last position would give an id */
     uint32_t tokens_max = tokens_for(s, hot, share_max);
     uint32_t left = hot->length - hot->computed, rows_max = s->rows_left < UINT16_MAX ? s->rows_left : UINT16_MAX;
     uint32_t end = hot->computed + (tokens_max < left ? tokens_max : left);
@@ -267,7 +279,7 @@ static void set_prefill_budget(struct sched *s)
     for (uint32_t i = 0; i < s->hot_count; i++) {
         const struct hot *hot = &s->hot[i];
         if (hot->slot == SLOT_NONE) continue;
-        s->prefilling += !(hot->flags & (HOT_DECODE | HOT_PAUSED));
+        s->prefilling += is_prefilling(hot);
         step.bytes += hot->blocks * c->kv_block_bytes;
         step.pairs += hot->planned ? hot->computed : 0;
     }
@@ -296,7 +308,7 @@ static void plan_leftovers(struct sched *s, bool again)
     if (!prefill_left(s) || !s->prefilling) return;
     for (uint32_t i = 0; i < s->hot_count && prefill_left(s); i++) {
         struct hot *hot = &s->hot[i];
-        if (hot->slot == SLOT_NONE || hot->flags & HOT_DECODE || hot->computed + hot->planned == hot->length) continue;
+        if (hot->slot == SLOT_NONE || !is_prefilling(hot) || hot->computed + hot->planned == hot->length) continue;
         if (hot->planned && !again) continue;
         s->tokens_left += hot->planned;
         s->share_left += (int64_t)share_of(s, hot, hot->planned);
@@ -313,7 +325,7 @@ static void plan_prefills(struct sched *s, uint64_t now_ns)
     if (s->prefilling) {
         for (uint32_t i = 0; i < s->hot_count && prefill_left(s); i++) {
             struct hot *hot = &s->hot[i];
-            if (hot->slot == SLOT_NONE || hot->flags & HOT_DECODE) continue;
+            if (hot->slot == SLOT_NONE || !is_prefilling(hot)) continue;
             plan_chunk(s, hot, chunk_max(s, hot));
         }
         s->touched += s->hot_count;
@@ -325,65 +337,86 @@ static void plan_prefills(struct sched *s, uint64_t now_ns)
 
 /* ---- the batch ---- */
 
-static void write_row(struct sched *s, const struct hot *hot, uint32_t token, uint32_t position, bool score)
+static void write_row(struct batch *batch, const struct seq *seq, const struct hot *hot, uint32_t token,
+                      uint32_t position, bool score)
 {
-    const struct seq *seq = &s->seqs[hot->slot];
-    struct batch_row *row = &s->batch->rows[s->batch->rows_count++];
-    bool banned = !score && seq->output_count < seq->min_tokens;
-    *row = (struct batch_row){.token = token,
-                              .params = seq->params,
-                              .seed = seq->seed,
-                              .position = position + 1,
-                              .seen = hot->tokens,
-                              .seen_prompt = seq->prompt_count,
-                              .seen_count = hot->length,
-                              .banned = banned ? seq->banned : NULL,
-                              .banned_count = banned ? seq->banned_count : 0,
-                              .score_only = score,
-                              .target = score ? hot->tokens[position + 1] : 0};
+    bool banned = !score && seq->output_count + hot->pending < seq->min_tokens;
+    batch->rows[batch->rows_count++] = (struct batch_row){.token = token,
+                                                          .params = seq->params,
+                                                          .seed = seq->seed,
+                                                          .position = position + 1,
+                                                          .seen = hot->tokens,
+                                                          .seen_prompt = seq->prompt_count,
+                                                          .seen_count = hot->length - hot->pending,
+                                                          .pending = hot->pending,
+                                                          .banned = banned ? seq->banned : NULL,
+                                                          .banned_count = banned ? seq->banned_count : 0,
+                                                          .score_only = score,
+                                                          .target = score ? hot->tokens[position + 1] : 0};
 }
 
-static void write_sequence(struct sched *s, struct hot *hot)
+/* Of [begin, end). True: the last of them chooses the next id. */
+static bool write_rows(struct batch *batch, const struct seq *seq, const struct hot *hot, uint32_t begin, uint32_t end)
 {
-    struct batch *batch = s->batch;
-    uint32_t q = batch->tokens_count, index = batch->seqs_count++;
-    hot->row = batch->rows_count;
-    for (uint32_t i = 0; i < hot->planned; i++) {
-        batch->tokens[q + i] = hot->tokens[hot->computed + i];
-        batch->positions[q + i] = hot->computed + i;
-        batch->seq_of_token[q + i] = index;
-    }
-    batch->tokens_count = q + hot->planned;
-    batch->q_start[index + 1] = batch->tokens_count;
-    batch->kv_len[index] = hot->computed + hot->planned;
-    batch->block_table[index] = hot->table;
-    s->step_kv_blocks += hot->blocks;
-    s->step_pairs += (uint64_t)hot->planned * (hot->computed + hot->planned / 2);
-    if (!hot->rows) return;
-    const struct seq *seq = &s->seqs[hot->slot];
-    uint32_t end = hot->computed + hot->planned;
+    uint32_t q = batch->tokens_count - (end - begin);
     if (is_leader_scoring(hot)) {
-        uint32_t first = hot->computed > seq->scored ? hot->computed : seq->scored;
+        uint32_t first = begin > seq->scored ? begin : seq->scored;
         for (uint32_t p = first; p < end && p + 1 < seq->prompt_count; p++)
-            write_row(s, hot, q + p - hot->computed, p, true);
+            write_row(batch, seq, hot, q + p - begin, p, true);
     }
-    if (end == hot->length && seq->max_tokens) write_row(s, hot, batch->tokens_count - 1, end - 1, false);
-    DCHECK(batch->rows_count - hot->row == hot->rows);
+    if (end < hot->length || !seq->max_tokens) return false;
+    write_row(batch, seq, hot, batch->tokens_count - 1, end - 1, false);
+    return true;
 }
 
-static void write_batch(struct sched *s)
+/* From here on its tokens count as computed and its next id as there, though pending. */
+static void write_sequence(struct sched *s, struct planned_step *step, uint32_t hot_idx)
 {
-    struct batch *batch = s->batch;
-    batch->tokens_count = batch->seqs_count = batch->rows_count = 0;
+    struct hot *hot = &s->hot[hot_idx];
+    struct seq *seq = &s->seqs[hot->slot];
+    struct batch *batch = step->batch;
+    uint32_t q = batch->tokens_count, index = batch->seqs_count++, begin = hot->computed, end = begin + hot->planned;
+    if (hot->pending) {
+        DCHECK(hot->pending == 1 && hot->planned == 1 && end == hot->length);
+        batch->tokens[q] = TOKEN_OF_ROW | (PLANTED(ROW_OF_NEXT) ? batch->rows_count : hot->row); /* R24 */
+        batch->positions[q] = begin;
+        batch->seq_of_token[q] = index;
+    } else {
+        for (uint32_t i = 0; i < hot->planned; i++) {
+            batch->tokens[q + i] = hot->tokens[begin + i];
+            batch->positions[q + i] = begin + i;
+            batch->seq_of_token[q + i] = index;
+        }
+    }
+    batch->tokens_count = batch->q_start[index + 1] = q + hot->planned;
+    batch->kv_len[index] = end;
+    batch->block_table[index] = table_of(s, hot->slot);
+    step->cost.bytes += hot->blocks * s->config.kv_block_bytes;
+    step->cost.pairs += (uint64_t)hot->planned * (begin + hot->planned / 2);
+    step->parts[step->parts_count++] = (struct step_part){
+        .slot = hot->slot, .hot = hot_idx, .begin = begin, .end = end, .row = batch->rows_count, .rows = hot->rows};
+    seq->under_way++;
+    hot->computed = end;
+    if (!hot->rows) return;
+    bool chooses = write_rows(batch, seq, hot, begin, end);
+    DCHECK(batch->rows_count - step->parts[step->parts_count - 1].row == hot->rows);
+    hot->row = batch->rows_count - 1;
+    if (!chooses) return;
+    hot->length++;
+    hot->pending++;
+}
+
+static void write_batch(struct sched *s, struct planned_step *step)
+{
+    struct batch *batch = step->batch;
     batch->q_start[0] = 0;
-    s->step_kv_blocks = s->step_pairs = 0;
     for (uint32_t i = 0; i < s->hot_count; i++) {
         if (i + 8 < s->hot_count) { /* as in sched_commit */
             __builtin_prefetch(&s->seqs[s->hot[i + 8].slot]);
             __builtin_prefetch((const char *)&s->seqs[s->hot[i + 8].slot] + 64);
             __builtin_prefetch(s->hot[i + 8].tokens + s->hot[i + 8].computed);
         }
-        if (s->hot[i].planned) write_sequence(s, &s->hot[i]);
+        if (s->hot[i].planned) write_sequence(s, step, i);
     }
     s->touched += s->hot_count;
     CHECK(batch->tokens_count <= s->config.step_tokens_max && batch->rows_count <= s->config.rows_max); /* R4 */
@@ -391,8 +424,12 @@ static void write_batch(struct sched *s)
 
 const struct batch *sched_plan(struct sched *s, uint64_t now_ns)
 {
-    CHECK(!s->open);
-    s->preempted = false;
+    CHECK(s->steps_open < SCHED_STEPS_MAX);
+    struct planned_step *step = &s->steps[(s->step_oldest + s->steps_open) % SCHED_STEPS_MAX];
+    struct batch *batch = step->batch;
+    batch->tokens_count = batch->seqs_count = batch->rows_count = step->parts_count = 0;
+    step->cost = (struct cost_step){.bytes = s->config.weights_bytes};
+    s->preempted = s->must_wait = false;
     s->decodes_planned = 0;
     take_cancels(s, now_ns);
     take_deadlines(s, now_ns);
@@ -400,11 +437,13 @@ const struct batch *sched_plan(struct sched *s, uint64_t now_ns)
     fair_settle(&s->fair);
     hot_sweep(s);
     plan_decodes(s, now_ns);
-    plan_prefills(s, now_ns);
-    hot_sweep(s); /* the preempted; after this no record is empty until results come */
-    write_batch(s);
-    s->open = s->batch->tokens_count > 0;
-    s->stats.step_tokens = s->batch->tokens_count;
-    s->stats.step_rows = s->batch->rows_count;
-    return s->batch;
+    if (!s->must_wait) {
+        plan_prefills(s, now_ns);
+        hot_sweep(s); /* the preempted; after this no record is empty until results come */
+        write_batch(s, step);
+    }
+    step->cost.tokens = s->stats.step_tokens = batch->tokens_count;
+    step->cost.rows = s->stats.step_rows = batch->rows_count;
+    s->steps_open += batch->tokens_count > 0;
+    return batch;
 }

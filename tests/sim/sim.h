@@ -2,9 +2,10 @@
  *
  *   sim_load.c    makes a configuration and requests from the seed
  *   sim_expect.c  what each choice yields alone, worked out without any of the scheduler's code
- *   sim_check.c   the rules R1-R14, R16-R19, R21, after every plan and commit
+ *   sim_check.c   the rules R1-R14, R16-R19, R21, R23, after every plan and commit
+ *   sim_steps.c   steps under way, as the simulator remembers them: R9, R11, R22, R24
  *   sim_run.c     virtual time: arrivals, cancels, plan, device step, commit, events
- *   sim.c         the program: seeds, replay (R20), planted bugs */
+ *   sim.c         the program: seeds, replay (R20), one step ahead against one at a time (R24), planted bugs */
 #ifndef TESTS_SIM_SIM_H
 #define TESTS_SIM_SIM_H
 
@@ -19,6 +20,8 @@ enum {
     SIM_CHOICES_MAX = 3,
     SIM_CONTEXT_MAX = 256,
     SIM_BLOCKS_MAX = 64,
+    SIM_SEQS_MAX = 16,
+    SIM_STEP_TOKENS_MAX = 128,
     SIM_VOCAB = 48,
     SIM_STOPS_MAX = 3,
     SIM_TENANTS = 4,
@@ -81,9 +84,27 @@ struct sim_block {
     bool poisoned; /* part of a sequence whose row was not finite */
 };
 
+/* A planned step, copied when it was planned: what a device that reads it then has. */
+struct sim_step {
+    const struct batch *batch; /* the scheduler's, until the commit */
+    uint32_t seqs_count, rows_count;
+    struct {
+        const struct sim_request *owner;
+        uint64_t order;
+        uint32_t slot, choice, begin, end;
+        block_id table[SIM_CONTEXT_MAX / KV_BLOCK_TOKENS];
+    } seqs[SIM_SEQS_MAX];
+    uint32_t tokens[SIM_STEP_TOKENS_MAX]; /* of all sequences */
+    uint32_t row_seq[SIM_STEP_TOKENS_MAX];
+    bool row_scores[SIM_STEP_TOKENS_MAX];
+    uint32_t chosen[SIM_STEP_TOKENS_MAX]; /* ids, once it has run */
+    uint64_t step_ns, done_ns;
+};
+
 struct sim {
     uint64_t seed, rng;
     enum sim_mode mode;
+    bool ahead; /* one step ahead of the results, or one step at a time */
     bool verbose;
     struct sched_config config;
     struct sched *sched;
@@ -91,9 +112,13 @@ struct sim {
     struct batch_result *result;
     struct sim_request *requests; /* [SIM_REQUESTS_MAX] */
     uint32_t requests_count, submitted, ended;
-    uint64_t now_ns;
+    uint64_t now_ns, device_free_ns;
     uint64_t steps, fail_step;
+    uint64_t steps_ahead; /* planned while another was under way */
+    struct sim_step under_way[SCHED_STEPS_MAX], last;
+    uint32_t under_way_count;
     struct sim_block blocks[SIM_BLOCKS_MAX];
+    uint64_t told;                 /* ids, by events */
     uint64_t service[SIM_TENANTS]; /* counted from events: R16 */
     uint64_t service_start[SIM_TENANTS];
     bool backlogged;
@@ -140,13 +165,22 @@ struct sim_before {
 };
 void sim_check_before(const struct sim *sim, struct sim_before *before);
 void sim_check_plan(struct sim *sim, const struct sim_before *before, const struct batch *batch);
-void sim_check_writes(struct sim *sim, const struct batch *batch); /* after the device step */
-void sim_check_state(struct sim *sim);                             /* after plan and after commit */
+void sim_check_state(struct sim *sim); /* after plan and after commit */
 void sim_check_event(struct sim *sim, const struct event *event);
 void sim_check_fairness(struct sim *sim);
 void sim_check_end(struct sim *sim);
 
-/* Runs a seed. True when every rule held; else *sim tells which did not. requests is scratch of SIM_REQUESTS_MAX. */
-bool sim_run(struct sim *sim, uint64_t seed, struct sim_request *requests, bool verbose);
+/* The planned batch joins the steps under way. */
+void sim_step_planned(struct sim *sim, const struct batch *batch);
+/* Blocks of steps under way against what the scheduler has done with them since. */
+void sim_check_under_way(struct sim *sim);
+/* The oldest step under way has run, and sim->result is what it gave: its writes. It becomes sim->last. */
+void sim_step_ran(struct sim *sim);
+/* Blocks may be shared inside this only: the cache's domain, or one request when the cache is off. */
+uint64_t sim_domain_of(const struct sim *sim, const struct sim_request *request);
+
+/* Runs a seed, one step ahead or not. True when every rule held; else *sim tells which did not. requests is scratch of
+ * SIM_REQUESTS_MAX and holds afterwards what became of each. */
+bool sim_run(struct sim *sim, uint64_t seed, bool ahead, struct sim_request *requests, bool verbose);
 
 #endif

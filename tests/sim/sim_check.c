@@ -21,12 +21,6 @@ struct sim_request *sim_owner(const struct request *request)
     return request->owner;
 }
 
-/* Blocks may be shared inside this only: the cache's domain, or one request when the cache is off. */
-static uint64_t domain_of(const struct sim *sim, const struct request *request)
-{
-    return sim->config.prefix_cache ? sim_owner(request)->domain + 1u : 1000 + request->id;
-}
-
 /* ---- plans ---- */
 
 void sim_check_before(const struct sim *sim, struct sim_before *before)
@@ -48,7 +42,7 @@ static void check_preemption(struct sim *sim, const struct sim_before *before)
     uint32_t oldest = UINT32_MAX;
     for (uint32_t i = 0; i < before->count; i++) { /* of those that did not end */
         const struct seq *seq = &s->seqs[before->running[i].slot];
-        if (seq->state == SEQ_FREE || seq->order != before->running[i].order) continue;
+        if (seq->state == SEQ_FREE || seq->state == SEQ_LEAVING || seq->order != before->running[i].order) continue;
         if (oldest == UINT32_MAX || before->running[i].rank < before->running[oldest].rank ||
             (before->running[i].rank == before->running[oldest].rank &&
              before->running[i].order < before->running[oldest].order))
@@ -74,58 +68,19 @@ void sim_check_plan(struct sim *sim, const struct sim_before *before, const stru
     SIM_HOLD(sim, "R4", batch->seqs_count <= c->running_max && s->hot_count <= c->running_max, "%u running",
              s->hot_count);
     bool pauses = false; /* who is paused may hold what the others wait for */
-    for (uint32_t i = 0; i < s->hot_count; i++) pauses = pauses || s->hot[i].flags & HOT_PAUSED;
-    SIM_HOLD(sim, "R6", batch->tokens_count || pauses || !sched_has_work(s), "nothing is planned, %u jobs are there",
-             s->jobs_count);
+    for (uint32_t i = 0; i < s->hot_count; i++) pauses = pauses || is_at_limit(&s->hot[i]);
+    SIM_HOLD(sim, "R6", batch->tokens_count || pauses || sim->under_way_count || !sched_has_work(s),
+             "nothing is planned, %u jobs are there", s->jobs_count);
     for (uint32_t i = 0; i < s->hot_count; i++) {
         const struct hot *hot = &s->hot[i];
-        SIM_HOLD(sim, "R11", hot->computed < hot->length, "slot %u has nothing to compute", hot->slot);
-        if ((hot->flags & (HOT_DECODE | HOT_PAUSED)) != HOT_DECODE || hot->planned) continue;
+        SIM_HOLD(sim, "R11", hot->computed < hot->length || !s->seqs[hot->slot].max_tokens,
+                 "slot %u has nothing to compute", hot->slot);
+        if (!(hot->flags & HOT_DECODE) || is_at_limit(hot) || hot->planned || !batch->tokens_count) continue;
         for (uint32_t k = 0; k < s->hot_count; k++)
             SIM_HOLD(sim, "R5", s->hot[k].flags & HOT_DECODE || !s->hot[k].planned || s->hot[k].rank < hot->rank,
                      "prefill of slot %u while slot %u waits for its row", s->hot[k].slot, hot->slot);
     }
     check_preemption(sim, before);
-}
-
-/* ---- what the step wrote and read ---- */
-
-static void check_sequence(struct sim *sim, const struct batch *batch, uint32_t idx)
-{
-    const struct sched *s = sim->sched;
-    const block_id *table = batch->block_table[idx];
-    const struct seq *seq = &s->seqs[(size_t)(table - s->tables) / s->table_stride];
-    const uint32_t *ids = seq->choice->tokens;
-    uint64_t domain = domain_of(sim, s->jobs[seq->job].request);
-    uint32_t end = batch->kv_len[idx], from = end - (batch->q_start[idx + 1] - batch->q_start[idx]);
-    for (uint32_t p = 0; p < end; p++) {
-        block_id id = table[p / KV_BLOCK_TOKENS];
-        uint32_t at = p % KV_BLOCK_TOKENS;
-        if (id >= sim->config.kv_blocks) {
-            sim_violation(sim, "R4", "block %u does not exist", id);
-            return;
-        }
-        struct sim_block *block = &sim->blocks[id];
-        if (p >= from) {
-            if (at == 0) *block = (struct sim_block){.domain = domain};
-            block->written = (uint16_t)(block->written | 1u << at);
-            block->ids[at] = batch->tokens[batch->q_start[idx] + p - from];
-        }
-        SIM_HOLD(sim, "R9", block->domain == domain, "block %u of another domain is read", id);
-        SIM_HOLD(sim, "R11", block->written >> at & 1 && block->ids[at] == ids[p],
-                 "position %u of block %u is not its KV", p, id);
-    }
-}
-
-void sim_check_writes(struct sim *sim, const struct batch *batch)
-{
-    for (uint32_t i = 0; i < batch->seqs_count; i++) check_sequence(sim, batch, i);
-    for (uint32_t r = 0; r < batch->rows_count; r++) {
-        if (!sim->result->rows[r].flags) continue;
-        uint32_t idx = batch->seq_of_token[batch->rows[r].token];
-        for (uint32_t b = 0; b < blocks_for(batch->kv_len[idx]); b++)
-            sim->blocks[batch->block_table[idx][b]].poisoned = true;
-    }
 }
 
 /* ---- state ---- */
@@ -136,7 +91,11 @@ static void check_blocks(struct sim *sim)
     uint32_t holders[SIM_BLOCKS_MAX] = {0}, listed = 0, used = 0, cached = 0;
     for (uint32_t i = 0; i < s->hot_count; i++) {
         if (s->hot[i].slot == SLOT_NONE) continue;
-        for (uint32_t b = 0; b < s->hot[i].blocks; b++) holders[s->hot[i].table[b]]++;
+        for (uint32_t b = 0; b < s->hot[i].blocks; b++) holders[table_of(s, s->hot[i].slot)[b]]++;
+    }
+    for (uint32_t slot = 0; slot < s->slots_max; slot++) {
+        if (s->seqs[slot].state != SEQ_LEAVING) continue;
+        for (uint32_t b = 0; b < s->seqs[slot].blocks_left; b++) holders[table_of(s, slot)[b]]++;
     }
     for (uint32_t b = 0; b < sim->config.kv_blocks; b++) {
         const struct block_record *record = &s->pool.records[b];
@@ -199,6 +158,7 @@ void sim_check_state(struct sim *sim)
 {
     check_blocks(sim);
     check_sequences(sim);
+    sim_check_under_way(sim);
 }
 
 /* ---- events ---- */
@@ -238,6 +198,7 @@ static void check_tokens(struct sim *sim, struct sim_request *r, const struct ev
     if (event->output_count <= mine->expected_count)
         SIM_HOLD(sim, "R12", memcmp(output, mine->expected, event->output_count * sizeof *output) == 0,
                  "other ids than alone");
+    sim->told += event->output_count - mine->told_count;
     sim->service[r->request.tenant] += FAIR_OUTPUT_WEIGHT * (event->output_count - mine->told_count);
     mine->told_count = event->output_count;
     mine->told_text = event->text_bytes;
@@ -333,7 +294,10 @@ void sim_check_end(struct sim *sim)
 {
     const struct sched *s = sim->sched;
     SIM_HOLD(sim, "R7", sim->ended == sim->submitted, "%u of %u requests ended", sim->ended, sim->submitted);
-    SIM_HOLD(sim, "R19", !s->hot_count && !s->jobs_count && s->slots_free == s->slots_max, "records are left");
+    SIM_HOLD(sim, "R19", !s->hot_count && !s->jobs_count && s->slots_free == s->slots_max && !s->leaving_count,
+             "records are left");
+    SIM_HOLD(sim, "R23", s->stats.generation_tokens == sim->told, "%llu ids are counted, %llu were told",
+             (unsigned long long)s->stats.generation_tokens, (unsigned long long)sim->told);
     SIM_HOLD(sim, "R19", !s->pool.used_count && s->pool.cached_count == s->cache.count, "blocks are left");
     SIM_HOLD(sim, "R19", sim->config.prefix_cache || !s->pool.cached_count, "%u private blocks are left",
              s->pool.cached_count);

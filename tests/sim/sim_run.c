@@ -127,39 +127,67 @@ static bool skip_time(struct sim *sim)
     return true;
 }
 
-/* One turn; false when everything has ended or the device is lost. */
-static bool turn(struct sim *sim)
+static bool lose_device(struct sim *sim)
+{
+    sim->under_way_count = 0;
+    sched_end_all(sim->sched, CAUSE_PLATFORM_ERROR, ST_DEVICE, sim->now_ns);
+    take_events(sim);
+    return false;
+}
+
+/* The next step, if there is one to plan now. */
+static bool plan(struct sim *sim)
 {
     struct sim_before before;
-    arrivals(sim);
-    cancels(sim, false);
-    raises(sim);
     sim_check_before(sim, &before);
     const struct batch *batch = sched_plan(sim->sched, sim->now_ns);
     trace_batch(sim, batch);
     take_events(sim);
     sim_check_plan(sim, &before, batch);
     sim_check_state(sim);
-    if (!batch->tokens_count) return !sim->violated && skip_time(sim);
+    if (!batch->tokens_count || sim->violated) return false;
+    sim_step_planned(sim, batch);
+    if (sim->ahead && !sim->violated)
+        SIM_HOLD(sim, "R4", device_launch(sim->device, batch) == ST_OK, "the batch breaks the device's contract");
+    return true;
+}
+
+/* The oldest step under way comes back. */
+static bool commit(struct sim *sim)
+{
+    struct sim_step *step = &sim->under_way[0];
     cancels(sim, true);
-    enum status status = device_step(sim->device, batch, sim->result);
+    enum status status =
+        sim->ahead ? device_collect(sim->device, sim->result) : device_step(sim->device, step->batch, sim->result);
     SIM_HOLD(sim, "R4", status == ST_OK, "the batch breaks the device's contract");
-    sim_check_writes(sim, batch);
+    if (sim->violated) return false;
+    sim_check_under_way(sim);
+    uint64_t step_ns = step->step_ns;
+    if (sim->now_ns < step->done_ns) sim->now_ns = step->done_ns;
+    sim_step_ran(sim);
     if (sim->violated) return false;
     sim->steps++;
-    uint64_t step_ns = 500000 + 30000 * (uint64_t)batch->tokens_count;
-    sim->now_ns += step_ns;
-    if (sim->steps == sim->fail_step) {
-        sched_end_all(sim->sched, CAUSE_PLATFORM_ERROR, ST_DEVICE, sim->now_ns);
-        take_events(sim);
-        return false;
-    }
+    if (sim->steps == sim->fail_step) return lose_device(sim);
     sched_commit(sim->sched, sim->result, sim->now_ns);
     sched_observe(sim->sched, step_ns);
     sim_check_state(sim);
     take_events(sim);
     sim_check_fairness(sim);
     return !sim->violated;
+}
+
+/* One turn, as the engine's; false when everything has ended or the device is lost. */
+static bool turn(struct sim *sim)
+{
+    arrivals(sim);
+    cancels(sim, false);
+    raises(sim);
+    uint32_t depth = sim->ahead ? SCHED_STEPS_MAX : 1;
+    bool lets_go = sim->ahead && sim->under_way_count && sim_chance(sim, 5); /* the cores go to another engine */
+    bool planned = !lets_go && plan(sim);
+    if (sim->violated) return false;
+    if (sim->under_way_count == depth || (sim->under_way_count && !planned)) return commit(sim);
+    return planned || skip_time(sim);
 }
 
 static bool create(struct sim *sim)
@@ -170,16 +198,18 @@ static bool create(struct sim *sim)
                                         .tokens_max = c->step_tokens_max,
                                         .seqs_max = c->running_max,
                                         .rows_max = c->rows_max,
-                                        .verify = true};
+                                        .verify = true,
+                                        .ahead = sim->ahead};
     struct error err;
     return sched_create(c, &sim->sched, &err) == ST_OK && null_device_create(&device, &sim->device) == ST_OK &&
            batch_result_create(c->rows_max, &sim->result) == ST_OK;
 }
 
-bool sim_run(struct sim *sim, uint64_t seed, struct sim_request *requests, bool verbose)
+bool sim_run(struct sim *sim, uint64_t seed, bool ahead, struct sim_request *requests, bool verbose)
 {
     memset(sim, 0, sizeof *sim);
     sim->seed = sim->rng = seed;
+    sim->ahead = ahead;
     sim->requests = requests;
     sim->verbose = verbose;
     sim_load(sim);

@@ -5,6 +5,10 @@
  * row reads its whole sequence back and compares it with the ids that the scheduler says it has seen. What a sequence
  * yields alone is null_device_next over its ids: tests compute it without a device.
  *
+ * With `ahead` it has launch and collect: a launched step is copied, and runs as late as it may, when it is collected;
+ * one that lasts ends so long after its launch, or after the step before. What a TOKEN_OF_ROW names is checked as far
+ * as a device can: the row chose for that position, of a sequence with that seed and block table.
+ *
  * Rows can be made to fail by their seed: null_device_seed_failing. Steps can be made to fail or to last. */
 #ifndef TESTS_SUPPORT_NULL_DEVICE_H
 #define TESTS_SUPPORT_NULL_DEVICE_H
@@ -18,15 +22,18 @@ struct null_device_config {
     uint32_t vocab, kv_blocks, tokens_max, seqs_max, rows_max;
     size_t weights_bytes, kv_block_bytes; /* only reported */
     bool verify;
-    uint64_t step_ns;                                            /* sleep this long in a step */
+    bool ahead;                                                  /* launch and collect */
+    uint64_t step_ns;                                            /* a step takes this long */
     uint64_t fail_step;                                          /* this step (from 1) returns ST_DEVICE; 0: none */
-    void (*before_step)(void *state, const struct batch *batch); /* engine thread; NULL: none */
+    bool fail_launch;                                            /* ... at its launch, not when it is collected */
+    void (*before_step)(void *state, const struct batch *batch); /* engine thread, at its launch; NULL: none */
     void *before_step_state;
 };
 
 struct null_device_counts {
     uint64_t steps, tokens, rows;
     uint64_t kv_mismatches;        /* rows whose KV is not what the scheduler says it is */
+    uint64_t ahead;                /* steps launched while another was under way */
     uint64_t allocations_in_steps; /* by the stepping thread, between the first and the last step */
 };
 
