@@ -217,6 +217,24 @@ inline void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2
 }
 #endif
 
+/* KS x RT x NT of mma_bf16: d[r][n] += a[k][r] * b[k][n] for k in rising order. Under the emulator one meeting of the
+ * lanes does for all of them, which is where its time goes. */
+template <int KS, int RT, int NT>
+__device__ __forceinline__ void mma_bf16_tile(float (&d)[RT][NT][4], const uint32_t (&a)[KS][RT][4],
+                                              const uint32_t (&b)[KS][NT][2] KX_LOC)
+{
+#ifdef __CUDACC__
+    KX_UNROLL
+    for (int k = 0; k < KS; k++)
+        KX_UNROLL
+    for (int n = 0; n < NT; n++)
+        KX_UNROLL
+    for (int r = 0; r < RT; r++) mma_bf16(d[r][n], a[k][r], b[k][n]);
+#else
+    cs::mma_tile(KS, RT, NT, &d[0][0][0], &a[0][0][0], &b[0][0][0], KX_HERE);
+#endif
+}
+
 /* ---- named barriers (ids 1..15) of a part of the block: threads is a multiple of 32 and counts syncs and arrivals. */
 #ifdef __CUDACC__
 __device__ __forceinline__ void bar_sync(int id, int threads)

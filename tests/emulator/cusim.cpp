@@ -363,6 +363,61 @@ static inline float bf(uint16_t h)
     memcpy(&f, &u, 4);
     return f;
 }
+/* The products of all 32 lanes' tiles, as MMA_BF16 below would give them one by one: products of BF16 are exact. */
+typedef float v8f __attribute__((vector_size(32)));
+static void exec_mma_tile(Fiber *f)
+{
+    const int ks = f[0].a >> 16, rt = f[0].a >> 8 & 255, nt = f[0].a & 255;
+    const MmaTile *lanes[32];
+    for (int l = 0; l < 32; l++) {
+        lanes[l] = (const MmaTile *)f[l].in;
+        if (f[l].a != f[0].a) fail(f[l].wloc, "lanes disagree about the shape of a tile");
+    }
+    for (int k = 0; k < ks; k++) {
+        for (int r = 0; r < rt; r++) {
+            alignas(32) float A[16][16];
+            for (int l = 0; l < 32; l++) {
+                const uint32_t *w = lanes[l]->a + (k * rt + r) * 4;
+                const int g = l >> 2, t = (l & 3) * 2;
+                for (int i = 0; i < 4; i++) {
+                    float *to = &A[g + 8 * (i & 1)][t + 8 * (i >> 1)];
+                    to[0] = bf((uint16_t)w[i]);
+                    to[1] = bf((uint16_t)(w[i] >> 16));
+                }
+            }
+            for (int n = 0; n < nt; n++) {
+                alignas(32) float B[16][8], D[16][8];
+                for (int l = 0; l < 32; l++) {
+                    const uint32_t *w = lanes[l]->b + (k * nt + n) * 2;
+                    const float *d = lanes[l]->d + (r * nt + n) * 4;
+                    const int g = l >> 2, t = (l & 3) * 2;
+                    for (int i = 0; i < 2; i++) {
+                        B[t + 8 * i][g] = bf((uint16_t)w[i]);
+                        B[t + 1 + 8 * i][g] = bf((uint16_t)(w[i] >> 16));
+                    }
+                    memcpy(&D[g][t], d, 8);
+                    memcpy(&D[g + 8][t], d + 2, 8);
+                }
+                for (int half = 0; half < 16; half += 8) {
+                    v8f sum[8];
+                    for (int i = 0; i < 8; i++) memcpy(&sum[i], D[half + i], 32);
+                    for (int j = 0; j < 16; j++) {
+                        v8f b;
+                        memcpy(&b, B[j], 32);
+                        for (int i = 0; i < 8; i++) sum[i] += A[half + i][j] * b;
+                    }
+                    for (int i = 0; i < 8; i++) memcpy(D[half + i], &sum[i], 32);
+                }
+                for (int l = 0; l < 32; l++) {
+                    float *d = lanes[l]->d + (r * nt + n) * 4;
+                    const int g = l >> 2, t = (l & 3) * 2;
+                    memcpy(d, &D[g][t], 8);
+                    memcpy(d + 2, &D[g + 8][t], 8);
+                }
+            }
+        }
+    }
+}
 static void exec_op(Warp *w, Pending &p)
 {
     Fiber *f = w->f;
@@ -510,6 +565,7 @@ static void exec_op(Warp *w, Pending &p)
         }
         break;
     }
+    case MMA_BF16_TILE: exec_mma_tile(f); break;
     }
 }
 static const char *op_name(int op, bool sync)
@@ -518,7 +574,7 @@ static const char *op_name(int op, bool sync)
                               "__ballot/any/all_sync", "__match_any_sync",  "__reduce_add_sync", "__reduce_min_sync",
                               "__reduce_max_sync",     "__reduce_min_sync", "__reduce_max_sync", "__reduce_and_sync",
                               "__reduce_or_sync",      "__reduce_xor_sync", "ldmatrix.x2", "ldmatrix.x2.trans", "ldmatrix.x4", "ldmatrix.x4.trans",
-                              "mma.sync bf16",         "mma.sync f16"};
+                              "mma.sync bf16",         "mma.sync f16",         "mma.sync bf16 tile"};
     return sync ? "__syncwarp" : n[op];
 }
 static void op_try(Warp *w, Pending &p)

@@ -73,7 +73,8 @@ enum WarpOp {
     LDMATRIX_X4,
     LDMATRIX_X4_T,
     MMA_BF16,
-    MMA_F16
+    MMA_F16,
+    MMA_BF16_TILE
 };
 void warp_op(WarpOp op, unsigned mask, const void *in, void *out, int size, int a, int b, Loc loc);
 unsigned active_mask();
@@ -112,6 +113,16 @@ inline void mma(WarpOp op, float *d, const uint32_t *a, const uint32_t *b, Loc l
 {
     const uint32_t in[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
     warp_op(op, 0xffffffffu, in, d, 24, 0, 0, loc);
+}
+/* ks x rt x nt of them; a lane's a [ks][rt][4], b [ks][nt][2], d [rt][nt][4] */
+struct MmaTile {
+    const uint32_t *a, *b;
+    float *d;
+};
+inline void mma_tile(int ks, int rt, int nt, float *d, const uint32_t *a, const uint32_t *b, Loc loc)
+{
+    const MmaTile tile = {a, b, d};
+    warp_op(MMA_BF16_TILE, 0xffffffffu, &tile, d, sizeof tile, ks << 16 | rt << 8 | nt, 0, loc);
 }
 /* For TSan: a release publishes what the thread wrote before it, an acquire that saw its value receives that. */
 inline void store_release(uint32_t *flag, uint32_t value)

@@ -143,6 +143,24 @@ __global__ void k_mma(const uint16_t *a, const uint16_t *b, float *d, uint32_t *
         frag[l * 8 + 4 + i] = ft[i];
     }
 }
+/* A tile of products against its mmas one by one: bits, with fragments that differ in every place. */
+__global__ void k_mma_tile(uint32_t *wrong)
+{
+    const uint32_t l = threadIdx.x;
+    uint32_t a[2][2][4], b[2][3][2];
+    float d[2][3][4], e[2][3][4];
+    for (uint32_t k = 0; k < 2; k++) {
+        for (uint32_t i = 0; i < 8; i++) a[k][i / 4][i % 4] = 0x3f803f80u + (l * 37 + i * 101 + k * 59) % 97 * 0x10007u;
+        for (uint32_t i = 0; i < 6; i++) b[k][i / 2][i % 2] = 0xbf004000u + (l * 41 + i * 103 + k * 61) % 89 * 0x10003u;
+    }
+    for (uint32_t i = 0; i < 24; i++) d[i / 12][i / 4 % 3][i % 4] = e[i / 12][i / 4 % 3][i % 4] = (float)(i + l) * 0.37f;
+    kx::mma_bf16_tile<2, 2, 3>(d, a, b);
+    for (int k = 0; k < 2; k++)
+        for (int i = 0; i < 6; i++) kx::mma_bf16(e[i / 3][i % 3], a[k][i / 3], b[k][i % 3]);
+    wrong[l] = 0;
+    for (int i = 0; i < 24; i++)
+        wrong[l] += __float_as_uint(d[i / 12][i / 4 % 3][i % 4]) != __float_as_uint(e[i / 12][i / 4 % 3][i % 4]);
+}
 __global__ void k_cp(uint4 *o, const uint4 *in)
 {
     KX_SHARED_DYN(sm);
@@ -302,6 +320,11 @@ int main()
             }
         ok("mma m16n8k16 bf16", c);
         ok("ldmatrix x4", fa);
+        CK(kx::launch(k_mma_tile, 1, 32, 0, st, fr.d));
+        bool tile = true;
+        auto &wrong = fr.down();
+        for (int l = 0; l < 32; l++) tile &= wrong[l] == 0;
+        ok("mma tile", tile);
         ok("ldmatrix x4 trans", ft);
     }
     {
