@@ -7,6 +7,7 @@
 #ifndef KERNELS_CUDA_OPS_H
 #define KERNELS_CUDA_OPS_H
 
+#include "kernels/cuda_attention.h"
 #include "kernels/cuda_kv.h"
 #include "kernels/cuda_step.h"
 
@@ -115,13 +116,13 @@ struct cuda_attention {
     const uint16_t *qkv; /* as cuda_rope left it */
     struct cuda_kv kv;
     uint32_t H, KH, D, layer;
-    float scale;     /* of scores */
-    uint32_t window; /* positions a token sees, its own included; 0: all */
-    void *partials;  /* scratch of cuda_attention_scratch_bytes */
+    float scale;       /* of scores */
+    uint32_t window;   /* positions a token sees, its own included; 0: all */
+    void *scratch;     /* cuda_attention_scratch_bytes (cuda_attention.h); its tickets are zero between launches */
+    uint32_t partials; /* cuda_attention_partials */
 };
-size_t cuda_attention_scratch_bytes(uint32_t tokens_max, uint32_t seqs_max, uint32_t context_max, uint32_t H,
-                                    uint32_t KH, uint32_t D, uint32_t grid);
-/* grid: blocks of the launch (fixed for a device), which take the step's items in turn. */
+/* D is 64, 96, 128 or 256, else cudaErrorInvalidValue. grid: blocks of the launch, as the plan was told: two a
+ * multiprocessor. A layer with a window takes the step's second plan. */
 cudaError_t cuda_attention(const struct cuda_attention *attention, const struct cuda_step *step, uint32_t grid,
                            cudaStream_t stream);
 

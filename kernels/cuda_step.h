@@ -11,6 +11,8 @@
 #ifndef KERNELS_CUDA_STEP_H
 #define KERNELS_CUDA_STEP_H
 
+#include "kernels/cuda_attention.h"
+
 #include <stdint.h>
 
 /* A token whose id is what row (token & ~CUDA_TOKEN_OF_ROW) of the step before has chosen. */
@@ -18,8 +20,8 @@
 
 struct cuda_step_header {
     uint32_t tokens, seqs, rows; /* M, S, R of this step */
-    uint32_t items;              /* attention items */
-    uint32_t reserved[4];        /* 0 */
+    uint32_t items[CUDA_ATTENTION_PLANS];
+    uint32_t reserved[3]; /* 0 */
 };
 
 enum cuda_row_flag {
@@ -49,17 +51,17 @@ struct cuda_row {
 /* Device pointers into the step buffer; a plain struct of the host, never passed to a kernel whole. */
 struct cuda_step {
     const struct cuda_step_header *header;
-    const uint32_t *tokens;             /* (M) ids, or CUDA_TOKEN_OF_ROW */
-    const uint32_t *positions;          /* (M) */
-    const uint32_t *seq_of_token;       /* (M) */
-    const uint32_t *q_start;            /* (S + 1) first token of each sequence */
-    const uint32_t *kv_len;             /* (S) including this step's tokens */
-    const uint32_t *table_start;        /* (S + 1) into table */
-    const uint32_t *table;              /* block ids of all sequences, one after the other */
-    const struct attention_item *items; /* (items) by attention_plan.h */
-    const struct cuda_row *rows;        /* (R) rising in token */
-    const uint32_t *row_tokens;         /* (R) rows[r].token, for the norm before the head */
-    const uint32_t *lists;              /* what rows point into */
+    const uint32_t *tokens;                                   /* (M) ids, or CUDA_TOKEN_OF_ROW */
+    const uint32_t *positions;                                /* (M) */
+    const uint32_t *seq_of_token;                             /* (M) */
+    const uint32_t *q_start;                                  /* (S + 1) first token of each sequence */
+    const uint32_t *kv_len;                                   /* (S) including this step's tokens */
+    const uint32_t *table_start;                              /* (S + 1) into table */
+    const uint32_t *table;                                    /* block ids of all sequences, one after the other */
+    const struct attention_item *items[CUDA_ATTENTION_PLANS]; /* (header->items) of layers without, with a window */
+    const struct cuda_row *rows;                              /* (R) rising in token */
+    const uint32_t *row_tokens;                               /* (R) rows[r].token, for the norm before the head */
+    const uint32_t *lists;                                    /* what rows point into */
 };
 
 #endif

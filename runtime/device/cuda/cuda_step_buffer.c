@@ -36,7 +36,8 @@ void cuda_step_layout_make(const struct cuda_step_bounds *bounds, struct cuda_st
     TAKE(tokens, room.tokens * sizeof(uint32_t));
     TAKE(positions, room.tokens * sizeof(uint32_t));
     TAKE(seq_of_token, room.tokens * sizeof(uint32_t));
-    TAKE(items, (size_t)bounds->items_max * bounds->item_bytes);
+    TAKE(items[0], (size_t)bounds->items_max * sizeof(struct attention_item));
+    TAKE(items[1], (size_t)bounds->items_max * sizeof(struct attention_item));
     TAKE(table, 0);
 #undef TAKE
 }
@@ -78,7 +79,7 @@ struct cuda_step cuda_step_at(const struct cuda_step_layout *layout, const void 
                               .kv_len = (const void *)(at + layout->kv_len),
                               .table_start = (const void *)(at + layout->table_start),
                               .table = (const void *)(at + layout->table),
-                              .items = (const void *)(at + layout->items),
+                              .items = {(const void *)(at + layout->items[0]), (const void *)(at + layout->items[1])},
                               .rows = (const void *)(at + layout->rows),
                               .row_tokens = (const void *)(at + layout->row_tokens),
                               .lists = (const void *)(at + layout->table)};
@@ -233,7 +234,7 @@ static bool put_row(struct tail *tail, const struct batch *batch, uint32_t r, st
 static void put_headers(const struct cuda_step_bounds *bounds, const struct cuda_step_layout *layout,
                         const struct batch *batch, struct cuda_step_header *headers)
 {
-    headers[0] = (struct cuda_step_header){batch->tokens_count, batch->seqs_count, batch->rows_count, 0, {0}};
+    headers[0] = (struct cuda_step_header){batch->tokens_count, batch->seqs_count, batch->rows_count, {0}, {0}};
     for (uint32_t g = 0; g < groups_of(bounds, layout->room.rows); g++) {
         uint32_t first = g * bounds->group_rows, left = batch->rows_count > first ? batch->rows_count - first : 0;
         headers[1 + g] = headers[0];

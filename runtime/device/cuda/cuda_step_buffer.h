@@ -25,8 +25,7 @@
 struct cuda_step_bounds {
     uint32_t tokens_max, seqs_max, rows_max, context_max;
     uint32_t vocab, kv_blocks;
-    uint32_t items_max;  /* attention items of any step and rank */
-    uint32_t item_bytes; /* of one */
+    uint32_t items_max;  /* attention items of any step, rank and plan */
     uint32_t group_rows; /* rows sampled together */
     size_t lists_max;    /* entries of all rows' lists together */
 };
@@ -39,7 +38,8 @@ struct cuda_step_room {
 /* Bytes from the beginning of the buffer to each array. */
 struct cuda_step_layout {
     struct cuda_step_room room;
-    size_t q_start, kv_len, table_start, rows, row_tokens, tokens, positions, seq_of_token, items, table;
+    size_t q_start, kv_len, table_start, rows, row_tokens, tokens, positions, seq_of_token, items[CUDA_ATTENTION_PLANS],
+        table;
 };
 
 void cuda_step_layout_make(const struct cuda_step_bounds *bounds, struct cuda_step_room room,
