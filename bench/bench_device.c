@@ -35,8 +35,8 @@ static const struct workload {
 };
 enum { WORKLOADS = sizeof workloads / sizeof workloads[0] };
 
-static const char *const phase_names[PHASE_COUNT] = {"embed", "prepare", "qkv",  "attention", "o",
-                                                     "gated", "down",    "head", "sample",    "wait"};
+static const char *const phase_names[PHASE_COUNT] = {"embed", "prepare", "qkv",    "attention", "o",    "gated",
+                                                     "down",  "head",    "sample", "wait",      "ranks"};
 
 struct bench {
     struct model *model;

@@ -32,6 +32,7 @@
 #include <stdint.h>
 
 struct device;
+struct comm;
 
 struct device_info {
     char name[64]; /* "cpu avx512, 2 threads" */
@@ -56,6 +57,7 @@ enum device_phase {
     PHASE_HEAD,      /* lm_head */
     PHASE_SAMPLE,    /* refinement and sampling of rows */
     PHASE_WAIT,      /* at barriers */
+    PHASE_RANKS,     /* sums over ranks and what else passes between them, waiting included */
     PHASE_COUNT
 };
 
@@ -95,13 +97,19 @@ struct device_config {
     uint32_t seqs_max;    /* sequences a step */
     uint32_t rows_max;    /* rows with logits a step */
     uint32_t context_max; /* positions a sequence may reach */
+    struct comm
+        *comm; /* of a model's part (model_shard.h) among the ranks of all parts, which it outlives; else NULL */
 };
 
 /* Called while weights are packed, with bytes done and in all. The caller's thread. */
 typedef void (*device_progress_fn)(void *state, size_t done_bytes, size_t total_bytes);
 
 /* Packs the model's weights with all threads and takes all memory the device will ever need. The model's file may be
- * released afterwards. ST_NOMEM, ST_INVAL (err names the tensor or setting). The caller owns the device. */
+ * released afterwards. ST_NOMEM, ST_INVAL (err names the tensor or setting). The caller owns the device.
+ *
+ * A device of a part runs every step together with those of the other parts, which are given the same batches in the
+ * same order and have as many KV blocks. Rows are chosen by rank 0; other ranks leave results as they are and look at
+ * no params. When the comm fails the device is lost: ST_DEVICE, for this step and all after it. */
 NODISCARD enum status device_cpu_create(const struct model *model, const struct device_config *config,
                                         device_progress_fn progress, void *progress_state, struct device **device,
                                         struct error *err);

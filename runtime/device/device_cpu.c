@@ -46,6 +46,7 @@ static void plan_rows(struct device_cpu *cpu, const struct batch *batch)
 static enum status step(struct device *device, const struct batch *batch, struct batch_result *result)
 {
     struct device_cpu *cpu = (struct device_cpu *)(void *)device;
+    if (cpu->lost) return ST_DEVICE;
     TRY(device_cpu_check(cpu, batch));
     if (batch->tokens_count == 0) return ST_OK;
     plan_rows(cpu, batch);
@@ -55,6 +56,7 @@ static enum status step(struct device *device, const struct batch *batch, struct
     uint32_t counters = cpu->spec.layers + (batch->rows_count + LOGIT_ROWS - 1) / LOGIT_ROWS;
     for (uint32_t i = 0; i < counters; i++) atomic_store_explicit(&cpu->next_item[i], 0, memory_order_relaxed);
     team_run(cpu->team, step_thread, cpu);
+    if (cpu->lost) return ST_DEVICE;
     for (uint32_t phase = 0; phase < PHASE_COUNT; phase++) {
         uint64_t ticks = 0;
         for (uint32_t t = 0; t < cpu->threads_count; t++) ticks += cpu->threads[t].phase_ticks[phase];
@@ -82,8 +84,15 @@ static void empty_kv(struct device *device)
     mem_map_empty(cpu->kv, cpu->kv_bytes);
 }
 
-static enum status check_config(const struct model_spec *s, const struct device_config *config, struct error *err)
+static enum status check_config(const struct model *model, const struct device_config *config, struct error *err)
 {
+    const struct model_spec *s = &model->spec;
+    const struct comm *comm = config->comm;
+    if (model->part.ranks > 1 ? !comm || comm->rank != model->part.rank || comm->ranks != model->part.ranks
+                              : comm != NULL) {
+        return error_set(err, ST_INVAL, "the model's part is rank %u of %u, its comm another", model->part.rank,
+                         model->part.ranks);
+    }
     if (!cpu_path_supported(config->path)) {
         return error_set(err, ST_INVAL, "this CPU cannot run the path %s", cpu_path_name(config->path));
     }
@@ -110,7 +119,7 @@ static size_t down_acts_bytes(const struct device_cpu *cpu, uint32_t M)
         const struct cpu_layer *layer = &cpu->layers[l];
         size_t bytes = layer->experts ? 0 : matmul_act_bytes(layer->down.act, M, cpu->spec.ff_width);
         if (bytes > most) most = bytes;
-        for (uint32_t x = 0; layer->experts && x < cpu->spec.experts; x++) {
+        for (uint32_t x = cpu->experts_begin; layer->experts && x < cpu->experts_end; x++) {
             bytes = device_cpu_items_act_bytes(cpu, layer->experts[x].down.act, M, cpu->spec.expert_width);
             if (bytes > most) most = bytes;
         }
@@ -146,9 +155,9 @@ static uint32_t max_of(uint32_t a, uint32_t b)
 
 /* Floats from a row of logits to the next: 1 KB more than whole pages, so that what 16 rows hold of the same columns
  * does not fall on the same few lines of the caches. */
-static size_t logits_stride(uint32_t panels)
+static size_t logits_stride(uint32_t vocab)
 {
-    return ((size_t)panels * MATMUL_PANEL_ROWS + 1023) / 1024 * 1024 + 256;
+    return ((size_t)vocab + 1023) / 1024 * 1024 + 256;
 }
 
 /* Lays out the scratch mapping; run twice, first with base NULL to measure. Gives the bytes used. */
@@ -178,7 +187,7 @@ static size_t place_scratch(struct device_cpu *cpu, uint8_t *base)
     TAKE(routes->shares, items * sizeof *routes->shares);
     TAKE(routes->tokens, items * sizeof *routes->tokens);
     uint32_t logit_rows = LOGIT_ROWS * (info->rows_max > LOGIT_ROWS ? LOGIT_BUFFERS : 1);
-    cpu->logits_stride = logits_stride(cpu->head.panels);
+    cpu->logits_stride = logits_stride(cpu->vocab_stride);
     cpu->highest_stride = (sample_units(s->vocab) + 15) & ~15u;
     TAKE(cpu->logits, logit_rows * cpu->logits_stride * sizeof(float));
     TAKE(cpu->highest, logit_rows * cpu->highest_stride * sizeof(float));
@@ -196,6 +205,15 @@ static size_t place_scratch(struct device_cpu *cpu, uint8_t *base)
     TAKE(cpu->last_tokens, info->rows_max * sizeof *cpu->last_tokens);
     TAKE(cpu->last_of_row, info->rows_max * sizeof *cpu->last_of_row);
     TAKE(cpu->next_item, (s->layers + info->rows_max / LOGIT_ROWS + 1) * sizeof *cpu->next_item);
+    if (cpu->comm) {
+        size_t rows = cpu->comm->rank == 0 ? LOGIT_ROWS : 0;
+        cpu->whole_stride = logits_stride(cpu->vocab);
+        cpu->whole_highest_stride = (sample_units(cpu->vocab) + 15) & ~15u;
+        TAKE(cpu->ranks_bad, N * (cpu->comm->ranks + 1));
+        TAKE(cpu->ranks_logits, cpu->comm->ranks * rows * cpu->logits_stride * sizeof(float));
+        TAKE(cpu->whole, rows * cpu->whole_stride * sizeof(float));
+        TAKE(cpu->whole_highest, rows * cpu->whole_highest_stride * sizeof(float));
+    }
     for (uint32_t t = 0; t < cpu->threads_count; t++) {
         struct cpu_thread *own = &cpu->threads[t];
         uint8_t *sampler;
@@ -204,8 +222,8 @@ static size_t place_scratch(struct device_cpu *cpu, uint8_t *base)
         TAKE(own->attention,
              attention_scratch_floats(cpu->kv_layout.type, s->heads / s->kv_heads, s->head_size) * sizeof(float));
         TAKE(own->acts, ACT_KINDS_MAX * cpu->act_private_slot_bytes);
-        TAKE(sampler, sampler_bytes(s->vocab));
-        if (base) sampler_init(&own->sampler, cpu->path, s->vocab, sampler);
+        TAKE(sampler, sampler_bytes(cpu->vocab));
+        if (base) sampler_init(&own->sampler, cpu->path, cpu->vocab, sampler);
     }
 #undef TAKE
     return used;
@@ -237,7 +255,7 @@ static void describe(struct device_cpu *cpu, const struct device_config *config)
     cpu->device.ops = &ops;
     snprintf(info->name, sizeof info->name, "cpu %s, %u thread%s", cpu_path_name(cpu->path), cpu->threads_count,
              cpu->threads_count == 1 ? "" : "s");
-    info->vocab = cpu->spec.vocab;
+    info->vocab = cpu->vocab;
     info->kv_block_bytes = device_cpu_kv_block_bytes(&cpu->spec, cpu->numerics, config->kv_int8);
     info->tokens_max = config->tokens_max;
     info->seqs_max = config->seqs_max;
@@ -248,7 +266,7 @@ enum status device_cpu_create(const struct model *model, const struct device_con
                               device_progress_fn progress, void *progress_state, struct device **device,
                               struct error *err)
 {
-    TRY(check_config(&model->spec, config, err));
+    TRY(check_config(model, config, err));
     struct device_cpu *cpu = mem_alloc(1, sizeof *cpu);
     if (!cpu) return error_set(err, ST_NOMEM, "no memory for the device");
     cpu->spec = model->spec;
@@ -257,7 +275,14 @@ enum status device_cpu_create(const struct model *model, const struct device_con
     cpu->threads_count = config->threads;
     cpu->context_max = config->context_max;
     cpu->ropes = cpu->spec.has_window_rope ? 2 : 1;
-    cpu->apart = cpu->spec.has_post_norms || cpu->spec.residual_scale != 1;
+    cpu->comm = config->comm;
+    bool is_part = cpu->comm != NULL;
+    cpu->vocab = is_part ? model->part.vocab : cpu->spec.vocab;
+    cpu->vocab_begin = is_part ? model->part.vocab_begin : 0;
+    cpu->vocab_stride = is_part ? model->part.vocab_stride : cpu->spec.vocab;
+    cpu->experts_begin = is_part ? model->part.experts_begin : 0;
+    cpu->experts_end = is_part ? model->part.experts_end : cpu->spec.experts;
+    cpu->apart = is_part || cpu->spec.has_post_norms || cpu->spec.residual_scale != 1;
     cpu->kv_layout = layout_of(&cpu->spec, cpu->numerics, config->kv_int8);
     cpu->layer_bytes = cpu->spec.kv_heads * cpu->kv_layout.head_bytes;
     describe(cpu, config);

@@ -22,6 +22,11 @@ static uint32_t items_of(const struct device_cpu *cpu, uint32_t expert)
     return cpu->routes.begins[expert + 1] - cpu->routes.begins[expert];
 }
 
+static bool has_expert(const struct device_cpu *cpu, uint32_t expert)
+{
+    return expert >= cpu->experts_begin && expert < cpu->experts_end;
+}
+
 /* The live rows' experts, then their items. */
 static void find_routes(struct device_cpu *cpu, uint32_t thread_idx, const struct cpu_layer *layer,
                         const struct live_rows *live)
@@ -69,7 +74,7 @@ static void prepare_items(struct device_cpu *cpu, uint32_t thread_idx, const str
         uint32_t M = items_of(cpu, x);
         for (uint32_t m = 0; m < M; m++) {
             uint32_t item = r->begins[x] + m;
-            if (item < items.begin || item >= items.end) continue;
+            if (item < items.begin || item >= items.end || !has_expert(cpu, x)) continue;
             rmsnorm(cpu->path, own->row, live->x + (size_t)r->rows[item] * s->width, layer->ffn_norm, s->width,
                     s->norm_eps);
             for (uint32_t i = 0; i < set->count; i++) { /* one that is not finite was marked before the router */
@@ -96,6 +101,7 @@ static void gate_items(struct device_cpu *cpu, uint32_t thread_idx, const struct
     size_t offset[ACT_KINDS_MAX] = {0}, down_offset = 0;
     for (uint32_t x = 0; x < s->experts; x++) {
         const struct cpu_expert *expert = &layer->experts[x];
+        bool own = has_expert(cpu, x);
         uint32_t M = items_of(cpu, x), gate_slot = slot_of(set, expert->gate.act),
                  up_slot = slot_of(set, expert->up.act);
         struct gated gated = {.gate = &expert->gate,
@@ -106,9 +112,9 @@ static void gate_items(struct device_cpu *cpu, uint32_t thread_idx, const struct
                               .down_acts = cpu->down_acts + down_offset,
                               .M = M,
                               .tokens = cpu->routes.tokens + cpu->routes.begins[x]};
-        if (M) device_cpu_gated(cpu, &gated, cpu->threads[thread_idx].expert_ff);
+        if (M && own) device_cpu_gated(cpu, &gated, cpu->threads[thread_idx].expert_ff);
         for (uint32_t i = 0; i < set->count; i++) offset[i] += matmul_act_bytes(set->kinds[i], M, s->width);
-        down_offset += matmul_act_bytes(expert->down.act, M, s->expert_width);
+        if (own) down_offset += matmul_act_bytes(expert->down.act, M, s->expert_width);
     }
     phase_meet(cpu, thread_idx, PHASE_GATED);
 }
@@ -144,7 +150,7 @@ static void down_items(struct device_cpu *cpu, uint32_t thread_idx, const struct
     for (uint32_t m = 0; m < live->count && begin < end; m++) {
         memset(cpu->y + (size_t)m * s->width + begin, 0, (end - begin) * sizeof(float));
     }
-    for (uint32_t x = 0; x < s->experts; x++) {
+    for (uint32_t x = cpu->experts_begin; x < cpu->experts_end; x++) {
         const struct matrix *down = &layer->experts[x].down;
         uint32_t M = items_of(cpu, x), item = cpu->routes.begins[x];
         for (uint32_t m = 0; m < M; m += MATMUL_TILE_ROWS) {

@@ -14,6 +14,7 @@
 #include "kernels/matmul.h"
 #include "kernels/rope.h"
 #include "runtime/base/clock.h"
+#include "runtime/device/comm.h"
 #include "runtime/device/device.h"
 #include "runtime/device/thread_team.h"
 #include "runtime/sampler.h"
@@ -127,7 +128,13 @@ struct device_cpu {
     float *final_norm; /* (E) */
     uint32_t ropes;
     double *frequencies[ROPES_MAX]; /* (rope_size / 2) */
-    bool apart; /* what attention and feed-forward give is normed or scaled before it is added: it goes to y first */
+    bool apart; /* what attention and feed-forward give is normed, scaled or summed before it is added: y comes first */
+
+    struct comm *comm;                   /* of the ranks, or NULL */
+    uint32_t experts_begin, experts_end; /* whose weights this rank has */
+    bool lost;                           /* it failed. Written by thread 0 before a barrier */
+    uint32_t vocab;                      /* of the whole model */
+    uint32_t vocab_begin, vocab_stride;  /* the first of this rank's spec.vocab rows; from one rank's to the next's */
 
     uint8_t *kv;
     struct kv_layout kv_layout;
@@ -154,6 +161,10 @@ struct device_cpu {
     uint32_t *row_tokens;        /* (R) of the step in hand */
     float *logits, *highest;     /* (LOGIT_BUFFERS, LOGIT_ROWS) rows of kernels/sample.h, each at its stride */
     size_t logits_stride, highest_stride;
+    uint8_t *ranks_bad;           /* (ranks, N) of all ranks, after N of this one */
+    float *ranks_logits;          /* (ranks, LOGIT_ROWS) rows at logits_stride: what rank 0 gathers */
+    float *whole, *whole_highest; /* (LOGIT_ROWS) rows of the whole vocabulary, on rank 0 */
+    size_t whole_stride, whole_highest_stride;
 
     /* the step in hand */
     const struct batch *batch;
@@ -248,6 +259,10 @@ void device_cpu_run_experts(struct device_cpu *cpu, uint32_t thread_idx, const s
 /* Room for activations of all items, of whatever kind: experts begin at whole lines. */
 size_t device_cpu_items_act_bytes(const struct device_cpu *cpu, enum act_kind kind, uint32_t tokens, uint32_t K);
 void device_cpu_mark_bad(struct device_cpu *cpu, uint32_t token);
+
+/* Makes of data (count) its sum over the ranks. All threads, after a barrier; ends with one. When it fails cpu->lost is
+ * set, the same for all threads from then on. */
+void device_cpu_sum_ranks(struct device_cpu *cpu, uint32_t thread_idx, float *data, size_t count);
 
 /* team_fn: the layers of a step, then logits and sampling of its rows. */
 void device_cpu_run_layers(struct device_cpu *cpu, uint32_t thread_idx);

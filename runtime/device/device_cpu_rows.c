@@ -30,7 +30,7 @@ static bool check_sequence(const struct device_cpu *cpu, const struct batch *bat
     if (length > cpu->context_max || position > length || length - position != end - begin) return false;
     for (uint32_t n = begin; n < end; n++) {
         if (batch->seq_of_token[n] != seq || batch->positions[n] != position + (n - begin)) return false;
-        if (batch->tokens[n] >= cpu->spec.vocab) return false;
+        if (batch->tokens[n] >= cpu->vocab) return false;
     }
     for (uint32_t b = 0; b < (length + KV_TOKENS - 1) / KV_TOKENS; b++) {
         if (batch->block_table[seq][b] >= cpu->device.info.kv_blocks) return false;
@@ -50,7 +50,7 @@ enum status device_cpu_check(const struct device_cpu *cpu, const struct batch *b
     for (uint32_t r = 0; r < batch->rows_count; r++) {
         const struct batch_row *row = &batch->rows[r];
         if (row->token >= batch->tokens_count || (r && row->token < row[-1].token) || !row->params) return ST_INVAL;
-        if (row->score_only && row->target >= cpu->spec.vocab) return ST_INVAL;
+        if (row->score_only && row->target >= cpu->vocab) return ST_INVAL;
     }
     return ST_OK;
 }
@@ -125,25 +125,29 @@ static void multiply_group(struct device_cpu *cpu, uint32_t thread_idx, uint32_t
     }
 }
 
+static void sample_row(struct device_cpu *cpu, struct cpu_thread *own, uint32_t row_idx, const struct logit_row *logits)
+{
+    const struct batch_row *row = &cpu->batch->rows[row_idx];
+    struct row_result *result = &cpu->result->rows[row_idx];
+    if (cpu->bad[row->token]) {
+        result->flags = ROW_NOT_FINITE;
+        result->id = result->rank = result->top_count = 0;
+        result->logprob = 0;
+    } else {
+        sampler_row(&own->sampler, logits, row, result);
+    }
+}
+
 static void sample_group(struct device_cpu *cpu, uint32_t thread_idx, uint32_t first, uint32_t count)
 {
-    const struct batch *batch = cpu->batch;
     struct cpu_thread *own = &cpu->threads[thread_idx];
     _Atomic uint32_t *next = &cpu->next_item[cpu->spec.layers + first / LOGIT_ROWS];
     for (;;) {
         uint32_t i = atomic_fetch_add_explicit(next, 1, memory_order_relaxed);
         if (i >= count) break;
-        const struct batch_row *row = &batch->rows[first + i];
-        struct row_result *result = &cpu->result->rows[first + i];
-        if (cpu->bad[row->token]) {
-            result->flags = ROW_NOT_FINITE;
-            result->id = result->rank = result->top_count = 0;
-            result->logprob = 0;
-        } else {
-            struct logit_row logits = logits_of(cpu, first, i);
-            refine(cpu, own, &logits, first + i);
-            sampler_row(&own->sampler, &logits, row, result);
-        }
+        struct logit_row logits = logits_of(cpu, first, i);
+        if (!cpu->bad[cpu->batch->rows[first + i].token]) refine(cpu, own, &logits, first + i);
+        sample_row(cpu, own, first + i, &logits);
     }
 }
 
@@ -152,14 +156,75 @@ static uint32_t group_size(uint32_t rows, uint32_t first)
     return rows - first < LOGIT_ROWS ? rows - first : LOGIT_ROWS;
 }
 
+/* A token that one rank has marked is bad on all. */
+static void gather_bad(struct device_cpu *cpu)
+{
+    uint32_t N = cpu->batch->tokens_count, ranks = cpu->comm->ranks;
+    uint8_t *own = cpu->ranks_bad, *all = own + N;
+    for (uint32_t n = 0; n < N; n++) own[n] = __atomic_load_n(&cpu->bad[n], __ATOMIC_RELAXED);
+    cpu->lost = comm_gather(cpu->comm, own, N, all, COMM_ALL, NULL) != ST_OK;
+    for (uint32_t i = 0; !cpu->lost && i < ranks * N; i++)
+        if (all[i]) device_cpu_mark_bad(cpu, i % N);
+}
+
+/* A row of the whole vocabulary, from what the ranks brought for `count` rows. */
+static struct logit_row join_row(struct device_cpu *cpu, uint32_t count, uint32_t i)
+{
+    uint32_t ranks = cpu->comm->ranks, stride = cpu->vocab_stride;
+    struct logit_row row = {cpu->vocab, cpu->whole + i * cpu->whole_stride,
+                            cpu->whole_highest + i * cpu->whole_highest_stride};
+    for (uint32_t rank = 0; rank < ranks; rank++) {
+        uint32_t begin = rank * stride, V = cpu->vocab - begin < stride ? cpu->vocab - begin : stride;
+        const float *part = cpu->ranks_logits + ((size_t)rank * count + i) * cpu->logits_stride;
+        memcpy(row.logits + begin, part, V * sizeof *part);
+    }
+    sample_scan(cpu->path, row.logits, cpu->vocab, row.highest);
+    return row;
+}
+
+/* Every rank multiplies its rows of the head and refines its highest logits; rank 0 gathers and chooses. */
+static void run_rows_of_ranks(struct device_cpu *cpu, uint32_t thread_idx, const uint8_t *act)
+{
+    struct cpu_thread *own = &cpu->threads[thread_idx];
+    uint32_t rows = cpu->batch->rows_count, threads = cpu->threads_count;
+    for (uint32_t first = 0; first < rows; first += LOGIT_ROWS) {
+        uint32_t count = group_size(rows, first);
+        multiply_group(cpu, thread_idx, first, count, act);
+        phase_meet(cpu, thread_idx, PHASE_HEAD);
+        for (uint32_t i = thread_idx; i < count; i += threads) {
+            struct logit_row logits = logits_of(cpu, first, i);
+            refine(cpu, own, &logits, first + i);
+        }
+        phase_meet(cpu, thread_idx, PHASE_SAMPLE);
+        if (thread_idx == 0 && !cpu->lost)
+            cpu->lost = comm_gather(cpu->comm, logits_of(cpu, first, 0).logits,
+                                    count * cpu->logits_stride * sizeof(float), cpu->ranks_logits, 0, NULL) != ST_OK;
+        phase_end(cpu, thread_idx, PHASE_RANKS);
+        phase_meet(cpu, thread_idx, PHASE_RANKS);
+        if (cpu->lost) return;
+        for (uint32_t i = thread_idx; cpu->comm->rank == 0 && i < count; i += threads) {
+            struct logit_row logits = join_row(cpu, count, i);
+            sample_row(cpu, own, first + i, &logits);
+        }
+        phase_end(cpu, thread_idx, PHASE_SAMPLE);
+    }
+}
+
 void device_cpu_run_rows(struct device_cpu *cpu, uint32_t thread_idx)
 {
     uint32_t rows = cpu->batch->rows_count;
+    if (cpu->lost) return;
+    if (cpu->comm) phase_meet(cpu, thread_idx, PHASE_RANKS); /* all have looked at `lost`: it may change again */
     const uint8_t *acts =
         device_cpu_prepare(cpu, thread_idx, &cpu->head_acts, rows, cpu->spec.width,
                            (struct act_source){cpu->last.x, cpu->last_of_row, cpu->row_tokens}, cpu->final_norm);
     const uint8_t *act = act_of(cpu, acts, &cpu->head_acts, cpu->head.act, rows);
+    if (thread_idx == 0 && cpu->comm) gather_bad(cpu);
     if (thread_idx == 0) spread_bad(cpu);
+    if (cpu->comm) {
+        run_rows_of_ranks(cpu, thread_idx, act);
+        return;
+    }
     for (uint32_t first = 0; first < rows; first += LOGIT_ROWS) {
         multiply_group(cpu, thread_idx, first, group_size(rows, first), act);
         phase_end(cpu, thread_idx, PHASE_HEAD);

@@ -72,7 +72,11 @@ static void embed(struct device_cpu *cpu, uint32_t thread_idx)
     enum rope_pairs pairs = s->rope == ROPE_INTERLEAVED ? ROPE_PAIRS_INTERLEAVED : ROPE_PAIRS_HALVES;
     for (uint32_t n = rows.begin; n < rows.end; n++) {
         float *x = cpu->x + (size_t)n * s->width;
-        matmul_unpack_row(&cpu->embed, batch->tokens[n], x);
+        uint32_t row = batch->tokens[n] - cpu->vocab_begin; /* of another rank, before or after, it is too large */
+        if (row < s->vocab)
+            matmul_unpack_row(&cpu->embed, row, x);
+        else
+            memset(x, 0, s->width * sizeof *x);
         for (uint32_t e = 0; s->embedding_scale != 1 && e < s->width; e++) x[e] *= s->embedding_scale;
         for (uint32_t i = 0; i < cpu->ropes; i++) {
             float *angles = angles_of(cpu, n, i), magnitude = i ? s->rope_window.magnitude : s->rope_main.magnitude;
@@ -82,6 +86,7 @@ static void embed(struct device_cpu *cpu, uint32_t thread_idx)
         cpu->bad[n] = 0;
     }
     phase_meet(cpu, thread_idx, PHASE_EMBED);
+    if (cpu->comm) device_cpu_sum_ranks(cpu, thread_idx, cpu->x, (size_t)batch->tokens_count * s->width);
 }
 
 static void add(float *restrict x, const float *restrict y, uint32_t count)
@@ -176,13 +181,22 @@ static void phase_o(struct device_cpu *cpu, uint32_t thread_idx, const struct cp
     phase_meet(cpu, thread_idx, PHASE_O);
 }
 
-/* Adds y, which all threads have written, to the residual stream. Rows belong to the thread that prepares them next,
- * unless each thread prepares all, or `meet` says that others come: then it ends with a barrier. */
+void device_cpu_sum_ranks(struct device_cpu *cpu, uint32_t thread_idx, float *data, size_t count)
+{
+    if (thread_idx == 0) cpu->lost = comm_all_reduce(cpu->comm, data, count, COMM_F32, NULL) != ST_OK;
+    phase_end(cpu, thread_idx, PHASE_RANKS);
+    phase_meet(cpu, thread_idx, PHASE_RANKS);
+}
+
+/* Adds y, which all threads have written, summed over ranks, to the residual stream. Rows belong to the thread that
+ * prepares them next, unless each thread prepares all, or `meet` says that others come: then it ends with a barrier. */
 static void settle(struct device_cpu *cpu, uint32_t thread_idx, const struct live_rows *live, const float *norm,
                    bool meet)
 {
     const struct model_spec *s = &cpu->spec;
     struct span rows = span_of(live->count, thread_idx, cpu->threads_count);
+    if (cpu->comm) device_cpu_sum_ranks(cpu, thread_idx, cpu->y, (size_t)live->count * s->width);
+    if (cpu->lost) return;
     for (uint32_t m = rows.begin; m < rows.end; m++) {
         float *x = live->x + (size_t)m * s->width, *y = cpu->y + (size_t)m * s->width;
         if (norm) rmsnorm(cpu->path, y, y, norm, s->width, s->norm_eps);
@@ -280,7 +294,7 @@ static void phase_down(struct device_cpu *cpu, uint32_t thread_idx, const struct
 void device_cpu_run_layers(struct device_cpu *cpu, uint32_t thread_idx)
 {
     embed(cpu, thread_idx);
-    for (uint32_t l = 0; l < cpu->spec.layers; l++) {
+    for (uint32_t l = 0; l < cpu->spec.layers && !cpu->lost; l++) {
         const struct cpu_layer *layer = &cpu->layers[l];
         const struct live_rows *live = l + 1 < cpu->spec.layers ? &cpu->all : &cpu->last;
         phase_qkv(cpu, thread_idx, l);
@@ -289,6 +303,7 @@ void device_cpu_run_layers(struct device_cpu *cpu, uint32_t thread_idx)
         phase_meet(cpu, thread_idx, PHASE_ATTENTION);
         phase_o(cpu, thread_idx, layer, live);
         if (cpu->apart) settle(cpu, thread_idx, live, layer->attn_post_norm, false);
+        if (cpu->lost) return;
         if (layer->experts) {
             device_cpu_run_experts(cpu, thread_idx, layer, live);
         } else {

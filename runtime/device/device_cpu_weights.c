@@ -66,7 +66,7 @@ static enum status plan_experts(const struct device_cpu *cpu, const struct layer
     const struct model_spec *s = &cpu->spec;
     TRY(plan_matrix(cpu, &from->router, s->experts, s->width, &layer->router, err));
     (void)act_set_add(&layer->router_acts, layer->router.act);
-    for (uint32_t x = 0; x < s->experts; x++) {
+    for (uint32_t x = cpu->experts_begin; x < cpu->experts_end; x++) {
         struct cpu_expert *expert = &layer->experts[x];
         TRY(plan_matrix(cpu, &from->experts[x].gate, s->expert_width, s->width, &expert->gate, err));
         TRY(plan_matrix(cpu, &from->experts[x].up, s->expert_width, s->width, &expert->up, err));
@@ -156,7 +156,7 @@ static void place(struct device_cpu *cpu, struct space *space)
         struct matrix *matrices[] = {&layer->q,    &layer->k,  &layer->v,    &layer->o,
                                      &layer->gate, &layer->up, &layer->down, &layer->router};
         for (uint32_t i = 0; i < 8; i++) place_matrix(space, matrices[i]); /* those that are not there take nothing */
-        for (uint32_t x = 0; layer->experts && x < s->experts; x++) {
+        for (uint32_t x = cpu->experts_begin; layer->experts && x < cpu->experts_end; x++) {
             place_matrix(space, &layer->experts[x].gate);
             place_matrix(space, &layer->experts[x].up);
             place_matrix(space, &layer->experts[x].down);
@@ -293,7 +293,7 @@ static void pack_thread(void *state, uint32_t t)
             continue;
         }
         pack(job, t, &layer->router, &from->router, own->router.begin, own->router.end);
-        for (uint32_t x = 0; x < cpu->spec.experts; x++) {
+        for (uint32_t x = cpu->experts_begin; x < cpu->experts_end; x++) {
             const struct cpu_expert *expert = &layer->experts[x];
             pack(job, t, &expert->gate, &from->experts[x].gate, own->expert_ff.begin, own->expert_ff.end);
             pack(job, t, &expert->up, &from->experts[x].up, own->expert_ff.begin, own->expert_ff.end);

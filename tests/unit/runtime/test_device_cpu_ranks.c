@@ -1,0 +1,389 @@
+/* The CPU device in parts, a thread a rank: near the forward pass in double as the whole device is, the same bits
+ * whatever the batch, chunks and threads, and never a wait without end when a rank is lost. */
+#include "tests/unit/unit.h"
+
+#include "runtime/device/comm_local.h"
+#include "runtime/device/device_cpu_parts.h"
+#include "runtime/model/model_shard.h"
+#include "tests/unit/runtime/tiny_model.h"
+
+#include <pthread.h>
+
+enum { V = 597, TOKENS = 90, CONTEXT = 128, BLOCKS = CONTEXT / KV_BLOCK_TOKENS, RANKS_TRIED = 6, SLOT_BYTES = 4096 };
+
+static const struct model_spec base_spec = {.arch = "tiny",
+                                            .layers = TINY_LAYERS,
+                                            .width = 64,
+                                            .heads = 6,
+                                            .kv_heads = 2,
+                                            .head_size = 16,
+                                            .ff_width = 224,
+                                            .vocab = V,
+                                            .context_max = CONTEXT,
+                                            .norm_eps = 1e-5f,
+                                            .rope = ROPE_INTERLEAVED,
+                                            .rope_size = 16,
+                                            .rope_main = {10000, 1, 1},
+                                            .embedding_scale = 1,
+                                            .residual_scale = 1,
+                                            .logit_scale = 1,
+                                            .tied_head = true,
+                                            .attention_scale = 0.25f};
+static const struct sampling_params params = {.temperature = 0.9f, .top_p = 1, .repetition_penalty = 1, .logprobs = 20};
+
+/* Devices of all ranks over one shared memory; rank 0's results. */
+struct ranks {
+    uint32_t count;
+    void *memory;
+    size_t memory_bytes;
+    struct comm *comms[RANKS_TRIED];
+    struct device *devices[RANKS_TRIED];
+    struct batch *batch;
+    struct batch_result *result;
+    enum status status[RANKS_TRIED];
+    block_id table[BLOCKS];
+    struct row_result rows[CONTEXT];
+    uint32_t absent; /* a rank that takes no part in steps; 0: none */
+};
+
+static uint32_t prompt[CONTEXT];
+
+static void ranks_make(struct ranks *r, const struct tiny_model *tiny, uint32_t count, enum numerics numerics,
+                       uint32_t threads, uint64_t deadline_ns)
+{
+    uint64_t seed = 19;
+    *r = (struct ranks){.count = count};
+    r->memory_bytes = comm_local_bytes(count, SLOT_BYTES);
+    r->memory = mem_map(r->memory_bytes);
+    comm_local_prepare(r->memory, count, SLOT_BYTES);
+    assert_true(batch_create(CONTEXT, 1, CONTEXT, &r->batch) == ST_OK &&
+                batch_result_create(CONTEXT, &r->result) == ST_OK);
+    for (uint32_t rank = 0; rank < count; rank++) {
+        struct error err = {""};
+        struct model *part = NULL;
+        struct comm_local_config comm = {rank, count, SLOT_BYTES, deadline_ns, 0, clock_system()};
+        assert_int_equal(comm_local_join(r->memory, &comm, &r->comms[rank]), ST_OK);
+        struct device_config config = {.path = cpu_path_best(),
+                                       .numerics = numerics,
+                                       .threads = threads,
+                                       .tokens_max = CONTEXT,
+                                       .seqs_max = 1,
+                                       .rows_max = CONTEXT,
+                                       .context_max = CONTEXT,
+                                       .comm = r->comms[rank]};
+        if (model_shard(&tiny->model, rank, count, &part, &err) != ST_OK) fail_msg("%s", err.message);
+        if (device_cpu_create(part, &config, NULL, NULL, &r->devices[rank], &err) != ST_OK)
+            fail_msg("rank %u: %s", rank, err.message);
+        model_close(part);
+        assert_int_equal(r->devices[rank]->info.vocab, V);
+        struct device_cpu *cpu = (struct device_cpu *)(void *)r->devices[rank];
+        memset(cpu->kv, 0xff, cpu->kv_bytes); /* stale blocks hold NaN */
+    }
+    for (uint32_t i = 0; i < CONTEXT; i++) prompt[i] = (uint32_t)(random_next(&seed) % (V - 1));
+    for (uint32_t b = 0; b < BLOCKS; b++) r->table[b] = b * 3 % BLOCKS;
+}
+
+static void ranks_free(struct ranks *r)
+{
+    for (uint32_t rank = 0; rank < r->count; rank++) {
+        device_destroy(r->devices[rank]);
+        comm_destroy(r->comms[rank]);
+    }
+    mem_unmap(r->memory, r->memory_bytes);
+    batch_destroy(r->batch);
+    batch_result_destroy(r->result);
+}
+
+struct rank_thread {
+    struct ranks *ranks;
+    uint32_t rank;
+};
+
+static void *rank_main(void *state)
+{
+    struct rank_thread *at = state;
+    struct ranks *r = at->ranks;
+    struct batch_result none = {NULL}; /* only rank 0 has results */
+    r->status[at->rank] = device_step(r->devices[at->rank], r->batch, at->rank ? &none : r->result);
+    return NULL;
+}
+
+static void step(struct ranks *r)
+{
+    pthread_t threads[RANKS_TRIED];
+    struct rank_thread states[RANKS_TRIED];
+    for (uint32_t rank = 1; rank < r->count; rank++) {
+        states[rank] = (struct rank_thread){r, rank};
+        if (rank != r->absent) assert_int_equal(pthread_create(&threads[rank], NULL, rank_main, &states[rank]), 0);
+    }
+    states[0] = (struct rank_thread){r, 0};
+    rank_main(&states[0]);
+    for (uint32_t rank = 1; rank < r->count; rank++)
+        if (rank != r->absent) pthread_join(threads[rank], NULL);
+}
+
+static void fill(struct ranks *r, uint32_t position, uint32_t count, uint32_t every)
+{
+    struct batch *batch = r->batch;
+    batch->tokens_count = count;
+    batch->seqs_count = 1;
+    batch->rows_count = 0;
+    batch->q_start[0] = 0;
+    batch->q_start[1] = count;
+    batch->kv_len[0] = position + count;
+    batch->block_table[0] = r->table;
+    for (uint32_t n = 0; n < count; n++) {
+        batch->tokens[n] = prompt[position + n];
+        batch->positions[n] = position + n;
+        batch->seq_of_token[n] = 0;
+        if ((position + n) % every) continue;
+        batch->rows[batch->rows_count++] =
+            (struct batch_row){.token = n, .params = &params, .seed = 5, .position = position + n + 1, .seen = prompt};
+    }
+}
+
+/* Every `every`th token's row goes to r->rows. */
+static void run(struct ranks *r, uint32_t chunk, uint32_t every)
+{
+    memset(r->rows, 0, sizeof r->rows);
+    for (uint32_t position = 0; position < TOKENS; position += chunk) {
+        fill(r, position, TOKENS - position < chunk ? TOKENS - position : chunk, every);
+        memset(r->result->rows, 0, CONTEXT * sizeof *r->result->rows);
+        step(r);
+        for (uint32_t rank = 0; rank < r->count; rank++) assert_int_equal(r->status[rank], ST_OK);
+        for (uint32_t i = 0; i < r->batch->rows_count; i++)
+            r->rows[position + r->batch->rows[i].token] = r->result->rows[i];
+    }
+}
+
+static void compare(const struct ranks *r, const struct tiny_model *tiny, double *worst, double *mean)
+{
+    static double wanted[CONTEXT * V];
+    double sum = 0;
+    tiny_forward(tiny, prompt, TOKENS, wanted);
+    *worst = 0;
+    for (uint32_t i = 0; i < TOKENS; i++) {
+        assert_int_equal(r->rows[i].flags, 0);
+        assert_int_equal(r->rows[i].top_count, 20);
+        for (uint32_t k = 0; k < 20; k++) {
+            double difference =
+                fabs((double)r->rows[i].top_logprobs[k] - wanted[(size_t)i * V + r->rows[i].top_ids[k]]);
+            if (!(difference <= *worst)) *worst = difference;
+            sum += difference;
+        }
+    }
+    *mean = sum / (TOKENS * 20);
+}
+
+static void check_spec(const struct model_spec *spec, enum tensor_type type, bool q8_v, uint32_t ranks_max)
+{
+    static struct tiny_model tiny;
+    static struct ranks r, other;
+    double worst, mean;
+    tiny_make(&tiny, spec, type, q8_v, false);
+    for (uint32_t count = 2; count <= ranks_max; count++) {
+        ranks_make(&r, &tiny, count, NUMERICS_EXACT, 1 + count % 2, 60 * NS_PER_S);
+        run(&r, 37, 1);
+        compare(&r, &tiny, &worst, &mean);
+        if (!(worst < 1e-4)) fail_msg("exact, %u ranks: off by %g", count, worst);
+        ranks_make(&other, &tiny, count, NUMERICS_EXACT, 3 - count % 2, 60 * NS_PER_S);
+        run(&other, 1, 1);
+        assert_memory_equal(r.rows, other.rows, sizeof r.rows);
+        ranks_free(&r);
+        ranks_free(&other);
+        ranks_make(&r, &tiny, count, NUMERICS_FAST, 2, 60 * NS_PER_S);
+        run(&r, TOKENS, 1);
+        compare(&r, &tiny, &worst, &mean);
+        if (!(mean < 0.3)) fail_msg("fast, %u ranks: off by %g in the mean", count, mean);
+        memcpy(other.rows, r.rows, sizeof r.rows);
+        run(&r, 3, 1);
+        assert_memory_equal(r.rows, other.rows, sizeof r.rows);
+        run(&r, 16, 7); /* few rows in the last layer */
+        for (uint32_t i = 0; i < TOKENS; i += 7) assert_memory_equal(&r.rows[i], &other.rows[i], sizeof r.rows[i]);
+        ranks_free(&r);
+    }
+    tiny_free(&tiny);
+}
+
+static void test_device_cpu_ranks_llama(void **state)
+{
+    (void)state;
+    check_spec(&base_spec, TENSOR_Q4_1, false, 6); /* from three ranks on they share KV heads */
+    struct model_spec spec = base_spec;
+    spec.heads = spec.kv_heads = 3; /* uneven */
+    spec.head_size = 32;
+    check_spec(&spec, TENSOR_Q8_0, true, 3);
+}
+
+static void test_device_cpu_ranks_biases_norms_scales(void **state)
+{
+    (void)state;
+    struct model_spec spec = base_spec;
+    spec.rope = ROPE_HALVES;
+    spec.has_qkv_bias = spec.has_qk_norm = spec.has_post_norms = true;
+    spec.tied_head = false;
+    spec.layer_flags[0] = LAYER_WINDOWED;
+    spec.window = 21;
+    spec.embedding_scale = 8;
+    spec.residual_scale = 0.7f;
+    spec.logit_scale = 0.25f;
+    check_spec(&spec, TENSOR_Q8_0, false, 3);
+    check_spec(&spec, TENSOR_F32, true, 2);
+}
+
+static void test_device_cpu_ranks_experts(void **state)
+{
+    (void)state;
+    struct model_spec spec = base_spec;
+    spec.layer_flags[0] = LAYER_EXPERTS;
+    spec.layer_flags[1] = LAYER_EXPERTS | LAYER_WINDOWED;
+    spec.window = 9;
+    spec.experts = 9;
+    spec.experts_used = 3;
+    spec.expert_width = 64; /* whole experts */
+    check_spec(&spec, TENSOR_Q8_0, true, 4);
+    spec.expert_width = 256; /* split in two */
+    spec.experts_normed = true;
+    spec.layer_flags[1] = 0; /* and a layer without */
+    check_spec(&spec, TENSOR_Q4_1, false, 2);
+}
+
+/* A value that is not finite in one rank's part alone marks the token on all. */
+static void test_device_cpu_ranks_not_finite(void **state)
+{
+    (void)state;
+    static struct tiny_model tiny;
+    static struct ranks r;
+    struct model_spec spec = base_spec;
+    spec.tied_head = false;
+    for (uint32_t spoilt = 0; spoilt < 2; spoilt++) {
+        tiny_make(&tiny, &spec, TENSOR_F32, false, false);
+        /* v's last row of layer 0 is the last head's, of the last rank; its first the first rank's */
+        struct tensor_view *v = &tiny.layers[0].v;
+        size_t row = spoilt ? v->rows - 1 : 0;
+        for (uint32_t i = 0; i < tiny.owned_count; i++)
+            if (tiny.owned[i] == v->data) ((float *)tiny.owned[i])[row * v->cols] = INFINITY;
+        for (uint32_t threads = 1; threads <= 2; threads++) {
+            ranks_make(&r, &tiny, 2, NUMERICS_FAST, threads, 60 * NS_PER_S);
+            fill(&r, 0, 20, 3);
+            step(&r);
+            for (uint32_t i = 0; i < r.batch->rows_count; i++)
+                assert_int_equal(r.result->rows[i].flags, ROW_NOT_FINITE);
+            for (uint32_t rank = 0; rank < 2; rank++) {
+                const struct device_cpu *cpu = (const struct device_cpu *)(const void *)r.devices[rank];
+                for (uint32_t n = 0; n < 20; n++) assert_true(cpu->bad[n]);
+            }
+            ranks_free(&r);
+        }
+        tiny_free(&tiny);
+    }
+}
+
+/* A rank that does not come: the device is lost, at once and for good, with any number of threads. */
+static void test_device_cpu_ranks_lost(void **state)
+{
+    (void)state;
+    static struct tiny_model tiny;
+    static struct ranks r;
+    tiny_make(&tiny, &base_spec, TENSOR_Q4_1, false, false);
+    for (uint32_t threads = 1; threads <= 3; threads++)
+        for (uint32_t steps = 0; steps < 2; steps++) {
+            ranks_make(&r, &tiny, 3, NUMERICS_FAST, threads, 30 * NS_PER_MS);
+            fill(&r, 0, steps ? 1 : 20, 1);
+            r.absent = 2;
+            step(&r);
+            assert_int_equal(r.status[0], ST_DEVICE);
+            assert_int_equal(r.status[1], ST_DEVICE);
+            r.absent = 0;
+            step(&r);
+            for (uint32_t rank = 0; rank < 3; rank++) assert_int_equal(r.status[rank], ST_DEVICE);
+            ranks_free(&r);
+        }
+    tiny_free(&tiny);
+}
+
+/* The comm ends at every operation of a step in turn. */
+struct failing {
+    struct comm comm;
+    struct comm *inner;
+    uint32_t left;
+};
+
+static enum status failing_sum(struct comm *comm, void *data, size_t count, enum comm_type type, void *stream)
+{
+    struct failing *f = (struct failing *)(void *)comm;
+    if (f->left-- == 0) comm_abort(f->inner);
+    return comm_all_reduce(f->inner, data, count, type, stream);
+}
+
+static enum status failing_gather(struct comm *comm, const void *part, size_t bytes, void *all, uint32_t root,
+                                  void *stream)
+{
+    struct failing *f = (struct failing *)(void *)comm;
+    if (f->left-- == 0) comm_abort(f->inner);
+    return comm_gather(f->inner, part, bytes, all, root, stream);
+}
+
+static void test_device_cpu_ranks_lost_anywhere(void **state)
+{
+    (void)state;
+    static const struct comm_ops ops = {.all_reduce = failing_sum, .gather = failing_gather};
+    static struct tiny_model tiny;
+    static struct ranks r;
+    uint32_t operations = 0;
+    tiny_make(&tiny, &base_spec, TENSOR_Q4_1, false, false);
+    for (uint32_t threads = 1; threads <= 3; threads += 2)
+        for (uint32_t at = 0;; at++) {
+            ranks_make(&r, &tiny, 2, NUMERICS_FAST, threads, 3600 * NS_PER_S);
+            struct device_cpu *cpu = (struct device_cpu *)(void *)r.devices[1];
+            struct failing failing = {{&ops, 1, 2}, r.comms[1], at};
+            cpu->comm = &failing.comm;
+            fill(&r, 0, 40, 1);
+            step(&r);
+            enum status status = r.status[1];
+            assert_true(r.status[0] == status || r.status[0] == ST_DEVICE || status == ST_DEVICE);
+            ranks_free(&r);
+            if (status == ST_OK) {
+                operations = at;
+                break;
+            }
+        }
+    assert_int_equal(operations, 1 + 2 * TINY_LAYERS + 1 + 3); /* embedding, sums, marks, 3 groups of 16 rows */
+    tiny_free(&tiny);
+}
+
+static void test_device_cpu_ranks_refuses(void **state)
+{
+    (void)state;
+    static struct tiny_model tiny;
+    static struct ranks r;
+    struct error err = {""};
+    struct device *device = NULL;
+    struct model *part = NULL;
+    struct device_config config = {cpu_path_best(), NUMERICS_FAST, false, 1, 0, 8, 1, 8, 64, NULL};
+    tiny_make(&tiny, &base_spec, TENSOR_Q4_1, false, false);
+    ranks_make(&r, &tiny, 2, NUMERICS_FAST, 1, NS_PER_S);
+    assert_int_equal(model_shard(&tiny.model, 0, 2, &part, &err), ST_OK);
+    assert_int_equal(device_cpu_create(part, &config, NULL, NULL, &device, &err), ST_INVAL); /* no comm */
+    config.comm = r.comms[1];
+    assert_int_equal(device_cpu_create(part, &config, NULL, NULL, &device, &err), ST_INVAL);        /* another's */
+    assert_int_equal(device_cpu_create(&tiny.model, &config, NULL, NULL, &device, &err), ST_INVAL); /* whole */
+    model_close(part);
+    fill(&r, 0, 4, 1);
+    r.batch->tokens[2] = V;
+    for (uint32_t rank = 0; rank < 2; rank++)
+        assert_int_equal(device_step(r.devices[rank], r.batch, r.result), ST_INVAL); /* before anything ran */
+    ranks_free(&r);
+    tiny_free(&tiny);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_device_cpu_ranks_llama),   cmocka_unit_test(test_device_cpu_ranks_biases_norms_scales),
+        cmocka_unit_test(test_device_cpu_ranks_experts), cmocka_unit_test(test_device_cpu_ranks_not_finite),
+        cmocka_unit_test(test_device_cpu_ranks_lost),    cmocka_unit_test(test_device_cpu_ranks_lost_anywhere),
+        cmocka_unit_test(test_device_cpu_ranks_refuses),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
