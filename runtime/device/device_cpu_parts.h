@@ -16,10 +16,9 @@
 #include "runtime/base/clock.h"
 #include "runtime/device/comm.h"
 #include "runtime/device/device.h"
+#include "runtime/device/device_cpu_plans.h"
 #include "runtime/device/thread_team.h"
 #include "runtime/sampler.h"
-
-#include <stdatomic.h>
 
 enum {
     PRIVATE_ROWS_MAX = 4, /* up to so many rows each thread prepares all activations itself and spares a barrier */
@@ -69,37 +68,6 @@ struct cpu_thread {
     struct sampler sampler;
     uint64_t lap_ticks; /* when the phase in hand began */
     uint64_t phase_ticks[PHASE_COUNT];
-};
-
-/* Rows of one sequence that attend together, or a part of their context. */
-struct attention_tile {
-    uint32_t seq, token, rows;
-    bool wanted;               /* one of them at least has logits */
-    uint32_t chunk_begin;      /* the first that one of them sees */
-    uint32_t chunks;           /* how many they see */
-    uint32_t part, parts;      /* this one does span_of(chunks, part, parts); the rest only if parts > 1: */
-    float *partials;           /* [KV head][chunk] results of all parts */
-    size_t head_floats;        /* of one KV head in them */
-    _Atomic uint32_t *pending; /* (KH) parts not yet done */
-};
-
-struct attention_plan {
-    uint32_t window; /* of its layers; 0: they see all */
-    uint32_t tiles_count;
-    struct attention_tile *tiles; /* (device_cpu_tiles_max) */
-    _Atomic uint32_t *pending;    /* counters of divided tiles */
-};
-
-/* Which experts the live rows of a layer go to. An item is a row at one of its experts; items stand by expert, and by
- * row within an expert. */
-struct expert_routes {
-    float *logits;    /* (M, experts rounded up to panels) of the router */
-    uint32_t *chosen; /* (M, U) */
-    float *weights;   /* (M, U) */
-    uint32_t *begins; /* (X + 1) the first item of each expert */
-    uint32_t *rows;   /* (M U) of each item */
-    float *shares;    /* (M U) of each item: its weight */
-    uint32_t *tokens; /* (M U) of each item, for marks of what is not finite */
 };
 
 /* The tokens that a phase works on: all of the step, or in the last layer, once K and V are written, those with logits
