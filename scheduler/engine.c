@@ -207,6 +207,12 @@ static void take_commands(struct engine *e, uint64_t now_ns)
     }
 }
 
+static void lose_device(struct engine *e, uint64_t now_ns)
+{
+    e->device_lost = true;
+    sched_end_all(e->sched, CAUSE_PLATFORM_ERROR, ST_DEVICE, now_ns);
+}
+
 /* Whether a step was made. */
 static bool step(struct engine *e)
 {
@@ -222,8 +228,7 @@ static bool step(struct engine *e)
     account(e, &e->stats.device_ns_total, device_end_ns);
     if (e->holds_turn) e->holds_turn = turn_keep(e->config.turn, e->turn_member, device_end_ns - device_start_ns);
     if (status != ST_OK) {
-        e->device_lost = true;
-        sched_end_all(e->sched, CAUSE_PLATFORM_ERROR, ST_DEVICE, device_end_ns);
+        lose_device(e, device_end_ns);
     } else {
         sched_commit(e->sched, e->result, device_end_ns);
         sched_observe(e->sched, device_end_ns - device_start_ns);
@@ -249,6 +254,7 @@ static void go_round(struct engine *e)
     wake_server(e); /* of what the last round left: the turn may be long in coming */
     take_turn(e);
     take_commands(e, clock_now_ns(e->config.clock));
+    if (!e->device_lost && device_is_lost(e->device)) lose_device(e, clock_now_ns(e->config.clock));
     bool stepped = sched_has_work(e->sched) && step(e);
     bool given = give_events(e);
     stats_publish(e, clock_now_ns(e->config.clock));

@@ -79,6 +79,9 @@ struct device_ops {
     /* Waits for the oldest step that is launched and not collected, and writes its result->rows[0 .. rows_count).
      * ST_DEVICE: L5. ST_INVAL: there is none (our bug). NULL with launch. */
     enum status (*collect)(struct device *device, struct batch_result *result);
+    /* Whether the device is lost although no call has said so yet (a rank's process has ended, a GPU has fallen off the
+     * bus): then L5 holds. Asked between steps, also when there is nothing to do. NULL: only calls tell. */
+    bool (*is_lost)(struct device *device);
 };
 
 struct device { /* the first member of every implementation */
@@ -139,6 +142,10 @@ static inline enum status device_step(struct device *device, const struct batch 
 static inline void device_empty_kv(struct device *device)
 {
     if (device->ops->empty_kv) device->ops->empty_kv(device);
+}
+static inline bool device_is_lost(struct device *device)
+{
+    return device->ops->is_lost && device->ops->is_lost(device);
 }
 static inline void device_destroy(struct device *device)
 {

@@ -366,6 +366,43 @@ static void test_engine_device_lost(void **state)
     mem_free(jobs);
 }
 
+static atomic_bool device_gone;
+
+static bool is_gone(struct device *device)
+{
+    (void)device;
+    return atomic_load(&device_gone);
+}
+
+/* The device is lost while no step runs: nobody has to ask for one to find out. */
+static void test_engine_device_lost_idle(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct engine_stats stats = {0};
+    atomic_store(&device_gone, false);
+    rig_start(&rig, &device_default, 8, true);
+    engine_destroy(rig.engine);
+    struct device_ops ops = *rig.device->ops;
+    ops.is_lost = is_gone;
+    rig.device->ops = &ops;
+    struct error err = {{0}};
+    assert_int_equal(engine_create(&rig.config, rig.device, rig.tokenizer, &rig.engine, &err), ST_OK);
+    struct job *jobs = mem_alloc(2, sizeof *jobs);
+    job_make(&jobs[0], 1, 20, 10, 1);
+    assert_int_equal(engine_submit(rig.engine, &jobs[0].request), ST_OK);
+    wait_for(&rig, &jobs[0].done, 1);
+    assert_int_equal(jobs[0].status, ST_OK);
+    atomic_store(&device_gone, true);
+    while (!stats.device_lost) engine_stats_read(rig.engine, &stats);
+    job_make(&jobs[1], 2, 20, 10, 1);
+    assert_int_equal(engine_submit(rig.engine, &jobs[1].request), ST_OK);
+    wait_for(&rig, &jobs[1].refused, 1);
+    assert_int_equal(jobs[1].status, ST_DEVICE);
+    rig_stop(&rig);
+    mem_free(jobs);
+}
+
 /* Goes on by 1 ns each time it is read. */
 static uint64_t ticking_now_ns(void *state)
 {
@@ -519,10 +556,15 @@ static void test_engine_two_take_turns(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_engine_two_take_turns),  cmocka_unit_test(test_engine_end_to_end),
-        cmocka_unit_test(test_engine_cancel),          cmocka_unit_test(test_engine_stop_ends_everything),
-        cmocka_unit_test(test_engine_event_ring_full), cmocka_unit_test(test_engine_device_lost),
-        cmocka_unit_test(test_engine_not_finite),      cmocka_unit_test(test_engine_accounts_its_time),
+        cmocka_unit_test(test_engine_two_take_turns),
+        cmocka_unit_test(test_engine_end_to_end),
+        cmocka_unit_test(test_engine_cancel),
+        cmocka_unit_test(test_engine_stop_ends_everything),
+        cmocka_unit_test(test_engine_event_ring_full),
+        cmocka_unit_test(test_engine_device_lost),
+        cmocka_unit_test(test_engine_device_lost_idle),
+        cmocka_unit_test(test_engine_not_finite),
+        cmocka_unit_test(test_engine_accounts_its_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
