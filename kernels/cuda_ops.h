@@ -164,16 +164,18 @@ cudaError_t cuda_repack_rows(const struct cuda_weight *weight, uint32_t tensor_t
 /* ---- sampling (sample.cu) ---- */
 
 struct cuda_sample {
-    float *logits; /* f32 (R, stride); changed by bias and penalties, not restored */
-    uint32_t stride, V;
-    float logit_scale;
+    const float *logits; /* f32 (R, stride), 16-byte aligned; stride a multiple of 4; ids from V on are not looked at */
+    uint32_t stride, V;  /* V at most 2^21 */
+    float logit_scale;   /* times it */
     const uint32_t *bad; /* (tokens): rows of bad tokens are flagged, and those of later tokens of their sequence */
     const uint32_t *previous; /* ids of the step before, for CUDA_ROW_PENDING_SEEN */
     uint32_t *ids;            /* (R) chosen, for the next step's embed */
     void *results;            /* (R) struct row_result of runtime/batch.h */
     void *scratch;            /* cuda_sample_scratch_bytes */
 };
+/* For launches of up to rows_max rows: 4 bytes a logit and 64 KB a row. Need not be cleared. */
 size_t cuda_sample_scratch_bytes(uint32_t rows_max, uint32_t V);
+/* The meaning of runtime/sampler.h; how equal: sample.cuh. Rows from header->rows on write nothing. */
 cudaError_t cuda_sample(const struct cuda_sample *sample, const struct cuda_step *step, uint32_t R,
                         cudaStream_t stream);
 
