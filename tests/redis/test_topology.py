@@ -22,8 +22,8 @@ class Sentinels:
                     f.write(f"replicaof 127.0.0.1 {self.proxies[0].port}\n")
             self.servers.append(server.start())
             self.proxies.append(proxy)
-        self.sentinels = [Server(f"sentinel monitor m 127.0.0.1 {self.proxies[0].port} 2", "sentinel down-after-milliseconds m 500",
-                                 "sentinel failover-timeout m 1000", *([f"requirepass {password}"] if password else []),
+        self.sentinels = [Server(f"sentinel monitor m 127.0.0.1 {self.proxies[0].port} 2", "sentinel down-after-milliseconds m 2000",
+                                 "sentinel failover-timeout m 4000", *([f"requirepass {password}"] if password else []),
                                  *([f"sentinel sentinel-pass {password}"] if password else []), program="redis-sentinel", needed=False)
                           for _ in range(3)]
         self.password = password
