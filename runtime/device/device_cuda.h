@@ -18,6 +18,9 @@ struct device_cuda_config {
     bool graphs;               /* decode steps are replayed as CUDA graphs */
     bool deterministic;        /* no cuBLASLt, no NCCL sums: bits depend on nothing but the request */
     uint32_t tokens_max, seqs_max, rows_max, context_max; /* as struct device_config */
+    uint64_t step_deadline_ns; /* least time after which a step counts as hung; 0: 2 s. Slow steps get 20 times what
+                                  their like took */
+    size_t spare_bytes;        /* memory of a GPU left for the driver and graphs; 0: 256 MiB */
     const struct cuda_libraries *libraries;
 };
 

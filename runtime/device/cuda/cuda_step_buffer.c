@@ -36,8 +36,8 @@ void cuda_step_layout_make(const struct cuda_step_bounds *bounds, struct cuda_st
     TAKE(tokens, room.tokens * sizeof(uint32_t));
     TAKE(positions, room.tokens * sizeof(uint32_t));
     TAKE(seq_of_token, room.tokens * sizeof(uint32_t));
-    TAKE(items[0], (size_t)bounds->items_max * sizeof(struct attention_item));
-    TAKE(items[1], (size_t)bounds->items_max * sizeof(struct attention_item));
+    TAKE(items[0], (size_t)room.items * sizeof(struct attention_item));
+    TAKE(items[1], (size_t)room.items * sizeof(struct attention_item));
     TAKE(table, 0);
 #undef TAKE
 }
@@ -47,10 +47,10 @@ static size_t blocks_of(uint32_t length)
     return length / KV_BLOCK_TOKENS + (length % KV_BLOCK_TOKENS != 0);
 }
 
-size_t cuda_step_bytes_max(const struct cuda_step_bounds *bounds)
+size_t cuda_step_bytes_max(const struct cuda_step_bounds *bounds, uint32_t items_max)
 {
     struct cuda_step_layout layout;
-    struct cuda_step_room room = {bounds->tokens_max, bounds->seqs_max, bounds->rows_max};
+    struct cuda_step_room room = {bounds->tokens_max, bounds->seqs_max, bounds->rows_max, items_max};
     cuda_step_layout_make(bounds, room, &layout);
     size_t entries = bounds->seqs_max * blocks_of(bounds->context_max) + bounds->lists_max;
     return layout.table + aligned(entries * sizeof(uint32_t));

@@ -25,7 +25,6 @@
 struct cuda_step_bounds {
     uint32_t tokens_max, seqs_max, rows_max, context_max;
     uint32_t vocab, kv_blocks;
-    uint32_t items_max;  /* attention items of any step, rank and plan */
     uint32_t group_rows; /* rows sampled together */
     size_t lists_max;    /* entries of all rows' lists together */
 };
@@ -33,6 +32,7 @@ struct cuda_step_bounds {
 /* What a step has room for. */
 struct cuda_step_room {
     uint32_t tokens, seqs, rows;
+    uint32_t items; /* of attention, in each plan, on the rank that has most */
 };
 
 /* Bytes from the beginning of the buffer to each array. */
@@ -44,8 +44,8 @@ struct cuda_step_layout {
 
 void cuda_step_layout_make(const struct cuda_step_bounds *bounds, struct cuda_step_room room,
                            struct cuda_step_layout *layout);
-/* Of the largest step within the bounds. */
-size_t cuda_step_bytes_max(const struct cuda_step_bounds *bounds);
+/* Of the largest step within the bounds, whose plans have so many items. */
+size_t cuda_step_bytes_max(const struct cuda_step_bounds *bounds, uint32_t items_max);
 /* Entries that lists of so many sequences can need: all ids a sequence has seen, and as many allowed, biased and banned
  * ids as a request may bring (runtime/base/limits.h). */
 size_t cuda_step_lists_max(const struct cuda_step_bounds *bounds);

@@ -1,0 +1,245 @@
+/* The layers of a step, as kernels on a rank's stream.
+ *
+ *   ids of the step before | embed (| sum) | per layer:  norm | Q K V | RoPE, KV | attention | O (| sum)
+ *                                                        norm | gate, up, GLU | down (| sum) | norm of wanted rows |
+ *   per group of rows:  head (| gather) | sample
+ *
+ * Every norm first adds what came before it to the residual stream: a layer's first norm what the feed-forward of the
+ * layer before gave, the last one for the wanted rows alone. Sums in brackets are over the ranks. The same calls run a
+ * step at once and are captured into a graph: what differs from step to step is read on the device. */
+#include "runtime/device/cuda/cuda_parts.h"
+
+struct run {
+    struct cuda_rank *rank;
+    const struct cuda_step *step;
+    uint32_t M, R;
+    const uint32_t *live;      /* tokens that live, on the device */
+    const uint16_t *pending;   /* y that is not added to x yet, or NULL */
+    const float *pending_norm; /* and what norms it before, or NULL */
+    struct error *err;
+};
+
+/* What the ranks have, added up; the same on all. */
+static enum status sum(const struct run *run, void *values, size_t count, enum comm_type type)
+{
+    struct cuda_rank *rank = run->rank;
+    if (!rank->comm) return ST_OK;
+    enum status status = comm_all_reduce(rank->comm, values, count, type, rank->stream);
+    return status == ST_OK ? ST_OK : error_set(run->err, ST_DEVICE, "adding over the GPUs: %s", status_text(status));
+}
+
+static enum status embed(struct run *run)
+{
+    struct cuda_rank *rank = run->rank;
+    const struct cuda_space *s = &rank->space;
+    uint32_t rows_max = rank->device->device.info.rows_max;
+    CUDA_TRY(cudaMemcpyAsync(s->previous, s->ids, rows_max * sizeof *s->ids, cudaMemcpyDeviceToDevice, rank->stream),
+             "keeping ids", run->err);
+    struct cuda_embedding embedding = {.x = s->x,
+                                       .bad = s->bad,
+                                       .table = &rank->weights.embed,
+                                       .vocab_first = rank->vocab_begin,
+                                       .scale = rank->spec.embedding_scale,
+                                       .previous = s->previous};
+    CUDA_TRY(cuda_embed(&embedding, run->step, run->M, rank->stream), "embed", run->err);
+    return sum(run, s->x, (size_t)run->M * rank->spec.width, COMM_F32);
+}
+
+/* Adds what is pending to x and norms it into h. */
+static enum status norm(struct run *run, const float *weight)
+{
+    struct cuda_rank *rank = run->rank;
+    struct cuda_norm norm = {.x = rank->space.x,
+                             .y = run->pending,
+                             .post_weight = run->pending_norm,
+                             .residual_scale = rank->spec.residual_scale,
+                             .weight = weight,
+                             .out = rank->space.h,
+                             .bad = rank->space.bad,
+                             .E = rank->spec.width,
+                             .eps = rank->spec.norm_eps};
+    CUDA_TRY(cuda_add_rmsnorm(&norm, run->live, run->M, rank->stream), "add_rmsnorm", run->err);
+    run->pending = NULL;
+    run->pending_norm = NULL;
+    return ST_OK;
+}
+
+static enum status multiply(const struct run *run, const struct cuda_weight *weight, const uint16_t *x, uint16_t *y,
+                            uint32_t y_stride)
+{
+    struct cuda_product product = {.weight = weight, .x = x, .y = y, .y_stride = y_stride, .live = run->live};
+    CUDA_TRY(cuda_multiply(run->rank, &product, run->M), "matmul", run->err);
+    return ST_OK;
+}
+
+static enum status attend(struct run *run, uint32_t l)
+{
+    struct cuda_rank *rank = run->rank;
+    const struct model_spec *spec = &rank->spec;
+    const struct cuda_space *s = &rank->space;
+    const struct cuda_layer *layer = &rank->weights.layers[l];
+    const struct attention_plan_config *config = &rank->attention_config;
+    uint32_t width = (spec->heads + 2 * spec->kv_heads) * spec->head_size, place = 0;
+    for (uint32_t i = 0; i < layer->qkv_parts; i++) {
+        TRY(multiply(run, &layer->qkv[i], s->h, s->qkv + place, width));
+        place += layer->qkv[i].N;
+    }
+    bool own_rope = layer->windowed && spec->has_window_rope;
+    struct cuda_rope rope = {.qkv = s->qkv,
+                             .q_norm = layer->q_norm,
+                             .k_norm = layer->k_norm,
+                             .eps = spec->norm_eps,
+                             .turns = rank->weights.turns[own_rope],
+                             .magnitude = own_rope ? spec->rope_window.magnitude : spec->rope_main.magnitude,
+                             .rope_size = spec->rope_size,
+                             .interleaved = spec->rope == ROPE_INTERLEAVED,
+                             .H = spec->heads,
+                             .KH = spec->kv_heads,
+                             .D = spec->head_size,
+                             .layer = l,
+                             .kv = rank->kv};
+    CUDA_TRY(cuda_rope_kv_write(&rope, run->step, run->M, rank->stream), "rope_kv_write", run->err);
+    struct cuda_attention attention = {
+        .out = s->attended,
+        .qkv = s->qkv,
+        .kv = rank->kv,
+        .H = spec->heads,
+        .KH = spec->kv_heads,
+        .D = spec->head_size,
+        .layer = l,
+        .scale = spec->attention_scale,
+        .window = layer->windowed ? spec->window : 0,
+        .scratch = s->attention,
+        .partials = cuda_attention_partials(config->tokens_max, config->context_max, config->H, config->KH, config->D)};
+    CUDA_TRY(cuda_attention(&attention, run->step, rank->attention_config.grid, rank->stream), "attention", run->err);
+    TRY(multiply(run, &layer->o, s->attended, s->y, 0));
+    TRY(sum(run, s->y, (size_t)run->M * spec->width, COMM_BF16));
+    run->pending = s->y;
+    run->pending_norm = layer->attn_post_norm;
+    return ST_OK;
+}
+
+/* Gate, up and GLU into act. */
+static enum status gate(const struct run *run, const struct cuda_layer *layer)
+{
+    const struct cuda_rank *rank = run->rank;
+    const struct cuda_space *s = &rank->space;
+    if (layer->gated_parts == 1) return multiply(run, &layer->gated[0], s->h, s->act, 0);
+    uint32_t F = layer->gated[0].N;
+    TRY(multiply(run, &layer->gated[0], s->h, s->gu, 2 * F));
+    TRY(multiply(run, &layer->gated[1], s->h, s->gu + F, 2 * F));
+    bool gelu = rank->spec.activation == ACTIVATION_GELU_TANH;
+    CUDA_TRY(cuda_glu(s->act, s->gu, F, gelu, false, run->live, run->M, rank->stream), "glu", run->err);
+    return ST_OK;
+}
+
+static enum status mix_experts(const struct run *run, const struct cuda_layer *layer)
+{
+    struct cuda_rank *rank = run->rank;
+    const struct cuda_space *s = &rank->space;
+    bool gelu = rank->spec.activation == ACTIVATION_GELU_TANH;
+    struct cuda_product router = {
+        .weight = &layer->router, .x = s->h, .y = s->router_logits, .y_f32 = true, .live = run->live};
+    CUDA_TRY(cuda_multiply(rank, &router, run->M), "router", run->err);
+    CUDA_TRY(cuda_moe_route(&s->moe, run->live, run->M, rank->stream), "moe_route", run->err);
+    CUDA_TRY(cuda_moe_matmul(&s->moe, layer->expert_gated, s->h, s->moe.places, s->expert_act, gelu, run->M, rank->sms,
+                             s->matmul, rank->stream),
+             "moe_matmul", run->err);
+    CUDA_TRY(cuda_moe_matmul(&s->moe, layer->expert_down, s->expert_act, NULL, s->expert_y, gelu, run->M, rank->sms,
+                             s->matmul, rank->stream),
+             "moe_matmul", run->err);
+    CUDA_TRY(cuda_moe_combine(s->y, &s->moe, s->expert_y, rank->spec.width, run->live, run->M, rank->stream),
+             "moe_combine", run->err);
+    return ST_OK;
+}
+
+static enum status feed_forward(struct run *run, const struct cuda_layer *layer)
+{
+    const struct cuda_space *s = &run->rank->space;
+    if (layer->expert_gated) {
+        TRY(mix_experts(run, layer));
+    } else {
+        TRY(gate(run, layer));
+        TRY(multiply(run, &layer->down, s->act, s->y, 0));
+    }
+    TRY(sum(run, s->y, (size_t)run->M * run->rank->spec.width, COMM_BF16));
+    run->pending = s->y;
+    run->pending_norm = layer->ffn_post_norm;
+    return ST_OK;
+}
+
+/* The logits of all ranks' rows of the head side by side, from (ranks, R, V of a rank). */
+static enum status gather_logits(const struct run *run, uint32_t R)
+{
+    struct cuda_rank *rank = run->rank;
+    const struct cuda_space *s = &rank->space;
+    if (!rank->comm) return ST_OK;
+    size_t row_bytes = rank->vocab_stride * sizeof(float), part_bytes = R * row_bytes;
+    enum status status = comm_gather(rank->comm, s->logits, part_bytes, s->gathered, COMM_ALL, rank->stream);
+    if (status != ST_OK) return error_set(run->err, ST_DEVICE, "gathering logits: %s", status_text(status));
+    uint32_t ranks = rank->device->ranks_count;
+    for (uint32_t r = 0; r < ranks; r++) {
+        CUDA_TRY(cudaMemcpy2DAsync(s->all_logits + r * (size_t)rank->vocab_stride, ranks * row_bytes,
+                                   (const uint8_t *)s->gathered + r * part_bytes, row_bytes, row_bytes, R,
+                                   cudaMemcpyDeviceToDevice, rank->stream),
+                 "putting logits together", run->err);
+    }
+    return ST_OK;
+}
+
+static enum status choose(const struct run *run, uint32_t group, uint32_t R)
+{
+    struct cuda_rank *rank = run->rank;
+    const struct cuda_space *s = &rank->space;
+    struct cuda_step step = cuda_step_group(run->step, LOGIT_ROWS, group);
+    size_t first = (size_t)group * LOGIT_ROWS;
+    struct cuda_norm norm = {.x = s->x,
+                             .y = run->pending,
+                             .post_weight = run->pending_norm,
+                             .residual_scale = rank->spec.residual_scale,
+                             .weight = rank->weights.final_norm,
+                             .out = s->h,
+                             .rows = step.row_tokens,
+                             .bad = s->bad,
+                             .E = rank->spec.width,
+                             .eps = rank->spec.norm_eps};
+    CUDA_TRY(cuda_add_rmsnorm(&norm, &step.header->rows, R, rank->stream), "add_rmsnorm", run->err);
+    struct cuda_product head = {.weight = &rank->weights.head,
+                                .x = s->h,
+                                .y = s->logits,
+                                .y_stride = rank->vocab_stride,
+                                .y_f32 = true,
+                                .live = &step.header->rows};
+    CUDA_TRY(cuda_multiply(rank, &head, R), "head", run->err);
+    TRY(gather_logits(run, R));
+    struct cuda_sample sample = {.logits = s->all_logits,
+                                 .stride = rank->device->ranks_count * rank->vocab_stride,
+                                 .V = rank->device->spec.vocab,
+                                 .logit_scale = rank->spec.logit_scale,
+                                 .bad = s->bad,
+                                 .previous = s->previous,
+                                 .ids = s->ids + first,
+                                 .results = s->results + first,
+                                 .scratch = s->sample};
+    CUDA_TRY(cuda_sample(&sample, &step, R, rank->stream), "sample", run->err);
+    return ST_OK;
+}
+
+enum status cuda_run_layers(struct cuda_rank *rank, const struct cuda_step_layout *layout, uint32_t M, uint32_t R,
+                            struct error *err)
+{
+    struct cuda_step step = cuda_step_at(layout, rank->space.step);
+    struct run run = {.rank = rank, .step = &step, .M = M, .R = R, .live = &step.header->tokens, .err = err};
+    TRY(embed(&run));
+    for (uint32_t l = 0; l < rank->spec.layers; l++) {
+        const struct cuda_layer *layer = &rank->weights.layers[l];
+        TRY(norm(&run, layer->attn_norm));
+        TRY(attend(&run, l));
+        TRY(norm(&run, layer->ffn_norm));
+        TRY(feed_forward(&run, layer));
+    }
+    for (uint32_t first = 0; first < R; first += LOGIT_ROWS) {
+        TRY(choose(&run, first / LOGIT_ROWS, R - first < LOGIT_ROWS ? R - first : LOGIT_ROWS));
+    }
+    return ST_OK;
+}

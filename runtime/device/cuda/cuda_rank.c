@@ -1,0 +1,294 @@
+/* A GPU's thread: it alone calls CUDA for its GPU (G1), command by command, in the order in which they were told.
+ *
+ *   engine    launch 1   launch 2   collect 1          launch 3   collect 2
+ *   rank      LAUNCH 1   LAUNCH 2   COLLECT 1 (waits)  LAUNCH 3   COLLECT 2
+ *
+ * The engine's thread waits on a condition variable with a deadline, so a GPU that hangs costs a thread and not the
+ * server. A command that fails loses the device; after that a rank's thread frees what it has only if the GPU is sound
+ * (memory that did not fit while loading), and otherwise makes no further call (G4). */
+#include "runtime/base/check.h"
+#include "runtime/base/clock.h"
+#include "runtime/device/cuda/comm_nccl.h"
+#include "runtime/device/cuda/cuda_parts.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+enum { IDLE_NS = 100000000, END_WAIT_NS = 1000000000 };
+
+static struct timespec timespec_of(uint64_t ns)
+{
+    return (struct timespec){(time_t)(ns / NS_PER_S), (long)(ns % NS_PER_S)};
+}
+
+/* ---- commands ---- */
+
+/* Learns what the sizes of a step depend on. */
+static enum status open_gpu(struct cuda_rank *rank, struct error *err)
+{
+    struct cudaDeviceProp properties;
+    const struct device_cuda_config *config = &rank->device->config;
+    CUDA_TRY(cudaSetDevice(rank->gpu), "choosing the GPU", err);
+    CUDA_TRY(cudaGetDeviceProperties(&properties, rank->gpu), "asking the GPU", err);
+    if (properties.major < 8) {
+        return error_set(err, ST_NOTFOUND, "%s is too old: compute capability %d.%d, 8.0 is the oldest",
+                         properties.name, properties.major, properties.minor);
+    }
+    snprintf(rank->name, sizeof rank->name, "%s", properties.name);
+    snprintf(rank->pci, sizeof rank->pci, "%04x:%02x:%02x.0", (unsigned)properties.pciDomainID & 0xffff,
+             (unsigned)properties.pciBusID & 0xff, (unsigned)properties.pciDeviceID & 0xff);
+    rank->sms = (uint32_t)properties.multiProcessorCount;
+    rank->attention_config = (struct attention_plan_config){.tokens_max = config->tokens_max,
+                                                            .seqs_max = config->seqs_max,
+                                                            .context_max = config->context_max,
+                                                            .H = rank->spec.heads,
+                                                            .KH = rank->spec.kv_heads,
+                                                            .D = rank->spec.head_size,
+                                                            .grid = 2 * rank->sms};
+    CUDA_TRY(cudaStreamCreateWithFlags(&rank->stream, cudaStreamNonBlocking), "making a stream", err);
+    return ST_OK;
+}
+
+static enum status load(struct cuda_rank *rank, struct error *err)
+{
+    struct device_cuda *cuda = rank->device;
+    if (cuda->ranks_count > 1) {
+        TRY(comm_nccl_create(cuda->libraries.nccl, &cuda->nccl_id, rank->rank, cuda->ranks_count, &cuda->lost_now,
+                             &rank->comm, err));
+    }
+    TRY(cuda_weights_load(rank, err));
+    TRY(cuda_matmul_open(rank, err));
+    enum status status = attention_plan_create(&rank->attention_config, &rank->attention);
+    if (status != ST_OK) return error_set(err, status, "planning attention: %s", status_text(status));
+    return cuda_memory_take_space(rank, err);
+}
+
+static enum status prepare(struct cuda_rank *rank, struct error *err)
+{
+    TRY(cuda_memory_take_kv(rank, rank->device->device.info.kv_blocks, err));
+    if (rank->device->config.graphs) TRY(cuda_graphs_capture(rank, err));
+    CUDA_TRY(cudaStreamSynchronize(rank->stream), "preparing", err);
+    return ST_OK;
+}
+
+/* This rank's share of attention, in the step's middle. */
+static void plan_attention(struct cuda_rank *rank, struct cuda_generation *generation)
+{
+    const struct cuda_step_layout *layout = &generation->layout;
+    struct cuda_step step = cuda_step_at(layout, generation->host);
+    struct cuda_step_header *header = (struct cuda_step_header *)(void *)generation->host;
+    for (uint32_t i = 0; i < (rank->device->windowed ? 2 : 1); i++) {
+        header->items[i] =
+            attention_plan_make(rank->attention, header->seqs, step.q_start, step.kv_len, i ? rank->spec.window : 0,
+                                (struct attention_item *)(void *)(generation->host + layout->items[i]));
+        CHECK(header->items[i] <= layout->room.items);
+    }
+}
+
+static enum status launch(struct cuda_rank *rank, uint32_t g, struct error *err)
+{
+    struct device_cuda *cuda = rank->device;
+    struct cuda_generation *own = &rank->generations[g];
+    const struct cuda_generation *first = &cuda->ranks[0].generations[g];
+    if (rank->rank) { /* the engine's thread filled rank 0's */
+        own->layout = first->layout;
+        own->bytes = first->bytes;
+        own->tokens = first->tokens;
+        own->rows = first->rows;
+        own->bucket = first->bucket;
+        if (own->tokens) memcpy(own->host, first->host, first->bytes);
+    }
+    if (own->tokens) {
+        plan_attention(rank, own);
+        CUDA_TRY(cudaMemcpyAsync(rank->space.step, own->host, own->bytes, cudaMemcpyHostToDevice, rank->stream),
+                 "copying a step to the GPU", err);
+        if (own->bucket < GRAPH_BUCKETS) {
+            CUDA_TRY(cudaGraphLaunch(rank->graphs[own->bucket].exec, rank->stream), "launching a graph", err);
+        } else {
+            TRY(cuda_run_layers(rank, &own->layout, own->tokens, own->rows, err));
+        }
+        if (own->rows && rank->rank == 0) {
+            CUDA_TRY(cudaMemcpyAsync(own->results, rank->space.results, own->rows * sizeof *own->results,
+                                     cudaMemcpyDeviceToHost, rank->stream),
+                     "copying results", err);
+        }
+    }
+    CUDA_TRY(cudaEventRecord(own->done, rank->stream), "recording a step's end", err);
+    return ST_OK;
+}
+
+static enum status collect(struct cuda_rank *rank, uint32_t g, struct error *err)
+{
+    CUDA_TRY(cudaEventSynchronize(rank->generations[g].done), "waiting for a step", err);
+    return rank->comm ? comm_nccl_check(rank->comm, err) : ST_OK;
+}
+
+static enum status obey(struct cuda_rank *rank, enum rank_command command, uint32_t generation, struct error *err)
+{
+    switch (command) {
+    case RANK_OPEN: return open_gpu(rank, err);
+    case RANK_LOAD: return load(rank, err);
+    case RANK_PREPARE: return prepare(rank, err);
+    case RANK_LAUNCH: return launch(rank, generation, err);
+    case RANK_COLLECT: return collect(rank, generation, err);
+    case RANK_CLOSE: break;
+    }
+    return ST_OK;
+}
+
+static void free_all(struct cuda_rank *rank)
+{
+    comm_destroy(rank->comm);
+    rank->comm = NULL;
+    cuda_graphs_free(rank);
+    cuda_memory_free(rank);
+    cuda_matmul_close(rank);
+    cuda_weights_free(rank);
+    attention_plan_destroy(rank->attention);
+    rank->attention = NULL;
+    if (rank->stream) (void)cudaStreamDestroy(rank->stream);
+    rank->stream = NULL;
+}
+
+/* ---- the thread ---- */
+
+/* The next command; false: the device is lost. */
+static bool next_command(struct cuda_rank *rank, enum rank_command *command, uint32_t *generation)
+{
+    struct device_cuda *cuda = rank->device;
+    pthread_mutex_lock(&cuda->mutex);
+    while (!cuda->lost && rank->done == rank->told) pthread_cond_wait(&cuda->to_ranks, &cuda->mutex);
+    bool sound = !cuda->lost;
+    if (sound) {
+        *command = rank->ring[rank->done % RANK_COMMANDS].command;
+        *generation = rank->ring[rank->done % RANK_COMMANDS].generation;
+    }
+    pthread_mutex_unlock(&cuda->mutex);
+    return sound;
+}
+
+static void note_done(struct cuda_rank *rank)
+{
+    struct device_cuda *cuda = rank->device;
+    pthread_mutex_lock(&cuda->mutex);
+    rank->done++;
+    pthread_cond_broadcast(&cuda->to_host);
+    pthread_mutex_unlock(&cuda->mutex);
+}
+
+static void *rank_main(void *state)
+{
+    struct cuda_rank *rank = state;
+    struct device_cuda *cuda = rank->device;
+    enum rank_command command = RANK_OPEN;
+    uint32_t generation = 0;
+    while (next_command(rank, &command, &generation) && command != RANK_CLOSE) {
+        struct error err = {""};
+        enum status status = obey(rank, command, generation, &err);
+        if (status != ST_OK) {
+            device_cuda_lose(cuda, status, "%s%s", rank->label, err.message);
+            break;
+        }
+        note_done(rank);
+    }
+    pthread_mutex_lock(&cuda->mutex);
+    bool sound = !cuda->lost || cuda->failure != ST_DEVICE;
+    pthread_mutex_unlock(&cuda->mutex);
+    if (sound) free_all(rank);
+    pthread_mutex_lock(&cuda->mutex);
+    rank->ended = true;
+    pthread_cond_broadcast(&cuda->to_host);
+    pthread_mutex_unlock(&cuda->mutex);
+    return NULL;
+}
+
+/* ---- from the engine's thread ---- */
+
+enum status cuda_ranks_start(struct device_cuda *cuda, struct error *err)
+{
+    for (uint32_t r = 0; r < cuda->ranks_count; r++) {
+        if (pthread_create(&cuda->ranks[r].thread, NULL, rank_main, &cuda->ranks[r]))
+            return error_set(err, ST_NOMEM, "cannot start a thread for GPU %d", cuda->ranks[r].gpu);
+        cuda->ranks[r].started = true;
+    }
+    return ST_OK;
+}
+
+void cuda_ranks_tell(struct device_cuda *cuda, enum rank_command command, uint32_t generation)
+{
+    pthread_mutex_lock(&cuda->mutex);
+    for (uint32_t r = 0; r < cuda->ranks_count; r++) {
+        struct cuda_rank *rank = &cuda->ranks[r];
+        CHECK(rank->told - rank->done < RANK_COMMANDS || cuda->lost);
+        rank->ring[rank->told % RANK_COMMANDS].command = command;
+        rank->ring[rank->told % RANK_COMMANDS].generation = generation;
+        rank->told++;
+    }
+    pthread_cond_broadcast(&cuda->to_ranks);
+    pthread_mutex_unlock(&cuda->mutex);
+}
+
+static bool all_done(const struct device_cuda *cuda)
+{
+    for (uint32_t r = 0; r < cuda->ranks_count; r++) {
+        if (cuda->ranks[r].done != cuda->ranks[r].told) return false;
+    }
+    return true;
+}
+
+enum status cuda_ranks_wait(struct device_cuda *cuda, uint64_t deadline_ns, void (*idle)(void *state), void *state)
+{
+    enum status status = ST_OK;
+    pthread_mutex_lock(&cuda->mutex);
+    while (!cuda->lost && !all_done(cuda)) {
+        uint64_t now_ns = clock_now_ns(clock_system());
+        if (now_ns >= deadline_ns) {
+            status = ST_TIMEOUT;
+            break;
+        }
+        uint64_t until_ns = idle && now_ns + IDLE_NS < deadline_ns ? now_ns + IDLE_NS : deadline_ns;
+        if (until_ns == UINT64_MAX) {
+            pthread_cond_wait(&cuda->to_host, &cuda->mutex);
+        } else {
+            struct timespec until = timespec_of(until_ns);
+            (void)pthread_cond_timedwait(&cuda->to_host, &cuda->mutex, &until);
+        }
+        if (!idle) continue;
+        pthread_mutex_unlock(&cuda->mutex);
+        idle(state);
+        pthread_mutex_lock(&cuda->mutex);
+    }
+    if (cuda->lost) status = cuda->failure;
+    pthread_mutex_unlock(&cuda->mutex);
+    return status;
+}
+
+bool cuda_ranks_end(struct device_cuda *cuda)
+{
+    uint64_t deadline_ns = clock_now_ns(clock_system()) + END_WAIT_NS;
+    struct timespec until = timespec_of(deadline_ns);
+    bool all = true;
+    pthread_mutex_lock(&cuda->mutex);
+    bool patient = !cuda->lost || cuda->failure != ST_DEVICE; /* a sound GPU finishes what it is at */
+    for (uint32_t r = 0; r < cuda->ranks_count; r++) {
+        while (cuda->ranks[r].started && !cuda->ranks[r].ended) {
+            if (patient) {
+                pthread_cond_wait(&cuda->to_host, &cuda->mutex);
+            } else if (pthread_cond_timedwait(&cuda->to_host, &cuda->mutex, &until)) {
+                break;
+            }
+        }
+        all = all && (!cuda->ranks[r].started || cuda->ranks[r].ended);
+    }
+    pthread_mutex_unlock(&cuda->mutex);
+    for (uint32_t r = 0; r < cuda->ranks_count; r++) {
+        if (!cuda->ranks[r].started) continue;
+        if (all) {
+            (void)pthread_join(cuda->ranks[r].thread, NULL);
+        } else {
+            (void)pthread_detach(cuda->ranks[r].thread);
+        }
+    }
+    return all;
+}
