@@ -3,6 +3,9 @@
  *   round: hand held events over -> (the turn) -> take commands -> plan, device step, commit -> statistics
  *                                                              \-> (nothing to do: sleep)
  *
+ * With a device that runs ahead a round is: plan and launch n+1, hand over what the plan ended and started, collect n,
+ * commit n. When nothing can be planned before the commit (or the turn is to be handed on) the round only collects.
+ *
  * Submissions and cancels come through one ring, so that a cancel never overtakes its request. Events are pushed from
  * the scheduler's own list; what does not fit stays there, and no further step is planned until it does. Sleeping uses
  * a doorbell: a counter that the io thread raises after each push; the mutex and the condition are touched only when
@@ -12,7 +15,7 @@
  * is then that of both engines' steps.
  *
  * Rejected: eventfd (a system call a submission), spinning (a core for an idle server), one ring for cancels alone
- * (order). */
+ * (order), a second thread that waits for the device (two owners of the scheduler, and nothing left to hide). */
 #include "scheduler/engine.h"
 
 #include "runtime/base/check.h"
@@ -37,6 +40,8 @@ struct command {
 _Static_assert(sizeof(struct engine_stats) % sizeof(uint64_t) == 0, "copied in words");
 enum { STATS_WORDS = sizeof(struct engine_stats) / sizeof(uint64_t) };
 
+_Static_assert((uint32_t)SCHED_STEPS_MAX == (uint32_t)LAUNCHED_MAX, "planned as far ahead as launched");
+
 struct engine {
     struct engine_config config;
     struct device *device;
@@ -47,8 +52,17 @@ struct engine {
     pthread_t thread;
     bool joined; /* io thread */
 
+    /* of a device that runs ahead */
+    struct under_way {
+        uint64_t planned_ns, launched_ns; /* when its plan began; when the device had it */
+    } under_way[LAUNCHED_MAX];            /* launched and not committed, the oldest first */
+    uint32_t under_way_count;
+    bool collected; /* the oldest of them is in `result`, with this status, after so long */
+    enum status collected_status;
+    uint64_t collected_ns, collected_step_ns, committed_ns;
+
     uint32_t turn_member;
-    bool holds_turn;
+    bool holds_turn, turn_due;
     uint32_t events_given; /* of the scheduler's list, already in the ring */
     bool wake_due, device_lost;
     struct engine_stats stats; /* engine thread's own */
@@ -134,10 +148,12 @@ static void ring_doorbell(struct engine *e)
     pthread_mutex_unlock(&e->mutex);
 }
 
+/* Nothing of this engine runs. */
 static void give_turn(struct engine *e)
 {
+    CHECK(e->under_way_count == e->collected);
     if (e->holds_turn) turn_give(e->config.turn, e->turn_member);
-    e->holds_turn = false;
+    e->holds_turn = e->turn_due = false;
 }
 
 /* Before a round that has something to do: the cores are this engine's. */
@@ -169,7 +185,7 @@ static void sleep_until_rung(struct engine *e, uint32_t heard, uint32_t timeout_
     account(e, &e->stats.idle_ns_total, clock_now_ns(e->config.clock));
 }
 
-/* ---- one round ---- */
+/* ---- commands, events, a step ---- */
 
 /* Moves the scheduler's events to the ring; false when some are left. */
 static bool give_events(struct engine *e)
@@ -210,6 +226,7 @@ static void take_commands(struct engine *e, uint64_t now_ns)
 static void lose_device(struct engine *e, uint64_t now_ns)
 {
     e->device_lost = true;
+    e->under_way_count = e->collected = 0;
     sched_end_all(e->sched, CAUSE_PLATFORM_ERROR, ST_DEVICE, now_ns);
 }
 
@@ -238,13 +255,101 @@ static bool step(struct engine *e)
     return true;
 }
 
+/* ---- one step ahead ---- */
+
+/* Whether the device was given a step. */
+static bool launch(struct engine *e)
+{
+    const struct clock *clock = e->config.clock;
+    struct under_way *mine = &e->under_way[e->under_way_count];
+    mine->planned_ns = clock_now_ns(clock);
+    const struct batch *batch = sched_plan(e->sched, mine->planned_ns);
+    if (!batch->tokens_count) return false;
+    enum status status = device_launch(e->device, batch);
+    mine->launched_ns = clock_now_ns(clock);
+    if (status != ST_OK) {
+        lose_device(e, mine->launched_ns);
+        return false;
+    }
+    e->stats.steps_ahead += e->under_way_count > 0;
+    e->under_way_count++;
+    return true;
+}
+
+/* Waits for the oldest step under way. The turn goes on when it was the last. */
+static void collect(struct engine *e)
+{
+    if (e->collected) return;
+    account(e, &e->stats.own_ns_total, clock_now_ns(e->config.clock));
+    e->collected_status = device_collect(e->device, e->result);
+    e->collected = true;
+    uint64_t now_ns = clock_now_ns(e->config.clock), launched_ns = e->under_way[0].launched_ns;
+    account(e, &e->stats.device_ns_total, now_ns);
+    e->collected_step_ns = now_ns - (launched_ns > e->collected_ns ? launched_ns : e->collected_ns);
+    e->collected_ns = now_ns;
+    if (!e->holds_turn) return;
+    if (turn_charge(e->config.turn, e->turn_member, e->collected_step_ns)) e->turn_due = true;
+    if (!e->turn_due || e->under_way_count > 1) return;
+    e->turn_due = false;
+    e->holds_turn = turn_pass(e->config.turn, e->turn_member);
+}
+
+static void commit(struct engine *e)
+{
+    uint64_t begun_ns = e->under_way[0].planned_ns;
+    if (e->collected_status != ST_OK) {
+        lose_device(e, e->collected_ns);
+    } else {
+        sched_commit(e->sched, e->result, e->collected_ns);
+        sched_observe(e->sched, e->collected_step_ns);
+        e->under_way[0] = e->under_way[1];
+        e->under_way_count--;
+        e->collected = false;
+    }
+    uint64_t now_ns = clock_now_ns(e->config.clock);
+    e->stats.steps++;
+    e->stats.step_ns_total += now_ns - (begun_ns > e->committed_ns ? begun_ns : e->committed_ns);
+    e->committed_ns = now_ns;
+}
+
+/* Whether there was something to do. */
+static bool step_ahead(struct engine *e)
+{
+    bool launched = !e->collected && !e->turn_due && sched_has_work(e->sched) && launch(e);
+    if (launched && e->under_way_count < LAUNCHED_MAX) return true; /* the next one at once */
+    if (!e->under_way_count) return false;
+    if (give_events(e)) wake_server(e); /* of starts and ends: they need not wait for the step */
+    collect(e);
+    commit(e);
+    return true;
+}
+
+/* Before the end of the thread: what the device has finished is the requests' own, while events have room. */
+static void finish_steps(struct engine *e)
+{
+    bool commits = true;
+    while (e->under_way_count) {
+        collect(e);
+        commits = commits && give_events(e);
+        if (commits) {
+            commit(e);
+        } else {
+            e->under_way_count--;
+            e->collected = false;
+        }
+    }
+}
+
+/* ---- a round ---- */
+
 static void go_round(struct engine *e)
 {
     uint32_t heard = atomic_load(&e->doorbell);
     if (!give_events(e)) {
         atomic_store(&e->wants_room, 1);
         wake_server(e);
-        if (!give_events(e)) { /* it may have polled just before it could see the wish */
+        if (!give_events(e)) {                  /* it may have polled just before it could see the wish */
+            if (e->under_way_count) collect(e); /* its commit waits for room, the turn does not */
             stats_publish(e, clock_now_ns(e->config.clock));
             sleep_until_rung(e, heard, IDLE_TURN_MS);
             return;
@@ -255,7 +360,7 @@ static void go_round(struct engine *e)
     take_turn(e);
     take_commands(e, clock_now_ns(e->config.clock));
     if (!e->device_lost && device_is_lost(e->device)) lose_device(e, clock_now_ns(e->config.clock));
-    bool stepped = sched_has_work(e->sched) && step(e);
+    bool stepped = device_runs_ahead(e->device) ? step_ahead(e) : sched_has_work(e->sched) && step(e);
     bool given = give_events(e);
     stats_publish(e, clock_now_ns(e->config.clock));
     wake_server(e);
@@ -267,6 +372,7 @@ static void *engine_thread(void *state)
 {
     struct engine *e = state;
     while (!atomic_load(&e->stop)) go_round(e);
+    finish_steps(e);
     give_turn(e);
     uint64_t now_ns = clock_now_ns(e->config.clock);
     sched_end_all(e->sched, CAUSE_PLATFORM_CANCEL, ST_CANCELED, now_ns);

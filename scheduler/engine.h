@@ -2,6 +2,9 @@
  *
  *   io thread --submit/cancel--> ring -> [ sched_plan -> device_step -> sched_commit ] -> ring --events--> io thread
  *
+ * A device that can (device.h: launch) gets its next step while one runs: plan 2, launch 2, collect 1, commit 1, ... so
+ * that the time of plan, commit and events is hidden behind a step; what a request yields is the same.
+ *
  * It is the only thread that touches scheduler and device. It never does I/O; while there is work it allocates nothing,
  * takes no lock and makes no system call but wake-ups (tests/unit/scheduler/test_engine_quiet.c). With nothing
  * to do it sleeps. After each step that made events it calls `wake` once (not once a token or stream). A full event
@@ -40,7 +43,8 @@ struct engine_config {
 
 /* What metrics, health and admission read: a consistent copy, made at the end of each step. */
 struct engine_stats {
-    uint64_t steps, step_ns_total, device_ns_total;
+    uint64_t steps, step_ns_total, device_ns_total; /* of the device: how long the thread waited for it */
+    uint64_t steps_ahead;                           /* launched while another was under way */
     uint64_t own_ns_total, idle_ns_total; /* with device_ns_total all of the engine thread's life: neither; asleep */
     uint64_t turn_ns_total;               /* of that asleep: work was there, and another engine's step */
     uint64_t prompt_tokens, cached_tokens, computed_prompt_tokens, generation_tokens, recomputed_tokens;
@@ -60,19 +64,20 @@ struct engine_stats {
 NODISCARD enum status engine_create(const struct engine_config *config, struct device *device,
                                     const struct tokenizer *tokenizer, struct engine **engine, struct error *err);
 
-/* Stops after the current step, ends whatever still runs with CAUSE_PLATFORM_CANCEL (their events can still be polled
- * until destroy), joins the thread. io thread. */
+/* Stops after the steps under way, ends whatever still runs with CAUSE_PLATFORM_CANCEL (their events can still be
+ * polled until destroy), joins the thread. io thread. */
 void engine_stop(struct engine *engine);
 void engine_destroy(struct engine *engine);
 
 /* Hands a request over. ST_AGAIN: the ring is full (answer 503). io thread only. */
 NODISCARD enum status engine_submit(struct engine *engine, struct request *request);
 
-/* Asks for the request's end; takes effect in the next plan, its blocks are free within that step. Its REQUEST_DONE
- * still comes. Harmless for a request that has ended or was never known. cause: as sched_cancel. False: the ring is
- * full, ask again. io thread only. */
+/* Asks for the request's end; takes effect in the next plan, its blocks are free within that step, or with the commit
+ * of the last that it is in. Its REQUEST_DONE still comes. Harmless for a request that has ended or was never known.
+ * cause: as sched_cancel. False: the ring is full, ask again. io thread only. */
 NODISCARD bool engine_cancel(struct engine *engine, uint64_t request_id, enum cause cause);
-/* Raises the output limit of each of its choices; as sched_raise. False: the ring is full, ask again. io thread only. */
+/* Raises the output limit of each of its choices; as sched_raise. False: the ring is full, ask again. io thread only.
+ */
 NODISCARD bool engine_raise(struct engine *engine, uint64_t request_id, uint32_t out_limit);
 
 /* The next event, false when there is none. One thread: io, or the meter's; after engine_stop its caller. */

@@ -277,6 +277,8 @@ static void print_counters(struct printer *p, const struct metrics *metrics, con
     single(p, "mr_recomputed_tokens_total", "counter", "Tokens prefilled again after preemption",
            (double)stats->recomputed_tokens);
     single(p, "mr_engine_steps_total", "counter", "Steps", (double)stats->steps);
+    single(p, "mr_engine_steps_ahead_total", "counter", "Steps handed to the device while another was under way",
+           (double)stats->steps_ahead);
     single(p, "mr_engine_step_seconds_total", "counter", "Time in steps", (double)stats->step_ns_total / 1e9);
     single(p, "mr_engine_device_seconds_total", "counter", "Of it on the device", (double)stats->device_ns_total / 1e9);
     single(p, "mr_engine_own_seconds_total", "counter", "Time of the engine's thread neither on the device nor asleep",

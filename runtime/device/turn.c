@@ -104,7 +104,7 @@ static void hand_on(struct turn *turn, uint32_t to)
     syscall(SYS_futex, &turn->members[to].granted, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 }
 
-bool turn_keep(struct turn *turn, uint32_t member, uint64_t used_ns)
+bool turn_charge(struct turn *turn, uint32_t member, uint64_t used_ns)
 {
     struct member *own = &turn->members[member];
     uint64_t state = atomic_load(&turn->state);
@@ -112,14 +112,25 @@ bool turn_keep(struct turn *turn, uint32_t member, uint64_t used_ns)
     uint32_t waiting = waiting_of(state);
     if (!waiting) { /* alone: neither credit nor debt */
         own->credit_ns = (int64_t)TURN_SLICE_NS;
-        return true;
+        return false;
     }
     own->credit_ns -= (int64_t)used_ns;
-    if (own->credit_ns > 0) return true;
-    uint32_t to = next_of(turn, member, waiting, true);
+    return own->credit_ns <= 0;
+}
+
+bool turn_pass(struct turn *turn, uint32_t member)
+{
+    uint64_t state = atomic_load(&turn->state);
+    CHECK(holder_of(state) == member + 1);
+    uint32_t to = next_of(turn, member, waiting_of(state), true);
     if (to == member) return true;
     hand_on(turn, to);
     return false;
+}
+
+bool turn_keep(struct turn *turn, uint32_t member, uint64_t used_ns)
+{
+    return !turn_charge(turn, member, used_ns) || turn_pass(turn, member);
 }
 
 void turn_give(struct turn *turn, uint32_t member)

@@ -125,6 +125,7 @@ static enum status null_build(const struct config *config, uint64_t kv_bytes, st
         .tokens_max = tokens,
         .seqs_max = seqs,
         .rows_max = tokens,
+        .ahead = setting("NULL_AHEAD", 0) != 0,
         .step_ns = setting("NULL_STEP_US", 0) * 1000,
         .fail_step = setting("NULL_FAIL_STEP", 0),
     };

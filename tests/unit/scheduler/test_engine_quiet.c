@@ -116,9 +116,8 @@ static struct counts counts_now(void)
                            atomic_load(&call_last)};
 }
 
-static enum status watching_step(struct device *device, const struct batch *batch, struct batch_result *result)
+static void look_on(struct watching_device *w, const struct batch *batch)
 {
-    struct watching_device *w = (struct watching_device *)device;
     if (w->steps++ == 0) {
         while (!atomic_load(&w->submitted)) nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
 #if FILTERED
@@ -130,7 +129,25 @@ static enum status watching_step(struct device *device, const struct batch *batc
     }
     w->last = counts_now();
     w->rows += batch->rows_count;
+}
+
+static enum status watching_step(struct device *device, const struct batch *batch, struct batch_result *result)
+{
+    struct watching_device *w = (struct watching_device *)device;
+    look_on(w, batch);
     return device_step(w->inner, batch, result);
+}
+
+static enum status watching_launch(struct device *device, const struct batch *batch)
+{
+    struct watching_device *w = (struct watching_device *)device;
+    look_on(w, batch);
+    return device_launch(w->inner, batch);
+}
+
+static enum status watching_collect(struct device *device, struct batch_result *result)
+{
+    return device_collect(((struct watching_device *)device)->inner, result);
 }
 
 /* ---- streams ---- */
@@ -188,12 +205,13 @@ static void run(struct device *device, const struct tokenizer *tokenizer, uint32
     struct watching_device *w = mem_alloc(1, sizeof *w);
     struct stream *streams = mem_alloc(STREAMS, sizeof *streams);
     struct attached attached = {.told = 0};
-    static const struct device_ops ops = {.step = watching_step};
+    static const struct device_ops one_by_one = {.step = watching_step},
+                                   ahead = {.launch = watching_launch, .collect = watching_collect};
 #if FILTERED /* here: cmocka has put a handler of its own on it */
     struct sigaction action = {.sa_sigaction = on_trapped, .sa_flags = SA_SIGINFO};
     sigaction(SIGSYS, &action, NULL);
 #endif
-    w->device = (struct device){.ops = &ops, .info = device->info};
+    w->device = (struct device){.ops = device_runs_ahead(device) ? &ahead : &one_by_one, .info = device->info};
     w->inner = device;
     assert_int_equal(uv_loop_init(&attached.loop), 0);
     assert_int_equal(uv_async_init(&attached.loop, &attached.async, on_async), 0);
@@ -259,11 +277,10 @@ static struct tokenizer *tokenizer_make(void)
     return tokenizer;
 }
 
-static void test_engine_quiet_null_device(void **state)
+static void run_null(bool ahead)
 {
-    (void)state;
     struct null_device_config config = {
-        .vocab = VOCAB, .kv_blocks = 512, .tokens_max = 256, .seqs_max = STREAMS, .rows_max = 64, .step_ns = 0};
+        .vocab = VOCAB, .kv_blocks = 512, .tokens_max = 256, .seqs_max = STREAMS, .rows_max = 64, .ahead = ahead};
     struct device *device;
     struct tokenizer *tokenizer = tokenizer_make();
     assert_int_equal(null_device_create(&config, &device), ST_OK);
@@ -277,6 +294,18 @@ static void test_engine_quiet_null_device(void **state)
     turn_destroy(turn);
     device_destroy(device);
     tokenizer_destroy(tokenizer);
+}
+
+static void test_engine_quiet_null_device(void **state)
+{
+    (void)state;
+    run_null(false);
+}
+
+static void test_engine_quiet_null_device_ahead(void **state)
+{
+    (void)state;
+    run_null(true);
 }
 
 static void test_engine_quiet_real_model(void **state)
@@ -303,6 +332,7 @@ static void test_engine_quiet_real_model(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_engine_quiet_null_device),
+                                       cmocka_unit_test(test_engine_quiet_null_device_ahead),
                                        cmocka_unit_test(test_engine_quiet_real_model)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
