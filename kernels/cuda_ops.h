@@ -59,7 +59,7 @@ struct cuda_embedding {              /* x[m] = (value of token m's embedding) * 
     float scale;
     const uint32_t *previous; /* ids that the step before chose, for CUDA_TOKEN_OF_ROW; NULL where no token is one */
 };
-/* E is a multiple of 4. */
+/* E is a multiple of 8. */
 cudaError_t cuda_embed(const struct cuda_embedding *embedding, const struct cuda_step *step, uint32_t M,
                        cudaStream_t stream);
 

@@ -1,54 +1,63 @@
-/* Embeddings of a step's tokens: cuda_embed of cuda_ops.h. A block a token, four values a thread at a time, so that
- * reads and the f32 writes are whole sectors.
+/* Embeddings of a step's tokens: cuda_embed of cuda_ops.h. A block a token. BF16 rows: four values a thread at a time,
+ * so that reads and the f32 writes are whole sectors; other types: eight (cuda_weight.cuh).
  *
  * A token may be an id that the step before has chosen: it is read here, on the device, which is why the host need not
  * wait for it. An id that is not in this table gives zeros: another rank's row, or what a failed row left behind. */
 #include "kernels/cuda_ops.h"
+#include "kernels/cuda_weight.cuh"
 #include "kernels/vec.cuh"
 
 constexpr uint32_t EMBED_THREADS = 256;
 
 struct embed_shape {
-    uint32_t N, E, vocab_first, scale_rows, scale_cols;
+    kx::weight_shape table;
+    uint32_t vocab_first;
     float scale;
 };
 
-template <cuda_type TYPE>
-__device__ __forceinline__ float4 embed_values(const void *codes, const float *scales, const embed_shape &s,
-                                               uint32_t row, uint32_t group)
+__device__ __forceinline__ float4 embed_scaled(float4 v, float k)
 {
-    const size_t at = (size_t)row * (s.E / 4) + group;
-    if (TYPE == CUDA_TYPE_BF16) {
-        const uint2 bits = kx::load((const uint2 *)codes + at);
-        const float2 low = kx::bf16x2_unpack(bits.x), high = kx::bf16x2_unpack(bits.y);
-        return make_float4(low.x, low.y, high.x, high.y);
-    }
-    float v[4];
-    kx::e4m3x4_unpack(kx::load((const uint32_t *)codes + at), v);
-    const uint32_t cols = s.scale_cols ? (s.E + s.scale_cols - 1) / s.scale_cols : 1;
-    const uint32_t scale_row = s.scale_rows ? row / s.scale_rows : 0;
-    const uint32_t scale_col = s.scale_cols ? group * 4 / s.scale_cols : 0; /* scale_cols is a multiple of 4 */
-    const float k = kx::load(scales + (size_t)scale_row * cols + scale_col);
-    return make_float4(v[0] * k, v[1] * k, v[2] * k, v[3] * k);
+    return make_float4(v.x * k, v.y * k, v.z * k, v.w * k);
 }
 
-template <cuda_type TYPE>
+/* x (E) = row of the table * scale, by a block. */
+template <bool BF16>
+__device__ __forceinline__ void embed_row(float4 *x, const void *codes, const void *scales, uint32_t row,
+                                          const embed_shape &s)
+{
+    const uint32_t E = s.table.K;
+    if constexpr (BF16) {
+        const uint2 *source = (const uint2 *)((const uint16_t *)codes + (size_t)row * E);
+        for (uint32_t group = threadIdx.x; group < E / 4; group += blockDim.x) {
+            const uint2 bits = kx::load(source + group);
+            const float2 low = kx::bf16x2_unpack(bits.x), high = kx::bf16x2_unpack(bits.y);
+            kx::store(x + group, embed_scaled(make_float4(low.x, low.y, high.x, high.y), s.scale));
+        }
+    } else {
+        for (uint32_t group = threadIdx.x; group < E / 8; group += blockDim.x) {
+            float v[8];
+            kx::weight_values(s.table, codes, scales, row, group * 8, v);
+            kx::store(x + 2 * group, embed_scaled(make_float4(v[0], v[1], v[2], v[3]), s.scale));
+            kx::store(x + 2 * group + 1, embed_scaled(make_float4(v[4], v[5], v[6], v[7]), s.scale));
+        }
+    }
+}
+
+template <bool BF16>
 __global__ void __launch_bounds__(EMBED_THREADS)
-    embed(float *x, uint32_t *bad, const void *codes, const float *scales, const cuda_step_header *header,
+    embed(float *x, uint32_t *bad, const void *codes, const void *scales, const cuda_step_header *header,
           const uint32_t *tokens, const uint32_t *previous, embed_shape s)
 {
-    const uint32_t m = blockIdx.x;
+    const uint32_t m = blockIdx.x, E = s.table.K;
     if (m >= kx::load(&header->tokens)) return;
     uint32_t id = kx::load(tokens + m);
     if (id & CUDA_TOKEN_OF_ROW) id = previous ? kx::load(previous + (id & ~CUDA_TOKEN_OF_ROW)) : UINT32_MAX;
-    const bool here = id >= s.vocab_first && id - s.vocab_first < s.N;
-    for (uint32_t group = threadIdx.x; group < s.E / 4; group += blockDim.x) {
-        float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        if (here) {
-            v = embed_values<TYPE>(codes, scales, s, id - s.vocab_first, group);
-            v = make_float4(v.x * s.scale, v.y * s.scale, v.z * s.scale, v.w * s.scale);
-        }
-        kx::store((float4 *)(x + (size_t)m * s.E) + group, v);
+    float4 *target = (float4 *)(x + (size_t)m * E);
+    if (id >= s.vocab_first && id - s.vocab_first < s.table.N) {
+        embed_row<BF16>(target, codes, scales, id - s.vocab_first, s);
+    } else {
+        for (uint32_t group = threadIdx.x; group < E / 4; group += blockDim.x)
+            kx::store(target + group, make_float4(0.0f, 0.0f, 0.0f, 0.0f));
     }
     if (threadIdx.x == 0) kx::store(bad + m, 0u);
 }
@@ -59,13 +68,12 @@ extern "C" cudaError_t cuda_embed(const struct cuda_embedding *embedding, const 
 {
     const struct cuda_weight *table = embedding->table;
     const uint32_t E = table->K;
-    if (E == 0 || E % 4 || table->scale_cols % 4) return cudaErrorInvalidValue;
+    const bool bf16 = table->type == CUDA_TYPE_BF16;
+    if (E == 0 || E % 8) return cudaErrorInvalidValue;
     if (M == 0) return cudaSuccess;
-    if (table->type != CUDA_TYPE_BF16 && table->type != CUDA_TYPE_E4M3) return cudaErrorInvalidValue;
-    const embed_shape shape = {table->N,        E, embedding->vocab_first, table->scale_rows, table->scale_cols,
-                               embedding->scale};
-    const uint32_t threads = E / 4 < EMBED_THREADS ? (E / 4 + 31) / 32 * 32 : EMBED_THREADS;
-    return kx::launch(table->type == CUDA_TYPE_BF16 ? embed<CUDA_TYPE_BF16> : embed<CUDA_TYPE_E4M3>, M, threads, 0,
-                      stream, embedding->x, embedding->bad, table->codes, (const float *)table->scales, step->header,
-                      step->tokens, embedding->previous, shape);
+    const embed_shape shape = {kx::weight_shape_of(*table), embedding->vocab_first, embedding->scale};
+    const uint32_t groups = E / (bf16 ? 4 : 8),
+                   threads = groups < EMBED_THREADS ? (groups + 31) / 32 * 32 : EMBED_THREADS;
+    return kx::launch(bf16 ? embed<true> : embed<false>, M, threads, 0, stream, embedding->x, embedding->bad,
+                      table->codes, table->scales, step->header, step->tokens, embedding->previous, shape);
 }

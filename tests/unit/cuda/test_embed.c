@@ -41,8 +41,8 @@ static double table_value(const struct table *t, uint32_t row, uint32_t e)
         return bf16_value(bits);
     }
     size_t at = 0;
-    if (t->scale_rows) at = row / t->scale_rows * (t->scale_cols ? (t->E + t->scale_cols - 1) / t->scale_cols : 1);
-    if (t->scale_cols) at += e / t->scale_cols;
+    if (t->scale_cols) at = e / t->scale_cols * (t->scale_rows ? (ROWS + t->scale_rows - 1) / t->scale_rows : 1);
+    if (t->scale_rows) at += row / t->scale_rows;
     return e4m3_value(t->codes[(size_t)row * t->E + e]) * (double)t->scales[at];
 }
 
@@ -101,7 +101,7 @@ static void test_embed_gives_rows(void **state)
 {
     (void)state;
     uint64_t seed = 21;
-    static const uint32_t sizes[] = {4, 36, 128, 576, 1028};
+    static const uint32_t sizes[] = {8, 48, 128, 576, 1040};
     for (size_t i = 0; i < 5; i++) {
         for (uint32_t live = 0; live <= M; live += live == 1 ? M - 2 : 1) {
             struct table tables[] = {
