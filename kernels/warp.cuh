@@ -34,8 +34,8 @@
 #define KX_SHARED(T, name, ...)                                                                                        \
     typedef T name##_type __VA_ARGS__;                                                                                 \
     static const char name##_key = 0;                                                                                  \
-    name##_type &name = *(name##_type *)cs::shared_static(&name##_key, sizeof(name##_type), 16)
-#define KX_SHARED_DYN(name) kx::shared_pool name = {(unsigned char *)cs::shared_dyn()}
+    name##_type &name = *(name##_type *)cs::shared_static(&name##_key, sizeof(name##_type), 16, cs::here(__FILE__, __LINE__))
+#define KX_SHARED_DYN(name) kx::shared_pool name = {(unsigned char *)cs::shared_dyn(cs::here(__FILE__, __LINE__))}
 #define KX_UNROLL
 #define KX_LOC , CS_LOC
 #define KX_HERE CS_HERE

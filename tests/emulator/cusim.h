@@ -1,9 +1,9 @@
 /* The device built-ins of CUDA as plain C++, for every compiler but nvcc. Included by kernels/warp.cuh alone.
  *
- * threadIdx and its kin are thread-local variables of CUDA's types that the engine (cusim.cpp) rewrites at each switch of
- * fibers; what needs other threads (barriers, shuffles, votes, matrices, asynchronous copies) calls the engine with the
- * caller's file and line, so that a fault can be named; the rest is a formula. Names are CUDA's where a kernel uses them,
- * cs:: where only warp.cuh and vec.cuh do. */
+ * threadIdx and its kin are thread-local variables of CUDA's types that the engine (cusim.cpp) rewrites at each switch
+ * of fibers; what needs other threads (barriers, shuffles, votes, matrices, asynchronous copies) calls the engine with
+ * the caller's file and line, so that a fault can be named; the rest is a formula. Names are CUDA's where a kernel uses
+ * them, cs:: where only warp.cuh and vec.cuh do. */
 #ifndef TESTS_EMULATOR_CUSIM_H
 #define TESTS_EMULATOR_CUSIM_H
 
@@ -41,7 +41,7 @@ struct Loc {
     int line;
 };
 // Two plain default arguments: inside braces gcc 12 would give the line of this header instead of the caller's.
-#define CS_LOC const char *cs_f = __builtin_FILE(), int cs_l = __builtin_LINE()
+#define CS_LOC  const char *cs_f = __builtin_FILE(), int cs_l = __builtin_LINE()
 #define CS_HERE cs::here(cs_f, cs_l)
 inline Loc here(const char *file, int line)
 {
@@ -79,8 +79,8 @@ enum WarpOp {
 void warp_op(WarpOp op, unsigned mask, const void *in, void *out, int size, int a, int b, Loc loc);
 unsigned active_mask();
 unsigned lane_id();
-void *shared_static(const void *key, size_t size, size_t align);
-void *shared_dyn();
+void *shared_static(const void *key, size_t size, size_t align, Loc loc);
+void *shared_dyn(Loc loc);
 void *shared_carve(unsigned char **at, size_t stride, size_t size, Loc loc);
 void cp_async(void *dst, const void *src, int bytes, int src_bytes, Loc loc);
 void cp_async_commit();
@@ -88,7 +88,7 @@ void cp_async_wait(int n);
 void fence();                            // __threadfence*
 void atomic_pre(const volatile void *p); // ordering hooks for the race detector
 void atomic_post(const volatile void *p);
-void yield();
+void yield(Loc loc);
 /* counted accesses of global or shared memory (vec.cuh); free of cost until a test asks for counts */
 enum AccessKind { READ, WRITE };
 extern bool counting;
@@ -191,9 +191,9 @@ inline void __threadfence_system()
 {
     cs::fence();
 }
-inline void __nanosleep(unsigned)
+inline void __nanosleep(unsigned, CS_LOC)
 {
-    cs::yield();
+    cs::yield(CS_HERE);
 }
 inline void __trap(CS_LOC)
 {
@@ -263,10 +263,11 @@ template <class T> inline unsigned __match_any_sync(unsigned m, T v, CS_LOC)
         return o;                                                                                                      \
     }
 CS_RED(__reduce_add_sync, unsigned, RED_ADD)
-CS_RED(__reduce_add_sync, int, RED_ADD) CS_RED(__reduce_min_sync, unsigned, RED_MIN_U)
-    CS_RED(__reduce_min_sync, int, RED_MIN_S) CS_RED(__reduce_max_sync, unsigned, RED_MAX_U)
-        CS_RED(__reduce_max_sync, int, RED_MAX_S) CS_RED(__reduce_and_sync, unsigned, RED_AND)
-            CS_RED(__reduce_or_sync, unsigned, RED_OR) CS_RED(__reduce_xor_sync, unsigned, RED_XOR)
+CS_RED(__reduce_add_sync, int, RED_ADD)
+CS_RED(__reduce_min_sync, unsigned, RED_MIN_U) CS_RED(__reduce_min_sync, int, RED_MIN_S)
+    CS_RED(__reduce_max_sync, unsigned, RED_MAX_U) CS_RED(__reduce_max_sync, int, RED_MAX_S)
+        CS_RED(__reduce_and_sync, unsigned, RED_AND) CS_RED(__reduce_or_sync, unsigned, RED_OR)
+            CS_RED(__reduce_xor_sync, unsigned, RED_XOR)
 
     // ---- atomics (relaxed on the GPU; the hooks tell the race detector about fence+atomic patterns)
     template <class T, class F>
@@ -327,28 +328,34 @@ inline unsigned atomicInc(unsigned *p, unsigned lim)
 }
 
 // ---- cache-hinted loads and stores
-template <class T> inline T __ldg(const T *p)
+template <class T> inline T __ldg(const T *p, CS_LOC)
 {
+    cs::count_access(p, sizeof(T), cs::READ, CS_HERE);
     return *p;
 }
-template <class T> inline T __ldcg(const T *p)
+template <class T> inline T __ldcg(const T *p, CS_LOC)
 {
+    cs::count_access(p, sizeof(T), cs::READ, CS_HERE);
     return *p;
 }
-template <class T> inline T __ldcs(const T *p)
+template <class T> inline T __ldcs(const T *p, CS_LOC)
 {
+    cs::count_access(p, sizeof(T), cs::READ, CS_HERE);
     return *p;
 }
-template <class T> inline T __ldca(const T *p)
+template <class T> inline T __ldca(const T *p, CS_LOC)
 {
+    cs::count_access(p, sizeof(T), cs::READ, CS_HERE);
     return *p;
 }
-template <class T> inline void __stcs(T *p, T v)
+template <class T> inline void __stcs(T *p, T v, CS_LOC)
 {
+    cs::count_access(p, sizeof(T), cs::WRITE, CS_HERE);
     *p = v;
 }
-template <class T> inline void __stcg(T *p, T v)
+template <class T> inline void __stcg(T *p, T v, CS_LOC)
 {
+    cs::count_access(p, sizeof(T), cs::WRITE, CS_HERE);
     *p = v;
 }
 

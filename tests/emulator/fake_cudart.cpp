@@ -1,1083 +1,727 @@
-/* A CUDA runtime whose devices are host memory and whose kernels are fibers.
+/* A CUDA runtime whose devices are host memory: devices, errors, memory, attributes of kernels.
  *
- * Streams are pulled, not pushed: an operation runs only when something that the program waits for needs it (lazy), or as
- * soon as it could (eager), or at random. */
+ * Device memory is one range of addresses a device, closed to the host while nothing runs there, so host code that
+ * follows a device pointer dies at the place. Addresses are never used again: what was freed stays poisoned. Behind
+ * each allocation lie 512 bytes that belong to nobody. */
 #include "tests/emulator/fakes.h"
-#include <deque>
-#include <mutex>
-#include <condition_variable>
+#include "tests/emulator/faults.h"
 #include <algorithm>
-#include <stdarg.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <signal.h>
 #include <time.h>
 #include <unistd.h>
 
-using cs::hb_acquire;
-using cs::hb_release;
-struct CUstream_st;
-struct CUevent_st;
-struct Op {
-    const char *name;
-    fk::Fn fn;
-    std::shared_ptr<fk::Gate> gate;
-    std::vector<std::pair<CUstream_st *, uint64_t>> deps;
-    std::vector<void *> acq, rel;
-    char sync = 0;
-};
-struct Node {
-    const char *name;
-    fk::Fn fn;
-    fk::MkGate mk;
-    std::vector<int> deps;
-};
-struct CUgraph_st {
-    std::vector<Node> n;
-};
-struct CUgraphExec_st {
-    std::vector<Node> n;
-    std::vector<int> order;
-    std::vector<std::unique_ptr<char>> sync;
-    uint64_t launches = 0;
-    CUstream_st *busy = nullptr;
-    uint64_t busy_n = 0;
-};
-struct CUstream_st {
-    int dev, id;
-    bool blocking, legacy, alive = true;
-    std::deque<std::shared_ptr<Op>> q;
-    uint64_t pushed = 0, done = 0;
-    bool driving = false;
-    pthread_t driver;
-    char sync = 0;
-    CUgraph_st *cap = nullptr;
-    CUstream_st *cap_origin = nullptr;
-    std::vector<int> cap_deps;
-    bool cap_bad = false;
-    int cap_mode = 0;
-    pthread_t cap_thread;
-};
-struct CUevent_st {
-    unsigned flags;
-    int dev;
-    CUstream_st *s = nullptr;
-    uint64_t n = 0;
-    double t = 0;
-    CUgraph_st *cap = nullptr;
-    std::vector<int> cap_deps;
-    char sync = 0;
-};
-
-namespace
-{
-struct Alloc {
-    uintptr_t base;
-    size_t n;
-    int dev;
-    bool freed;
-}; // dev -1: pinned host
-// Sorted vectors, not std::map: the tree code of libstdc++.so is not instrumented, which MSan would report.
-struct Device {
-    char *base = nullptr;
-    size_t cap = 0, used = 0, bytes = 0;
-    CUstream_st *legacy = nullptr;
-    std::vector<CUstream_st *> streams;
-    unsigned peers = 0;
-};
-int env_int(const char *n, int d)
-{
-    const char *v = getenv(n);
-    return v && *v ? atoi(v) : d;
-}
-struct State {
-    std::recursive_mutex m;
-    std::condition_variable_any cv;
-    std::vector<Device> dev;
-    std::vector<Alloc> al;
-    int depth = 0, next_id = 1;
-    int arch = env_int("CUSIM_ARCH", 90), guard = env_int("CUSIM_HOSTGUARD", 1), timeout = env_int("CUSIM_TIMEOUT", 20),
-        verbose = env_int("CUSIM_API", 0);
-    int mode = 0;
-    uint32_t rng = 12345;
-    int capturing = 0;
-    std::vector<std::shared_ptr<Op>> graveyard;
-    std::vector<std::pair<const void *, int>> dynsmem;
-    uint64_t ops = 0;
-    State()
-    {
-        dev.resize(env_int("CUSIM_DEVICES", 2));
-        const char *s = getenv("CUSIM_STREAMS");
-        mode = !s ? 0 : !strcmp(s, "eager") ? 1 : !strncmp(s, "rand", 4) ? 2 : 0;
-        rng += 7919u * env_int("CUSIM_SEED", 0);
-    }
-    unsigned rnd()
-    {
-        rng ^= rng << 13;
-        rng ^= rng >> 17;
-        rng ^= rng << 5;
-        return rng;
-    }
-};
-void on_segv(int, siginfo_t *si, void *);
-State &G()
-{
-    static State *g = [] {
-        State *s = new State();
-        if (s->guard) {
-            struct sigaction a;
-            memset(&a, 0, sizeof a);
-            a.sa_sigaction = on_segv;
-            a.sa_flags = SA_SIGINFO | SA_RESETHAND;
-            sigaction(SIGSEGV, &a, nullptr);
-        }
-        return s;
-    }();
-    return *g;
-}
-__thread int cur_dev, last_err;
-__thread bool in_hostfunc;
-typedef std::unique_lock<std::recursive_mutex> Lk;
-cudaError_t ret(cudaError_t e)
-{
-    if (e != cudaSuccess) last_err = e;
-    return e;
-}
-double now()
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1e3 + t.tv_nsec * 1e-6;
-}
-CUstream_st *new_stream(int d, bool blocking, bool legacy)
-{
-    auto *s = new CUstream_st();
-    s->dev = d;
-    s->blocking = blocking;
-    s->legacy = legacy;
-    s->id = G().next_id++;
-    G().dev[d].streams.push_back(s);
-    return s;
-}
-CUstream_st *S(cudaStream_t s)
-{
-    if (s == nullptr || s == cudaStreamLegacy || s == cudaStreamPerThread) {
-        auto &d = G().dev[cur_dev];
-        if (!d.legacy) d.legacy = new_stream(cur_dev, true, true);
-        return d.legacy;
-    }
-    if (!s->alive) fk::die("use of a destroyed stream");
-    return s;
-}
-// device memory: one address range per device, inaccessible to host code while nothing executes
-void map_device(Device &d)
-{
-    if (d.base) return;
-    d.cap = (size_t)env_int("CUSIM_DEVMEM_MB", 2048) << 20;
-    d.base = (char *)mmap(nullptr, d.cap, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (d.base == MAP_FAILED) {
-        perror("cusim: device memory");
-        abort();
-    }
-    madvise(d.base, d.cap, MADV_HUGEPAGE); // cheap permission changes
-}
-void access(bool on)
-{
-    auto &g = G();
-    if (!g.guard) return;
-    for (auto &d : g.dev)
-        if (d.used) mprotect(d.base, (d.used + 4095) & ~(size_t)4095, on ? PROT_READ | PROT_WRITE : PROT_NONE);
-}
-struct Exec {
-    Exec()
-    {
-        if (G().depth++ == 0) access(true);
-    }
-    ~Exec()
-    {
-        if (--G().depth == 0) access(false);
-    }
-};
-Alloc *find(const void *p, uintptr_t *base)
-{
-    auto &m = G().al;
-    auto i = std::upper_bound(m.begin(), m.end(), (uintptr_t)p, [](uintptr_t a, const Alloc &b) { return a < b.base; });
-    if (i == m.begin()) return nullptr;
-    --i;
-    if ((uintptr_t)p >= i->base + std::max<size_t>(i->n, 1)) return nullptr;
-    if (base) *base = i->base;
-    return &*i;
-}
-void add_alloc(void *p, size_t n, int dev)
-{
-    auto &m = G().al;
-    auto i = std::upper_bound(m.begin(), m.end(), (uintptr_t)p, [](uintptr_t a, const Alloc &b) { return a < b.base; });
-    m.insert(i, Alloc{(uintptr_t)p, n, dev, false});
-}
-void on_segv(int, siginfo_t *si, void *)
-{
-    char b[256];
-    int n = 0;
-    auto &g = G();
-    for (size_t d = 0; d < g.dev.size(); d++)
-        if ((char *)si->si_addr >= g.dev[d].base && (char *)si->si_addr < g.dev[d].base + g.dev[d].cap && g.dev[d].base)
-            n = snprintf(b, sizeof b, "cusim: error: host code dereferenced device memory: address %p, device %zu\n",
-                         si->si_addr, d);
-    if (n && write(2, b, n)) {
-    }
-    raise(SIGSEGV);
-}
-bool drive(CUstream_st *s, uint64_t n, bool wait, Lk &l);
-bool run_gate(Op &op, CUstream_st *s, bool wait, Lk &l)
-{
-    auto &g = G();
-    double t0 = now();
-    while (!op.gate->fired) {
-        std::vector<fk::Gate *> set{op.gate.get()};
-        bool posted = true;
-        for (size_t i = 0; i < set.size() && posted; i++) {
-            std::vector<fk::Gate *> p;
-            if (!set[i]->peers(p)) posted = false;
-            for (auto *x : p)
-                if (std::find(set.begin(), set.end(), x) == set.end()) set.push_back(x);
-        }
-        if (!posted) {
-            if (!wait) return false;
-            if (g.cv.wait_for(l, std::chrono::milliseconds(200)) == std::cv_status::timeout &&
-                now() - t0 > g.timeout * 1e3)
-                fk::die("collective hang: device %d stream %d waits in %s: a peer never posted its side", s->dev, s->id,
-                        op.gate->describe().c_str());
-            continue;
-        }
-        bool ok = true;
-        for (auto *x : set)
-            if (x != op.gate.get() && !x->fired && x->stream->done < x->idx) {
-                if (!drive(x->stream, x->idx, wait, l)) {
-                    ok = false;
-                    break;
-                }
-            }
-        if (!ok) {
-            if (!wait) return false;
-            continue;
-        }
-        if (op.gate->fired) break;
-        struct A {
-            std::vector<fk::Gate *> *set;
-            fk::Gate *g;
-        } a{&set, op.gate.get()};
-        Exec e;
-        cs::run_alone(
-            [](void *p) {
-                A *a = (A *)p;
-                for (auto *x : *a->set)
-                    for (auto *y : x->acq) hb_acquire(y);
-                a->g->complete(*a->set);
-                for (auto *x : *a->set) {
-                    x->fired = true;
-                    hb_release(&x->sync);
-                }
-            },
-            &a);
-        g.cv.notify_all();
-    }
-    return true;
-}
-// run s until n operations are complete; false only if !wait and something is not ready
-bool drive(CUstream_st *s, uint64_t n, bool wait, Lk &l)
-{
-    if (s->done >= n) return true;
-    auto &g = G();
-    double t0 = now();
-    Exec open; // one permission change per wait, not per operation
-    while (s->done < n) {
-        if (s->driving) {
-            if (pthread_equal(s->driver, pthread_self()))
-                fk::die("deadlock: stream %d of device %d waits for itself (collectives or events in different orders "
-                        "on two ranks?)",
-                        s->id, s->dev);
-            if (!wait) return false;
-            if (g.cv.wait_for(l, std::chrono::milliseconds(200)) == std::cv_status::timeout &&
-                now() - t0 > g.timeout * 1e3)
-                fk::die("stream %d of device %d makes no progress", s->id, s->dev);
-            continue;
-        }
-        if (s->q.empty()) fk::die("internal: stream empty");
-        auto op = s->q.front();
-        s->driving = true;
-        s->driver = pthread_self();
-        bool ok = true;
-        for (auto &d : op->deps)
-            if (!drive(d.first, d.second, wait, l)) {
-                ok = false;
-                break;
-            }
-        if (ok && op->gate) {
-            op->gate->acq = op->acq;
-            op->gate->acq.push_back(&op->sync);
-            ok = run_gate(*op, s, wait, l);
-        }
-        if (ok) {
-            if (g.verbose) fprintf(stderr, "cusim: run dev %d stream %d: %s\n", s->dev, s->id, op->name);
-            auto body = [](void *p) {
-                Op *o = (Op *)p;
-                hb_acquire(&o->sync);
-                for (auto *a : o->acq) hb_acquire(a);
-                if (o->gate) hb_acquire(&o->gate->sync);
-                if (o->fn) o->fn();
-                for (auto *a : o->rel) hb_release(a);
-            };
-            if (op->fn) {
-                Exec e;
-                cs::run_alone(body, op.get());
-            } else if (cs::have_tsan())
-                cs::run_alone(body, op.get());
-            // freeing the closure here would look like a race with the operation: under TSan keep it
-            if (cs::have_tsan()) g.graveyard.push_back(op);
-            s->q.pop_front();
-            s->done++;
-            g.ops++;
-        }
-        s->driving = false;
-        g.cv.notify_all();
-        if (!ok) return false;
-    }
-    return true;
-}
-void push(CUstream_st *s, std::shared_ptr<Op> op, bool graph_part = false)
-{
-    auto &g = G();
-    if (!graph_part) {
-        op->acq.push_back(&s->sync);
-        op->rel.push_back(&s->sync);
-    }
-    if (s->legacy) {
-        for (auto *o : g.dev[s->dev].streams)
-            if (o != s && o->blocking && o->pushed) {
-                op->deps.push_back({o, o->pushed});
-                op->acq.push_back(&o->sync);
-            }
-    } else if (s->blocking) {
-        auto *L = g.dev[s->dev].legacy;
-        if (L && L->pushed) {
-            op->deps.push_back({L, L->pushed});
-            op->acq.push_back(&L->sync);
-        }
-    }
-    hb_release(&op->sync);
-    s->q.push_back(op);
-    s->pushed++;
-    if (op->gate) {
-        op->gate->stream = s;
-        op->gate->idx = s->pushed - 1;
-    }
-    g.cv.notify_all();
-}
-void nudge(CUstream_st *s, Lk &l)
-{ // eager and random modes: run some of what could run
-    auto &g = G();
-    if (g.depth || in_hostfunc) return;
-    if (g.mode == 1)
-        drive(s, s->pushed, false, l);
-    else if (g.mode == 2 && (g.rnd() & 1)) {
-        std::vector<CUstream_st *> c;
-        for (auto &d : g.dev)
-            for (auto *x : d.streams)
-                if (x->done < x->pushed && !x->driving) c.push_back(x);
-        if (!c.empty()) {
-            auto *x = c[g.rnd() % c.size()];
-            drive(x, x->done + 1 + g.rnd() % (x->pushed - x->done), false, l);
-        }
-    }
-}
-// Calls that synchronise or allocate: illegal during a capture in global mode from any thread, in thread-local mode
-// from the capturing thread, in relaxed mode legal.
-bool api_bad_in_capture(cudaError_t *e)
-{
-    auto &g = G();
-    bool bad = false;
-    if (!g.capturing) return false;
-    for (auto &d : g.dev)
-        for (auto *s : d.streams)
-            if (s->cap && s->cap_origin == s)
-                if (s->cap_mode == cudaStreamCaptureModeGlobal ||
-                    (s->cap_mode == cudaStreamCaptureModeThreadLocal && pthread_equal(s->cap_thread, pthread_self())))
-                    s->cap_bad = bad = true;
-    *e = cudaErrorStreamCaptureUnsupported;
-    return bad;
-}
-} // namespace
-
 namespace fk
 {
-void die(const char *fmt, ...)
+__thread int current_device_id;
+__thread bool in_host_function;
+static __thread int last_error;
+
+static void on_fault(int, siginfo_t *info, void *)
 {
-    va_list a;
-    va_start(a, fmt);
-    fprintf(stderr, "cusim: error: ");
-    vfprintf(stderr, fmt, a);
-    fprintf(stderr, "\n");
-    fflush(stderr);
-    abort();
-}
-void lock()
-{
-    G().m.lock();
-}
-void unlock()
-{
-    G().m.unlock();
-}
-int current_device()
-{
-    return cur_dev;
-}
-int stream_device(cudaStream_t s)
-{
-    Lk l(G().m);
-    return S(s)->dev;
-}
-void check_range(int dev, const void *p, size_t n, const char *what)
-{
-    uintptr_t b;
-    Alloc *a = find(p, &b);
-    if (!a) die("%s: %p (+%zu bytes) is not device or pinned memory", what, p, n);
-    if (a->freed) die("%s: %p was freed", what, p);
-    if (a->dev >= 0 && a->dev != dev && !(G().dev[dev].peers >> a->dev & 1))
-        die("%s: %p belongs to device %d, but the operation runs on device %d", what, p, a->dev, dev);
-    if ((uintptr_t)p + n > b + a->n)
-        die("%s: range %p+%zu leaves its allocation of %zu bytes by %zu", what, p, n, a->n,
-            (size_t)((uintptr_t)p + n - b - a->n));
-}
-cudaError_t enqueue(cudaStream_t st, const char *name, Fn fn, MkGate mk)
-{
-    Lk l(G().m);
-    CUstream_st *s = S(st);
-    if (in_hostfunc) die("%s called from a host function", name);
-    if (s->cap) {
-        s->cap->n.push_back({name, fn, mk, s->cap_deps});
-        s->cap_deps.assign(1, (int)s->cap->n.size() - 1);
-        return cudaSuccess;
+    char text[256];
+    int n = 0;
+    for (size_t d = 0; d < state().devices.size(); d++) {
+        const Device &device = state().devices[d];
+        if (device.base && (char *)info->si_addr >= device.base &&
+            (char *)info->si_addr < device.base + device.reserved)
+            n = snprintf(text, sizeof text,
+                         "cusim: error: host code dereferenced device memory: address %p, device %zu\n", info->si_addr,
+                         d);
     }
-    if (s->legacy) {
-        cudaError_t e;
-        if (api_bad_in_capture(&e)) return cudaErrorStreamCaptureImplicit;
+    if (n && write(2, text, (size_t)n) < 0) return;
+    raise(SIGSEGV);
+}
+
+static State *new_state()
+{
+    State *s = new State();
+    const char *mode = getenv("CUSIM_STREAMS");
+    s->mode = !mode ? LAZY : !strcmp(mode, "eager") ? EAGER : !strncmp(mode, "rand", 4) ? RANDOM : LAZY;
+    s->rng += 7919u * (unsigned)cs::env_int("CUSIM_SEED", 0);
+    s->devices.resize((size_t)cs::env_int("CUSIM_DEVICES", 2));
+    s->arch = cs::env_int("CUSIM_ARCH", 90);
+    s->sms = cs::env_int("CUSIM_SMS", 4);
+    s->guard = cs::env_int("CUSIM_HOSTGUARD", 1);
+    s->timeout_s = cs::env_int("CUSIM_TIMEOUT", 20);
+    s->verbose = cs::env_int("CUSIM_API", 0);
+    s->device_bytes = (size_t)cs::env_int("CUSIM_DEVMEM_MB", 2048) << 20;
+    if (s->guard) {
+        struct sigaction a;
+        memset(&a, 0, sizeof a);
+        a.sa_sigaction = on_fault;
+        a.sa_flags = SA_SIGINFO | SA_RESETHAND;
+        sigaction(SIGSEGV, &a, nullptr);
     }
-    if (s->dev != cur_dev && !s->legacy && fn && !mk && strncmp(name, "event", 5) && strncmp(name, "memcpy", 6))
-        return cudaErrorInvalidResourceHandle;
-    auto op = std::make_shared<Op>();
-    op->name = name;
-    op->fn = fn;
-    if (mk) op->gate = mk();
-    push(s, op);
-    nudge(s, l);
+    return s;
+}
+
+State &state()
+{
+    static State *s = new_state();
+    return *s;
+}
+
+cudaError_t remember(cudaError_t error)
+{
+    if (error != cudaSuccess) last_error = error;
+    return error;
+}
+
+double now_ms()
+{
+    return (double)cs::device_ns() * 1e-6;
+}
+
+bool fault_strikes(uint64_t *countdown)
+{
+    if (!*countdown || --*countdown) return false;
+    state().faults.struck++;
+    return true;
+}
+
+/* ---- memory */
+static const size_t RED_ZONE = 512;
+
+static size_t shared_optin()
+{
+    return state().arch == 80 ? 166912 : 232448;
+}
+
+/* Twice the device's memory and more in addresses, since none is used twice. */
+static void map_device(Device &d)
+{
+    if (d.base) return;
+    d.reserved = state().device_bytes * 16;
+    d.base = (char *)mmap(nullptr, d.reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (d.base == MAP_FAILED) cs::die("no address space for device memory");
+    madvise(d.base, d.reserved, MADV_HUGEPAGE); /* makes the changes of permissions cheap */
+}
+
+void memory_open(bool on)
+{
+    if (!state().guard) return;
+    for (Device &d : state().devices)
+        if (d.used) mprotect(d.base, (d.used + 4095) & ~(size_t)4095, on ? PROT_READ | PROT_WRITE : PROT_NONE);
+}
+
+static std::vector<Allocation>::iterator allocation_after(const void *p)
+{
+    auto &all = state().allocations;
+    return std::upper_bound(all.begin(), all.end(), (uintptr_t)p,
+                            [](uintptr_t a, const Allocation &b) { return a < b.base; });
+}
+
+Allocation *find_allocation(const void *p)
+{
+    auto i = allocation_after(p);
+    if (i == state().allocations.begin()) return nullptr;
+    --i;
+    return (uintptr_t)p < i->base + std::max<size_t>(i->bytes, 1) ? &*i : nullptr;
+}
+
+void add_allocation(const void *p, size_t bytes, int device)
+{
+    state().allocations.insert(allocation_after(p), Allocation{(uintptr_t)p, bytes, device, false, false});
+}
+
+void check_range(int device, const void *p, size_t bytes, const char *what)
+{
+    const Allocation *a = find_allocation(p);
+    if (!a) cs::die("%s: %p (+%zu bytes) is not device or pinned memory", what, p, bytes);
+    if (a->freed) cs::die("%s: %p was freed", what, p);
+    if (a->device >= 0 && a->device != device && !(state().devices[(size_t)device].peers >> a->device & 1))
+        cs::die("%s: %p belongs to device %d, but the operation runs on device %d", what, p, a->device, device);
+    if ((uintptr_t)p + bytes > a->base + a->bytes)
+        cs::die("%s: range %p+%zu leaves its allocation of %zu bytes by %zu", what, p, bytes, a->bytes,
+                (size_t)((uintptr_t)p + bytes - a->base - a->bytes));
+}
+
+static bool allocation_fails()
+{
+    Faults &f = state().faults;
+    if (fault_strikes(&f.allocation)) {
+        if (f.allocation_keep) f.allocation = 1;
+        return true;
+    }
+    return false;
+}
+
+static cudaError_t allocate(void **p, size_t bytes)
+{
+    Device &d = state().devices[(size_t)current_device_id];
+    *p = nullptr;
+    if (allocation_fails()) return cudaErrorMemoryAllocation;
+    map_device(d);
+    const size_t offset = (d.used + 511) & ~(size_t)511, end = offset + bytes + RED_ZONE;
+    if (d.live_bytes + bytes > state().device_bytes || end > d.reserved) return cudaErrorMemoryAllocation;
+    const size_t pages_before = (d.used + 4095) & ~(size_t)4095, pages = (end + 4095) & ~(size_t)4095;
+    if (pages > pages_before) mprotect(d.base + pages_before, pages - pages_before, PROT_READ | PROT_WRITE);
+    Opened opened;
+    cs::poison(d.base + offset, bytes + RED_ZONE);
+    cs::unpoison(d.base + offset, bytes);
+    memset(d.base + offset, 0xff, std::min<size_t>(bytes, 1 << 20)); /* NaN in every format: nothing starts at zero */
+    cs::mark_uninitialised(d.base + offset, bytes);
+    d.used = end;
+    d.live_bytes += bytes;
+    add_allocation(d.base + offset, bytes, current_device_id);
+    *p = d.base + offset;
     return cudaSuccess;
+}
+
+void free_device_memory(void *p)
+{
+    Allocation *a = find_allocation(p);
+    if (!a || a->base != (uintptr_t)p || a->device < 0) cs::die("cudaFree(%p): not an allocation", p);
+    if (a->freed) cs::die("cudaFree(%p): double free", p);
+    a->freed = true;
+    state().devices[(size_t)a->device].live_bytes -= a->bytes;
+    cs::poison(p, a->bytes);
+    const uintptr_t from = (a->base + 4095) & ~(uintptr_t)4095, to = (a->base + a->bytes) & ~(uintptr_t)4095;
+    if (to > from) madvise((void *)from, to - from, MADV_DONTNEED);
 }
 } // namespace fk
 
-#define API extern "C" __attribute__((visibility("default"))) cudaError_t CUDARTAPI
-// ------------------------------------------------------------------ devices and errors
-API cudaGetDeviceCount(int *n)
+using namespace fk;
+
+static void synchronise_device(int device, Lock &l)
 {
-    *n = (int)G().dev.size();
+    const std::vector<CUstream_st *> streams = state().devices[(size_t)device].streams;
+    for (CUstream_st *s : streams) {
+        drive(s, s->pushed, true, l);
+        cs::order_acquire(&s->sync);
+    }
+}
+
+/* ---- devices and errors */
+API cudaGetDeviceCount(int *count)
+{
+    Lock l(state().mutex);
+    *count = 0;
+    if (state().faults.no_device) return remember((cudaError_t)state().faults.no_device);
+    *count = (int)state().devices.size();
     return cudaSuccess;
 }
-API cudaSetDevice(int d)
+API cudaSetDevice(int device)
 {
-    if (d < 0 || d >= (int)G().dev.size()) return ret(cudaErrorInvalidDevice);
-    cur_dev = d;
+    Lock l(state().mutex);
+    if (state().faults.no_device) return remember((cudaError_t)state().faults.no_device);
+    if (device < 0 || device >= (int)state().devices.size()) return remember(cudaErrorInvalidDevice);
+    current_device_id = device;
+    return remember(state().devices[(size_t)device].sticky);
+}
+API cudaInitDevice(int device, unsigned, unsigned)
+{
+    return cudaSetDevice(device);
+}
+API cudaSetDeviceFlags(unsigned)
+{
     return cudaSuccess;
 }
-API cudaGetDevice(int *d)
+API cudaGetDevice(int *device)
 {
-    *d = cur_dev;
+    *device = current_device_id;
     return cudaSuccess;
 }
 API cudaGetLastError()
 {
-    int e = last_err;
-    last_err = 0;
-    return (cudaError_t)e;
+    Lock l(state().mutex);
+    const cudaError_t sticky = state().devices[(size_t)current_device_id].sticky;
+    if (sticky) return sticky;
+    const int error = last_error;
+    last_error = 0;
+    return (cudaError_t)error;
 }
 API cudaPeekAtLastError()
 {
-    return (cudaError_t)last_err;
+    Lock l(state().mutex);
+    const cudaError_t sticky = state().devices[(size_t)current_device_id].sticky;
+    return sticky ? sticky : (cudaError_t)last_error;
 }
-extern "C" const char *cudaGetErrorName(cudaError_t e)
+API cudaRuntimeGetVersion(int *version)
 {
-    switch (e) {
-#define N(x)                                                                                                           \
-    case x: return #x;
-        N(cudaSuccess)
-        N(cudaErrorInvalidValue) N(cudaErrorMemoryAllocation) N(cudaErrorInvalidDevice) N(cudaErrorInvalidConfiguration)
-            N(cudaErrorNotReady) N(cudaErrorInvalidResourceHandle) N(cudaErrorStreamCaptureUnsupported)
-                N(cudaErrorStreamCaptureInvalidated) N(cudaErrorStreamCaptureUnjoined) N(cudaErrorStreamCaptureImplicit)
-                    N(cudaErrorStreamCaptureUnmatched) N(cudaErrorInvalidDeviceFunction)
-#undef N
-                        default : return "cudaErrorUnknown";
+    *version = CUDART_VERSION;
+    return cudaSuccess;
+}
+API cudaDriverGetVersion(int *version)
+{
+    *version = CUDART_VERSION;
+    return cudaSuccess;
+}
+
+#define ERRORS(X)                                                                                                      \
+    X(cudaSuccess, "no error")                                                                                         \
+    X(cudaErrorInvalidValue, "invalid argument")                                                                       \
+    X(cudaErrorMemoryAllocation, "out of memory")                                                                      \
+    X(cudaErrorInitializationError, "initialization error")                                                            \
+    X(cudaErrorInsufficientDriver, "CUDA driver version is insufficient for CUDA runtime version")                     \
+    X(cudaErrorNoDevice, "no CUDA-capable device is detected")                                                         \
+    X(cudaErrorInvalidDevice, "invalid device ordinal")                                                                \
+    X(cudaErrorInvalidConfiguration, "invalid configuration argument")                                                 \
+    X(cudaErrorInvalidDeviceFunction, "invalid device function")                                                       \
+    X(cudaErrorInvalidResourceHandle, "invalid resource handle")                                                       \
+    X(cudaErrorNotReady, "device not ready")                                                                           \
+    X(cudaErrorNotSupported, "operation not supported")                                                                \
+    X(cudaErrorPeerAccessAlreadyEnabled, "peer access is already enabled")                                             \
+    X(cudaErrorPeerAccessNotEnabled, "peer access has not been enabled")                                               \
+    X(cudaErrorCooperativeLaunchTooLarge, "too many blocks in cooperative launch")                                     \
+    X(cudaErrorECCUncorrectable, "uncorrectable ECC error encountered")                                                \
+    X(cudaErrorNvlinkUncorrectable, "uncorrectable NVLink error detected during the execution")                        \
+    X(cudaErrorContained, "Invalid access of peer GPU memory over nvlink or a hardware error")                         \
+    X(cudaErrorIllegalAddress, "an illegal memory access was encountered")                                             \
+    X(cudaErrorLaunchTimeout, "the launch timed out and was terminated")                                               \
+    X(cudaErrorHardwareStackError, "hardware stack error")                                                             \
+    X(cudaErrorIllegalInstruction, "an illegal instruction was encountered")                                           \
+    X(cudaErrorMisalignedAddress, "misaligned address")                                                                \
+    X(cudaErrorInvalidAddressSpace, "operation not supported on global/shared address space")                          \
+    X(cudaErrorInvalidPc, "invalid program counter")                                                                   \
+    X(cudaErrorLaunchFailure, "unspecified launch failure")                                                            \
+    X(cudaErrorSystemNotReady, "system not yet initialized")                                                           \
+    X(cudaErrorIllegalState, "the operation cannot be performed in the present state")                                 \
+    X(cudaErrorStreamCaptureUnsupported, "operation not permitted when stream is capturing")                           \
+    X(cudaErrorStreamCaptureInvalidated, "operation failed due to a previous error during capture")                    \
+    X(cudaErrorStreamCaptureMerge, "operation would result in a merge of separate capture sequences")                  \
+    X(cudaErrorStreamCaptureUnmatched, "capture was not ended in the same stream as it began")                         \
+    X(cudaErrorStreamCaptureUnjoined, "capturing stream has unjoined work")                                            \
+    X(cudaErrorStreamCaptureIsolation, "dependency created on uncaptured work in another stream")                      \
+    X(cudaErrorStreamCaptureImplicit, "operation would make the legacy stream depend on a capturing blocking stream")  \
+    X(cudaErrorGraphExecUpdateFailure,                                                                                 \
+      "the graph update was not performed because it included changes which violated constraints")
+
+extern "C" const char *cudaGetErrorName(cudaError_t error)
+{
+    switch (error) {
+#define NAME(code, text)                                                                                               \
+    case code: return #code;
+        ERRORS(NAME)
+    default: return "unrecognized error code";
     }
 }
-extern "C" const char *cudaGetErrorString(cudaError_t e)
+extern "C" const char *cudaGetErrorString(cudaError_t error)
 {
-    return cudaGetErrorName(e);
+    switch (error) {
+#define TEXT(code, text)                                                                                               \
+    case code: return text;
+        ERRORS(TEXT)
+    default: return "unrecognized error code";
+    }
 }
-API cudaDeviceGetAttribute(int *v, enum cudaDeviceAttr a, int)
+
+API cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, int)
 {
-    switch (a) {
-    case cudaDevAttrComputeCapabilityMajor: *v = G().arch / 10; break;
-    case cudaDevAttrComputeCapabilityMinor: *v = G().arch % 10; break;
-    case cudaDevAttrMultiProcessorCount: *v = 4; break;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *v = G().arch == 80 ? 166912 : 232448; break;
-    case cudaDevAttrMaxSharedMemoryPerBlock: *v = 49152; break;
-    case cudaDevAttrWarpSize: *v = 32; break;
-    case cudaDevAttrMaxThreadsPerBlock: *v = 1024; break;
-    default: return ret(cudaErrorInvalidValue);
+    State &g = state();
+    switch (attribute) {
+    case cudaDevAttrComputeCapabilityMajor: *value = g.arch / 10; break;
+    case cudaDevAttrComputeCapabilityMinor: *value = g.arch % 10; break;
+    case cudaDevAttrMultiProcessorCount: *value = g.sms; break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = (int)shared_optin(); break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = (int)shared_optin() + 1024; break;
+    case cudaDevAttrReservedSharedMemoryPerBlock: *value = 1024; break;
+    case cudaDevAttrMaxSharedMemoryPerBlock: *value = 49152; break;
+    case cudaDevAttrMaxRegistersPerMultiprocessor:
+    case cudaDevAttrMaxRegistersPerBlock: *value = 65536; break;
+    case cudaDevAttrMaxThreadsPerMultiProcessor: *value = 2048; break;
+    case cudaDevAttrWarpSize: *value = 32; break;
+    case cudaDevAttrMaxThreadsPerBlock: *value = 1024; break;
+    case cudaDevAttrMaxGridDimX: *value = 2147483647; break;
+    case cudaDevAttrMaxGridDimY:
+    case cudaDevAttrMaxGridDimZ: *value = 65535; break;
+    case cudaDevAttrL2CacheSize: *value = 50 << 20; break;
+    case cudaDevAttrClockRate: *value = 1980000; break;
+    case cudaDevAttrMemoryClockRate: *value = 2619000; break;
+    case cudaDevAttrGlobalMemoryBusWidth: *value = 5120; break;
+    case cudaDevAttrCooperativeLaunch:
+    case cudaDevAttrConcurrentKernels:
+    case cudaDevAttrUnifiedAddressing:
+    case cudaDevAttrCanMapHostMemory:
+    case cudaDevAttrMemoryPoolsSupported: *value = 1; break;
+    case cudaDevAttrEccEnabled:
+    case cudaDevAttrIntegrated:
+    case cudaDevAttrComputeMode: *value = 0; break;
+    case cudaDevAttrAsyncEngineCount: *value = 3; break;
+    default: return remember(cudaErrorInvalidValue);
     }
     return cudaSuccess;
 }
-API cudaGetDeviceProperties(struct cudaDeviceProp *p, int)
+API cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
 {
+    State &g = state();
+    if (device < 0 || device >= (int)g.devices.size()) return remember(cudaErrorInvalidDevice);
     memset(p, 0, sizeof *p);
-    snprintf(p->name, sizeof p->name, "cusim sm_%d", G().arch);
-    p->major = G().arch / 10;
-    p->minor = G().arch % 10;
-    p->multiProcessorCount = 4;
+    snprintf(p->name, sizeof p->name, "Emulated sm_%d", g.arch);
+    p->uuid.bytes[0] = (char)device;
+    p->major = g.arch / 10;
+    p->minor = g.arch % 10;
+    p->multiProcessorCount = g.sms;
     p->warpSize = 32;
     p->maxThreadsPerBlock = 1024;
+    p->maxThreadsPerMultiProcessor = 2048;
+    p->regsPerBlock = p->regsPerMultiprocessor = 65536;
     p->sharedMemPerBlock = 49152;
-    p->sharedMemPerBlockOptin = G().arch == 80 ? 166912 : 232448;
-    p->totalGlobalMem = (size_t)env_int("CUSIM_DEVMEM_MB", 2048) << 20;
+    p->sharedMemPerBlockOptin = shared_optin();
+    p->sharedMemPerMultiprocessor = shared_optin() + 1024;
+    p->reservedSharedMemPerBlock = 1024;
+    p->totalGlobalMem = g.device_bytes;
+    p->l2CacheSize = 50 << 20;
+    p->memoryBusWidth = 5120;
+    p->cooperativeLaunch = p->concurrentKernels = p->unifiedAddressing = p->canMapHostMemory = 1;
+    p->pciBusID = device + 1;
     return cudaSuccess;
 }
-API cudaDeviceCanAccessPeer(int *c, int, int)
+API cudaDeviceGetPCIBusId(char *text, int length, int device)
 {
-    *c = 1;
+    snprintf(text, (size_t)length, "0000:%02X:00.0", device + 1);
     return cudaSuccess;
 }
-API cudaDeviceEnablePeerAccess(int d, unsigned)
+API cudaDeviceGetStreamPriorityRange(int *least, int *greatest)
 {
-    G().dev[cur_dev].peers |= 1u << d;
+    if (least) *least = 0;
+    if (greatest) *greatest = -5;
     return cudaSuccess;
 }
-API cudaMemGetInfo(size_t *f, size_t *t)
+API cudaDeviceCanAccessPeer(int *can, int device, int peer)
 {
-    auto &d = G().dev[cur_dev];
-    *t = (size_t)env_int("CUSIM_DEVMEM_MB", 2048) << 20;
-    *f = *t - d.bytes;
+    *can = device != peer && cs::env_int("CUSIM_PEERS", 1);
+    return cudaSuccess;
+}
+API cudaDeviceEnablePeerAccess(int peer, unsigned)
+{
+    ENTER_CURRENT;
+    Device &d = state().devices[(size_t)current_device_id];
+    if (peer < 0 || peer >= (int)state().devices.size() || peer == current_device_id)
+        return remember(cudaErrorInvalidDevice);
+    if (d.peers >> peer & 1) return remember(cudaErrorPeerAccessAlreadyEnabled);
+    d.peers |= 1u << peer;
+    return cudaSuccess;
+}
+API cudaDeviceDisablePeerAccess(int peer)
+{
+    ENTER_CURRENT;
+    Device &d = state().devices[(size_t)current_device_id];
+    if (!(d.peers >> peer & 1)) return remember(cudaErrorPeerAccessNotEnabled);
+    d.peers &= ~(1u << peer);
+    return cudaSuccess;
+}
+API cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes)
+{
+    ENTER_CURRENT;
+    *total_bytes = state().device_bytes;
+    *free_bytes = *total_bytes - state().devices[(size_t)current_device_id].live_bytes;
     return cudaSuccess;
 }
 API cudaDeviceSynchronize()
 {
-    Lk l(G().m);
-    cudaError_t e;
-    if (api_bad_in_capture(&e)) return ret(e);
-    auto v = G().dev[cur_dev].streams;
-    for (auto *s : v) {
-        drive(s, s->pushed, true, l);
-        hb_acquire(&s->sync);
-    }
+    ENTER_CURRENT;
+    if (illegal_in_capture()) return remember(cudaErrorStreamCaptureUnsupported);
+    synchronise_device(current_device_id, l);
+    return remember(state().devices[(size_t)current_device_id].sticky);
+}
+/* Frees everything of the device and takes a sticky error away. */
+API cudaDeviceReset()
+{
+    Lock l(state().mutex);
+    Device &d = state().devices[(size_t)current_device_id];
+    if (!d.sticky) synchronise_device(current_device_id, l);
+    for (Allocation &a : state().allocations)
+        if (a.device == current_device_id && !a.freed) free_device_memory((void *)a.base);
+    d.sticky = cudaSuccess;
+    d.peers = 0;
+    last_error = 0;
     return cudaSuccess;
 }
-// ------------------------------------------------------------------ memory
-static cudaError_t do_malloc(void **p, size_t n)
+
+/* ---- memory */
+API cudaMalloc(void **p, size_t bytes)
 {
-    auto &g = G();
-    auto &d = g.dev[cur_dev];
-    map_device(d);
-    size_t o = (d.used + 511) & ~(size_t)511, end = o + n + 512; // 512-byte red zone
-    if (end > d.cap) {
-        *p = nullptr;
-        return cudaErrorMemoryAllocation;
-    }
-    size_t np = (end + 4095) & ~(size_t)4095, op = (d.used + 4095) & ~(size_t)4095;
-    if (np > op) mprotect(d.base + op, np - op, PROT_READ | PROT_WRITE);
-    Exec e;
-    cs::poison(d.base + o, n + 512);
-    cs::unpoison(d.base + o, n);
-    memset(d.base + o, 0xff, std::min<size_t>(n, 1 << 20));
-    cs::mark_uninit(d.base + o, n);
-    d.used = end;
-    d.bytes += n;
-    add_alloc(d.base + o, n, cur_dev);
-    *p = d.base + o;
-    return cudaSuccess;
-}
-API cudaMalloc(void **p, size_t n)
-{
-    Lk l(G().m);
-    cudaError_t e;
-    if (api_bad_in_capture(&e)) return ret(e);
-    return ret(do_malloc(p, n));
-}
-static void do_free(void *p)
-{
-    uintptr_t b;
-    Alloc *a = find(p, &b);
-    if (!a || b != (uintptr_t)p || a->dev < 0) fk::die("cudaFree(%p): not an allocation", p);
-    if (a->freed) fk::die("cudaFree(%p): double free", p);
-    a->freed = true;
-    G().dev[a->dev].bytes -= a->n;
-    cs::poison(p, a->n); // addresses are never reused: use after free is always caught
+    ENTER_CURRENT;
+    if (illegal_in_capture()) return remember(cudaErrorStreamCaptureUnsupported);
+    return remember(allocate(p, bytes));
 }
 API cudaFree(void *p)
 {
-    Lk l(G().m);
+    ENTER_CURRENT;
     if (!p) return cudaSuccess;
-    cudaError_t e;
-    if (api_bad_in_capture(&e)) return ret(e);
-    cudaDeviceSynchronize();
-    do_free(p);
+    if (illegal_in_capture()) return remember(cudaErrorStreamCaptureUnsupported);
+    synchronise_device(current_device_id, l);
+    free_device_memory(p);
     return cudaSuccess;
 }
-API cudaMallocAsync(void **p, size_t n, cudaStream_t)
+API cudaMallocAsync(void **p, size_t bytes, cudaStream_t)
 {
-    Lk l(G().m);
-    return ret(do_malloc(p, n));
+    ENTER_CURRENT;
+    return remember(allocate(p, bytes));
 }
 API cudaFreeAsync(void *p, cudaStream_t s)
 {
-    return ret(fk::enqueue(s, "freeAsync", [p] { do_free(p); }));
+    Work work;
+    work.name = "freeAsync";
+    work.check = [p] { free_device_memory(p); };
+    return remember(enqueue(s, std::move(work)));
 }
-API cudaHostAlloc(void **p, size_t n, unsigned)
+API cudaHostAlloc(void **p, size_t bytes, unsigned)
 {
-    Lk l(G().m);
-    if (posix_memalign(p, 256, n ? n : 1)) return ret(cudaErrorMemoryAllocation);
-    add_alloc(*p, n, -1);
+    ENTER_CURRENT;
+    *p = nullptr;
+    if (allocation_fails() || posix_memalign(p, 256, bytes ? bytes : 1)) return remember(cudaErrorMemoryAllocation);
+    cs::mark_uninitialised(*p, bytes);
+    add_allocation(*p, bytes, -1);
     return cudaSuccess;
 }
-extern "C" cudaError_t cudaMallocHost(void **p, size_t n)
+extern "C" cudaError_t cudaMallocHost(void **p, size_t bytes)
 {
-    return cudaHostAlloc(p, n, 0);
+    return cudaHostAlloc(p, bytes, 0);
 }
 API cudaFreeHost(void *p)
 {
-    Lk l(G().m);
-    cudaDeviceSynchronize();
-    uintptr_t b;
-    Alloc *a = find(p, &b);
-    if (!a || b != (uintptr_t)p || a->dev >= 0) fk::die("cudaFreeHost(%p): not a pinned allocation", p);
-    G().al.erase(G().al.begin() + (a - &G().al[0]));
+    Lock l(state().mutex);
+    if (!p) return cudaSuccess;
+    Allocation *a = find_allocation(p);
+    if (!a || a->base != (uintptr_t)p || a->device >= 0 || a->registered)
+        cs::die("cudaFreeHost(%p): not a pinned allocation", p);
+    for (size_t d = 0; d < state().devices.size(); d++)
+        if (!state().devices[d].sticky) synchronise_device((int)d, l);
+    state().allocations.erase(state().allocations.begin() + (find_allocation(p) - &state().allocations[0]));
     free(p);
     return cudaSuccess;
 }
-API cudaPointerGetAttributes(struct cudaPointerAttributes *a, const void *p)
+API cudaHostRegister(void *p, size_t bytes, unsigned)
 {
-    Lk l(G().m);
-    memset(a, 0, sizeof *a);
-    Alloc *x = find(p, nullptr);
-    a->type = !x ? cudaMemoryTypeUnregistered : x->dev < 0 ? cudaMemoryTypeHost : cudaMemoryTypeDevice;
-    a->device = x && x->dev >= 0 ? x->dev : 0;
-    a->devicePointer = x ? (void *)p : nullptr;
+    ENTER_CURRENT;
+    if (find_allocation(p)) return remember(cudaErrorHostMemoryAlreadyRegistered);
+    add_allocation(p, bytes, -1);
+    find_allocation(p)->registered = true;
     return cudaSuccess;
 }
-static void *(*volatile copy_fn)(void *, const void *, size_t) = memcpy; // through libc, so that sanitizers see it
-static void *(*volatile set_fn)(void *, int, size_t) = memset;
-static cudaError_t do_copy(void *d, const void *s, size_t n, enum cudaMemcpyKind k, cudaStream_t st, bool sync)
+API cudaHostUnregister(void *p)
 {
-    Lk l(G().m);
-    if (!n) return cudaSuccess;
-    Alloc *ad = find(d, nullptr), *as = find(s, nullptr);
-    bool dd = ad && ad->dev >= 0, sd = as && as->dev >= 0;
-    if (k != cudaMemcpyDefault && (dd != (k == cudaMemcpyHostToDevice || k == cudaMemcpyDeviceToDevice) ||
-                                   sd != (k == cudaMemcpyDeviceToHost || k == cudaMemcpyDeviceToDevice))) {
-        fprintf(stderr, "cusim: error: cudaMemcpy kind %d does not fit dst %p (%s) and src %p (%s)\n", k, d,
-                dd ? "device" : "host", s, sd ? "device" : "host");
-        return ret(cudaErrorInvalidValue);
+    Lock l(state().mutex);
+    Allocation *a = find_allocation(p);
+    if (!a || !a->registered) return remember(cudaErrorHostMemoryNotRegistered);
+    state().allocations.erase(state().allocations.begin() + (a - &state().allocations[0]));
+    return cudaSuccess;
+}
+API cudaHostGetDevicePointer(void **device, void *host, unsigned)
+{
+    ENTER_CURRENT;
+    const Allocation *a = find_allocation(host);
+    if (!a || a->device >= 0) return remember(cudaErrorInvalidValue);
+    *device = host;
+    return cudaSuccess;
+}
+API cudaPointerGetAttributes(struct cudaPointerAttributes *attributes, const void *p)
+{
+    Lock l(state().mutex);
+    memset(attributes, 0, sizeof *attributes);
+    const Allocation *a = find_allocation(p);
+    attributes->type = !a ? cudaMemoryTypeUnregistered : a->device < 0 ? cudaMemoryTypeHost : cudaMemoryTypeDevice;
+    attributes->device = a && a->device >= 0 ? a->device : 0;
+    attributes->devicePointer = a ? (void *)p : nullptr;
+    attributes->hostPointer = a && a->device < 0 ? (void *)p : nullptr;
+    return cudaSuccess;
+}
+
+/* ---- copies. Through libc, so that the sanitizers see them. */
+static void *(*volatile copy_bytes)(void *, const void *, size_t) = memcpy;
+static void *(*volatile set_bytes)(void *, int, size_t) = memset;
+
+struct Rows {
+    char *target;
+    const char *source;
+    size_t target_pitch, source_pitch, width, height;
+};
+
+static bool kind_fits(enum cudaMemcpyKind kind, bool to_device, bool from_device)
+{
+    if (kind == cudaMemcpyDefault) return true;
+    return to_device == (kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice) &&
+           from_device == (kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice);
+}
+
+/* A pageable source is read now, as the driver's staging does; a pageable target makes the call wait. */
+static cudaError_t copy(Rows r, enum cudaMemcpyKind kind, cudaStream_t stream, bool waits)
+{
+    ENTER_CURRENT;
+    if (!r.width || !r.height) return cudaSuccess;
+    if (r.height > 1 && (r.width > r.target_pitch || r.width > r.source_pitch)) return remember(cudaErrorInvalidValue);
+    const Allocation *to = find_allocation(r.target), *from = find_allocation(r.source);
+    const bool to_device = to && to->device >= 0, from_device = from && from->device >= 0, staged = !from;
+    const int target_device = to_device ? to->device : -1, source_device = from_device ? from->device : -1;
+    if (!kind_fits(kind, to_device, from_device)) {
+        fprintf(stderr, "cusim: error: cudaMemcpy kind %d does not fit target %p (%s) and source %p (%s)\n", kind,
+                (void *)r.target, to_device ? "device" : "host", (const void *)r.source,
+                from_device ? "device" : "host");
+        return remember(cudaErrorInvalidValue);
     }
-    if (sync) {
-        cudaError_t e;
-        if (api_bad_in_capture(&e)) return ret(e);
+    if (waits && illegal_in_capture()) return remember(cudaErrorStreamCaptureUnsupported);
+    CUstream_st *s = stream_of(stream);
+    std::shared_ptr<std::vector<char>> staging;
+    if (staged && !s->capture) {
+        staging = std::make_shared<std::vector<char>>(r.width * r.height);
+        for (size_t i = 0; i < r.height; i++)
+            copy_bytes(&(*staging)[i * r.width], r.source + i * r.source_pitch, r.width);
+        r.source = staging->data();
+        r.source_pitch = r.width;
     }
-    int ddev = dd ? ad->dev : -1, sdev = sd ? as->dev : -1;
-    std::shared_ptr<std::vector<char>> tmp;
-    CUstream_st *S_ = S(st);
-    if (!as && !S_->cap) {
-        tmp = std::make_shared<std::vector<char>>((const char *)s, (const char *)s + n);
-    } // pageable source: read now, as the driver's staging does
-    cudaError_t e = fk::enqueue(st, "memcpy", [=] {
-        if (dd) fk::check_range(ddev, d, n, "memcpy dst");
-        if (sd) fk::check_range(sdev, s, n, "memcpy src");
-        copy_fn(d, tmp ? tmp->data() : s, n);
-    });
-    if (e == cudaSuccess && !S_->cap && (sync || (!ad && !dd))) {
-        drive(S_, S_->pushed, true, l);
-        hb_acquire(&S_->sync);
-    }
-    return ret(e);
-}
-API cudaMemcpyAsync(void *d, const void *s, size_t n, enum cudaMemcpyKind k, cudaStream_t st)
-{
-    return do_copy(d, s, n, k, st, false);
-}
-API cudaMemcpy(void *d, const void *s, size_t n, enum cudaMemcpyKind k)
-{
-    return do_copy(d, s, n, k, nullptr, true);
-}
-API cudaMemsetAsync(void *p, int v, size_t n, cudaStream_t st)
-{
-    int dev = fk::stream_device(st);
-    return ret(fk::enqueue(st, "memset", [=] {
-        fk::check_range(dev, p, n, "memset");
-        set_fn(p, v, n);
-    }));
-}
-API cudaMemset(void *p, int v, size_t n)
-{
-    return cudaMemsetAsync(p, v, n, nullptr);
-}
-// ------------------------------------------------------------------ streams and events
-API cudaStreamCreateWithPriority(cudaStream_t *s, unsigned f, int)
-{
-    Lk l(G().m);
-    *s = new_stream(cur_dev, !(f & cudaStreamNonBlocking), false);
-    return cudaSuccess;
-}
-API cudaStreamCreateWithFlags(cudaStream_t *s, unsigned f)
-{
-    return cudaStreamCreateWithPriority(s, f, 0);
-}
-API cudaStreamCreate(cudaStream_t *s)
-{
-    return cudaStreamCreateWithPriority(s, 0, 0);
-}
-API cudaStreamSynchronize(cudaStream_t st)
-{
-    Lk l(G().m);
-    CUstream_st *s = S(st);
-    cudaError_t e;
-    if (api_bad_in_capture(&e)) return ret(e);
-    if (s->cap) {
-        s->cap_bad = true;
-        return ret(cudaErrorStreamCaptureUnsupported);
-    }
-    if (in_hostfunc) fk::die("cudaStreamSynchronize from a host function");
-    drive(s, s->pushed, true, l);
-    hb_acquire(&s->sync);
-    return cudaSuccess;
-}
-API cudaStreamDestroy(cudaStream_t st)
-{
-    Lk l(G().m);
-    CUstream_st *s = S(st);
-    drive(s, s->pushed, true, l);
-    s->alive = false;
-    return cudaSuccess;
-}
-API cudaStreamQuery(cudaStream_t st)
-{
-    Lk l(G().m);
-    CUstream_st *s = S(st);
-    if (s->done == s->pushed) {
-        hb_acquire(&s->sync);
-        return cudaSuccess;
-    }
-    drive(s, s->done + 1, false, l);
-    return cudaErrorNotReady;
-}
-API cudaEventCreateWithFlags(cudaEvent_t *e, unsigned f)
-{
-    *e = new CUevent_st();
-    (*e)->flags = f;
-    (*e)->dev = cur_dev;
-    return cudaSuccess;
-}
-API cudaEventCreate(cudaEvent_t *e)
-{
-    return cudaEventCreateWithFlags(e, 0);
-}
-API cudaEventDestroy(cudaEvent_t e)
-{
-    delete e;
-    return cudaSuccess;
-}
-API cudaEventRecord(cudaEvent_t e, cudaStream_t st)
-{
-    Lk l(G().m);
-    CUstream_st *s = S(st);
-    if (s->cap) {
-        e->cap = s->cap;
-        e->cap_deps = s->cap_deps;
-        return cudaSuccess;
-    }
-    if (e->dev != s->dev) return ret(cudaErrorInvalidResourceHandle);
-    auto op = std::make_shared<Op>();
-    op->name = "eventRecord";
-    op->fn = [e] { e->t = now(); };
-    op->rel.push_back(&e->sync);
-    push(s, op);
-    e->s = s;
-    e->n = s->pushed;
-    e->cap = nullptr;
-    nudge(s, l);
-    return cudaSuccess;
-}
-API cudaStreamWaitEvent(cudaStream_t st, cudaEvent_t e, unsigned)
-{
-    Lk l(G().m);
-    CUstream_st *s = S(st);
-    if (e->cap) {
-        if (!s->cap) {
-            s->cap = e->cap;
-            s->cap_deps.clear();
-            s->cap_origin = nullptr;
-            for (auto &d : G().dev)
-                for (auto *o : d.streams)
-                    if (o->cap == e->cap && o->cap_origin == o) s->cap_origin = o;
-        } else if (s->cap != e->cap)
-            return ret(cudaErrorStreamCaptureMerge);
-        for (int d : e->cap_deps)
-            if (std::find(s->cap_deps.begin(), s->cap_deps.end(), d) == s->cap_deps.end()) s->cap_deps.push_back(d);
-        return cudaSuccess;
-    }
-    if (s->cap) return ret(cudaErrorStreamCaptureIsolation);
-    if (!e->s) return cudaSuccess; // never recorded: no wait, as in CUDA
-    auto op = std::make_shared<Op>();
-    op->name = "waitEvent";
-    op->deps.push_back({e->s, e->n});
-    op->acq.push_back(&e->sync);
-    push(s, op);
-    nudge(s, l);
-    return cudaSuccess;
-}
-API cudaEventSynchronize(cudaEvent_t e)
-{
-    Lk l(G().m);
-    cudaError_t x;
-    if (api_bad_in_capture(&x)) return ret(x);
-    if (e->s) {
-        drive(e->s, e->n, true, l);
-        hb_acquire(&e->sync);
-    }
-    return cudaSuccess;
-}
-API cudaEventQuery(cudaEvent_t e)
-{
-    Lk l(G().m);
-    if (!e->s || e->s->done >= e->n) {
-        if (e->s) hb_acquire(&e->sync);
-        return cudaSuccess;
-    }
-    drive(e->s, e->s->done + 1, false, l);
-    return cudaErrorNotReady;
-}
-API cudaEventElapsedTime(float *ms, cudaEvent_t a, cudaEvent_t b)
-{
-    Lk l(G().m);
-    if (!a->s || !b->s || (a->flags | b->flags) & cudaEventDisableTiming) return ret(cudaErrorInvalidResourceHandle);
-    if (a->s->done < a->n || b->s->done < b->n) return ret(cudaErrorNotReady);
-    *ms = (float)(b->t - a->t);
-    return cudaSuccess;
-}
-API cudaLaunchHostFunc(cudaStream_t st, cudaHostFn_t f, void *u)
-{
-    return ret(fk::enqueue(st, "hostFunc", [=] {
-        in_hostfunc = true;
-        f(u);
-        in_hostfunc = false;
-    }));
-}
-// ------------------------------------------------------------------ kernels
-API cudaFuncSetAttribute(const void *f, enum cudaFuncAttribute a, int v)
-{
-    Lk l(G().m);
-    if (a == cudaFuncAttributeMaxDynamicSharedMemorySize) {
-        if (v > (G().arch == 80 ? 166912 : 232448)) return ret(cudaErrorInvalidValue);
-        for (auto &x : G().dynsmem)
-            if (x.first == f) {
-                x.second = v;
-                return cudaSuccess;
-            }
-        G().dynsmem.push_back({f, v});
-    }
-    return cudaSuccess;
-}
-API cudaLaunchKernelExC(const cudaLaunchConfig_t *c, const void *f, void **args)
-{
-    Lk l(G().m);
-    const cs::KernelDesc *d = cs::find_kernel(f);
-    if (!d) return ret(cudaErrorInvalidDeviceFunction);
-    size_t th = (size_t)c->blockDim.x * c->blockDim.y * c->blockDim.z;
-    uint64_t gb = (uint64_t)c->gridDim.x * c->gridDim.y * c->gridDim.z;
-    if (!th || th > 1024 || !gb || c->gridDim.y > 65535 || c->gridDim.z > 65535)
-        return ret(cudaErrorInvalidConfiguration);
-    int lim = 49152;
-    for (auto &x : G().dynsmem)
-        if (x.first == f) lim = x.second;
-    if (c->dynamicSmemBytes > (size_t)lim) return ret(cudaErrorInvalidValue);
-    bool coop = false;
-    for (unsigned i = 0; i < c->numAttrs; i++)
-        if (c->attrs[i].id == cudaLaunchAttributeCooperative) coop = c->attrs[i].val.cooperative;
-    struct Call {
-        std::vector<std::vector<uint64_t>> v;
-        std::vector<void *> p;
+    Work work;
+    work.name = "memcpy";
+    const size_t last = r.height - 1;
+    work.check = [=] {
+        if (to_device) check_range(target_device, r.target, last * r.target_pitch + r.width, "memcpy target");
+        if (from_device) check_range(source_device, r.source, last * r.source_pitch + r.width, "memcpy source");
+        if (!to_device && to) check_range(0, r.target, last * r.target_pitch + r.width, "memcpy target");
     };
-    auto k = std::make_shared<Call>();
-    for (int i = 0; i < d->nargs; i++) {
-        k->v.emplace_back((d->size[i] + 7) / 8);
-        memcpy(k->v.back().data(), args[i], d->size[i]);
+    work.fn = [=] {
+        (void)staging; /* lives as long as the operation */
+        for (size_t i = 0; i <= last; i++)
+            copy_bytes(r.target + i * r.target_pitch, r.source + i * r.source_pitch, r.width);
+    };
+    cudaError_t error = submit(s, std::move(work), l);
+    if (error == cudaSuccess && !s->capture && (waits || (!to && !to_device))) {
+        drive(s, s->pushed, true, l);
+        cs::order_acquire(&s->sync);
+        error = state().devices[(size_t)s->device].sticky;
     }
-    for (auto &x : k->v) k->p.push_back(x.data());
-    dim3 g = c->gridDim, b = c->blockDim;
-    size_t sm = c->dynamicSmemBytes;
-    int dev = S(c->stream)->dev;
-    return ret(fk::enqueue(c->stream, cs::kernel_name(f), [=] {
-        for (int i = 0; i < d->nargs; i++)
-            if (d->isptr[i] && *(void **)k->p[i]) {
-                char w[200];
-                snprintf(w, sizeof w, "%s: argument %d", cs::kernel_name(f), i);
-                fk::check_range(dev, *(void **)k->p[i], 1, w);
-            }
-        cs::run_grid(f, d, k->p.data(), g, b, sm, coop);
-    }));
+    return remember(error);
 }
-API cudaLaunchKernel(const void *f, dim3 g, dim3 b, void **a, size_t sm, cudaStream_t s)
+
+API cudaMemcpyAsync(void *target, const void *source, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t stream)
 {
-    cudaLaunchConfig_t c;
-    c = cudaLaunchConfig_t{};
-    c.gridDim = g;
-    c.blockDim = b;
-    c.dynamicSmemBytes = sm;
-    c.stream = s;
-    return cudaLaunchKernelExC(&c, f, a);
+    return copy({(char *)target, (const char *)source, bytes, bytes, bytes, 1}, kind, stream, false);
 }
-// ------------------------------------------------------------------ graphs
-API cudaStreamBeginCapture(cudaStream_t st, enum cudaStreamCaptureMode m)
+API cudaMemcpy(void *target, const void *source, size_t bytes, enum cudaMemcpyKind kind)
 {
-    Lk l(G().m);
-    CUstream_st *s = S(st);
-    if (s->legacy) return ret(cudaErrorStreamCaptureUnsupported);
-    if (s->cap) return ret(cudaErrorIllegalState);
-    s->cap = new CUgraph_st();
-    s->cap_origin = s;
-    s->cap_deps.clear();
-    s->cap_bad = false;
-    s->cap_mode = m;
-    s->cap_thread = pthread_self();
-    G().capturing++;
+    return copy({(char *)target, (const char *)source, bytes, bytes, bytes, 1}, kind, nullptr, true);
+}
+API cudaMemcpy2DAsync(void *target, size_t target_pitch, const void *source, size_t source_pitch, size_t width,
+                      size_t height, enum cudaMemcpyKind kind, cudaStream_t stream)
+{
+    return copy({(char *)target, (const char *)source, target_pitch, source_pitch, width, height}, kind, stream, false);
+}
+API cudaMemcpy2D(void *target, size_t target_pitch, const void *source, size_t source_pitch, size_t width,
+                 size_t height, enum cudaMemcpyKind kind)
+{
+    return copy({(char *)target, (const char *)source, target_pitch, source_pitch, width, height}, kind, nullptr, true);
+}
+API cudaMemcpyPeerAsync(void *target, int, const void *source, int, size_t bytes, cudaStream_t stream)
+{
+    return copy({(char *)target, (const char *)source, bytes, bytes, bytes, 1}, cudaMemcpyDeviceToDevice, stream,
+                false);
+}
+API cudaMemset2DAsync(void *p, size_t pitch, int value, size_t width, size_t height, cudaStream_t stream)
+{
+    if (!width || !height) return cudaSuccess;
+    const int device = stream_device(stream);
+    Work work;
+    work.name = "memset";
+    work.check = [=] { check_range(device, p, (height - 1) * pitch + width, "memset"); };
+    work.fn = [=] {
+        for (size_t i = 0; i < height; i++) set_bytes((char *)p + i * pitch, value, width);
+    };
+    return remember(enqueue(stream, std::move(work)));
+}
+API cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t stream)
+{
+    return cudaMemset2DAsync(p, bytes, value, bytes, 1, stream);
+}
+API cudaMemset(void *p, int value, size_t bytes)
+{
+    return cudaMemsetAsync(p, value, bytes, nullptr);
+}
+
+/* ---- attributes of kernels */
+API cudaFuncSetAttribute(const void *kernel, enum cudaFuncAttribute attribute, int value)
+{
+    ENTER_CURRENT;
+    if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
+    if (value < 0 || (size_t)value > shared_optin()) return remember(cudaErrorInvalidValue);
+    for (Function &f : state().functions)
+        if (f.kernel == kernel) {
+            f.dynamic_max = value;
+            return cudaSuccess;
+        }
+    state().functions.push_back({kernel, value});
     return cudaSuccess;
 }
-API cudaStreamIsCapturing(cudaStream_t st, enum cudaStreamCaptureStatus *o)
+API cudaFuncGetAttributes(struct cudaFuncAttributes *attributes, const void *kernel)
 {
-    Lk l(G().m);
-    CUstream_st *s = S(st);
-    *o = !s->cap      ? cudaStreamCaptureStatusNone
-         : s->cap_bad ? cudaStreamCaptureStatusInvalidated
-                      : cudaStreamCaptureStatusActive;
+    ENTER_CURRENT;
+    if (!cs::find_kernel(kernel)) return remember(cudaErrorInvalidDeviceFunction);
+    memset(attributes, 0, sizeof *attributes);
+    attributes->maxThreadsPerBlock = 1024;
+    attributes->numRegs = 64; /* unknown here: kernels/budget.csv has the truth */
+    attributes->sharedSizeBytes = cs::kernel_static_shared(kernel);
+    attributes->binaryVersion = attributes->ptxVersion = state().arch;
+    attributes->maxDynamicSharedSizeBytes = 49152;
+    for (const Function &f : state().functions)
+        if (f.kernel == kernel) attributes->maxDynamicSharedSizeBytes = f.dynamic_max;
     return cudaSuccess;
 }
-API cudaStreamEndCapture(cudaStream_t st, cudaGraph_t *out)
+API cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, const void *kernel, int threads, size_t dynamic_bytes)
 {
-    Lk l(G().m);
-    CUstream_st *s = S(st);
-    *out = nullptr;
-    if (!s->cap || s->cap_origin != s) return ret(cudaErrorStreamCaptureUnmatched);
-    CUgraph_st *g = s->cap;
-    std::vector<char> anc(g->n.size(), 0);
-    std::vector<int> w = s->cap_deps;
-    while (!w.empty()) {
-        int i = w.back();
-        w.pop_back();
-        if (anc[i]) continue;
-        anc[i] = 1;
-        for (int d : g->n[i].deps) w.push_back(d);
-    }
-    bool joined = std::all_of(anc.begin(), anc.end(), [](char c) { return c; }), bad = s->cap_bad;
-    for (auto &d : G().dev)
-        for (auto *o : d.streams)
-            if (o->cap == g) {
-                bad |= o->cap_bad;
-                o->cap = nullptr;
-                o->cap_origin = nullptr;
-                o->cap_deps.clear();
-                o->cap_bad = false;
-            }
-    G().capturing--;
-    if (bad) {
-        delete g;
-        return ret(cudaErrorStreamCaptureInvalidated);
-    }
-    if (!joined) {
-        delete g;
-        return ret(cudaErrorStreamCaptureUnjoined);
-    }
-    *out = g;
+    ENTER_CURRENT;
+    if (threads <= 0 || threads > 1024) return remember(cudaErrorInvalidValue);
+    const size_t shared = dynamic_bytes + cs::kernel_static_shared(kernel) + 1024, all = shared_optin() + 1024;
+    *blocks = (int)std::min<size_t>({32, 2048 / (size_t)((threads + 31) / 32 * 32), all / shared});
     return cudaSuccess;
 }
-API cudaGraphInstantiate(cudaGraphExec_t *o, cudaGraph_t g, unsigned long long)
+API cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *blocks, const void *kernel, int threads,
+                                                           size_t dynamic_bytes, unsigned)
 {
-    Lk l(G().m);
-    auto *x = new CUgraphExec_st();
-    x->n = g->n;
-    size_t n = x->n.size();
-    std::vector<char> done(n, 0);
-    int seed = env_int("CUSIM_SEED", 0);
-    for (size_t k = 0; k < n; k++) { // one legal topological order; the seed chooses which
-        std::vector<int> r;
-        for (size_t i = 0; i < n; i++)
-            if (!done[i] && std::all_of(x->n[i].deps.begin(), x->n[i].deps.end(), [&](int d) { return done[d]; }))
-                r.push_back((int)i);
-        int p = seed == 0 ? r.back() : seed < 0 ? r.front() : r[G().rnd() % r.size()];
-        done[p] = 1;
-        x->order.push_back(p);
-    }
-    for (size_t i = 0; i <= n; i++) x->sync.emplace_back(new char(0));
-    *o = x;
-    return cudaSuccess;
+    return cudaOccupancyMaxActiveBlocksPerMultiprocessor(blocks, kernel, threads, dynamic_bytes);
 }
-API cudaGraphGetNodes(cudaGraph_t g, cudaGraphNode_t *, size_t *n)
+
+/* ---- faults.h */
+#define FAULT(statement)                                                                                               \
+    do {                                                                                                               \
+        Lock l(state().mutex);                                                                                         \
+        Faults &f = state().faults;                                                                                    \
+        statement;                                                                                                     \
+        state().changed.notify_all();                                                                                  \
+    } while (0)
+
+extern "C" void faults_clear(void)
 {
-    *n = g->n.size();
-    return cudaSuccess;
+    FAULT(f = Faults());
 }
-API cudaGraphUpload(cudaGraphExec_t, cudaStream_t)
+extern "C" uint64_t faults_struck(void)
 {
-    return cudaSuccess;
+    Lock l(state().mutex);
+    return state().faults.struck;
 }
-API cudaGraphLaunch(cudaGraphExec_t x, cudaStream_t st)
+extern "C" void fault_allocation(uint64_t k, int keep)
 {
-    Lk l(G().m);
-    CUstream_st *s = S(st);
-    if (s->cap) return ret(cudaErrorStreamCaptureUnsupported);
-    if (x->busy && x->busy != s && x->busy->done < x->busy_n) {
-        auto op = std::make_shared<Op>();
-        op->name = "graphSerialize";
-        op->deps.push_back({x->busy, x->busy_n});
-        op->acq.push_back(&x->busy->sync);
-        push(s, op);
-    }
-    for (int i : x->order) {
-        auto &nd = x->n[i];
-        auto op = std::make_shared<Op>();
-        op->name = nd.name;
-        op->fn = nd.fn;
-        if (nd.mk) op->gate = nd.mk();
-        if (nd.deps.empty())
-            op->acq.push_back(&s->sync);
-        else
-            for (int d : nd.deps) op->acq.push_back(x->sync[d].get());
-        op->rel.push_back(x->sync[i].get());
-        op->rel.push_back(x->sync.back().get());
-        push(s, op, true);
-    }
-    auto op = std::make_shared<Op>();
-    op->name = "graphEnd";
-    op->acq.push_back(x->sync.back().get());
-    push(s, op);
-    x->busy = s;
-    x->busy_n = s->pushed;
-    x->launches++;
-    nudge(s, l);
-    return cudaSuccess;
+    FAULT((f.allocation = k, f.allocation_keep = keep != 0));
 }
-API cudaGraphDestroy(cudaGraph_t g)
+extern "C" void fault_sticky(int error, uint64_t k)
 {
-    delete g;
-    return cudaSuccess;
+    FAULT((f.sticky = k, f.sticky_error = error));
 }
-API cudaGraphExecDestroy(cudaGraphExec_t x)
+extern "C" void fault_launch(int error, uint64_t k)
 {
-    Lk l(G().m);
-    if (x->busy) drive(x->busy, x->busy_n, true, l);
-    delete x;
-    return cudaSuccess;
+    FAULT((f.launch = k, f.launch_error = error));
+}
+extern "C" void fault_hang_kernel(uint64_t k)
+{
+    FAULT((f.hang_kernel = k, f.hangs = true));
+}
+extern "C" void fault_hang_collective(uint64_t k)
+{
+    FAULT((f.hang_collective = k, f.hangs = true));
+}
+extern "C" void fault_nccl_call(int result, uint64_t k)
+{
+    FAULT((f.nccl_call = k, f.nccl_call_result = result));
+}
+extern "C" void fault_nccl_async(int result, uint64_t k)
+{
+    FAULT((f.nccl_async = k, f.nccl_async_result = result, f.hangs = true));
+}
+extern "C" void fault_rank_absent(int rank)
+{
+    FAULT((f.absent_rank = rank, f.hangs = f.hangs || rank >= 0));
+}
+extern "C" void fault_no_device(int error)
+{
+    FAULT(f.no_device = error);
 }

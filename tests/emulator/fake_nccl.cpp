@@ -1,397 +1,558 @@
-/* NCCL among the threads of one process: a collective completes when every rank's stream reaches it. */
+/* NCCL among the threads of one process, a rank a thread and a device. A collective is a gate (fakes.h) of its stream:
+ * it completes when every rank's stream has reached its side, and whoever waits first moves the data of all. Ranks that
+ * disagree about kind, count or type, that post in different orders or never, end the program with a message.
+ *
+ * Sums round at every hop in rank order, as a ring does, in the type of the data. The C interface of NCCL 2.28 is
+ * declared here by itself: a toolkit from PyPI has no nccl.h. */
 #include "tests/emulator/fakes.h"
-#include <nccl.h>
-#include <mutex>
-#include <condition_variable>
-#include <stdlib.h>
+#include <algorithm>
 
 namespace
 {
-enum Kind { ALLREDUCE, ALLGATHER, REDUCESCATTER, BROADCAST, SEND, RECV };
-const char *names[] = {"ncclAllReduce", "ncclAllGather", "ncclReduceScatter", "ncclBroadcast", "ncclSend", "ncclRecv"};
-struct NGate;
-struct Slot {
-    NGate *g;
-    int prim;
+enum { SUCCESS = 0, UNHANDLED_CUDA_ERROR = 1, INVALID_ARGUMENT = 4, INVALID_USAGE = 5, IN_PROGRESS = 7 };
+enum { INT8 = 0, UINT8, INT32, UINT32, INT64, UINT64, FLOAT16, FLOAT32, FLOAT64, BFLOAT16, E4M3, E5M2 };
+enum { SUM = 0, PROD, MAX, MIN, AVG };
+enum Kind { ALL_REDUCE, ALL_GATHER, REDUCE_SCATTER, BROADCAST, SEND, RECEIVE };
+const char *const names[] = {"ncclAllReduce", "ncclAllGather", "ncclReduceScatter",
+                             "ncclBroadcast", "ncclSend",      "ncclRecv"};
+const unsigned CONFIG_MAGIC = 0xcafebeef;
+
+struct UniqueId {
+    char bytes[128];
+};
+struct Config { /* the beginning of ncclConfig_t */
+    size_t size;
+    unsigned magic, version;
+    int blocking;
+};
+} // namespace
+
+struct ncclComm;
+namespace
+{
+struct CollectiveGate;
+struct Slot { /* one side of a collective: which gate, which of its calls */
+    CollectiveGate *gate;
+    int call;
 };
 struct Clique {
     uint64_t id;
-    int n;
-    std::vector<ncclComm *> rank;
-    std::vector<std::vector<Slot>> coll;
-    uint64_t coll_base = 0;
-    std::vector<std::vector<Slot>> send, recv;
-    std::vector<size_t> nsend, nrecv;
+    int ranks;
+    std::vector<ncclComm *> comms;
+    std::vector<std::vector<Slot>> collectives;     /* by sequence number, then rank */
+    std::vector<std::vector<Slot>> sends, receives; /* by from * ranks + to */
 };
-struct Prim {
-    Kind k;
-    const void *s;
-    void *r;
-    size_t n;
-    ncclDataType_t t;
-    ncclRedOp_t op;
-    int peer;
-    ncclComm_t c;
-    cudaStream_t st;
-    uint64_t seq;
+struct Call {
+    Kind kind;
+    const void *send;
+    void *receive;
+    size_t count;
+    int type, op, peer;
+    ncclComm *comm;
+    cudaStream_t stream;
+    uint64_t sequence;
 };
 std::vector<Clique *> cliques;
-std::mutex im;
-std::condition_variable icv;
 uint64_t next_id = 1;
-__thread int depth;
-thread_local std::vector<Prim> pend;
-size_t tsz(ncclDataType_t t)
-{
-    switch (t) {
-    case ncclInt8:
-    case ncclUint8:
-    case ncclFloat8e4m3:
-    case ncclFloat8e5m2: return 1;
-    case ncclFloat16:
-    case ncclBfloat16: return 2;
-    case ncclInt32:
-    case ncclUint32:
-    case ncclFloat32: return 4;
-    default: return 8;
-    }
-}
+__thread int group_depth;
+thread_local std::vector<Call> group;
 } // namespace
+
 struct ncclComm {
-    Clique *q;
-    int rank, dev;
-    uint64_t seq = 0;
+    Clique *clique;
+    int rank, device;
+    uint64_t posted;
+    bool aborted, ready;
+    int async_error;
 };
+
 namespace
 {
-double ld(const void *p, ncclDataType_t t, size_t i)
+size_t type_bytes(int type)
 {
-    switch (t) {
-    case ncclFloat32: return ((const float *)p)[i];
-    case ncclFloat64: return ((const double *)p)[i];
-    case ncclFloat16: return __half2float(((const __half *)p)[i]);
-    case ncclBfloat16: return __bfloat162float(((const __nv_bfloat16 *)p)[i]);
-    case ncclInt32: return ((const int *)p)[i];
-    case ncclInt64: return (double)((const int64_t *)p)[i];
-    case ncclUint8: return ((const uint8_t *)p)[i];
-    default: fk::die("nccl: reduction type %d", t);
+    static const size_t bytes[] = {1, 1, 4, 4, 8, 8, 2, 4, 8, 2, 1, 1};
+    return type >= 0 && type <= E5M2 ? bytes[type] : 0;
+}
+
+double get(const void *p, int type, size_t i)
+{
+    switch (type) {
+    case FLOAT32: return ((const float *)p)[i];
+    case FLOAT64: return ((const double *)p)[i];
+    case FLOAT16: return __half2float(((const __half *)p)[i]);
+    case BFLOAT16: return __bfloat162float(((const __nv_bfloat16 *)p)[i]);
+    case INT32: return ((const int32_t *)p)[i];
+    case UINT32: return ((const uint32_t *)p)[i];
+    case INT64: return (double)((const int64_t *)p)[i];
+    case UINT64: return (double)((const uint64_t *)p)[i];
+    case UINT8: return ((const uint8_t *)p)[i];
+    case INT8: return ((const int8_t *)p)[i];
+    default: cs::die("nccl: sums of type %d", type);
     }
 }
-double rnd(ncclDataType_t t, double v)
+
+double rounded(int type, double v)
 {
-    switch (t) {
-    case ncclFloat32: return (float)v;
-    case ncclFloat16: return __half2float(__float2half_rn((float)v));
-    case ncclBfloat16: return __bfloat162float(__float2bfloat16_rn((float)v));
+    switch (type) {
+    case FLOAT32: return (double)(float)v;
+    case FLOAT16: return __half2float(__float2half_rn((float)v));
+    case BFLOAT16: return __bfloat162float(__float2bfloat16_rn((float)v));
     default: return v;
     }
 }
-void sto(void *p, ncclDataType_t t, size_t i, double v)
+
+void set(void *p, int type, size_t i, double v)
 {
-    switch (t) {
-    case ncclFloat32: ((float *)p)[i] = (float)v; break;
-    case ncclFloat64: ((double *)p)[i] = v; break;
-    case ncclFloat16: ((__half *)p)[i] = __float2half_rn((float)v); break;
-    case ncclBfloat16: ((__nv_bfloat16 *)p)[i] = __float2bfloat16_rn((float)v); break;
-    case ncclInt32: ((int *)p)[i] = (int)v; break;
-    case ncclInt64: ((int64_t *)p)[i] = (int64_t)v; break;
+    switch (type) {
+    case FLOAT32: ((float *)p)[i] = (float)v; break;
+    case FLOAT64: ((double *)p)[i] = v; break;
+    case FLOAT16: ((__half *)p)[i] = __float2half_rn((float)v); break;
+    case BFLOAT16: ((__nv_bfloat16 *)p)[i] = __float2bfloat16_rn((float)v); break;
+    case INT32: ((int32_t *)p)[i] = (int32_t)v; break;
+    case UINT32: ((uint32_t *)p)[i] = (uint32_t)v; break;
+    case INT64: ((int64_t *)p)[i] = (int64_t)v; break;
+    case UINT64: ((uint64_t *)p)[i] = (uint64_t)v; break;
     default: ((uint8_t *)p)[i] = (uint8_t)v;
     }
 }
-struct NGate : fk::Gate {
-    std::vector<Prim> p;
+
+double combine(int op, double a, double b)
+{
+    return op == MAX ? std::max(a, b) : op == MIN ? std::min(a, b) : op == PROD ? a * b : a + b;
+}
+
+void read_range(const Call &c, const void *p, size_t bytes)
+{
+    if (!bytes) return;
+    fk::check_range(c.comm->device, p, bytes, names[c.kind]);
+    cs::access_read(p, bytes);
+}
+
+void write_range(const Call &c, void *p, size_t bytes)
+{
+    if (!bytes) return;
+    fk::check_range(c.comm->device, p, bytes, names[c.kind]);
+    cs::access_write(p, bytes);
+}
+
+void do_broadcast(const std::vector<Call *> &sides)
+{
+    Call *root = sides[(size_t)sides[0]->peer];
+    const size_t bytes = root->count * type_bytes(root->type);
+    read_range(*root, root->send, bytes);
+    for (Call *side : sides) {
+        write_range(*side, side->receive, bytes);
+        memmove(side->receive, root->send, bytes);
+    }
+}
+
+void do_all_gather(const std::vector<Call *> &sides)
+{
+    const size_t bytes = sides[0]->count * type_bytes(sides[0]->type);
+    std::vector<char> all(bytes * sides.size());
+    for (size_t r = 0; r < sides.size(); r++) {
+        read_range(*sides[r], sides[r]->send, bytes);
+        if (bytes) memcpy(&all[r * bytes], sides[r]->send, bytes);
+    }
+    for (Call *side : sides) {
+        write_range(*side, side->receive, all.size());
+        if (bytes) memcpy(side->receive, all.data(), all.size());
+    }
+}
+
+void do_reduce(const std::vector<Call *> &sides)
+{
+    const Call &first = *sides[0];
+    const size_t ranks = sides.size(), bytes = type_bytes(first.type);
+    const bool scatter = first.kind == REDUCE_SCATTER;
+    const size_t total = scatter ? first.count * ranks : first.count;
+    std::vector<double> sums(total);
+    for (size_t r = 0; r < ranks; r++) {
+        read_range(*sides[r], sides[r]->send, total * bytes);
+        for (size_t i = 0; i < total; i++) {
+            const double v = get(sides[r]->send, first.type, i);
+            sums[i] = r ? rounded(first.type, combine(first.op, sums[i], v)) : v;
+        }
+    }
+    for (size_t r = 0; r < ranks; r++) {
+        write_range(*sides[r], sides[r]->receive, first.count * bytes);
+        for (size_t i = 0; i < first.count; i++) {
+            const double v = sums[(scatter ? r * first.count : 0) + i];
+            set(sides[r]->receive, first.type, i, first.op == AVG ? v / (double)ranks : v);
+        }
+    }
+}
+
+/* All calls of one group on one stream. */
+struct CollectiveGate : fk::Gate {
+    std::vector<Call> calls;
+
     std::string describe() override
     {
-        char b[160];
-        snprintf(b, sizeof b, "%s #%llu (rank %d of %d, count %zu)", names[p[0].k], (unsigned long long)p[0].seq,
-                 p[0].c->rank, p[0].c->q->n, p[0].n);
-        return b;
+        const Call &c = calls[0];
+        char text[160];
+        snprintf(text, sizeof text, "%s #%llu (rank %d of %d, count %zu)", names[c.kind],
+                 (unsigned long long)c.sequence, c.comm->rank, c.comm->clique->ranks, c.count);
+        return text;
     }
-    static Slot p2p(const std::vector<Slot> &v, uint64_t i) { return i < v.size() ? v[i] : Slot{nullptr, 0}; }
+
+    static Slot counterpart(const Call &c)
+    {
+        const Clique *q = c.comm->clique;
+        const int rank = c.comm->rank, n = q->ranks;
+        const std::vector<Slot> &all =
+            c.kind == SEND ? q->receives[(size_t)(rank * n + c.peer)] : q->sends[(size_t)(c.peer * n + rank)];
+        return c.sequence < all.size() ? all[c.sequence] : Slot{nullptr, 0};
+    }
+
+    static void compare(const Call &a, const Call &b)
+    {
+        const bool op_matters = a.kind == ALL_REDUCE || a.kind == REDUCE_SCATTER;
+        if (a.kind == b.kind && a.count == b.count && a.type == b.type && (!op_matters || a.op == b.op) &&
+            (a.kind != BROADCAST || a.peer == b.peer))
+            return;
+        cs::die("collective #%llu differs between ranks: rank %d %s count %zu type %d, rank %d %s count %zu type %d",
+                (unsigned long long)a.sequence, a.comm->rank, names[a.kind], a.count, a.type, b.comm->rank,
+                names[b.kind], b.count, b.type);
+    }
+
     bool peers(std::vector<fk::Gate *> &out) override
     {
-        for (auto &x : p) {
-            Clique *q = x.c->q;
-            if (x.k >= SEND) {
-                Slot o = x.k == SEND ? p2p(q->recv[x.c->rank * q->n + x.peer], x.seq)
-                                     : p2p(q->send[x.peer * q->n + x.c->rank], x.seq);
-                if (!o.g) return false;
-                Prim &y = o.g->p[o.prim];
-                if (y.n * tsz(y.t) != x.n * tsz(x.t))
-                    fk::die("ncclSend/ncclRecv size mismatch between ranks %d and %d: %zu and %zu elements", x.c->rank,
-                            x.peer, x.n, y.n);
-                out.push_back(o.g);
-            } else
-                for (int r = 0; r < q->n; r++) {
-                    Slot o = q->coll[x.seq][r];
-                    if (!o.g) return false;
-                    Prim &y = o.g->p[o.prim];
-                    if (y.k != x.k || y.n != x.n || y.t != x.t ||
-                        (x.k != ALLGATHER && x.k != BROADCAST && y.op != x.op) ||
-                        (x.k == BROADCAST && y.peer != x.peer))
-                        fk::die("collective #%llu differs between ranks: rank %d %s count %zu type %d, rank %d %s "
-                                "count %zu type %d",
-                                (unsigned long long)x.seq, x.c->rank, names[x.k], x.n, x.t, r, names[y.k], y.n, y.t);
-                    out.push_back(o.g);
-                }
+        for (const Call &c : calls) {
+            if (c.kind >= SEND) {
+                const Slot other = counterpart(c);
+                if (!other.gate) return false;
+                const Call &o = other.gate->calls[(size_t)other.call];
+                if (o.count * type_bytes(o.type) != c.count * type_bytes(c.type))
+                    cs::die("ncclSend/ncclRecv size mismatch between ranks %d and %d: %zu and %zu elements",
+                            c.comm->rank, c.peer, c.count, o.count);
+                out.push_back(other.gate);
+                continue;
+            }
+            for (const Slot &other : c.comm->clique->collectives[c.sequence]) {
+                if (!other.gate) return false;
+                compare(c, other.gate->calls[(size_t)other.call]);
+                out.push_back(other.gate);
+            }
         }
         return true;
     }
-    static void rd(ncclComm_t c, const void *p, size_t n, const char *w)
+
+    static void move(const Call &c)
     {
-        fk::check_range(c->dev, p, n, w);
-        cs::acc_read(p, n);
+        Clique *q = c.comm->clique;
+        if (c.kind == SEND) {
+            const Slot other = counterpart(c);
+            const Call &o = other.gate->calls[(size_t)other.call];
+            const size_t bytes = c.count * type_bytes(c.type);
+            read_range(c, c.send, bytes);
+            write_range(o, o.receive, bytes);
+            memcpy(o.receive, c.send, bytes);
+        } else if (c.kind != RECEIVE && c.comm->rank == 0) { /* rank 0's call does the work of the collective */
+            std::vector<Call *> sides;
+            for (const Slot &s : q->collectives[c.sequence]) sides.push_back(&s.gate->calls[(size_t)s.call]);
+            if (c.kind == BROADCAST)
+                do_broadcast(sides);
+            else if (c.kind == ALL_GATHER)
+                do_all_gather(sides);
+            else
+                do_reduce(sides);
+        }
     }
-    static void wr(ncclComm_t c, void *p, size_t n, const char *w)
-    {
-        fk::check_range(c->dev, p, n, w);
-        cs::acc_write(p, n);
-    }
+
     void complete(const std::vector<fk::Gate *> &all) override
     {
-        for (auto *gg : all) {
-            auto *g = (NGate *)gg;
+        for (fk::Gate *other : all) {
+            CollectiveGate *g = (CollectiveGate *)other;
             if (g->fired) continue;
-            for (auto &x : g->p) {
-                Clique *q = x.c->q;
-                size_t e = tsz(x.t);
-                if (x.k == RECV) continue;
-                if (x.k == SEND) {
-                    Slot o = q->recv[x.c->rank * q->n + x.peer][x.seq];
-                    Prim &y = o.g->p[o.prim];
-                    rd(x.c, x.s, x.n * e, "ncclSend");
-                    wr(y.c, y.r, x.n * e, "ncclRecv");
-                    memcpy(y.r, x.s, x.n * e);
-                    continue;
-                }
-                if (x.c->rank != 0) continue; // rank 0's gate does the work of the collective
-                std::vector<Prim *> v;
-                for (int r = 0; r < q->n; r++) {
-                    Slot o = q->coll[x.seq][r];
-                    v.push_back(&o.g->p[o.prim]);
-                }
-                if (x.k == BROADCAST) {
-                    Prim *s = v[x.peer];
-                    rd(s->c, s->s, x.n * e, "ncclBroadcast");
-                    for (auto *y : v) {
-                        wr(y->c, y->r, x.n * e, "ncclBroadcast");
-                        memmove(y->r, s->s, x.n * e);
-                    }
-                } else if (x.k == ALLGATHER) {
-                    std::vector<char> t(x.n * e * q->n);
-                    for (int r = 0; r < q->n; r++) {
-                        rd(v[r]->c, v[r]->s, x.n * e, "ncclAllGather");
-                        memcpy(&t[r * x.n * e], v[r]->s, x.n * e);
-                    }
-                    for (auto *y : v) {
-                        wr(y->c, y->r, t.size(), "ncclAllGather");
-                        memcpy(y->r, t.data(), t.size());
-                    }
-                } else {
-                    size_t tot = x.k == REDUCESCATTER ? x.n * q->n : x.n;
-                    std::vector<double> acc(tot);
-                    for (int r = 0; r < q->n; r++) {
-                        rd(v[r]->c, v[r]->s, tot * e, names[x.k]);
-                        for (size_t i = 0; i < tot; i++) {
-                            double z = ld(v[r]->s, x.t, i);
-                            acc[i] = !r                 ? z
-                                     : x.op == ncclMax  ? (z > acc[i] ? z : acc[i])
-                                     : x.op == ncclMin  ? (z < acc[i] ? z : acc[i])
-                                     : x.op == ncclProd ? rnd(x.t, acc[i] * z)
-                                                        : rnd(x.t, acc[i] + z);
-                        } // rounds at every hop, as a ring does
-                    }
-                    for (int r = 0; r < q->n; r++) {
-                        wr(v[r]->c, v[r]->r, x.n * e, names[x.k]);
-                        size_t o = x.k == REDUCESCATTER ? r * x.n : 0;
-                        for (size_t i = 0; i < x.n; i++)
-                            sto(v[r]->r, x.t, i, x.op == ncclAvg ? acc[o + i] / q->n : acc[o + i]);
-                    }
-                }
-            }
+            for (const Call &c : g->calls) move(c);
         }
+        for (fk::Gate *other : all)
+            for (const Call &c : ((CollectiveGate *)other)->calls) forget(c);
+    }
+
+    /* The slot would outlive its gate. */
+    static void forget(const Call &c)
+    {
+        Clique *q = c.comm->clique;
+        const int rank = c.comm->rank, n = q->ranks;
+        if (c.kind == SEND)
+            q->sends[(size_t)(rank * n + c.peer)][c.sequence].gate = nullptr;
+        else if (c.kind == RECEIVE)
+            q->receives[(size_t)(c.peer * n + rank)][c.sequence].gate = nullptr;
+        else
+            q->collectives[c.sequence][(size_t)rank].gate = nullptr;
     }
 };
-ncclResult_t flush()
+
+/* Gives the gate's calls their places among the other ranks'; for a captured graph at every launch. Locked. */
+void post(const std::shared_ptr<CollectiveGate> &gate)
 {
-    std::vector<Prim> w;
-    w.swap(pend);
-    while (!w.empty()) {
-        std::vector<Prim> same, rest;
-        for (auto &x : w) (x.st == w[0].st ? same : rest).push_back(x);
-        int dev = fk::stream_device(same[0].st);
-        for (auto &x : same)
-            if (x.c->dev != dev) return ncclInvalidArgument;
-        auto mk = [same]()
-            -> std::shared_ptr<fk::Gate> { // runs when the operation is posted; for a captured graph, at every launch
-            auto g = std::make_shared<NGate>();
-            g->p = same;
-            for (size_t i = 0; i < g->p.size(); i++) {
-                Prim &x = g->p[i];
-                Clique *q = x.c->q;
-                Slot s{g.get(), (int)i};
-                if (x.k == SEND) {
-                    auto &v = q->send[x.c->rank * q->n + x.peer];
-                    x.seq = v.size();
-                    v.push_back(s);
-                } else if (x.k == RECV) {
-                    auto &v = q->recv[x.peer * q->n + x.c->rank];
-                    x.seq = v.size();
-                    v.push_back(s);
-                } else {
-                    x.seq = x.c->seq++;
-                    if (q->coll.size() <= x.seq) q->coll.resize(x.seq + 1, std::vector<Slot>(q->n, Slot{nullptr, 0}));
-                    q->coll[x.seq][x.c->rank] = s;
-                }
-            }
-            return g;
-        };
-        if (fk::enqueue(same[0].st, names[same[0].k], nullptr, mk) != cudaSuccess) return ncclUnhandledCudaError;
-        w.swap(rest);
+    fk::Faults &faults = fk::state().faults;
+    for (size_t i = 0; i < gate->calls.size(); i++) {
+        Call &c = gate->calls[i];
+        Clique *q = c.comm->clique;
+        const size_t pair =
+            (size_t)(c.kind == RECEIVE ? c.peer * q->ranks + c.comm->rank : c.comm->rank * q->ranks + c.peer);
+        const Slot slot{gate.get(), (int)i};
+        if (c.comm->aborted || c.comm->rank == faults.absent_rank) {
+            gate->hangs = !c.comm->aborted;
+            gate->fired = c.comm->aborted;
+            return;
+        }
+        if (fk::fault_strikes(&faults.hang_collective)) gate->hangs = true;
+        if (fk::fault_strikes(&faults.nccl_async)) {
+            gate->hangs = true;
+            c.comm->async_error = faults.nccl_async_result;
+        }
+        if (c.kind == SEND || c.kind == RECEIVE) {
+            std::vector<Slot> &all = c.kind == SEND ? q->sends[pair] : q->receives[pair];
+            c.sequence = all.size();
+            all.push_back(slot);
+            continue;
+        }
+        c.sequence = c.comm->posted++;
+        if (q->collectives.size() <= c.sequence)
+            q->collectives.resize(c.sequence + 1, std::vector<Slot>((size_t)q->ranks, Slot{nullptr, 0}));
+        q->collectives[c.sequence][(size_t)c.comm->rank] = slot;
     }
-    return ncclSuccess;
 }
-ncclResult_t add(Prim p)
+
+int flush_group()
 {
-    if (!p.c) return ncclInvalidArgument;
-    pend.push_back(p);
-    return depth ? ncclSuccess : flush();
+    std::vector<Call> rest;
+    rest.swap(group);
+    while (!rest.empty()) {
+        std::vector<Call> same, later;
+        for (const Call &c : rest) (c.stream == rest[0].stream ? same : later).push_back(c);
+        const int device = fk::stream_device(same[0].stream);
+        for (const Call &c : same)
+            if (c.comm->device != device) return INVALID_ARGUMENT;
+        fk::Work work;
+        work.name = names[same[0].kind];
+        work.make_gate = [same]() -> std::shared_ptr<fk::Gate> {
+            auto gate = std::make_shared<CollectiveGate>();
+            gate->calls = same;
+            post(gate);
+            return gate;
+        };
+        if (fk::enqueue(same[0].stream, std::move(work)) != cudaSuccess) return UNHANDLED_CUDA_ERROR;
+        rest.swap(later);
+    }
+    return SUCCESS;
 }
-} // namespace
-extern "C" {
-const char *ncclGetErrorString(ncclResult_t r)
+
+int add(const Call &call)
 {
-    return r == ncclSuccess ? "no error" : r == ncclInvalidArgument ? "invalid argument" : "error";
+    if (!call.comm || !type_bytes(call.type)) return INVALID_ARGUMENT;
+    {
+        fk::Lock l(fk::state().mutex);
+        fk::Faults &faults = fk::state().faults;
+        if (fk::fault_strikes(&faults.nccl_call)) return faults.nccl_call_result;
+        if (call.comm->aborted || !call.comm->ready) return INVALID_USAGE;
+        if (call.comm->async_error) return call.comm->async_error;
+    }
+    group.push_back(call);
+    return group_depth ? SUCCESS : flush_group();
 }
-ncclResult_t ncclGetVersion(int *v)
+
+/* The clique is complete: all its communicators are ready. */
+void join(Clique *q)
 {
-    *v = NCCL_VERSION_CODE;
-    return ncclSuccess;
+    for (ncclComm *c : q->comms)
+        if (!c) return;
+    for (ncclComm *c : q->comms) c->ready = true;
+    fk::state().changed.notify_all();
 }
-ncclResult_t ncclGetUniqueId(ncclUniqueId *u)
+
+int init_rank(ncclComm **out, int ranks, UniqueId id, int rank, bool blocking)
 {
-    std::lock_guard<std::mutex> l(im);
-    memset(u, 0, sizeof *u);
-    uint64_t id = next_id++;
-    memcpy(u->internal, &id, 8);
-    return ncclSuccess;
-}
-ncclResult_t ncclCommInitRank(ncclComm_t *out, int n, ncclUniqueId u, int rank)
-{
-    uint64_t id;
-    memcpy(&id, u.internal, 8);
-    if (rank < 0 || rank >= n) return ncclInvalidArgument;
-    std::unique_lock<std::mutex> l(im);
-    Clique *q = nullptr;
-    for (auto *c : cliques)
-        if (c->id == id) q = c;
+    fk::Lock l(fk::state().mutex);
+    uint64_t key;
+    memcpy(&key, id.bytes, 8);
+    if (rank < 0 || rank >= ranks) return INVALID_ARGUMENT;
+    auto i = std::find_if(cliques.begin(), cliques.end(), [&](Clique *c) { return c->id == key; });
+    Clique *q = i == cliques.end() ? nullptr : *i;
     if (!q) {
-        q = new Clique();
-        q->id = id;
-        q->n = n;
-        q->rank.resize(n);
-        q->send.resize(n * n);
-        q->recv.resize(n * n);
+        q = new Clique{key, ranks, std::vector<ncclComm *>((size_t)ranks), {}, {}, {}};
+        q->sends.resize((size_t)(ranks * ranks));
+        q->receives.resize((size_t)(ranks * ranks));
         cliques.push_back(q);
     }
-    if (q->n != n || q->rank[rank]) return ncclInvalidUsage;
-    auto *c = new ncclComm();
-    c->q = q;
-    c->rank = rank;
-    c->dev = fk::current_device();
-    q->rank[rank] = c;
-    *out = c;
-    icv.notify_all();
-    for (int r = 0; r < n; r++)
-        if (q->rank[r] && r != rank && q->rank[r]->dev == c->dev)
-            return ncclInvalidUsage; // two ranks on one GPU: NCCL refuses
-    if (!depth && !icv.wait_for(l, std::chrono::seconds(20), [&] {
-            for (auto *r : q->rank)
-                if (!r) return false;
-            return true;
-        }))
-        fk::die("ncclCommInitRank: not all %d ranks arrived", n);
-    return ncclSuccess;
-}
-ncclResult_t ncclCommInitAll(ncclComm_t *c, int n, const int *devs)
-{
-    ncclUniqueId u;
-    ncclGetUniqueId(&u);
-    int d0 = fk::current_device();
-    depth++;
-    for (int i = 0; i < n; i++) {
-        cudaSetDevice(devs ? devs[i] : i);
-        ncclResult_t r = ncclCommInitRank(&c[i], n, u, i);
-        if (r != ncclSuccess) {
-            depth--;
-            return r;
-        }
+    if (q->ranks != ranks || q->comms[(size_t)rank]) return INVALID_USAGE;
+    for (const ncclComm *c : q->comms)
+        if (c && c->device == fk::current_device_id) return INVALID_USAGE; /* two ranks on one GPU: NCCL refuses */
+    *out = new ncclComm{q, rank, fk::current_device_id, 0, false, false, 0};
+    if (fk::state().faults.absent_rank != rank) {
+        q->comms[(size_t)rank] = *out;
+        join(q);
     }
-    depth--;
-    cudaSetDevice(d0);
-    return ncclSuccess;
+    if (!blocking) return IN_PROGRESS;
+    const double start = fk::now_ms();
+    while (!(*out)->ready && !(*out)->aborted) {
+        fk::state().changed.wait_for(l, std::chrono::milliseconds(20));
+        if (fk::now_ms() - start > fk::state().timeout_s * 1e3 && !fk::state().faults.hangs)
+            cs::die("ncclCommInitRank: not all %d ranks arrived", ranks);
+    }
+    return SUCCESS;
 }
-ncclResult_t ncclCommDestroy(ncclComm_t)
+} // namespace
+
+extern "C" {
+const char *ncclGetErrorString(int result)
 {
-    return ncclSuccess;
+    static const char *const texts[] = {"no error",
+                                        "unhandled cuda error",
+                                        "unhandled system error",
+                                        "internal error",
+                                        "invalid argument",
+                                        "invalid usage",
+                                        "remote process exited or there was a network error",
+                                        "NCCL operation in progress"};
+    return result >= 0 && result <= IN_PROGRESS ? texts[result] : "unknown result code";
 }
-ncclResult_t ncclCommFinalize(ncclComm_t)
+int ncclGetVersion(int *version)
 {
-    return ncclSuccess;
+    *version = 22800;
+    return SUCCESS;
 }
-ncclResult_t ncclCommAbort(ncclComm_t)
+int ncclGetUniqueId(UniqueId *id)
 {
-    return ncclSuccess;
+    fk::Lock l(fk::state().mutex);
+    memset(id, 0, sizeof *id);
+    memcpy(id->bytes, &next_id, 8);
+    next_id++;
+    return SUCCESS;
 }
-ncclResult_t ncclCommCount(const ncclComm_t c, int *n)
+int ncclCommInitRankConfig(ncclComm **comm, int ranks, UniqueId id, int rank, const Config *config)
 {
-    *n = c->q->n;
-    return ncclSuccess;
+    if (config && (config->magic != CONFIG_MAGIC || config->size < sizeof(size_t) + 12)) return INVALID_ARGUMENT;
+    return init_rank(comm, ranks, id, rank, !config || config->blocking != 0);
 }
-ncclResult_t ncclCommUserRank(const ncclComm_t c, int *r)
+int ncclCommInitRank(ncclComm **comm, int ranks, UniqueId id, int rank)
 {
-    *r = c->rank;
-    return ncclSuccess;
+    return init_rank(comm, ranks, id, rank, group_depth == 0);
 }
-ncclResult_t ncclCommGetAsyncError(ncclComm_t, ncclResult_t *e)
+int ncclCommInitAll(ncclComm **comms, int ranks, const int *devices)
 {
-    *e = ncclSuccess;
-    return ncclSuccess;
+    UniqueId id;
+    ncclGetUniqueId(&id);
+    const int before = fk::current_device_id;
+    int result = SUCCESS;
+    for (int i = 0; i < ranks && result == SUCCESS; i++) {
+        cudaSetDevice(devices ? devices[i] : i);
+        result = init_rank(&comms[i], ranks, id, i, false);
+        if (result == IN_PROGRESS) result = SUCCESS;
+    }
+    cudaSetDevice(before);
+    return result;
 }
-ncclResult_t ncclGroupStart()
+int ncclCommGetAsyncError(ncclComm *comm, int *error)
 {
-    depth++;
-    return ncclSuccess;
+    fk::Lock l(fk::state().mutex);
+    *error = comm->async_error ? comm->async_error : comm->ready || comm->aborted ? SUCCESS : IN_PROGRESS;
+    return SUCCESS;
 }
-ncclResult_t ncclGroupEnd()
+/* Everything of this rank that has not happened yet ends without moving data; its peers go on waiting for it. */
+int ncclCommAbort(ncclComm *comm)
 {
-    if (depth <= 0) return ncclInvalidUsage;
-    return --depth ? ncclSuccess : flush();
+    fk::Lock l(fk::state().mutex);
+    comm->aborted = true;
+    auto drop = [&](Slot &s) {
+        if (!s.gate || s.gate->fired || s.gate->calls[(size_t)s.call].comm != comm) return;
+        s.gate->fired = true;
+        s.gate = nullptr;
+    };
+    for (auto &all : comm->clique->collectives)
+        for (Slot &s : all) drop(s);
+    for (auto *lists : {&comm->clique->sends, &comm->clique->receives})
+        for (auto &all : *lists)
+            for (Slot &s : all) drop(s);
+    for (fk::Device &d : fk::state().devices) /* gates that were never posted (an absent rank) */
+        for (CUstream_st *s : d.streams)
+            for (auto &op : s->queue) {
+                CollectiveGate *g = dynamic_cast<CollectiveGate *>(op->gate.get());
+                if (g && g->calls[0].comm == comm) g->fired = true;
+            }
+    fk::state().changed.notify_all();
+    return SUCCESS;
 }
-ncclResult_t ncclAllReduce(const void *s, void *r, size_t n, ncclDataType_t t, ncclRedOp_t o, ncclComm_t c,
-                           cudaStream_t st)
+int ncclCommFinalize(ncclComm *)
 {
-    return add({ALLREDUCE, s, r, n, t, o, 0, c, st, 0});
+    return SUCCESS;
 }
-ncclResult_t ncclAllGather(const void *s, void *r, size_t n, ncclDataType_t t, ncclComm_t c, cudaStream_t st)
+/* Communicators stay reachable from their clique: late peers may still look. */
+int ncclCommDestroy(ncclComm *)
 {
-    return add({ALLGATHER, s, r, n, t, ncclSum, 0, c, st, 0});
+    return SUCCESS;
 }
-ncclResult_t ncclReduceScatter(const void *s, void *r, size_t n, ncclDataType_t t, ncclRedOp_t o, ncclComm_t c,
-                               cudaStream_t st)
+int ncclCommCount(const ncclComm *comm, int *count)
 {
-    return add({REDUCESCATTER, s, r, n, t, o, 0, c, st, 0});
+    *count = comm->clique->ranks;
+    return SUCCESS;
 }
-ncclResult_t ncclBroadcast(const void *s, void *r, size_t n, ncclDataType_t t, int root, ncclComm_t c, cudaStream_t st)
+int ncclCommUserRank(const ncclComm *comm, int *rank)
 {
-    return add({BROADCAST, s, r, n, t, ncclSum, root, c, st, 0});
+    *rank = comm->rank;
+    return SUCCESS;
 }
-ncclResult_t ncclSend(const void *s, size_t n, ncclDataType_t t, int peer, ncclComm_t c, cudaStream_t st)
+int ncclCommCuDevice(const ncclComm *comm, int *device)
 {
-    return add({SEND, s, nullptr, n, t, ncclSum, peer, c, st, 0});
+    *device = comm->device;
+    return SUCCESS;
 }
-ncclResult_t ncclRecv(void *r, size_t n, ncclDataType_t t, int peer, ncclComm_t c, cudaStream_t st)
+/* No symmetric memory here: success without a window, as NCCL answers where the hardware has none. */
+int ncclCommWindowRegister(ncclComm *, void *, size_t, void **window, int)
 {
-    return add({RECV, nullptr, r, n, t, ncclSum, peer, c, st, 0});
+    *window = nullptr;
+    return SUCCESS;
+}
+int ncclCommWindowDeregister(ncclComm *, void *)
+{
+    return SUCCESS;
+}
+int ncclMemAlloc(void **p, size_t bytes)
+{
+    return cudaMalloc(p, bytes) == cudaSuccess ? SUCCESS : UNHANDLED_CUDA_ERROR;
+}
+int ncclMemFree(void *p)
+{
+    return cudaFree(p) == cudaSuccess ? SUCCESS : UNHANDLED_CUDA_ERROR;
+}
+int ncclGroupStart(void)
+{
+    group_depth++;
+    return SUCCESS;
+}
+int ncclGroupEnd(void)
+{
+    if (group_depth <= 0) return INVALID_USAGE;
+    return --group_depth ? SUCCESS : flush_group();
+}
+int ncclAllReduce(const void *send, void *receive, size_t count, int type, int op, ncclComm *comm, cudaStream_t stream)
+{
+    return add({ALL_REDUCE, send, receive, count, type, op, 0, comm, stream, 0});
+}
+int ncclAllGather(const void *send, void *receive, size_t count, int type, ncclComm *comm, cudaStream_t stream)
+{
+    return add({ALL_GATHER, send, receive, count, type, SUM, 0, comm, stream, 0});
+}
+int ncclReduceScatter(const void *send, void *receive, size_t count, int type, int op, ncclComm *comm,
+                      cudaStream_t stream)
+{
+    return add({REDUCE_SCATTER, send, receive, count, type, op, 0, comm, stream, 0});
+}
+int ncclBroadcast(const void *send, void *receive, size_t count, int type, int root, ncclComm *comm,
+                  cudaStream_t stream)
+{
+    return add({BROADCAST, send, receive, count, type, SUM, root, comm, stream, 0});
+}
+int ncclSend(const void *send, size_t count, int type, int peer, ncclComm *comm, cudaStream_t stream)
+{
+    return add({SEND, send, nullptr, count, type, SUM, peer, comm, stream, 0});
+}
+int ncclRecv(void *receive, size_t count, int type, int peer, ncclComm *comm, cudaStream_t stream)
+{
+    return add({RECEIVE, nullptr, receive, count, type, SUM, peer, comm, stream, 0});
 }
 }

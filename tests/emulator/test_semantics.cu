@@ -1,5 +1,5 @@
-/* What each built-in and wrapper must do, against plain formulas. Runs under the emulator in every test run and, unchanged,
- * on a GPU whenever one is at hand: that is what ties the emulation to the hardware. */
+/* What each built-in and wrapper must do, against plain formulas. Runs under the emulator in every test run and,
+ * unchanged, on a GPU whenever one is at hand: that is what ties the emulation to the hardware. */
 #include "kernels/vec.cuh"
 #include <stdio.h>
 #include <stdlib.h>
@@ -153,7 +153,8 @@ __global__ void k_mma_tile(uint32_t *wrong)
         for (uint32_t i = 0; i < 8; i++) a[k][i / 4][i % 4] = 0x3f803f80u + (l * 37 + i * 101 + k * 59) % 97 * 0x10007u;
         for (uint32_t i = 0; i < 6; i++) b[k][i / 2][i % 2] = 0xbf004000u + (l * 41 + i * 103 + k * 61) % 89 * 0x10003u;
     }
-    for (uint32_t i = 0; i < 24; i++) d[i / 12][i / 4 % 3][i % 4] = e[i / 12][i / 4 % 3][i % 4] = (float)(i + l) * 0.37f;
+    for (uint32_t i = 0; i < 24; i++)
+        d[i / 12][i / 4 % 3][i % 4] = e[i / 12][i / 4 % 3][i % 4] = (float)(i + l) * 0.37f;
     kx::mma_bf16_tile<2, 2, 3>(d, a, b);
     for (int k = 0; k < 2; k++)
         for (int i = 0; i < 6; i++) kx::mma_bf16(e[i / 3][i % 3], a[k][i / 3], b[k][i % 3]);
