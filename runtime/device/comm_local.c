@@ -3,6 +3,7 @@
 
 #include "runtime/base/mem.h"
 
+#include <fcntl.h>
 #include <linux/futex.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -268,9 +269,10 @@ enum status comm_local_join(void *memory, const struct comm_local_config *config
 
 enum status comm_memory_create(size_t size_bytes, int *fd, void **memory)
 {
-    int made = memfd_create("millrace-ranks", MFD_CLOEXEC);
+    int made = memfd_create("millrace-ranks", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (made < 0) return ST_NOMEM;
-    if (ftruncate(made, (off_t)size_bytes) == 0 && comm_memory_map(made, size_bytes, memory) == ST_OK) {
+    if (ftruncate(made, (off_t)size_bytes) == 0 && fcntl(made, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) == 0 &&
+        comm_memory_map(made, size_bytes, memory) == ST_OK) {
         *fd = made;
         return ST_OK;
     }

@@ -181,13 +181,13 @@ static void check_spec(const struct model_spec *spec, enum tensor_type type, boo
     static struct ranks r, other;
     double worst, mean;
     tiny_make(&tiny, spec, type, q8_v, false);
-    for (uint32_t count = 2; count <= ranks_max; count++) {
+    for (uint32_t count = 2; count <= ranks_max; count += count == 3 ? ranks_max - 3 + (ranks_max == 3) : 1) {
         ranks_make(&r, &tiny, count, NUMERICS_EXACT, 1 + count % 2, 60 * NS_PER_S);
         run(&r, 37, 1);
         compare(&r, &tiny, &worst, &mean);
         if (!(worst < 1e-4)) fail_msg("exact, %u ranks: off by %g", count, worst);
         ranks_make(&other, &tiny, count, NUMERICS_EXACT, 3 - count % 2, 60 * NS_PER_S);
-        run(&other, 1, 1);
+        run(&other, 5, 1);
         assert_memory_equal(r.rows, other.rows, sizeof r.rows);
         ranks_free(&r);
         ranks_free(&other);
