@@ -8,6 +8,8 @@
 int cmd_serve(const struct config *config);
 int cmd_generate(const struct config *config);
 int cmd_inspect(const struct config *config);
+/* A rank's process, started by the one of rank 0 with a socket as this fd: not for people. */
+int cmd_rank_worker(const char *fd_text);
 /* argv without program and "bill". Exit codes of its own: server/billing/bill_args.h's help. */
 int cmd_bill(int argc, char **argv, char **environment);
 

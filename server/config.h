@@ -61,6 +61,7 @@ struct config {
     uint64_t kv_cache_memory_bytes;   /* --kv-cache-memory-bytes (suffixes K M G, Ki Mi Gi), all models'; 0: chosen */
     char *kv_cache_dtype;             /* --kv-cache-dtype auto|bf16|int8|fp8 */
     char *device;                     /* --device auto|cpu|cuda */
+    uint32_t tensor_parallel_size;    /* --tensor-parallel-size */
     char *dtype;                      /* --dtype auto|bf16|fp8 */
     double gpu_memory_utilization;    /* --gpu-memory-utilization */
     bool enforce_eager;               /* --enforce-eager */

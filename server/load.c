@@ -5,6 +5,7 @@
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
 #include "runtime/device/device_cuda.h"
+#include "runtime/device/device_ranks.h"
 #include "server/machine.h"
 #include "server/memory_plan.h"
 
@@ -85,6 +86,11 @@ static bool is_exact(const struct config *config)
     return !strcmp(config->numerics, "exact");
 }
 
+static uint32_t ranks_of(const struct config *config)
+{
+    return config->tensor_parallel_size ? config->tensor_parallel_size : 1; /* tests leave it */
+}
+
 static bool is_kv_int8(const struct config *config)
 {
     return !strcmp(config->kv_cache_dtype, "int8");
@@ -152,6 +158,9 @@ static enum status open_parts(const struct config *config, const char *path, str
     if (is_exact(config) && strcmp(config->kv_cache_dtype, "auto") != 0)
         return error_set(err, ST_INVAL, "--kv-cache-dtype %s: exact numerics keep KV in f32; leave it at auto",
                          config->kv_cache_dtype);
+    if (strlen(path) >= sizeof loaded->path)
+        return error_set(err, ST_LIMIT, "the path of a model has more than %zu bytes", sizeof loaded->path - 1);
+    memcpy(loaded->path, path, strlen(path) + 1);
     TRY(model_open(path, &loaded->model, err));
     TRY(tokenizer_create(&loaded->model->vocab, &loaded->tokenizer, err));
     TRY(compile_template(config, loaded, err));
@@ -172,10 +181,24 @@ enum status load_open(const struct config *config, const char *path, struct load
     }
     if (on_cuda) return ST_OK; /* its memory is the GPU's */
     enum numerics numerics = is_exact(config) ? NUMERICS_EXACT : NUMERICS_FAST;
-    uint64_t block_bytes = device_cpu_kv_block_bytes(&loaded->model->spec, numerics, is_kv_int8(config));
+    uint64_t block_bytes =
+        device_ranks_kv_block_bytes(loaded->model, ranks_of(config), numerics, is_kv_int8(config), err);
+    if (block_bytes == 0) { /* it does not divide into so many parts */
+        load_free(loaded);
+        return ST_INVAL;
+    }
     need->weights_bytes = loaded->model->file_bytes;
     need->kv_least_bytes = block_bytes * (((uint64_t)loaded->context_max + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS);
     return ST_OK;
+}
+
+static enum status build_ranks(const struct config *config, const struct device_config *settings, struct loaded *loaded,
+                               struct progress *progress, struct error *err)
+{
+    struct device_ranks_config ranks = {.device = *settings, .ranks = ranks_of(config), .model_path = loaded->path};
+    ranks.device.threads = settings->threads / ranks.ranks; /* together as many as one process has */
+    if (ranks.device.threads == 0) ranks.device.threads = 1;
+    return device_ranks_create(loaded->model, &ranks, show_progress, progress, &loaded->device, err);
 }
 
 static enum status build_cuda(const struct config *config, struct loaded *loaded, struct progress *progress,
@@ -183,7 +206,7 @@ static enum status build_cuda(const struct config *config, struct loaded *loaded
 {
     const char *dtype = config->dtype;
     struct device_cuda_config settings = {
-        .ranks = 1,
+        .ranks = ranks_of(config),
         .dtype = !strcmp(dtype, "fp8")    ? CUDA_DTYPE_FP8
                  : !strcmp(dtype, "bf16") ? CUDA_DTYPE_BF16
                                           : CUDA_DTYPE_AUTO,
@@ -220,6 +243,7 @@ static enum status build_device(const struct config *config, uint64_t kv_bytes, 
     TRY(cpu_path_parse(config->cpu_path, &settings.path, err));
     if (settings.tokens_max < settings.seqs_max) settings.tokens_max = settings.seqs_max; /* a token for each */
     settings.rows_max = settings.tokens_max;
+    if (ranks_of(config) > 1) return build_ranks(config, &settings, loaded, &progress, err);
     return device_cpu_create(loaded->model, &settings, show_progress, &progress, &loaded->device, err);
 }
 

@@ -19,6 +19,7 @@ struct loaded {
     struct chat_template *chat_template; /* NULL: the model has none */
     struct device *device;               /* NULL before load_build */
     uint32_t context_max;
+    char path[1024]; /* for ranks, which open the model again */
 };
 
 struct load_need {

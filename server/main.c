@@ -90,6 +90,7 @@ int main(int argc, char **argv)
         usage(stdout);
         return EXIT_SUCCESS;
     }
+    if (argc == 3 && !strcmp(argv[1], "rank-worker")) return cmd_rank_worker(argv[2]); /* device_ranks.c starts it */
     if (argc >= 2 && !strcmp(argv[1], "bill")) return cmd_bill(argc - 2, argv + 2, environ);
     for (int i = 0; argc >= 2 && i < COMMANDS_COUNT; i++)
         if (!strcmp(argv[1], commands[i].name)) return run(i, argc - 2, argv + 2);
