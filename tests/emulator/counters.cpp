@@ -138,10 +138,8 @@ static Site &site_of(WarpLog *log, Loc loc, AccessKind kind, bool shared)
     return log->sites.back();
 }
 
-void count_slow(const volatile void *p, size_t bytes, AccessKind kind, Loc loc)
+static void count_in_log(Fiber *f, const volatile void *p, size_t bytes, AccessKind kind, Loc loc)
 {
-    Fiber *f = current;
-    if (!f || !bytes) return;
     Warp *w = f->warp;
     if (!w->log) w->log = new WarpLog();
     const unsigned char *at = (const unsigned char *)p;
@@ -161,11 +159,23 @@ void count_slow(const volatile void *p, size_t bytes, AccessKind kind, Loc loc)
     s.first += (uint32_t)whole;
 }
 
+/* The logs belong to the worker: TSan would take memory that passes between two CUDA threads for a race of theirs. */
+void count_slow(const volatile void *p, size_t bytes, AccessKind kind, Loc loc)
+{
+    Fiber *f = current;
+    if (!f || !bytes) return;
+    if (worker->tsan_main) tsan_enter(worker->tsan_main);
+    count_in_log(f, p, bytes, kind, loc);
+    if (worker->tsan_main) tsan_enter(f->tsan);
+}
+
 void counters_mma(Warp *w, unsigned n)
 {
     if (__builtin_expect(!counting, 1)) return;
+    if (worker->tsan_main) tsan_enter(worker->tsan_main);
     if (!w->log) w->log = new WarpLog();
     w->log->mma += n;
+    if (worker->tsan_main) tsan_enter(current->tsan);
 }
 
 void counters_warp_end(Warp *w)

@@ -343,6 +343,8 @@ static bool run_gate(CUstream_st *s, Op &op, bool wait, Lock &l)
 /* The head of s, which this thread drives; false only without wait. */
 static bool run_head(CUstream_st *s, std::shared_ptr<Op> op, bool wait, Lock &l)
 {
+    /* Not ahead of need: the launching thread may have the peer of a joint launch still to launch. */
+    if (!wait && op->work.call && op->work.call->launch.cooperative) return false;
     for (const Dependency &d : op->dependencies)
         if (!drive(d.stream, d.count, wait, l)) return false;
     if (op->gate) {

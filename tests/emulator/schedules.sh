@@ -3,10 +3,10 @@
 # (CUSIM_SEED), time of stream work (CUSIM_STREAMS), landing of asynchronous copies (CUSIM_CPASYNC). Stops at the first
 # that fails and says how to repeat it.
 #
-# All 36 where that fits SCHEDULES_SECONDS (20); else those that did, in an order that meets every value early.
+# All 36 where that fits SCHEDULES_SECONDS (6); else those that did, in an order that meets every value early.
 set -u
 program=$1
-limit=${SCHEDULES_SECONDS:-20}
+limit=${SCHEDULES_SECONDS:-6}
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 done_count=0
