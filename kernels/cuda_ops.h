@@ -179,7 +179,7 @@ size_t cuda_sample_scratch_bytes(uint32_t rows_max, uint32_t V);
 cudaError_t cuda_sample(const struct cuda_sample *sample, const struct cuda_step *step, uint32_t R,
                         cudaStream_t stream);
 
-/* ---- mixtures of experts (moe.cu) ---- */
+/* ---- mixtures of experts (moe.cu, moe_matmul.cu) ---- */
 
 struct cuda_moe {
     const float *router_logits; /* f32 (M, X) */
@@ -191,12 +191,16 @@ struct cuda_moe {
     uint32_t *places;           /* (M * used) token of each place, sorted by expert, stable */
     uint32_t *place_of;         /* (M, used) where each choice went */
 };
+/* X at most 256, used at most 32. Choices and weights have the bits of kernels/route.h; places are stable. */
 cudaError_t cuda_moe_route(const struct cuda_moe *moe, const uint32_t *live, uint32_t M, cudaStream_t stream);
-/* y[p] = weight of p's expert * x[places ? places[p] : p] for each place p; weights (X), all of one shape and type. */
+/* y[p] = weight of p's expert * x[places ? places[p] : p] for each place p. weights (X): all of one shape and type,
+ * their codes, scales and biases at equal distances in memory. A place's bits depend on its activations and expert
+ * alone, not on sms or M. scratch is not used and may be NULL. */
 cudaError_t cuda_moe_matmul(const struct cuda_moe *moe, const struct cuda_weight *weights, const uint16_t *x,
                             const uint32_t *places, uint16_t *y, bool gelu, uint32_t M, uint32_t sms, void *scratch,
                             cudaStream_t stream);
-/* out[m] = sum over the token's experts, in the router's order, of weight * y[its place]; bf16 (M, E). */
+/* out[m] = sum over the token's experts, in the router's order, of weight * y[its place]; bf16 (M, E), E a multiple
+ * of 8. */
 cudaError_t cuda_moe_combine(uint16_t *out, const struct cuda_moe *moe, const uint16_t *y, uint32_t E,
                              const uint32_t *live, uint32_t M, cudaStream_t stream);
 

@@ -36,7 +36,8 @@ struct matmul_operands {
     const uint8_t *codes;
     const void *scales;
     weight_shape w;
-    uint32_t M, first; /* tokens of x, and the first of the block's */
+    uint32_t M, first;              /* tokens of x, and the first of the block's */
+    const uint32_t *rows = nullptr; /* which row of x is token m; nullptr: m */
 };
 
 template <int NT>
@@ -332,8 +333,9 @@ template <class F, int NT> __device__ __forceinline__ void matmul_copy_x(const m
     for (uint32_t i = threadIdx.x; i < NT * 8 * 16; i += MATMUL_THREADS) {
         const uint32_t token = i / 16, block = i % 16 / 4, at = k + i % 16 * 8;
         const bool live = o.first + token < o.M && at < o.w.K;
+        const uint32_t row = live && o.rows ? o.rows[o.first + token] : o.first + token;
         cp_async16(x + (block * NT * 8 + token) * 4 + (i % 4 ^ F::swap(block, token)),
-                   o.x + (live ? (size_t)(o.first + token) * o.w.K + at : 0), live ? 16 : 0);
+                   o.x + (live ? (size_t)row * o.w.K + at : 0), live ? 16 : 0);
     }
 }
 

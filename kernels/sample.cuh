@@ -20,6 +20,7 @@
 #ifndef KERNELS_SAMPLE_CUH
 #define KERNELS_SAMPLE_CUH
 
+#include "kernels/exp_as_cpu.cuh"
 #include "kernels/vec.cuh"
 
 namespace sample
@@ -45,20 +46,6 @@ __device__ __forceinline__ uint32_t key_of(float logit)
 __device__ __forceinline__ float logit_of(uint32_t key)
 {
     return __uint_as_float(key >> 31 ? key : ~key & 0x7fffffffu);
-}
-
-/* lanes_exp of kernels/lanes.h for -87 <= x <= 0. */
-__device__ __forceinline__ float exp_as_cpu(float x)
-{
-    const float t = fmaf(x, 1.44269504088896341f, 12582912.0f), n = t - 12582912.0f;
-    const float r = fmaf(n, 2.12194440e-4f, fmaf(n, -0.693359375f, x));
-    float p = fmaf(1.9875691500e-4f, r, 1.3981999507e-3f);
-    p = fmaf(p, r, 8.3334519073e-3f);
-    p = fmaf(p, r, 4.1665795894e-2f);
-    p = fmaf(p, r, 1.6666665459e-1f);
-    p = fmaf(p, r, 5.0000001201e-1f);
-    p = fmaf(p, r * r, r) + 1.0f;
-    return p * __uint_as_float((__float_as_uint(t) << 23) + 0x3f800000u);
 }
 
 /* random_uniform of runtime/base/random.h. */
@@ -127,7 +114,7 @@ __device__ __forceinline__ mass weigh(const view &v, float z)
 {
     const bool weighs = z >= v.lowest && z >= -87.0f;
     if (!weighs) return {0, v.all ? COUNT_ONE : 0};
-    const u64 units = (u64)rintf(exp_as_cpu(z) * 0x1p53f);
+    const u64 units = (u64)rintf(kx::exp_as_cpu(z) * 0x1p53f);
     return {units >> 21, (units & 0x1fffff) | COUNT_ONE};
 }
 
