@@ -38,6 +38,15 @@ const char *real_model_second_path(void)
     return path_of("MILLRACE_TEST_MODEL2", REPOSITORY_DIR "/models/gemma-3-270m-q4_k_m.gguf");
 }
 
+static void make_batch(struct real_model *real)
+{
+    require(batch_create(CHUNK, 1, CHUNK, &real->batch) == ST_OK, "batch_create", NULL);
+    require(batch_result_create(CHUNK, &real->result) == ST_OK, "batch_result_create", NULL);
+    real->table = mem_alloc(real->device->info.kv_blocks, sizeof *real->table);
+    require(real->table != NULL, "memory", NULL);
+    for (uint32_t i = 0; i < real->device->info.kv_blocks; i++) real->table[i] = real->device->info.kv_blocks - 1 - i;
+}
+
 void real_model_open(struct real_model *real, const char *path, enum numerics numerics, enum cpu_path cpu_path,
                      bool kv_int8, uint32_t context_max)
 {
@@ -54,11 +63,31 @@ void real_model_open(struct real_model *real, const char *path, enum numerics nu
                                    .context_max = context_max};
     require(device_cpu_create(real->model, &config, NULL, NULL, &real->device, &err) == ST_OK, "device_cpu_create",
             &err);
-    require(batch_create(CHUNK, 1, CHUNK, &real->batch) == ST_OK, "batch_create", NULL);
-    require(batch_result_create(CHUNK, &real->result) == ST_OK, "batch_result_create", NULL);
-    real->table = mem_alloc(real->device->info.kv_blocks, sizeof *real->table);
-    require(real->table != NULL, "memory", NULL);
-    for (uint32_t i = 0; i < real->device->info.kv_blocks; i++) real->table[i] = real->device->info.kv_blocks - 1 - i;
+    make_batch(real);
+}
+
+void real_model_open_ranks(struct real_model *real, const char *path, enum numerics numerics, uint32_t ranks,
+                           uint32_t context_max)
+{
+    struct error err = {""};
+    *real = (struct real_model){.ranks = mem_alloc(1, sizeof *real->ranks)};
+    require(real->ranks != NULL, "memory", NULL);
+    require(model_open(path, &real->model, &err) == ST_OK, "model_open", &err);
+    struct device_ranks_config config = {.device = {.path = cpu_path_best(),
+                                                    .numerics = numerics,
+                                                    .threads = 1,
+                                                    .tokens_max = CHUNK,
+                                                    .seqs_max = 1,
+                                                    .rows_max = CHUNK,
+                                                    .context_max = context_max},
+                                         .ranks = ranks,
+                                         .model_path = path,
+                                         .start = rank_threads_start,
+                                         .start_state = real->ranks,
+                                         .silent_ms = 60000};
+    require(device_ranks_create(real->model, &config, NULL, NULL, &real->device, &err) == ST_OK, "device_ranks_create",
+            &err);
+    make_batch(real);
 }
 
 void real_model_close(struct real_model *real)
@@ -67,6 +96,8 @@ void real_model_close(struct real_model *real)
     batch_result_destroy(real->result);
     batch_destroy(real->batch);
     device_destroy(real->device);
+    if (real->ranks) rank_threads_join(real->ranks);
+    mem_free(real->ranks);
     model_close(real->model);
 }
 

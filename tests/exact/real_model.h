@@ -4,6 +4,7 @@
 #define TESTS_EXACT_REAL_MODEL_H
 
 #include "runtime/device/device.h"
+#include "tests/support/rank_threads.h"
 
 struct real_model {
     struct model *model;
@@ -11,6 +12,7 @@ struct real_model {
     struct batch *batch;
     struct batch_result *result;
     block_id *table;
+    struct rank_threads *ranks; /* of real_model_open_ranks */
 };
 
 /* Paths of the real models: $MILLRACE_TEST_MODEL and $MILLRACE_TEST_MODEL2 (Gemma), else models/ in the repository.
@@ -21,6 +23,9 @@ const char *real_model_second_path(void);
  * and the reason when that fails. */
 void real_model_open(struct real_model *real, const char *path, enum numerics numerics, enum cpu_path cpu_path,
                      bool kv_int8, uint32_t context_max);
+/* The same in parts, on so many ranks, which are threads of this process with a thread each. */
+void real_model_open_ranks(struct real_model *real, const char *path, enum numerics numerics, uint32_t ranks,
+                           uint32_t context_max);
 void real_model_close(struct real_model *real);
 
 /* Runs count tokens at positions position.. as one chunk; rows: one for each of the tokens first_row .. first_row +
