@@ -20,20 +20,18 @@ using namespace kx;
 constexpr uint32_t SLOT_TOKENS = 64;
 
 /* Where a block's sums of a group lie: sums of a thread 16 bytes at a time, thread innermost. */
-template <int NT>
-__device__ __forceinline__ float4 *slot_of(float4 *slots, const matmul_slicing &slices, uint32_t block, uint32_t first)
+template <int NT> __device__ __forceinline__ float4 *slot_of(float4 *slots, uint32_t block, uint32_t first)
 {
-    (void)slices;
     return slots + (size_t)(2 * block + (block == first ? 1 : 0)) * 2 * NT * MATMUL_THREADS + threadIdx.x;
 }
 
 /* Adds the block's sums to those of others that share the group. True in the last of them, with the whole in sums. */
 template <int NT>
-__device__ __forceinline__ bool merge(float4 *slots, uint32_t *tickets, const matmul_slicing &slices, uint32_t first,
-                                      uint32_t last, matmul_sums<NT> &sums)
+__device__ __forceinline__ bool merge(float4 *slots, uint32_t *tickets, uint32_t first, uint32_t last,
+                                      matmul_sums<NT> &sums)
 {
     KX_SHARED(uint32_t, is_last);
-    float4 *const mine = slot_of<NT>(slots, slices, blockIdx.x, first);
+    float4 *const mine = slot_of<NT>(slots, blockIdx.x, first);
     KX_UNROLL
     for (int i = 0; i < 2 * NT; i++) {
         const float(&s)[4] = sums[i / NT][i % NT];
@@ -49,7 +47,7 @@ __device__ __forceinline__ bool merge(float4 *slots, uint32_t *tickets, const ma
     if (!is_last) return false;
     if (threadIdx.x == 0) tickets[first] = 0;
     for (uint32_t block = first; block <= last; block++) {
-        const float4 *const from = slot_of<NT>(slots, slices, block, first);
+        const float4 *const from = slot_of<NT>(slots, block, first);
         KX_UNROLL
         for (int i = 0; i < 2 * NT; i++) {
             const float4 v = __ldcg(from + i * MATMUL_THREADS);
@@ -77,7 +75,7 @@ __global__ void __launch_bounds__(MATMUL_THREADS, 2)
         if (unit + 1 != group_end && unit + 1 != end) return;
         const uint32_t first = matmul_block_of(slices, group * slices.chunks);
         const uint32_t last = matmul_block_of(slices, group_end - 1);
-        if (first == last || merge<NT>(slots, tickets, slices, first, last, sums))
+        if (first == last || merge<NT>(slots, tickets, first, last, sums))
             matmul_finish<NT>(o, group, sums, bias, y, out);
         KX_UNROLL
         for (int i = 0; i < 8 * NT; i++) sums[i / (4 * NT)][i / 4 % NT][i % 4] = 0.0f;

@@ -1,40 +1,11 @@
 /* Matmuls of few tokens: results against sums in double, over odd shapes; a row's bits over M, and over both kernels.
  *
  * Bound of a sum of K products: each of the K + 8 f32 roundings costs 2^-24 of the sum of magnitudes. */
-#include "kernels/cuda_ops.h"
-#include "tests/unit/cuda/device_memory.h"
-
-#include "runtime/base/mem.h"
+#include "tests/unit/cuda/weights.h"
 
 static uint64_t seed = 20261123;
 
 enum { SMS = 4, TOKENS_MAX = 80 };
-
-/* A weight on the device and its values on the host. */
-struct fixture {
-    struct cuda_weight weight;
-    double *values; /* (N, K) */
-    void *codes;
-};
-
-static void fixture_bf16(struct fixture *f, uint32_t N, uint32_t K)
-{
-    uint16_t *codes = mem_alloc((size_t)N * K, sizeof *codes);
-    f->values = mem_alloc((size_t)N * K, sizeof *f->values);
-    for (size_t i = 0; i < (size_t)N * K; i++) {
-        codes[i] = bf16_of(random_within(&seed, -1, 1));
-        f->values[i] = bf16_value(codes[i]);
-    }
-    f->codes = device_copy(codes, (size_t)N * K * sizeof *codes);
-    f->weight = (struct cuda_weight){.type = CUDA_TYPE_BF16, .N = N, .K = K, .codes = f->codes};
-    mem_free(codes);
-}
-
-static void fixture_free(struct fixture *f)
-{
-    cuda_ok(cudaFree(f->codes));
-    mem_free(f->values);
-}
 
 static uint16_t *inputs(uint32_t M, uint32_t K)
 {
@@ -43,94 +14,312 @@ static uint16_t *inputs(uint32_t M, uint32_t K)
     return x;
 }
 
-static void *scratch_take(void)
+/* One for all, as on a device: poison but for the tickets, which every launch leaves at zero. */
+static void *scratch(void)
 {
-    void *scratch = device_take(cuda_matmul_scratch_bytes(SMS));
-    device_fill(scratch, 0, 256); /* tickets; the rest stays poison */
-    return scratch;
+    static void *at;
+    if (at) return at;
+    at = device_take(cuda_matmul_scratch_bytes(SMS));
+    device_fill(at, 0, 256);
+    return at;
 }
 
+static bool run_gelu;
 typedef cudaError_t matmul_fn(const struct cuda_matmul *matmul, uint32_t M, uint32_t sms, cudaStream_t stream);
 
-/* y (M, N) f32 or bf16 as it comes from the device, of two launches one after the other, which must agree. */
-static void run(matmul_fn *fn, const struct fixture *f, const uint16_t *x, uint32_t M, bool y_f32, uint32_t stride,
-                void *y)
+/* Device memory that is kept from call to call: every launch opens and closes all that was ever allocated. */
+struct room {
+    uint8_t *at;
+    size_t bytes;
+};
+static uint8_t *room_of(struct room *room, size_t bytes)
 {
-    const uint32_t width = f->weight.alternating ? f->weight.N / 2 : f->weight.N;
-    const size_t row = (size_t)(stride ? stride : width) * (y_f32 ? 4 : 2), bytes = row * M;
-    void *device_x = device_copy(x, (size_t)M * f->weight.K * 2), *device_y = device_take(bytes);
-    uint8_t *first = mem_alloc(bytes + 1, 1);
-    struct cuda_matmul matmul = {.weight = &f->weight, .x = device_x, .y = device_y, .y_f32 = y_f32};
-    matmul.y_stride = stride;
-    matmul.scratch = scratch_take();
-    for (int i = 0; i < 2; i++) {
-        device_poison(device_y, bytes);
-        cuda_ok(fn(&matmul, M, SMS, device_stream()));
-        device_wait();
-        device_read(i ? y : first, device_y, bytes);
-    }
-    assert_memory_equal(first, y, bytes);
-    for (uint32_t m = 0; m < M && stride; m++)
-        expect_poison(first + m * row + width * (y_f32 ? 4 : 2), (stride - width) * (size_t)(y_f32 ? 4 : 2),
-                      "beside y");
-    mem_free(first);
-    cuda_ok(cudaFree(device_x));
-    cuda_ok(cudaFree(device_y));
-    cuda_ok(cudaFree(matmul.scratch));
+    if (bytes <= room->bytes) return room->at;
+    if (room->at) cuda_ok(cudaFree(room->at));
+    room->at = device_take(bytes);
+    room->bytes = bytes;
+    return room->at;
 }
 
-static double dot(const struct fixture *f, const uint16_t *x, uint32_t m, uint32_t n, double *magnitude)
+/* y (M, N) f32 or bf16 as it comes from the device, of two launches one after the other, which must agree. Nothing is
+ * written beyond it, nor between its rows. */
+static void run(matmul_fn *fn, const struct test_weight *w, const uint16_t *x, uint32_t M, bool y_f32, uint32_t stride,
+                void *y)
 {
-    const uint32_t K = f->weight.K;
-    double sum = 0;
-    *magnitude = 0;
+    static struct room x_room, y_room;
+    enum { BEYOND = 1024 };
+    const uint32_t width = w->weight.alternating ? w->weight.N / 2 : w->weight.N;
+    const size_t item = y_f32 ? 4 : 2, row = (stride ? stride : width) * item, bytes = row * M;
+    uint8_t *const device_x = room_of(&x_room, (size_t)M * w->weight.K * 2);
+    uint8_t *const device_y = room_of(&y_room, bytes + BEYOND), *const first = mem_alloc(bytes + BEYOND, 1);
+    struct cuda_matmul matmul = {.weight = &w->weight, .gelu = run_gelu, .x = (uint16_t *)device_x, .y = device_y};
+    matmul.y_f32 = y_f32;
+    matmul.y_stride = stride;
+    matmul.scratch = scratch();
+    device_write(device_x, x, (size_t)M * w->weight.K * 2);
+    for (int i = 0; i < 2; i++) {
+        device_poison(device_y, bytes + BEYOND);
+        cuda_ok(fn(&matmul, M, SMS, device_stream()));
+        device_wait();
+        device_read(i ? y : first, device_y, i ? bytes : bytes + BEYOND);
+    }
+    assert_memory_equal(first, y, bytes);
+    expect_poison(first + bytes, BEYOND, "beyond y");
+    for (uint32_t m = 0; m < M && stride; m++)
+        expect_poison(first + m * row + width * item, (stride - width) * item, "beside y");
+    mem_free(first);
+}
+
+/* The sum for weight row n, its bias included, and the sum of its terms' magnitudes: of a code and of its minimum,
+ * which are rounded apart, not of their difference. */
+static double dot(const struct test_weight *w, const double *x, uint32_t n, double *magnitude)
+{
+    const uint32_t K = w->weight.K;
+    const double *const values = w->values + (size_t)n * K;
+    double sum = w->bias ? bf16_value(w->bias[n]) : 0;
+    *magnitude = fabs(sum);
     for (uint32_t k = 0; k < K; k++) {
-        const double product = f->values[(size_t)n * K + k] * bf16_value(x[(size_t)m * K + k]);
-        sum += product;
-        *magnitude += fabs(product);
+        sum += values[k] * x[k];
+        *magnitude += (fabs(values[k]) + 2) * fabs(x[k]);
     }
     return sum;
 }
 
-static void expect_f32(const struct fixture *f, const uint16_t *x, uint32_t M, const float *y)
+/* y[i] of one token and how far a kernel may be from it. */
+static double wanted_of(const struct test_weight *w, const double *x, uint32_t i, bool gelu, double *bound)
 {
-    for (uint32_t m = 0; m < M; m++)
-        for (uint32_t n = 0; n < f->weight.N; n++) {
-            double magnitude, wanted = dot(f, x, m, n, &magnitude);
-            const double bound = (f->weight.K + 8) * 0x1p-24 * magnitude;
-            const float is = y[(size_t)m * f->weight.N + n];
-            if (!(fabs(is - wanted) <= bound))
-                fail_msg("N %u K %u M %u: y[%u][%u] is %.9g, wanted %.9g within %g", f->weight.N, f->weight.K, M, m, n,
-                         (double)is, wanted, bound);
-        }
+    const double ulps = (w->weight.K + 16) * 0x1p-24;
+    double magnitude, up_magnitude;
+    if (!w->weight.alternating) {
+        const double sum = dot(w, x, i, &magnitude);
+        *bound = ulps * magnitude;
+        return sum;
+    }
+    const double gate = dot(w, x, i / 8 * 16 + i % 8, &magnitude);
+    const double up = dot(w, x, i / 8 * 16 + 8 + i % 8, &up_magnitude);
+    const double z = 0.79788456080286535588 * (gate + 0.044715 * gate * gate * gate);
+    const double factor = gelu ? (1 + tanh(z)) / 2 : 1 / (1 + exp(-gate));
+    *bound = ulps * (magnitude * fabs(up) * 1.2 + up_magnitude * fabs(gate)) + 1e-5 * fabs(gate * up) + 1e-30;
+    return gate * factor * up;
 }
+
+static void expect_f32(const struct test_weight *w, const uint16_t *x, uint32_t M, bool gelu, const float *y)
+{
+    const uint32_t width = w->weight.alternating ? w->weight.N / 2 : w->weight.N;
+    double *const values = mem_alloc(w->weight.K, sizeof *values);
+    for (uint32_t m = 0; m < M; m++) {
+        for (uint32_t k = 0; k < w->weight.K; k++) values[k] = bf16_value(x[(size_t)m * w->weight.K + k]);
+        for (uint32_t i = 0; i < width; i++) {
+            double bound, wanted = wanted_of(w, values, i, gelu, &bound);
+            const double is = (double)y[(size_t)m * width + i];
+            if (!(fabs(is - wanted) <= bound))
+                fail_msg("type %d N %u K %u M %u: y[%u][%u] is %.9g, wanted %.9g within %g", w->file_type, w->weight.N,
+                         w->weight.K, M, m, i, is, wanted, bound);
+        }
+    }
+    mem_free(values);
+}
+
+#define X(name, id, items, bytes) TENSOR_##name,
+static const enum tensor_type types[] = {TENSOR_TYPE_MAP(X)};
+#undef X
+enum { TYPES = sizeof types / sizeof *types };
 
 static const uint32_t counts[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 33, 64, 65};
 enum { COUNTS = sizeof counts / sizeof *counts };
 
-static void test_bf16_equals_sums_in_double(void **state)
+/* K near those wanted that the type allows. */
+static uint32_t inputs_of(enum tensor_type type, uint32_t K)
+{
+    const uint32_t items = tensor_type_info(type)->block_items;
+    return (K + items - 1) / items * items;
+}
+
+/* Both kernels, every M: near the double sums, and each row's bits those of the largest run of tiled. */
+static void check_all(struct test_weight *w, unsigned step)
+{
+    const uint32_t width = w->weight.alternating ? w->weight.N / 2 : w->weight.N;
+    uint16_t *x = inputs(TOKENS_MAX, w->weight.K);
+    float *y = mem_alloc((size_t)TOKENS_MAX * width, sizeof *y),
+          *all = mem_alloc((size_t)TOKENS_MAX * width, sizeof *y);
+    run(cuda_matmul_tiled, w, x, TOKENS_MAX, true, 0, all);
+    expect_f32(w, x, TOKENS_MAX, false, all);
+    for (unsigned j = 0; j < COUNTS; j += step) {
+        run(cuda_matmul_tiled, w, x, counts[j], true, 0, y);
+        assert_memory_equal(y, all, (size_t)counts[j] * width * sizeof *y);
+        if (counts[j] > cuda_matmul_skinny_max(w->weight.type)) continue;
+        run(cuda_matmul_skinny, w, x, counts[j], true, 0, y);
+        if (memcmp(y, all, (size_t)counts[j] * width * sizeof *y))
+            fail_msg("type %d N %u K %u: %u tokens have other bits than many", w->file_type, w->weight.N, w->weight.K,
+                     counts[j]);
+    }
+    mem_free(x);
+    mem_free(y);
+    mem_free(all);
+}
+
+static void test_every_type_and_shape(void **state)
 {
     (void)state;
-    static const uint32_t shapes[][2] = {{1, 32}, {37, 96}, {128, 576}, {129, 8}, {300, 1056}, {16, 4096}};
-    for (unsigned i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        struct fixture f;
-        fixture_bf16(&f, shapes[i][0], shapes[i][1]);
-        uint16_t *x = inputs(TOKENS_MAX, f.weight.K);
-        float *y = mem_alloc((size_t)TOKENS_MAX * f.weight.N, sizeof *y);
-        for (unsigned j = 0; j < COUNTS && counts[j] <= cuda_matmul_skinny_max(CUDA_TYPE_BF16); j += i ? 7 : 1) {
-            run(cuda_matmul_skinny, &f, x, counts[j], true, 0, y);
-            expect_f32(&f, x, counts[j], y);
+    static const uint32_t shapes[][2] = {{37, 96}, {1, 32}, {129, 576}, {300, 1056}};
+    for (unsigned i = 0; i < TYPES; i++)
+        for (unsigned j = 0; j < sizeof shapes / sizeof *shapes; j++) {
+            struct test_weight w;
+            test_weight_make(&w, types[i], cuda_type_of(types[i]), shapes[j][0], inputs_of(types[i], shapes[j][1]),
+                             false, &seed);
+            if (j % 2) test_weight_bias(&w, &seed);
+            check_all(&w, j == 0 ? (i % 4 == 0 ? 1 : 3) : 6);
+            test_weight_free(&w);
+        }
+}
+
+/* Long K on many blocks: several share a row group, some have whole groups and parts of two more. */
+static void test_groups_shared_by_many_blocks(void **state)
+{
+    (void)state;
+    static const uint32_t shapes[][2] = {{16, 4096}, {700, 640}, {128, 2048}};
+    for (unsigned i = 0; i < 3; i++)
+        for (unsigned j = 0; j < 4; j++) {
+            static const enum tensor_type some[] = {TENSOR_BF16, TENSOR_F8, TENSOR_Q4_1, TENSOR_Q8_0};
+            struct test_weight w;
+            test_weight_make(&w, some[j], cuda_type_of(some[j]), shapes[i][0], shapes[i][1], false, &seed);
+            check_all(&w, 9);
+            test_weight_free(&w);
+        }
+}
+
+static void test_gate_and_up_meet(void **state)
+{
+    (void)state;
+    for (unsigned i = 0; i < TYPES; i++)
+        for (unsigned gelu = 0; gelu < 2; gelu++) {
+            struct test_weight w;
+            test_weight_make(&w, types[i], cuda_type_of(types[i]), 2 * 72, inputs_of(types[i], 160), true, &seed);
+            if (gelu) test_weight_bias(&w, &seed);
+            uint16_t *x = inputs(9, w.weight.K);
+            for (size_t k = 0; k < 9ul * w.weight.K; k++) x[k] = bf16_of(bf16_value(x[k]) / 8);
+            float *y = mem_alloc(9 * 72, sizeof *y), *other = mem_alloc(9 * 72, sizeof *y);
+            run_gelu = gelu;
+            run(cuda_matmul_skinny, &w, x, 9, true, 0, y);
+            expect_f32(&w, x, 9, gelu, y);
+            run(cuda_matmul_tiled, &w, x, 9, true, 0, other);
+            assert_memory_equal(y, other, 9 * 72 * sizeof *y);
+            run_gelu = false;
+            mem_free(x);
+            mem_free(y);
+            mem_free(other);
+            test_weight_free(&w);
+        }
+}
+
+/* bf16 is the f32 result rounded once; rows further apart leave what lies between. */
+static void test_output_types_and_strides(void **state)
+{
+    (void)state;
+    for (unsigned i = 0; i < TYPES; i++) {
+        struct test_weight w;
+        test_weight_make(&w, types[i], cuda_type_of(types[i]), 150, inputs_of(types[i], 256), false, &seed);
+        uint16_t *x = inputs(16, w.weight.K), *y = mem_alloc(16 * 200, sizeof *y);
+        float *wide = mem_alloc(16 * 200, sizeof *wide);
+        for (unsigned tiled = 0; tiled < 2; tiled++) {
+            matmul_fn *const fn = tiled ? cuda_matmul_tiled : cuda_matmul_skinny;
+            run(fn, &w, x, 16, true, 0, wide);
+            run(fn, &w, x, 16, false, 200, y);
+            for (uint32_t m = 0; m < 16; m++)
+                for (uint32_t n = 0; n < 150; n++) assert_int_equal(y[m * 200 + n], bf16_of((double)wide[m * 150 + n]));
         }
         mem_free(x);
         mem_free(y);
-        fixture_free(&f);
+        mem_free(wide);
+        test_weight_free(&w);
     }
+}
+
+/* A token with a NaN or an infinity spoils its own row alone; the others keep their bits. */
+static void test_bad_inputs_stay_in_their_row(void **state)
+{
+    (void)state;
+    for (unsigned i = 0; i < TYPES; i++) {
+        struct test_weight w;
+        test_weight_make(&w, types[i], cuda_type_of(types[i]), 130, inputs_of(types[i], 512), false, &seed);
+        uint16_t *x = inputs(12, w.weight.K);
+        float *clean = mem_alloc(12 * 130, sizeof *clean), *y = mem_alloc(12 * 130, sizeof *y);
+        run(cuda_matmul_skinny, &w, x, 12, true, 0, clean);
+        x[3 * w.weight.K + 77] = 0x7fc0;
+        x[9 * w.weight.K + 500] = 0x7f80;
+        for (unsigned tiled = 0; tiled < 2; tiled++) {
+            run(tiled ? cuda_matmul_tiled : cuda_matmul_skinny, &w, x, 12, true, 0, y);
+            for (uint32_t m = 0; m < 12; m++)
+                for (uint32_t n = 0; n < 130; n++) {
+                    const float is = y[m * 130 + n];
+                    if (m == 3 && is == is) fail_msg("type %d: a NaN became %g", types[i], (double)is);
+                    if (m == 9 && isfinite(is)) fail_msg("type %d: infinity became %g", types[i], (double)is);
+                    if (m != 3 && m != 9) assert_memory_equal(&is, &clean[m * 130 + n], sizeof is);
+                }
+        }
+        mem_free(x);
+        mem_free(y);
+        mem_free(clean);
+        test_weight_free(&w);
+    }
+}
+
+/* Scales of E4M3 that whole rows, tensors or blocks of 128 x 128 share. */
+static void test_shared_scales(void **state)
+{
+    (void)state;
+    static const uint32_t shared[][2] = {{0, 0}, {1, 0}, {128, 128}, {0, 128}};
+    enum { N = 200, K = 288 };
+    for (unsigned i = 0; i < 4; i++) {
+        struct test_weight w;
+        test_weight_make(&w, TENSOR_F32, CUDA_TYPE_E4M3, N, K, false, &seed);
+        uint8_t *all = mem_alloc((size_t)N * K, 1);
+        float scales[3 * N];
+        device_read(all, w.codes, (size_t)N * K);
+        for (unsigned j = 0; j < 3 * N; j++) scales[j] = (float)random_within(&seed, -0.01, 0.01);
+        w.weight.scale_rows = shared[i][0];
+        w.weight.scale_cols = shared[i][1];
+        const uint32_t stride = shared[i][0] ? (N + shared[i][0] - 1) / shared[i][0] : 1;
+        for (uint32_t n = 0; n < N; n++)
+            for (uint32_t k = 0; k < K; k++) {
+                const uint32_t col = shared[i][1] ? k / shared[i][1] : 0, row = shared[i][0] ? n / shared[i][0] : 0;
+                w.values[n * K + k] = e4m3_value(all[n * K + k]) * (double)scales[col * stride + row];
+            }
+        const size_t count = stride * (shared[i][1] ? 3 : 1);
+        void *on_device = device_copy(scales, count * sizeof *scales);
+        w.weight.scales = on_device;
+        check_all(&w, 9);
+        cuda_ok(cudaFree(on_device));
+        mem_free(all);
+        test_weight_free(&w);
+    }
+}
+
+static void test_nothing_to_do_and_refusals(void **state)
+{
+    (void)state;
+    struct cuda_weight w = {.type = CUDA_TYPE_BF16, .N = 16, .K = 32};
+    struct cuda_matmul m = {.weight = &w};
+    assert_int_equal(cuda_matmul_skinny(&m, 0, SMS, device_stream()), cudaSuccess);
+    assert_int_equal(cuda_matmul_tiled(&m, 0, SMS, device_stream()), cudaSuccess);
+    assert_int_equal(cuda_matmul_skinny(&m, 17, SMS, device_stream()), cudaErrorInvalidValue);
+    w.type = CUDA_TYPE_Q8_1;
+    assert_int_equal(cuda_matmul_skinny(&m, 65, SMS, device_stream()), cudaErrorInvalidValue);
+    w.type = CUDA_TYPES;
+    assert_int_equal(cuda_matmul_skinny(&m, 1, SMS, device_stream()), cudaErrorInvalidValue);
+    assert_int_equal(cuda_matmul_tiled(&m, 1, SMS, device_stream()), cudaErrorInvalidValue);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bf16_equals_sums_in_double),
+        cmocka_unit_test(test_every_type_and_shape),
+        cmocka_unit_test(test_groups_shared_by_many_blocks),
+        cmocka_unit_test(test_gate_and_up_meet),
+        cmocka_unit_test(test_output_types_and_strides),
+        cmocka_unit_test(test_bad_inputs_stay_in_their_row),
+        cmocka_unit_test(test_shared_scales),
+        cmocka_unit_test(test_nothing_to_do_and_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
