@@ -314,7 +314,8 @@ static enum status start_rank(struct device_ranks *d, uint32_t rank)
     struct rank_message message = rank_message_of(RANK_SETUP);
     message.u.setup = d->setup;
     message.u.setup.rank = rank;
-    return rank_send(r->socket, &message, d->memory_fd);
+    status = rank_send(r->socket, &message, d->memory_fd);
+    return status == ST_IO ? ST_OK : status; /* it has ended already, and will be heard of */
 }
 
 static void *supervise(void *state)
