@@ -6,7 +6,8 @@
  * every 16 steps, with the SHA-256 of the block and its entry in the prefix index when the cache is on). Results come
  * from a prepared array: neither a device nor an engine is measured. Reported: the median of 5 runs, lowest and
  * highest; the exponent is the least-squares slope of log(step) over log(running) for 10 and more. S2 of the design
- * repeats 1,000 running with 100,000 waiting, and with 1,000,000 blocks. */
+ * repeats 1,000 running with 100,000 waiting, and with 1,000,000 blocks. "ahead" is a step planned while the one before
+ * is open, as for a device that runs ahead (bench_ahead.c has the engine around it). */
 #include "runtime/base/clock.h"
 #include "runtime/base/mem.h"
 #include "scheduler/sched.h"
@@ -27,7 +28,7 @@ struct bench_request {
 struct bench_case {
     const char *name;
     uint32_t running, waiting, blocks;
-    bool cache;
+    bool cache, ahead;
 };
 
 struct measure {
@@ -123,6 +124,7 @@ static struct measure measure(const struct bench_case *c, uint32_t steps)
         sched_stats_read(sched, &stats);
     }
     for (uint32_t i = c->running; i < total; i++) submit(sched, &requests[i], i + 1, 16);
+    if (c->ahead && !sched_plan(sched, ++now_ns)->tokens_count) die("an empty plan");
     for (uint32_t i = 0; i < steps; i++) step(sched, result, &now_ns);
     double values[RUNS], *singles = mem_alloc(steps, sizeof *singles);
     if (!singles) die("no memory");
@@ -176,15 +178,18 @@ int main(int argc, char **argv)
     }
     for (uint32_t i = 0; i < VOCAB; i++) texts[i] = (struct sched_text){.bytes = "word", .length = 4};
     static const struct bench_case cases[] = {
-        {"S1", 1, 0, 4096, true},
-        {"S1", 10, 0, 4096, true},
-        {"S1", 100, 0, 65536, true},
-        {"S1", 1000, 0, 160000, true},
-        {"S1", 10000, 0, 1000000, true},
-        {"S1 cache off", 1000, 0, 160000, false},
-        {"S1 cache off", 10000, 0, 1000000, false},
-        {"S2 100,000 waiting", 1000, 100000, 160000, true},
-        {"S2 1,000,000 blocks", 1000, 0, 1000000, true},
+        {"S1", 1, 0, 4096, true, false},
+        {"S1", 10, 0, 4096, true, false},
+        {"S1", 100, 0, 65536, true, false},
+        {"S1", 1000, 0, 160000, true, false},
+        {"S1", 10000, 0, 1000000, true, false},
+        {"S1 cache off", 1000, 0, 160000, false, false},
+        {"S1 cache off", 10000, 0, 1000000, false, false},
+        {"S2 100,000 waiting", 1000, 100000, 160000, true, false},
+        {"S2 1,000,000 blocks", 1000, 0, 1000000, true, false},
+        {"256", 256, 0, 65536, true, false},
+        {"256 ahead", 256, 0, 65536, true, true},
+        {"1,000 ahead", 1000, 0, 160000, true, true},
     };
     enum { CASES = sizeof cases / sizeof *cases };
     struct measure m[CASES];

@@ -60,9 +60,9 @@ struct batch_row {
     uint32_t position;    /* of the token to be chosen */
     const uint32_t *seen; /* the sequence's ids so far: prompt, then output; for penalties */
     uint32_t seen_prompt, seen_count;
-    bool pending;           /* tokens[token] is a TOKEN_OF_ROW: it is output too, the one after seen[seen_count - 1] */
     const uint32_t *banned; /* ids that may not be chosen now (end ids while min_tokens is not reached), or NULL */
     uint32_t banned_count;
+    bool pending;    /* tokens[token] is a TOKEN_OF_ROW: it is output too, the one after seen[seen_count - 1] */
     bool score_only; /* a prompt position (echo with logprobs): nothing is drawn, `target` is scored */
     uint32_t target;
 };

@@ -182,12 +182,6 @@ static void id_remove(struct sched *s, uint64_t id)
 
 /* ---- submission ---- */
 
-void event_add(struct sched *s, const struct event *event)
-{
-    CHECK(s->events_count < s->events_max);
-    s->events[s->events_count++] = *event;
-}
-
 static bool is_valid(const struct sched *s, const struct request *request)
 {
     const struct sched_config *c = &s->config;
@@ -274,7 +268,7 @@ void sched_refuse(struct sched *s, struct request *request, enum status status, 
     prepare_choices(request);
     request->submitted_ns = request->done_ns = now_ns;
     s->stats.requests_refused++;
-    event_add(s, &(struct event){.kind = REQUEST_REFUSED, .status = status, .request = request});
+    *event_add(s) = (struct event){.kind = REQUEST_REFUSED, .status = status, .request = request};
 }
 
 enum status sched_submit(struct sched *s, struct request *request, uint64_t now_ns)
@@ -374,11 +368,13 @@ void sequence_end(struct sched *s, uint32_t slot, enum finish finish)
     if (seq->state == SEQ_RUNNING) {
         struct hot *hot = &s->hot[seq->hot];
         if (PLANTED(LEAK_ON_CANCEL) && finish == FINISH_CANCELED && hot->blocks) hot->blocks--;
-        if (seq->under_way == 0 || PLANTED(FREE_UNDER_WAY)) sequence_release_blocks(s, hot); /* R22 */
+        if (hot->under_way == 0 || PLANTED(FREE_UNDER_WAY)) sequence_release_blocks(s, hot); /* R22 */
         seq->blocks_left = hot->blocks;
+        seq->steps_left = hot->under_way;
         hot->slot = SLOT_NONE;
         fair_run_end(&s->fair, seq->tenant, seq->rank);
     } else {
+        seq->steps_left = 0; /* nobody is preempted while a step is under way */
         fair_remove(&s->fair, s->jobs_max + slot);
         heap_remove(&s->ageing, s->jobs_max + slot);
     }
@@ -389,7 +385,7 @@ void sequence_end(struct sched *s, uint32_t slot, enum finish finish)
         job->seqs = seq->next;
     if (seq->next != SLOT_NONE) s->seqs[seq->next].previous = seq->previous;
     job->choices_ended++;
-    if (seq->under_way == 0) {
+    if (seq->steps_left == 0) {
         slot_free(s, slot);
     } else {
         seq->state = SEQ_LEAVING;
@@ -459,7 +455,7 @@ void job_done(struct sched *s, uint32_t job_idx, enum cause cause, enum status s
     request->usage.cause = cause;
     request->done_ns = now_ns;
     s->stats.requests_done++;
-    event_add(s, &(struct event){.kind = REQUEST_DONE, .status = status, .request = request});
+    *event_add(s) = (struct event){.kind = REQUEST_DONE, .status = status, .request = request};
     job_free(s, job_idx);
 }
 
@@ -484,7 +480,7 @@ void job_end(struct sched *s, uint32_t job_idx, enum finish finish, enum cause c
     s->stats.requests_refused++;
     request->usage.cause = cause;
     request->done_ns = now_ns;
-    event_add(s, &(struct event){.kind = REQUEST_REFUSED, .status = status, .request = request});
+    *event_add(s) = (struct event){.kind = REQUEST_REFUSED, .status = status, .request = request};
     job_free(s, job_idx);
 }
 
@@ -509,9 +505,12 @@ static void discard_steps(struct sched *s)
 {
     for (uint32_t i = 0; i < s->steps_open; i++) {
         const struct planned_step *step = &s->steps[(s->step_oldest + i) % SCHED_STEPS_MAX];
-        for (uint32_t p = 0; p < step->parts_count; p++) {
+        for (uint32_t p = 0; p < step->batch->seqs_count; p++) {
             struct seq *seq = &s->seqs[step->parts[p].slot];
-            if (--seq->under_way == 0 && seq->state == SEQ_LEAVING) sequence_leave(s, step->parts[p].slot);
+            if (seq->state != SEQ_LEAVING)
+                s->hot[seq->hot].under_way--;
+            else if (--seq->steps_left == 0)
+                sequence_leave(s, step->parts[p].slot);
         }
     }
     s->steps_open = 0;

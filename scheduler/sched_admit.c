@@ -165,7 +165,7 @@ static void job_start(struct sched *s, struct job *job, uint32_t hit_tokens, uin
         s->stats.prefix_queries_tokens += request->prompt_count;
         s->stats.prefix_hits_tokens += hit_tokens;
     }
-    event_add(s, &(struct event){.kind = REQUEST_SCHEDULED, .status = ST_OK, .request = request});
+    *event_add(s) = (struct event){.kind = REQUEST_SCHEDULED, .status = ST_OK, .request = request};
 }
 
 static void admit(struct sched *s, struct candidate *c, uint64_t now_ns)

@@ -130,9 +130,8 @@ static void forget_blocks(struct sched *s, uint32_t slot, uint32_t blocks)
 
 /* ---- one sequence ---- */
 
-static void count_computed(struct sched *s, const struct step_part *part, struct seq *seq, struct request *request)
+static void count_computed(struct sched *s, uint32_t from, uint32_t end, struct seq *seq, struct request *request)
 {
-    uint32_t from = part->begin, end = part->end;
     if (from < seq->high_water) {
         uint32_t again = (end < seq->high_water ? end : seq->high_water) - from;
         s->stats.recomputed_tokens += again;
@@ -171,14 +170,14 @@ static void choice_ended(struct sched *s, const struct hot *hot, enum finish fin
 static void choice_event(struct sched *s, const struct seq *seq, struct request *request)
 {
     const struct choice *choice = seq->choice;
-    event_add(s, &(struct event){.kind = CHOICE_TOKENS,
-                                 .status = ST_OK,
-                                 .request = request,
-                                 .choice = seq->choice_idx,
-                                 .output_count = choice->output_count,
-                                 .text_bytes = choice->text_bytes,
-                                 .reasoning_count = choice->reasoning_count,
-                                 .finish = choice->finish});
+    *event_add(s) = (struct event){.kind = CHOICE_TOKENS,
+                                   .status = ST_OK,
+                                   .request = request,
+                                   .choice = seq->choice_idx,
+                                   .output_count = choice->output_count,
+                                   .text_bytes = choice->text_bytes,
+                                   .reasoning_count = choice->reasoning_count,
+                                   .finish = choice->finish};
 }
 
 /* The first bad row of a sequence; NULL when all are good. */
@@ -206,9 +205,10 @@ static void commit_rows(struct sched *s, struct hot *hot, const struct planned_s
     }
     const struct batch_row *rows = step->batch->rows;
     uint32_t last = part->row + part->rows - 1;
-    for (uint32_t r = part->row; r <= last && rows[r].score_only; r++) {
+    for (uint32_t r = part->row; rows[r].score_only; r++) {
         seq->scored = rows[r].position;
         if (request->prompt_logprobs) copy_logprobs(&request->prompt_logprobs[rows[r].position], &result->rows[r]);
+        if (r == last) break;
     }
     index_blocks(s, hot, seq, job, PLANTED(INDEX_UNDER_WAY) ? hot->computed : rows[last].position);
     if (rows[last].score_only) return;
@@ -221,7 +221,7 @@ static void commit_rows(struct sched *s, struct hot *hot, const struct planned_s
     fair_charge(&s->fair, hot->tenant, hot->rank, PLANTED(FLAT_FAIRNESS) ? 0 : FAIR_OUTPUT_WEIGHT);
     seq->choice->finish = finish;
     choice_event(s, seq, request);
-    if (seq->leader) queue_choices(s, job_idx, now_ns);
+    if (request->choices_count > 1 && seq->leader) queue_choices(s, job_idx, now_ns);
     if (finish != FINISH_NONE) choice_ended(s, hot, finish, now_ns);
 }
 
@@ -229,13 +229,13 @@ static void commit_rows(struct sched *s, struct hot *hot, const struct planned_s
  * A record that has moved since the plan only makes this useless. */
 static void prefetch(const struct sched *s, const struct planned_step *step, uint32_t i)
 {
-    if (i + 8 < step->parts_count) {
+    if (i + 8 < step->batch->seqs_count) {
         const struct step_part *part = &step->parts[i + 8];
         const char *seq = (const char *)&s->seqs[part->slot];
         for (uint32_t line = 0; line < sizeof(struct seq); line += 64) __builtin_prefetch(seq + line, 1);
-        __builtin_prefetch(s->hot[part->hot].tokens + part->end, 1);
+        __builtin_prefetch(s->hot[part->hot].tokens + step->batch->kv_len[i + 8], 1);
     }
-    if (i + 4 < step->parts_count) {
+    if (i + 4 < step->batch->seqs_count) {
         const struct seq *seq = &s->seqs[step->parts[i + 4].slot];
         const char *job = (const char *)&s->jobs[seq->job];
         __builtin_prefetch(job, 1);
@@ -252,26 +252,30 @@ static void drop(struct sched *s, const struct step_part *part, uint32_t blocks,
     if (part->rows && bad_row(s, part, result)) forget_blocks(s, part->slot, blocks);
 }
 
-static void commit_part(struct sched *s, const struct planned_step *step, const struct step_part *part,
+static void commit_part(struct sched *s, const struct planned_step *step, uint32_t idx,
                         const struct batch_result *result, uint64_t now_ns)
 {
+    const struct step_part *part = &step->parts[idx];
+    const struct batch *batch = step->batch;
+    uint32_t end = batch->kv_len[idx], begin = end - (batch->q_start[idx + 1] - batch->q_start[idx]);
     struct seq *seq = &s->seqs[part->slot];
-    seq->under_way--;
     if (seq->state == SEQ_LEAVING) { /* R23 */
         drop(s, part, seq->blocks_left, result);
-        if (seq->under_way == 0) sequence_leave(s, part->slot);
+        if (--seq->steps_left == 0) sequence_leave(s, part->slot);
         return;
     }
-    struct hot *hot = &s->hot[seq->hot];
+    struct hot *hot = &s->hot[part->hot]; /* most often still there, and asked for before seq has come */
+    if (part->hot >= s->hot_count || hot->slot != part->slot) hot = &s->hot[seq->hot];
+    hot->under_way--;
     uint32_t job_idx = seq->job;
     struct job *job = &s->jobs[job_idx];
     if (job->canceled && !PLANTED(COUNT_CANCELLED)) { /* R14: the next plan ends it */
         drop(s, part, hot->blocks, result);
         return;
     }
-    count_computed(s, part, seq, job->request);
+    count_computed(s, begin, end, seq, job->request);
     if (part->rows) commit_rows(s, hot, step, part, result, now_ns);
-    if (seq->state != SEQ_RUNNING || seq->max_tokens || part->end < seq->prompt_count) return;
+    if (seq->state != SEQ_RUNNING || seq->max_tokens || end < seq->prompt_count) return;
     /* Scored to its end, and nothing to generate. */
     seq->choice->finish = FINISH_LENGTH;
     choice_event(s, seq, job->request);
@@ -283,11 +287,11 @@ void sched_commit(struct sched *s, const struct batch_result *result, uint64_t n
 {
     CHECK(s->steps_open > 0);
     const struct planned_step *step = &s->steps[s->step_oldest];
-    for (uint32_t i = 0; i < step->parts_count; i++) {
+    for (uint32_t i = 0; i < step->batch->seqs_count; i++) {
         prefetch(s, step, i);
-        commit_part(s, step, &step->parts[i], result, now_ns);
+        commit_part(s, step, i, result, now_ns);
     }
-    s->touched += step->parts_count;
+    s->touched += step->batch->seqs_count;
     s->committed = step->cost;
     s->steps_open--;
     s->step_oldest =

@@ -10,6 +10,7 @@
 #ifndef SCHEDULER_SCHED_INTERNAL_H
 #define SCHEDULER_SCHED_INTERNAL_H
 
+#include "runtime/base/check.h"
 #include "scheduler/block_pool.h"
 #include "scheduler/cost_model.h"
 #include "scheduler/fair.h"
@@ -38,9 +39,10 @@ struct hot {
     uint32_t planned;    /* tokens in the last plan */
     uint32_t row;        /* its last row in the last plan that it was in: there a pending id comes from */
     uint8_t rank, flags;
-    uint16_t rows;   /* rows in the last plan */
-    uint8_t pending; /* of length: ids that steps under way will choose */
-    uint64_t order;  /* of first admission: unique, rising */
+    uint16_t rows;     /* rows in the last plan */
+    uint8_t pending;   /* of length: ids that steps under way will choose */
+    uint8_t under_way; /* steps planned and not committed that it is in */
+    uint64_t order;    /* of first admission: unique, rising */
     uint64_t last_token_ns;
     uint32_t *tokens; /* choice->tokens */
 };
@@ -65,7 +67,7 @@ struct seq {
     uint32_t blocks_left;   /* LEAVING: of its table */
     uint8_t state;          /* enum seq_state */
     uint8_t preemptions;    /* saturating */
-    uint8_t under_way;      /* steps planned and not committed that it is in */
+    uint8_t steps_left;     /* LEAVING: steps planned and not committed that it is in */
     bool leader, thinking, chain_broken, ignore_eos, keep_special;
     uint32_t choice_idx;
     uint32_t next, previous; /* other sequences of the job; next also links free slots */
@@ -95,19 +97,17 @@ struct job {
     enum cause cancel_cause;
 };
 
-/* What a planned step holds of a sequence, until its commit. */
+/* What a planned step holds of a sequence, until its commit: the same index as in the batch. */
 struct step_part {
     uint32_t slot;
-    uint32_t hot;        /* where its record was: a hint for prefetching */
-    uint32_t begin, end; /* positions that it computes */
-    uint32_t row;        /* its first */
-    uint16_t rows;
+    uint32_t hot; /* where its record was: a hint for prefetching */
+    uint32_t row; /* its first */
+    uint32_t rows;
 };
 
 struct planned_step {
     struct batch *batch;
     struct step_part *parts; /* [running_max] */
-    uint32_t parts_count;
     struct cost_step cost;
 };
 
@@ -167,7 +167,6 @@ struct sched {
 };
 
 /* sched.c */
-void event_add(struct sched *s, const struct event *event);
 void job_end(struct sched *s, uint32_t job_idx, enum finish finish, enum cause cause, enum status status,
              uint64_t now_ns);
 void sequence_release_blocks(struct sched *s, struct hot *hot);
@@ -179,6 +178,12 @@ void entry_queue(struct sched *s, uint32_t entry, uint32_t tenant, uint32_t rank
                  const struct request *request, uint64_t order, uint64_t now_ns);
 void hot_sweep(struct sched *s);
 
+/* The next event, to be written. */
+static inline struct event *event_add(struct sched *s)
+{
+    CHECK(s->events_count < s->events_max);
+    return &s->events[s->events_count++];
+}
 static inline uint32_t blocks_for(uint32_t tokens)
 {
     return (tokens + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;

@@ -337,89 +337,110 @@ static void plan_prefills(struct sched *s, uint64_t now_ns)
 
 /* ---- the batch ---- */
 
-static void write_row(struct batch *batch, const struct seq *seq, const struct hot *hot, uint32_t token,
-                      uint32_t position, bool score)
+/* Where the next token, sequence and row go: kept out of the batch while it is written, in registers. */
+struct batch_end {
+    uint32_t token, seq, row;
+};
+
+static inline void write_row(const struct batch *batch, uint32_t row, const struct seq *seq, const struct hot *hot,
+                             uint32_t token, uint32_t position, bool score)
 {
     bool banned = !score && seq->output_count + hot->pending < seq->min_tokens;
-    batch->rows[batch->rows_count++] = (struct batch_row){.token = token,
-                                                          .params = seq->params,
-                                                          .seed = seq->seed,
-                                                          .position = position + 1,
-                                                          .seen = hot->tokens,
-                                                          .seen_prompt = seq->prompt_count,
-                                                          .seen_count = hot->length - hot->pending,
-                                                          .pending = hot->pending,
-                                                          .banned = banned ? seq->banned : NULL,
-                                                          .banned_count = banned ? seq->banned_count : 0,
-                                                          .score_only = score,
-                                                          .target = score ? hot->tokens[position + 1] : 0};
+    batch->rows[row] = (struct batch_row){.token = token,
+                                          .params = seq->params,
+                                          .seed = seq->seed,
+                                          .position = position + 1,
+                                          .seen = hot->tokens,
+                                          .seen_prompt = seq->prompt_count,
+                                          .seen_count = hot->length - hot->pending,
+                                          .banned = banned ? seq->banned : NULL,
+                                          .banned_count = banned ? seq->banned_count : 0,
+                                          .pending = hot->pending,
+                                          .score_only = score,
+                                          .target = score ? hot->tokens[position + 1] : 0};
 }
 
-/* Of [begin, end). True: the last of them chooses the next id. */
-static bool write_rows(struct batch *batch, const struct seq *seq, const struct hot *hot, uint32_t begin, uint32_t end)
+/* The positions that [hot->computed, end) adds to a scored prompt. Returns the row after them. */
+static uint32_t write_scores(const struct batch *batch, struct batch_end at, const struct seq *seq,
+                             const struct hot *hot, uint32_t end)
 {
-    uint32_t q = batch->tokens_count - (end - begin);
-    if (is_leader_scoring(hot)) {
-        uint32_t first = begin > seq->scored ? begin : seq->scored;
-        for (uint32_t p = first; p < end && p + 1 < seq->prompt_count; p++)
-            write_row(batch, seq, hot, q + p - begin, p, true);
+    uint32_t begin = hot->computed, first = begin > seq->scored ? begin : seq->scored;
+    for (uint32_t p = first; p < end && p + 1 < seq->prompt_count; p++)
+        write_row(batch, at.row++, seq, hot, at.token + p - begin, p, true);
+    return at.row;
+}
+
+static inline void write_token(const struct batch *batch, struct batch_end at, uint32_t token, uint32_t position)
+{
+    batch->tokens[at.token] = token;
+    batch->positions[at.token] = position;
+    batch->seq_of_token[at.token] = at.seq;
+}
+
+static inline void write_tokens(const struct batch *batch, struct batch_end at, const struct hot *hot, uint32_t end)
+{
+    if (hot->pending) {
+        DCHECK(hot->pending == 1 && hot->planned == 1 && end == hot->length);
+        uint32_t row = PLANTED(ROW_OF_NEXT) ? at.row : hot->row; /* R24 */
+        write_token(batch, at, TOKEN_OF_ROW | row, hot->computed);
+        return;
     }
-    if (end < hot->length || !seq->max_tokens) return false;
-    write_row(batch, seq, hot, batch->tokens_count - 1, end - 1, false);
-    return true;
+    for (uint32_t p = hot->computed; p < end; p++, at.token++) write_token(batch, at, hot->tokens[p], p);
 }
 
 /* From here on its tokens count as computed and its next id as there, though pending. */
-static void write_sequence(struct sched *s, struct planned_step *step, uint32_t hot_idx)
+static inline struct batch_end write_sequence(struct sched *s, const struct planned_step *step, struct batch_end at,
+                                              uint32_t hot_idx)
 {
+    const struct batch *batch = step->batch;
     struct hot *hot = &s->hot[hot_idx];
-    struct seq *seq = &s->seqs[hot->slot];
-    struct batch *batch = step->batch;
-    uint32_t q = batch->tokens_count, index = batch->seqs_count++, begin = hot->computed, end = begin + hot->planned;
-    if (hot->pending) {
-        DCHECK(hot->pending == 1 && hot->planned == 1 && end == hot->length);
-        batch->tokens[q] = TOKEN_OF_ROW | (PLANTED(ROW_OF_NEXT) ? batch->rows_count : hot->row); /* R24 */
-        batch->positions[q] = begin;
-        batch->seq_of_token[q] = index;
-    } else {
-        for (uint32_t i = 0; i < hot->planned; i++) {
-            batch->tokens[q + i] = hot->tokens[begin + i];
-            batch->positions[q + i] = begin + i;
-            batch->seq_of_token[q + i] = index;
-        }
-    }
-    batch->tokens_count = batch->q_start[index + 1] = q + hot->planned;
-    batch->kv_len[index] = end;
-    batch->block_table[index] = table_of(s, hot->slot);
-    step->cost.bytes += hot->blocks * s->config.kv_block_bytes;
-    step->cost.pairs += (uint64_t)hot->planned * (begin + hot->planned / 2);
-    step->parts[step->parts_count++] = (struct step_part){
-        .slot = hot->slot, .hot = hot_idx, .begin = begin, .end = end, .row = batch->rows_count, .rows = hot->rows};
-    seq->under_way++;
+    const struct seq *seq = &s->seqs[hot->slot];
+    uint32_t end = hot->computed + hot->planned, token_end = at.token + hot->planned, row_end = at.row;
+    write_tokens(batch, at, hot, end);
+    batch->q_start[at.seq + 1] = token_end;
+    batch->kv_len[at.seq] = end;
+    batch->block_table[at.seq] = table_of(s, hot->slot);
+    step->parts[at.seq] = (struct step_part){.slot = hot->slot, .hot = hot_idx, .row = at.row, .rows = hot->rows};
+    if (is_leader_scoring(hot)) row_end = write_scores(batch, at, seq, hot, end);
     hot->computed = end;
-    if (!hot->rows) return;
-    bool chooses = write_rows(batch, seq, hot, begin, end);
-    DCHECK(batch->rows_count - step->parts[step->parts_count - 1].row == hot->rows);
-    hot->row = batch->rows_count - 1;
-    if (!chooses) return;
-    hot->length++;
-    hot->pending++;
+    hot->under_way++;
+    if (end == hot->length && seq->max_tokens) {
+        write_row(batch, row_end, seq, hot, token_end - 1, end - 1, false);
+        hot->row = row_end++;
+        hot->length++;
+        hot->pending++;
+    }
+    DCHECK(row_end - at.row == hot->rows);
+    return (struct batch_end){token_end, at.seq + 1, row_end};
 }
 
 static void write_batch(struct sched *s, struct planned_step *step)
 {
     struct batch *batch = step->batch;
+    struct batch_end at = {0, 0, 0};
+    uint64_t kv_blocks = 0, pairs = 0;
     batch->q_start[0] = 0;
     for (uint32_t i = 0; i < s->hot_count; i++) {
+        const struct hot *hot = &s->hot[i];
         if (i + 8 < s->hot_count) { /* as in sched_commit */
-            __builtin_prefetch(&s->seqs[s->hot[i + 8].slot]);
-            __builtin_prefetch((const char *)&s->seqs[s->hot[i + 8].slot] + 64);
-            __builtin_prefetch(s->hot[i + 8].tokens + s->hot[i + 8].computed);
+            __builtin_prefetch(&s->seqs[hot[8].slot]);
+            __builtin_prefetch((const char *)&s->seqs[hot[8].slot] + 64);
+            __builtin_prefetch(hot[8].tokens + hot[8].computed);
         }
-        if (s->hot[i].planned) write_sequence(s, step, i);
+        if (!hot->planned) continue;
+        kv_blocks += hot->blocks;
+        pairs += (uint64_t)hot->planned * (hot->computed + hot->planned / 2);
+        at = write_sequence(s, step, at, i);
     }
     s->touched += s->hot_count;
-    CHECK(batch->tokens_count <= s->config.step_tokens_max && batch->rows_count <= s->config.rows_max); /* R4 */
+    batch->tokens_count = at.token;
+    batch->seqs_count = at.seq;
+    batch->rows_count = at.row;
+    CHECK(at.token <= s->config.step_tokens_max && at.row <= s->config.rows_max); /* R4 */
+    step->cost = (struct cost_step){.bytes = s->config.weights_bytes + kv_blocks * s->config.kv_block_bytes,
+                                    .tokens = at.token,
+                                    .rows = at.row,
+                                    .pairs = pairs};
 }
 
 const struct batch *sched_plan(struct sched *s, uint64_t now_ns)
@@ -427,8 +448,7 @@ const struct batch *sched_plan(struct sched *s, uint64_t now_ns)
     CHECK(s->steps_open < SCHED_STEPS_MAX);
     struct planned_step *step = &s->steps[(s->step_oldest + s->steps_open) % SCHED_STEPS_MAX];
     struct batch *batch = step->batch;
-    batch->tokens_count = batch->seqs_count = batch->rows_count = step->parts_count = 0;
-    step->cost = (struct cost_step){.bytes = s->config.weights_bytes};
+    batch->tokens_count = batch->seqs_count = batch->rows_count = 0;
     s->preempted = s->must_wait = false;
     s->decodes_planned = 0;
     take_cancels(s, now_ns);
@@ -442,8 +462,8 @@ const struct batch *sched_plan(struct sched *s, uint64_t now_ns)
         hot_sweep(s); /* the preempted; after this no record is empty until results come */
         write_batch(s, step);
     }
-    step->cost.tokens = s->stats.step_tokens = batch->tokens_count;
-    step->cost.rows = s->stats.step_rows = batch->rows_count;
+    s->stats.step_tokens = batch->tokens_count;
+    s->stats.step_rows = batch->rows_count;
     s->steps_open += batch->tokens_count > 0;
     return batch;
 }

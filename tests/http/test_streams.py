@@ -1,5 +1,6 @@
 """Streams: their form, many at once, readers that are slow or leave, and that nothing is left behind."""
 import json
+import os
 import random
 import struct
 import socket
@@ -169,6 +170,7 @@ def test_metrics_add_up():
         equal(server.metric("vllm:e2e_request_latency_seconds_count"), 3)
         equal(server.metric("vllm:time_to_first_token_seconds_count"), 3)
         equal(server.metric("vllm:request_success_total"), 3)
+        equal(server.metric("mr_engine_steps_ahead_total") > 0, os.environ.get("NULL_AHEAD", "0") != "0")
         try:
             from prometheus_client.parser import text_string_to_metric_families as parse
         except ImportError:
