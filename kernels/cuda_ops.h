@@ -206,7 +206,7 @@ cudaError_t cuda_moe_combine(uint16_t *out, const struct cuda_moe *moe, const ui
 
 /* ---- one-shot all-reduce (all_reduce.cu) ---- */
 
-enum { CUDA_RANKS_MAX = 8, CUDA_ALL_REDUCE_BLOCKS = 64 };
+enum { CUDA_RANKS_MAX = 8, CUDA_ALL_REDUCE_BLOCKS = 32 };
 
 struct cuda_all_reduce {
     uint32_t rank, ranks;
@@ -221,8 +221,8 @@ struct cuda_all_reduce {
 #define CUDA_ALL_REDUCE_ABORT 0xffffffffu
 
 /* Pushes y (M, E) to all peers, waits for theirs, and goes on as cuda_add_rmsnorm with the sum, f32 in rank order, in
- * place of norm->y. Every rank must launch it, with the same M, E, rows and live count. Needs room for all of its
- * CUDA_ALL_REDUCE_BLOCKS blocks at once (a cooperative launch). */
+ * place of norm->y. Every rank must launch it, with the same M, E, rows and live count; E is a multiple of 8.
+ * Needs room for all of its CUDA_ALL_REDUCE_BLOCKS blocks at once (a cooperative launch). */
 cudaError_t cuda_all_reduce_rmsnorm(const struct cuda_all_reduce *reduce, const uint16_t *y,
                                     const struct cuda_norm *norm, const uint32_t *live, uint32_t M,
                                     cudaStream_t stream);
