@@ -37,7 +37,7 @@ void device_cuda_lose(struct device_cuda *cuda, enum status status, const char *
     }
     pthread_mutex_unlock(&cuda->mutex);
     if (!first) return;
-    log_line(LOG_ERROR, "cuda", "event=device_lost reason=\"%s\"", cuda->reason.message);
+    if (status == ST_DEVICE) log_line(LOG_ERROR, "cuda", "event=device_lost reason=\"%s\"", cuda->reason.message);
     for (uint32_t r = 0; r < cuda->ranks_count; r++) {
         if (cuda->ranks[r].comm) comm_abort(cuda->ranks[r].comm);
     }

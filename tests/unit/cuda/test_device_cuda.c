@@ -1,0 +1,709 @@
+/* The CUDA device under the emulator, on tiny random models: near the CPU device's exact numerics for every kind of
+ * model, and the same bits whatever the batch, the chunks, the blocks, graphs, launching ahead and, in deterministic
+ * mode, the path. */
+#include "tests/unit/unit.h"
+
+#include "runtime/device/device_cuda.h"
+#include "tests/unit/cuda/fake_libraries.h"
+#include "tests/unit/runtime/tiny_model.h"
+
+enum { V = 597, TOKENS = 40, SEQS = 3, CONTEXT = 256, BLOCKS = SEQS * CONTEXT / KV_BLOCK_TOKENS };
+
+static const struct model_spec base_spec = {.arch = "tiny",
+                                            .layers = TINY_LAYERS,
+                                            .width = 64,
+                                            .heads = 4,
+                                            .kv_heads = 2,
+                                            .head_size = 64,
+                                            .ff_width = 96,
+                                            .vocab = V,
+                                            .context_max = CONTEXT,
+                                            .norm_eps = 1e-5f,
+                                            .rope = ROPE_INTERLEAVED,
+                                            .rope_size = 64,
+                                            .rope_main = {10000, 1, 1},
+                                            .embedding_scale = 1,
+                                            .residual_scale = 1,
+                                            .logit_scale = 1,
+                                            .tied_head = true,
+                                            .attention_scale = 0.125f};
+static const struct device_cuda_config base_config = {.ranks = 1,
+                                                      .memory_utilization = 0.03,
+                                                      .spare_bytes = 1 << 20,
+                                                      .step_deadline_ns = 600000000000u,
+                                                      .tokens_max = 80,
+                                                      .seqs_max = SEQS,
+                                                      .rows_max = 80,
+                                                      .context_max = CONTEXT,
+                                                      .libraries = &fake_libraries};
+static const struct sampling_params greedy = {.top_p = 1, .repetition_penalty = 1, .logprobs = 20};
+
+/* A device with its batch, and what every token of every sequence has given. */
+struct fixture {
+    struct device *device;
+    struct batch *batch;
+    struct batch_result *result;
+    block_id tables[SEQS][CONTEXT / KV_BLOCK_TOKENS];
+    struct row_result rows[SEQS][CONTEXT];
+};
+
+static uint32_t prompts[SEQS][CONTEXT];
+static const uint32_t lengths[SEQS] = {TOKENS, 23, 9};
+
+static void fixture_begin(struct fixture *f)
+{
+    uint64_t seed = 19;
+    assert_true(batch_create(80, SEQS, 80, &f->batch) == ST_OK && batch_result_create(80, &f->result) == ST_OK);
+    for (uint32_t s = 0; s < SEQS; s++) {
+        for (uint32_t i = 0; i < CONTEXT; i++) prompts[s][i] = (uint32_t)(random_next(&seed) % V);
+        for (uint32_t b = 0; b < CONTEXT / KV_BLOCK_TOKENS; b++) f->tables[s][b] = (b * SEQS + s) * 7 % BLOCKS;
+    }
+}
+
+/* Lost devices keep their memory: others get theirs beside. */
+static struct device_cuda_config beside_others(const struct device_cuda_config *config)
+{
+    struct device_cuda_config other = *config;
+    size_t free_bytes, total_bytes;
+    assert_int_equal(cudaMemGetInfo(&free_bytes, &total_bytes), cudaSuccess);
+    other.memory_utilization += (double)(total_bytes - free_bytes) / (double)total_bytes;
+    return other;
+}
+
+static void fixture_cuda(struct fixture *f, const struct tiny_model *tiny, const struct device_cuda_config *config)
+{
+    struct error err = {""};
+    struct device_cuda_config beside = beside_others(config);
+    memset(f, 0, sizeof *f);
+    if (device_cuda_create(&tiny->model, &beside, NULL, NULL, &f->device, &err) != ST_OK) fail_msg("%s", err.message);
+    assert_true(f->device->info.kv_blocks >= BLOCKS);
+    fixture_begin(f);
+}
+
+static void fixture_cpu(struct fixture *f, const struct tiny_model *tiny)
+{
+    struct error err = {""};
+    size_t block_bytes = device_cpu_kv_block_bytes(&tiny->model.spec, NUMERICS_EXACT, false);
+    struct device_config config = {.path = cpu_path_best(),
+                                   .numerics = NUMERICS_EXACT,
+                                   .threads = 1,
+                                   .tokens_max = 80,
+                                   .seqs_max = SEQS,
+                                   .rows_max = 80,
+                                   .context_max = CONTEXT,
+                                   .kv_bytes = BLOCKS * block_bytes};
+    memset(f, 0, sizeof *f);
+    if (device_cpu_create(&tiny->model, &config, NULL, NULL, &f->device, &err) != ST_OK) fail_msg("%s", err.message);
+    fixture_begin(f);
+}
+
+static void fixture_free(struct fixture *f)
+{
+    device_destroy(f->device);
+    batch_destroy(f->batch);
+    batch_result_destroy(f->result);
+}
+
+static void batch_clear(struct batch *batch)
+{
+    batch->tokens_count = batch->seqs_count = batch->rows_count = 0;
+    batch->q_start[0] = 0;
+}
+
+/* Adds `count` tokens of sequence s from `position` on, all of which want logits. */
+static void batch_add(struct fixture *f, uint32_t s, uint32_t position, uint32_t count)
+{
+    struct batch *batch = f->batch;
+    uint32_t seq = batch->seqs_count++;
+    batch->q_start[seq] = batch->tokens_count;
+    batch->kv_len[seq] = position + count;
+    batch->block_table[seq] = f->tables[s];
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t n = batch->tokens_count++;
+        batch->tokens[n] = prompts[s][position + i];
+        batch->positions[n] = position + i;
+        batch->seq_of_token[n] = seq;
+        batch->rows[batch->rows_count++] = (struct batch_row){.token = n,
+                                                              .params = &greedy,
+                                                              .seed = s,
+                                                              .position = position + i + 1,
+                                                              .seen = prompts[s],
+                                                              .seen_prompt = (position + i) / 2,
+                                                              .seen_count = position + i + 1};
+    }
+    batch->q_start[batch->seqs_count] = batch->tokens_count;
+}
+
+static void step(struct fixture *f)
+{
+    assert_int_equal(device_step(f->device, f->batch, f->result), ST_OK);
+}
+
+/* Copies the rows of the sequence in place `seq` of the batch to f->rows[s]. */
+static void keep(struct fixture *f, uint32_t seq, uint32_t s)
+{
+    for (uint32_t n = f->batch->q_start[seq]; n < f->batch->q_start[seq + 1]; n++) {
+        struct row_result *row = &f->rows[s][f->batch->positions[n]];
+        *row = f->result->rows[n];
+        for (uint32_t i = row->top_count; i < LOGPROBS_MAX; i++) row->top_ids[i] = 0, row->top_logprobs[i] = 0;
+    }
+}
+
+/* The first `prefill` tokens `chunk` at a time, then one by one. */
+static void run_alone(struct fixture *f, uint32_t s, uint32_t prefill, uint32_t chunk)
+{
+    for (uint32_t position = 0, count; position < lengths[s]; position += count) {
+        count = position >= prefill ? 1 : prefill - position < chunk ? prefill - position : chunk;
+        batch_clear(f->batch);
+        batch_add(f, s, position, count);
+        step(f);
+        keep(f, 0, s);
+    }
+}
+
+static void assert_same_rows(const struct fixture *a, const struct fixture *b, uint32_t s)
+{
+    for (uint32_t i = 0; i < lengths[s]; i++) {
+        assert_int_equal(a->rows[s][i].flags, 0);
+        if (memcmp(&a->rows[s][i], &b->rows[s][i], sizeof a->rows[s][i]) != 0)
+            fail_msg("sequence %u, token %u: %u (%.9g) and %u (%.9g)", s, i, a->rows[s][i].id,
+                     (double)a->rows[s][i].logprob, b->rows[s][i].id, (double)b->rows[s][i].logprob);
+    }
+}
+
+/* Differences of log-probabilities of ids that are among the highest of both. */
+struct difference {
+    double worst, mean;
+    uint32_t choices, equal; /* ids that had to be equal by their margin */
+};
+
+static struct difference compare(const struct fixture *got, const struct fixture *wanted, uint32_t s)
+{
+    struct difference d = {0, 0, 0, 0};
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < lengths[s]; i++) {
+        const struct row_result *a = &got->rows[s][i], *b = &wanted->rows[s][i];
+        assert_int_equal(a->flags, 0);
+        assert_int_equal(a->top_count, 20);
+        for (uint32_t k = 0; k < 20; k++) {
+            for (uint32_t j = 0; j < 20; j++) {
+                if (a->top_ids[k] != b->top_ids[j]) continue;
+                double difference = fabs((double)a->top_logprobs[k] - (double)b->top_logprobs[j]);
+                if (!(difference <= d.worst)) d.worst = difference;
+                d.mean += difference;
+                count++;
+            }
+        }
+    }
+    assert_true(count >= 10 * lengths[s]);
+    d.mean /= count;
+    for (uint32_t i = 0; i < lengths[s]; i++) {
+        const struct row_result *a = &got->rows[s][i], *b = &wanted->rows[s][i];
+        if ((double)(b->top_logprobs[0] - b->top_logprobs[1]) <= 2 * d.worst) continue;
+        d.choices++;
+        d.equal += a->id == b->id;
+    }
+    return d;
+}
+
+/* Bounds: BF16 between kernels is 2^-9 of each value, amplified by random weights. */
+static void check_spec(const char *what, const struct model_spec *spec, enum tensor_type type, bool q8_v, bool factors,
+                       const struct device_cuda_config *config, double worst, double mean)
+{
+    static struct tiny_model tiny;
+    static struct fixture cuda, cpu;
+    tiny_make(&tiny, spec, type, q8_v, factors);
+    fixture_cpu(&cpu, &tiny);
+    fixture_cuda(&cuda, &tiny, config);
+    run_alone(&cpu, 1, lengths[1], lengths[1]);
+    run_alone(&cuda, 1, 20, 20);
+    struct difference d = compare(&cuda, &cpu, 1);
+    print_message("%s: log-probabilities differ by %.4f at most, %.4f in the mean; %u of %u clear choices equal\n",
+                  what, d.worst, d.mean, d.equal, d.choices);
+    assert_int_equal(d.equal, d.choices);
+    if (!(d.worst < worst && d.mean < mean)) fail_msg("%s: off by %g, %g in the mean", what, d.worst, d.mean);
+    fixture_free(&cuda);
+    fixture_free(&cpu);
+    tiny_free(&tiny);
+}
+
+static void test_device_cuda_computes_every_kind_of_model(void **state)
+{
+    (void)state;
+    struct model_spec spec = base_spec;
+    struct device_cuda_config config = base_config;
+    check_spec("llama q4_1", &spec, TENSOR_Q4_1, false, false, &config, 1, 0.1);
+    config.graphs = true;
+    check_spec("llama f32, two types", &spec, TENSOR_F32, true, true, &config, 1, 0.1);
+    spec.rope = ROPE_HALVES;
+    spec.has_qkv_bias = true;
+    spec.rope_main.scale = 0.5f;
+    check_spec("qwen2 q8_0", &spec, TENSOR_Q8_0, false, false, &config, 1, 0.1);
+    spec.has_qk_norm = true;
+    spec.tied_head = false;
+    spec.activation = ACTIVATION_GELU_TANH;
+    spec.rope_size = 32;
+    check_spec("qwen3 q8_0, untied", &spec, TENSOR_Q8_0, false, false, &config, 1, 0.1);
+}
+
+/* Layer 0 sees a window and has RoPE of its own, layer 1 sees all; every scale and norm that a family may have. */
+static struct model_spec rich_spec(void)
+{
+    struct model_spec spec = base_spec;
+    spec.rope = ROPE_HALVES;
+    spec.layer_flags[0] = LAYER_WINDOWED;
+    spec.window = 7;
+    spec.has_window_rope = true;
+    spec.rope_main = (struct rope_spec){100000, 0.125f, 1.1f};
+    spec.rope_window = (struct rope_spec){1000, 1, 1};
+    spec.has_qk_norm = spec.has_post_norms = true;
+    spec.activation = ACTIVATION_GELU_TANH;
+    spec.embedding_scale = 8;
+    spec.residual_scale = 0.7f;
+    spec.logit_scale = 0.25f;
+    return spec;
+}
+
+static struct model_spec experts_spec(void)
+{
+    struct model_spec spec = base_spec;
+    spec.layer_flags[0] = LAYER_EXPERTS;
+    spec.layer_flags[1] = LAYER_EXPERTS | LAYER_WINDOWED;
+    spec.window = 9;
+    spec.experts = 9;
+    spec.experts_used = 3;
+    spec.expert_width = 64;
+    return spec;
+}
+
+static void test_device_cuda_computes_windows_norms_and_scales(void **state)
+{
+    (void)state;
+    struct model_spec spec = rich_spec();
+    check_spec("windows, norms, scales", &spec, TENSOR_F32, true, true, &base_config, 1, 0.1);
+    spec.rope_switch = 128; /* the context is longer */
+    check_spec("long rope, q8_0", &spec, TENSOR_Q8_0, false, true, &base_config, 1, 0.1);
+}
+
+static void test_device_cuda_computes_experts(void **state)
+{
+    (void)state;
+    struct model_spec spec = experts_spec();
+    check_spec("experts q8_0", &spec, TENSOR_Q8_0, false, false, &base_config, 1, 0.1);
+    spec.experts_normed = true;
+    check_spec("experts of two types", &spec, TENSOR_F32, true, false, &base_config, 1, 0.1);
+    spec.layer_flags[0] = LAYER_WINDOWED; /* one layer without experts */
+    spec.experts_used = 9;
+    spec.residual_scale = 0.5f;
+    check_spec("all experts q4_1", &spec, TENSOR_Q4_1, false, false, &base_config, 1, 0.1);
+}
+
+/* FP8 weights and KV are other values: their error is of the format (3 bits of mantissa), not of the device. */
+static void test_device_cuda_takes_other_dtypes(void **state)
+{
+    (void)state;
+    struct device_cuda_config config = base_config;
+    config.dtype = CUDA_DTYPE_BF16;
+    check_spec("q8_0 as bf16", &base_spec, TENSOR_Q8_0, false, false, &config, 1, 0.1);
+    config.dtype = CUDA_DTYPE_FP8;
+    check_spec("f32 as fp8", &base_spec, TENSOR_F32, false, false, &config, 4, 0.6);
+    config.dtype = CUDA_DTYPE_AUTO;
+    config.kv_fp8 = true;
+    check_spec("kv in fp8", &base_spec, TENSOR_F32, false, false, &config, 4, 0.6);
+}
+
+/* ---- the same bits ---- */
+
+/* All sequences beside each other, each in chunks of its own, with other block tables. */
+static void run_mixed(struct fixture *f, uint32_t turn)
+{
+    uint32_t done[SEQS] = {0}, chunks[SEQS] = {13, 1, 4};
+    for (uint32_t s = 0; s < SEQS; s++) {
+        for (uint32_t b = 0; b < CONTEXT / KV_BLOCK_TOKENS; b++)
+            f->tables[s][b] = BLOCKS - 1 - (b * SEQS + s) * 11 % BLOCKS;
+    }
+    while (done[0] < lengths[0] || done[1] < lengths[1] || done[2] < lengths[2]) {
+        uint32_t places[SEQS], count = 0;
+        batch_clear(f->batch);
+        for (uint32_t i = 0; i < SEQS; i++) {
+            uint32_t s = (i + turn) % SEQS, left = lengths[s] - done[s];
+            if (!left) continue;
+            uint32_t chunk = left < chunks[s] ? left : chunks[s];
+            batch_add(f, s, done[s], chunk);
+            done[s] += chunk;
+            places[count++] = s;
+        }
+        step(f);
+        for (uint32_t i = 0; i < count; i++) keep(f, i, places[i]);
+    }
+}
+
+static void check_same_bits(const struct tiny_model *tiny)
+{
+    static struct fixture alone, other;
+    struct device_cuda_config config = base_config;
+    config.deterministic = true;
+    fixture_cuda(&alone, tiny, &config);
+    for (uint32_t s = 0; s < SEQS; s++) run_alone(&alone, s, lengths[s], lengths[s]);
+    config.graphs = true;
+    fixture_cuda(&other, tiny, &config);
+    for (uint32_t chunk = 1; chunk <= 17; chunk += 8) {
+        run_alone(&other, 1, lengths[1], chunk);
+        assert_same_rows(&other, &alone, 1);
+    }
+    for (uint32_t turn = 0; turn < SEQS; turn++) {
+        run_mixed(&other, turn);
+        for (uint32_t s = 0; s < SEQS; s++) assert_same_rows(&other, &alone, s);
+    }
+    memcpy(other.tables[1], other.tables[2], sizeof other.tables[1]); /* blocks that others have used */
+    run_alone(&other, 1, 5, 5);
+    assert_same_rows(&other, &alone, 1);
+    fixture_free(&other);
+    fixture_free(&alone);
+}
+
+static void test_device_cuda_gives_the_same_bits_in_any_batch(void **state)
+{
+    (void)state;
+    static struct tiny_model tiny;
+    const struct model_spec specs[] = {base_spec, rich_spec(), experts_spec()};
+    const enum tensor_type types[] = {TENSOR_Q4_1, TENSOR_Q8_0, TENSOR_F32};
+    for (int i = 0; i < 3; i++) {
+        tiny_make(&tiny, &specs[i], types[i], i == 0, false);
+        check_same_bits(&tiny);
+        tiny_free(&tiny);
+    }
+}
+
+static void test_device_cuda_reads_a_prefix_from_shared_blocks(void **state)
+{
+    (void)state;
+    static struct tiny_model tiny;
+    static struct fixture alone, shared;
+    struct device_cuda_config config = base_config;
+    config.deterministic = true;
+    tiny_make(&tiny, &base_spec, TENSOR_Q8_0, false, false);
+    fixture_cuda(&alone, &tiny, &config);
+    fixture_cuda(&shared, &tiny, &config);
+    memcpy(prompts[1], prompts[0], 16 * sizeof prompts[0][0]); /* a block alike */
+    run_alone(&alone, 1, lengths[1], lengths[1]);
+    run_alone(&shared, 0, TOKENS, TOKENS);
+    shared.tables[1][0] = shared.tables[0][0];
+    batch_clear(shared.batch);
+    batch_add(&shared, 1, 16, lengths[1] - 16);
+    step(&shared);
+    keep(&shared, 0, 1);
+    for (uint32_t i = 16; i < lengths[1]; i++)
+        assert_memory_equal(&shared.rows[1][i], &alone.rows[1][i], sizeof alone.rows[1][i]);
+    fixture_free(&alone);
+    fixture_free(&shared);
+    tiny_free(&tiny);
+}
+
+/* ---- launching ahead ---- */
+
+static const uint32_t few[] = {3, 77, 127, 128, 255, 596};
+static const struct logit_bias bias[] = {{5, 2}, {200, -3}};
+static const struct sampling_params kinds[SEQS] = {
+    {.temperature = 0.9f, .top_p = 0.9f, .repetition_penalty = 1.3f, .frequency_penalty = 0.4f, .logprobs = 20},
+    {.top_p = 1, .repetition_penalty = 1.2f, .presence_penalty = 0.5f, .bias = bias, .bias_count = 2, .logprobs = 3},
+    {.temperature = 1, .top_p = 1, .repetition_penalty = 1, .allowed = few, .allowed_count = 6, .logprobs = 20},
+};
+
+/* Sequences that generate `new` tokens each after their prompt: ids_of[s] is the prompt and what came. Ahead: the
+ * next step is launched before the last one's ids are known. Returns with the rows of all new tokens in f->rows[s][i].
+ */
+static void generate(struct fixture *f, bool ahead, uint32_t new, uint32_t ids_of[SEQS][CONTEXT])
+{
+    static struct sampling_params params[SEQS];
+    for (uint32_t s = 0; s < SEQS; s++) memcpy(ids_of[s], prompts[s], lengths[s] * sizeof(uint32_t));
+    for (uint32_t i = 0; i <= new; i++) {
+        struct batch *b = f->batch;
+        batch_clear(b);
+        for (uint32_t s = 0; i < new &&s < SEQS; s++) {
+            uint32_t position = i ? lengths[s] + i - 1 : 0, count = i ? 1 : lengths[s], n = b->tokens_count;
+            bool pending = ahead && i;
+            batch_add(f, s, position, count);
+            b->rows_count -= count;
+            memcpy(b->tokens + n, ids_of[s] + position, count * sizeof(uint32_t));
+            if (pending) b->tokens[n] = TOKEN_OF_ROW | s;
+            params[s] = kinds[s]; /* L2: may change as soon as launch has returned */
+            b->rows[b->rows_count++] = (struct batch_row){.token = b->tokens_count - 1,
+                                                          .params = &params[s],
+                                                          .seed = 77 + s,
+                                                          .position = lengths[s] + i,
+                                                          .seen = ids_of[s],
+                                                          .seen_prompt = lengths[s],
+                                                          .seen_count = lengths[s] + i - pending,
+                                                          .pending = pending};
+        }
+        if (i < new) {
+            assert_int_equal(device_launch(f->device, b), ST_OK);
+            memset(params, 0xee, sizeof params);
+            memset(b->tokens, 0xee, b->tokens_max * sizeof *b->tokens);
+            for (uint32_t s = 0; s < SEQS; s++) b->block_table[s] = NULL;
+        }
+        if (ahead && i == 0) continue;
+        uint32_t of = ahead ? i - 1 : i;
+        if (of == new) break;
+        assert_int_equal(device_collect(f->device, f->result), ST_OK);
+        for (uint32_t s = 0; s < SEQS; s++) {
+            f->rows[s][of] = f->result->rows[s];
+            ids_of[s][lengths[s] + of] = f->result->rows[s].id;
+            for (uint32_t k = f->rows[s][of].top_count; k < LOGPROBS_MAX; k++)
+                f->rows[s][of].top_ids[k] = 0, f->rows[s][of].top_logprobs[k] = 0;
+        }
+    }
+}
+
+static void test_device_cuda_runs_ahead_without_a_trace(void **state)
+{
+    (void)state;
+    enum { NEW = 9 };
+    static struct tiny_model tiny;
+    static struct fixture by_step, ahead;
+    static uint32_t ids[2][SEQS][CONTEXT];
+    tiny_make(&tiny, &base_spec, TENSOR_Q8_0, false, false);
+    struct device_cuda_config config = base_config;
+    fixture_cuda(&by_step, &tiny, &config);
+    generate(&by_step, false, NEW, ids[0]);
+    for (int graphs = 0; graphs < 2; graphs++) {
+        config.graphs = graphs;
+        fixture_cuda(&ahead, &tiny, &config);
+        generate(&ahead, true, NEW, ids[1]);
+        for (uint32_t s = 0; s < SEQS; s++) {
+            for (uint32_t i = 0; i < NEW; i++) {
+                assert_int_equal(by_step.rows[s][i].flags, 0);
+                if (memcmp(&ahead.rows[s][i], &by_step.rows[s][i], sizeof ahead.rows[s][i]) != 0)
+                    fail_msg("sequence %u, new token %u: %u, not %u", s, i, ahead.rows[s][i].id, by_step.rows[s][i].id);
+            }
+        }
+        fixture_free(&ahead);
+    }
+    fixture_free(&by_step);
+    tiny_free(&tiny);
+}
+
+/* ---- what must not be, and what must not happen ---- */
+
+static void test_device_cuda_flags_rows_that_are_not_finite(void **state)
+{
+    (void)state;
+    static struct tiny_model tiny;
+    static struct fixture alone, other;
+    struct device_cuda_config config = base_config;
+    config.deterministic = true;
+    tiny_make(&tiny, &base_spec, TENSOR_F32, true, false);
+    const struct tensor_view embed = tiny.model.weights.embed;
+    for (size_t i = 0; i < tiny.owned_count; i++) {
+        if (tiny.owned[i] == embed.data) ((float *)tiny.owned[i])[(V - 1) * 64 + 5] = NAN;
+    }
+    tiny.model.spec.tied_head = false; /* else every logit row would hold the NaN */
+    tiny.model.weights.head = tiny_tensor(&tiny, TENSOR_Q8_0, V, 64, 1, "head");
+    fixture_cuda(&alone, &tiny, &config);
+    for (uint32_t i = 0; i < CONTEXT; i++) prompts[1][i] %= V - 1; /* without the token whose embedding is NaN */
+    run_alone(&alone, 1, lengths[1], lengths[1]);
+    fixture_cuda(&other, &tiny, &config);
+    for (uint32_t s = 1; s < SEQS; s++) {
+        for (uint32_t i = 0; i < CONTEXT; i++) prompts[s][i] %= V - 1;
+    }
+    prompts[2][9] = V - 1;
+    batch_clear(other.batch);
+    batch_add(&other, 2, 0, 16);
+    batch_add(&other, 1, 0, lengths[1]);
+    step(&other);
+    keep(&other, 0, 2);
+    keep(&other, 1, 1);
+    assert_same_rows(&other, &alone, 1); /* the neighbour has not noticed */
+    for (uint32_t i = 9; i < 16; i++) assert_int_equal(other.rows[2][i].flags, ROW_NOT_FINITE);
+    batch_clear(other.batch);
+    batch_add(&other, 2, 16, 3); /* a later step of the same sequence: only its KV is spoilt */
+    step(&other);
+    for (uint32_t i = 0; i < 3; i++) assert_int_equal(other.result->rows[i].flags, ROW_NOT_FINITE);
+    memcpy(other.tables[1], other.tables[2], sizeof other.tables[2]); /* its blocks, used again */
+    run_alone(&other, 1, 5, 5);
+    assert_same_rows(&other, &alone, 1);
+    fixture_free(&alone);
+    fixture_free(&other);
+    tiny_free(&tiny);
+}
+
+static void test_device_cuda_step_allocates_nothing(void **state)
+{
+    (void)state;
+    static struct tiny_model tiny;
+    static struct fixture f;
+    size_t all_bytes, before_bytes, after_bytes, total_bytes;
+    tiny_make(&tiny, &base_spec, TENSOR_Q4_1, false, false);
+    assert_int_equal(cudaMemGetInfo(&all_bytes, &total_bytes), cudaSuccess);
+    struct device_cuda_config config = base_config;
+    config.graphs = true;
+    fixture_cuda(&f, &tiny, &config);
+    uint64_t before = mem_allocations();
+    assert_int_equal(cudaMemGetInfo(&before_bytes, &total_bytes), cudaSuccess);
+    for (uint32_t s = 0; s < SEQS; s++) run_alone(&f, s, 5, 5);
+    assert_int_equal(mem_allocations() - before, 0);
+    assert_int_equal(cudaMemGetInfo(&after_bytes, &total_bytes), cudaSuccess);
+    assert_int_equal(after_bytes, before_bytes);
+    fixture_free(&f);
+    assert_int_equal(cudaMemGetInfo(&after_bytes, &total_bytes), cudaSuccess);
+    assert_int_equal(after_bytes, all_bytes); /* all of it was given back */
+    assert_int_equal(atomic_load(&fake_nvml_open), 0);
+    tiny_free(&tiny);
+}
+
+static void test_device_cuda_refuses_what_breaks_the_contract(void **state)
+{
+    (void)state;
+    static struct tiny_model tiny;
+    static struct fixture f;
+    tiny_make(&tiny, &base_spec, TENSOR_Q4_1, false, false);
+    fixture_cuda(&f, &tiny, &base_config);
+    assert_int_equal(device_collect(f.device, f.result), ST_INVAL);
+    batch_clear(f.batch);
+    batch_add(&f, 0, 0, 20);
+    f.batch->tokens[7] = V;
+    assert_int_equal(device_launch(f.device, f.batch), ST_INVAL);
+    f.batch->tokens[7] = 1;
+    assert_int_equal(device_launch(f.device, f.batch), ST_OK);
+    batch_clear(f.batch);
+    batch_add(&f, 1, 30, 1);
+    f.batch->tokens[0] = TOKEN_OF_ROW | 20;
+    assert_int_equal(device_launch(f.device, f.batch), ST_INVAL); /* rows 0 .. 19 */
+    f.batch->tokens[0] = TOKEN_OF_ROW | 19;
+    assert_int_equal(device_launch(f.device, f.batch), ST_OK);
+    batch_clear(f.batch);
+    assert_int_equal(device_launch(f.device, f.batch), ST_INVAL); /* a third */
+    assert_int_equal(device_collect(f.device, f.result), ST_OK);
+    assert_int_equal(device_launch(f.device, f.batch), ST_OK); /* empty: nothing happens */
+    assert_int_equal(device_collect(f.device, f.result), ST_OK);
+    assert_int_equal(device_collect(f.device, f.result), ST_OK);
+    assert_int_equal(device_collect(f.device, f.result), ST_INVAL);
+    fixture_free(&f);
+    tiny_free(&tiny);
+}
+
+static uint64_t fail_at;
+static bool fail_one(void *state, size_t size_bytes)
+{
+    (void)state;
+    (void)size_bytes;
+    return fail_at == 0 || --fail_at > 0;
+}
+
+static void assert_not_created(const struct model *model, const struct device_cuda_config *config, enum status status,
+                               const char *word)
+{
+    struct device *device = NULL;
+    struct error err = {""};
+    enum status got = device_cuda_create(model, config, NULL, NULL, &device, &err);
+    if (got != status || !strstr(err.message, word)) fail_msg("%s: %s", status_name(got), err.message);
+    print_message("%s: %s\n", status_name(got), err.message);
+}
+
+static void test_device_cuda_create_fails_cleanly(void **state)
+{
+    (void)state;
+    static struct tiny_model tiny;
+    struct device *device = NULL;
+    struct error err;
+    size_t free_bytes, total_bytes;
+    struct device_cuda_config config = beside_others(&base_config);
+    tiny_make(&tiny, &base_spec, TENSOR_Q4_1, false, true);
+    uint64_t k = 0;
+    enum status status;
+    assert_int_equal(cudaMemGetInfo(&free_bytes, &total_bytes), cudaSuccess);
+    do {
+        fail_at = ++k;
+        mem_hook_set(fail_one, NULL);
+        status = device_cuda_create(&tiny.model, &config, NULL, NULL, &device, &err);
+        mem_hook_set(NULL, NULL);
+        if (status != ST_OK) assert_int_equal(status, ST_NOMEM);
+    } while (status != ST_OK && k < 100);
+    assert_true(k > 5 && k < 100);
+    device_destroy(device);
+    config.memory_utilization = 0.0005;
+    assert_not_created(&tiny.model, &config, ST_NOMEM, "--max-model-len");
+    config = beside_others(&base_config);
+    config.tokens_max = config.rows_max = 1 << 21;
+    assert_not_created(&tiny.model, &config, ST_NOMEM, "--max-num-batched-tokens");
+    config = base_config;
+    config.ranks = 5;
+    assert_not_created(&tiny.model, &config, ST_NOTFOUND, "there are");
+    config = base_config;
+    config.tokens_max = 0;
+    assert_not_created(&tiny.model, &config, ST_INVAL, "tokens_max");
+    tiny.layers[1].up.rows = 95;
+    assert_not_created(&tiny.model, &base_config, ST_INVAL, "up");
+    tiny.layers[1].up.rows = 96;
+    tiny.model.spec.head_size = tiny.model.spec.rope_size = 40;
+    assert_not_created(&tiny.model, &base_config, ST_INVAL, "heads of 40");
+    tiny.model.spec.head_size = tiny.model.spec.rope_size = 64;
+    atomic_store(&fake_nvml_recovery, 1);
+    assert_not_created(&tiny.model, &base_config, ST_DEVICE, "reset");
+    atomic_store(&fake_nvml_recovery, 0);
+    size_t left_bytes;
+    assert_int_equal(cudaMemGetInfo(&left_bytes, &total_bytes), cudaSuccess);
+    assert_int_equal(left_bytes, free_bytes);
+    tiny_free(&tiny);
+}
+
+/* Waits for the watch to see what was planted: it looks every 2 ms. */
+static enum status step_until_lost(struct fixture *f)
+{
+    enum status status = ST_OK;
+    for (int i = 0; i < 2000 && status == ST_OK; i++) {
+        batch_clear(f->batch);
+        batch_add(f, 2, 0, 1);
+        status = device_step(f->device, f->batch, f->result);
+    }
+    return status;
+}
+
+static void test_device_cuda_ends_with_a_gpu_that_reports_an_error(void **state)
+{
+    (void)state;
+    static struct tiny_model tiny;
+    static struct fixture f;
+    tiny_make(&tiny, &base_spec, TENSOR_Q8_0, false, false);
+    for (int i = 0; i < 3; i++) {
+        fixture_cuda(&f, &tiny, &base_config);
+        if (i == 0) {
+            atomic_store(&fake_nvml_xid, 13); /* a step's own: its CUDA error, if any, says more */
+            while (atomic_load(&fake_nvml_xid)) (void)nanosleep(&(struct timespec){0, 1000000}, NULL);
+            batch_clear(f.batch);
+            batch_add(&f, 2, 0, 1);
+            step(&f);
+        }
+        if (i == 2) {
+            atomic_store(&fake_nvml_result, NVML_GPU_LOST);
+        } else {
+            atomic_store(&fake_nvml_xid, i ? 1 : 79); /* ECC; fallen off the bus */
+        }
+        assert_int_equal(step_until_lost(&f), ST_DEVICE);
+        assert_int_equal(device_launch(f.device, f.batch), ST_DEVICE);
+        assert_int_equal(device_collect(f.device, f.result), ST_DEVICE);
+        atomic_store(&fake_nvml_result, 0);
+        fixture_free(&f);
+    }
+    tiny_free(&tiny);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_device_cuda_computes_every_kind_of_model),
+        cmocka_unit_test(test_device_cuda_computes_windows_norms_and_scales),
+        cmocka_unit_test(test_device_cuda_computes_experts),
+        cmocka_unit_test(test_device_cuda_takes_other_dtypes),
+        cmocka_unit_test(test_device_cuda_gives_the_same_bits_in_any_batch),
+        cmocka_unit_test(test_device_cuda_reads_a_prefix_from_shared_blocks),
+        cmocka_unit_test(test_device_cuda_runs_ahead_without_a_trace),
+        cmocka_unit_test(test_device_cuda_flags_rows_that_are_not_finite),
+        cmocka_unit_test(test_device_cuda_step_allocates_nothing),
+        cmocka_unit_test(test_device_cuda_refuses_what_breaks_the_contract),
+        cmocka_unit_test(test_device_cuda_create_fails_cleanly),
+        cmocka_unit_test(test_device_cuda_ends_with_a_gpu_that_reports_an_error),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
