@@ -12,6 +12,13 @@
 
 enum { DEVICE_POISON = 0xa5 };
 
+/* With TSan a block of the emulator costs a millisecond and more: tests then run a choice of their cases. */
+#ifdef __SANITIZE_THREAD__
+enum { CHOICE_ONLY = 1 };
+#else
+enum { CHOICE_ONLY = 0 };
+#endif
+
 /* 64 random bits from a seed. Source: Steele et al. 2014, SplitMix64. */
 UNUSED_HELPER static uint64_t random_bits(uint64_t *seed)
 {

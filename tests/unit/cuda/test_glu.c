@@ -50,6 +50,7 @@ static void test_glu_is_its_meaning(void **state)
     static const uint32_t sizes[] = {8, 40, 1016, 1024, 1032, 1536};
     for (size_t i = 0; i < 6; i++) {
         for (int kind = 0; kind < 4; kind++) {
+            if (CHOICE_ONLY && (i + (size_t)kind) % 3) continue;
             check(sizes[i], 1, 1, kind & 1, kind & 2, &seed);
             check(sizes[i], 5, 3, kind & 1, kind & 2, &seed);
             check(sizes[i], 4, 0, kind & 1, kind & 2, &seed);
@@ -62,18 +63,20 @@ static void test_glu_lets_nan_and_infinity_pass(void **state)
     (void)state;
     enum { F = 16 };
     const uint32_t live = 1;
-    uint16_t gu[2 * F], result[F];
-    for (int i = 0; i < 2 * F; i++) gu[i] = bf16_of(1);
-    gu[2] = 0x7fc0, gu[3] = 0x7f80, gu[F + 5] = 0x7fc0, gu[F + 6] = 0xff80;
-    uint16_t *d_gu = device_copy(gu, sizeof gu), *d_out = device_take(sizeof result);
+    uint16_t gu[2 * F], result[F], *d_gu = device_take(sizeof gu), *d_out = device_take(sizeof result);
     uint32_t *d_live = device_copy(&live, sizeof live);
-    for (int gelu = 0; gelu < 2; gelu++) {
-        cuda_ok(cuda_glu(d_out, d_gu, F, gelu, false, d_live, 1, device_stream()));
+    for (int kind = 0; kind < 4; kind++) {
+        const bool alternating = kind & 2;
+        for (int i = 0; i < 2 * F; i++) gu[i] = bf16_of(1);
+        gu[place(F, alternating, 2, false)] = 0x7fc0, gu[place(F, alternating, 3, false)] = 0x7f80;
+        gu[place(F, alternating, 5, true)] = 0x7fc0, gu[place(F, alternating, 14, true)] = 0xff80;
+        device_write(d_gu, gu, sizeof gu);
+        cuda_ok(cuda_glu(d_out, d_gu, F, kind & 1, alternating, d_live, 1, device_stream()));
         device_wait();
         device_read(result, d_out, sizeof result);
         for (int f = 0; f < F; f++) {
             const bool finite = isfinite(bf16_value(result[f]));
-            assert_int_equal(finite, f != 2 && f != 3 && f != 5 && f != 6);
+            assert_int_equal(finite, f != 2 && f != 3 && f != 5 && f != 14);
         }
     }
     cudaFree(d_gu), cudaFree(d_out), cudaFree(d_live);
