@@ -583,6 +583,51 @@ static void test_device_cuda_refuses_what_breaks_the_contract(void **state)
     tiny_free(&tiny);
 }
 
+/* ---- several GPUs ---- */
+
+static void test_device_cuda_divides_a_model_over_gpus(void **state)
+{
+    (void)state;
+    struct device_cuda_config config = base_config;
+    struct model_spec spec = base_spec;
+    config.ranks = 2;
+    check_spec("two GPUs, q4_1", &spec, TENSOR_Q4_1, false, false, &config, 1, 0.1);
+    config.graphs = true;
+    spec.has_qkv_bias = true;
+    spec.tied_head = false;
+    check_spec("two GPUs, biases, graphs", &spec, TENSOR_F32, true, true, &config, 1, 0.1);
+    spec = rich_spec();
+    spec.heads = 3; /* uneven: two KV heads, and one */
+    spec.kv_heads = 3;
+    check_spec("two GPUs, windows, uneven heads", &spec, TENSOR_Q8_0, false, false, &config, 1, 0.1);
+    spec = experts_spec();
+    spec.expert_width = 256;
+    check_spec("two GPUs, experts", &spec, TENSOR_Q8_0, false, false, &config, 1, 0.1);
+}
+
+static void test_device_cuda_gpus_run_ahead_without_a_trace(void **state)
+{
+    (void)state;
+    enum { NEW = 5 };
+    static struct tiny_model tiny;
+    static struct fixture by_step, ahead;
+    static uint32_t ids[2][SEQS][CONTEXT];
+    struct device_cuda_config config = base_config;
+    config.ranks = 2;
+    config.deterministic = config.graphs = true;
+    tiny_make(&tiny, &base_spec, TENSOR_Q8_0, false, false);
+    fixture_cuda(&by_step, &tiny, &config);
+    generate(&by_step, false, NEW, ids[0]);
+    fixture_cuda(&ahead, &tiny, &config);
+    generate(&ahead, true, NEW, ids[1]);
+    for (uint32_t s = 0; s < SEQS; s++)
+        for (uint32_t i = 0; i < NEW; i++)
+            assert_memory_equal(&ahead.rows[s][i], &by_step.rows[s][i], sizeof ahead.rows[s][i]);
+    fixture_free(&ahead);
+    fixture_free(&by_step);
+    tiny_free(&tiny);
+}
+
 static uint64_t fail_at;
 static bool fail_one(void *state, size_t size_bytes)
 {
@@ -702,6 +747,8 @@ int main(void)
         cmocka_unit_test(test_device_cuda_flags_rows_that_are_not_finite),
         cmocka_unit_test(test_device_cuda_step_allocates_nothing),
         cmocka_unit_test(test_device_cuda_refuses_what_breaks_the_contract),
+        cmocka_unit_test(test_device_cuda_divides_a_model_over_gpus),
+        cmocka_unit_test(test_device_cuda_gpus_run_ahead_without_a_trace),
         cmocka_unit_test(test_device_cuda_create_fails_cleanly),
         cmocka_unit_test(test_device_cuda_ends_with_a_gpu_that_reports_an_error),
     };
