@@ -92,31 +92,60 @@ static void execute_ldmatrix(Warp *w, const Pending &p)
     }
 }
 
-/* Fragments of 32 lanes to matrices and back (kernels/warp.cuh draws the layout). */
-typedef float (*WidenFn)(uint16_t);
-static inline float widen_bf16(uint16_t bits)
+/* Fragments of 32 lanes to matrices and back (kernels/warp.cuh draws the layout). Four words hold eight numbers: low
+ * and high halves become floats and are paired again. */
+typedef void (*WidenFn)(__m128i words, __m128 &first, __m128 &second);
+static inline void widen_bf16(__m128i words, __m128 &first, __m128 &second)
 {
-    return __uint_as_float((uint32_t)bits << 16);
+    const __m128 low = _mm_castsi128_ps(_mm_slli_epi32(words, 16));
+    const __m128 high = _mm_castsi128_ps(_mm_and_si128(words, _mm_set1_epi32((int)0xffff0000)));
+    first = _mm_unpacklo_ps(low, high);
+    second = _mm_unpackhi_ps(low, high);
 }
-static inline float widen_f16(uint16_t bits)
+static inline void widen_f16(__m128i words, __m128 &first, __m128 &second)
 {
-    return _cvtsh_ss(bits);
+    first = _mm_cvtph_ps(words);
+    second = _mm_cvtph_ps(_mm_unpackhi_epi64(words, words));
 }
 template <WidenFn widen> static inline void gather_a(float (&a)[16][16], int lane, const uint32_t *w)
 {
     const int g = lane >> 2, t = (lane & 3) * 2;
-    for (int i = 0; i < 4; i++) {
-        float *to = &a[g + 8 * (i & 1)][t + 8 * (i >> 1)];
-        to[0] = widen((uint16_t)w[i]);
-        to[1] = widen((uint16_t)(w[i] >> 16));
-    }
+    __m128 first, second;
+    widen(_mm_loadu_si128((const __m128i *)w), first, second);
+    _mm_storel_pi((__m64 *)&a[g][t], first);
+    _mm_storeh_pi((__m64 *)&a[g + 8][t], first);
+    _mm_storel_pi((__m64 *)&a[g][t + 8], second);
+    _mm_storeh_pi((__m64 *)&a[g + 8][t + 8], second);
 }
-template <WidenFn widen> static inline void gather_b(float (&b)[16][8], int lane, const uint32_t *w)
+/* Into columns[n][k]. */
+template <WidenFn widen> static inline void gather_b(float (&columns)[8][16], int lane, const uint32_t *w)
 {
     const int g = lane >> 2, t = (lane & 3) * 2;
-    for (int i = 0; i < 2; i++) {
-        b[t + 8 * i][g] = widen((uint16_t)w[i]);
-        b[t + 1 + 8 * i][g] = widen((uint16_t)(w[i] >> 16));
+    __m128 first, second;
+    widen(_mm_loadl_epi64((const __m128i *)w), first, second);
+    _mm_storel_pi((__m64 *)&columns[g][t], first);
+    _mm_storeh_pi((__m64 *)&columns[g][t + 8], first);
+}
+/* rows[k] = the k-th of eight columns */
+static inline void transpose(__m256 (&rows)[16], const float (&columns)[8][16])
+{
+    for (int half = 0; half < 16; half += 8) {
+        __m256 c[8], p[8];
+        for (int i = 0; i < 8; i++) c[i] = _mm256_load_ps(columns[i] + half);
+        for (int i = 0; i < 4; i++) {
+            p[2 * i] = _mm256_unpacklo_ps(c[2 * i], c[2 * i + 1]);
+            p[2 * i + 1] = _mm256_unpackhi_ps(c[2 * i], c[2 * i + 1]);
+        }
+        for (int i = 0; i < 2; i++) {
+            c[4 * i] = _mm256_shuffle_ps(p[4 * i], p[4 * i + 2], 0x44);
+            c[4 * i + 1] = _mm256_shuffle_ps(p[4 * i], p[4 * i + 2], 0xee);
+            c[4 * i + 2] = _mm256_shuffle_ps(p[4 * i + 1], p[4 * i + 3], 0x44);
+            c[4 * i + 3] = _mm256_shuffle_ps(p[4 * i + 1], p[4 * i + 3], 0xee);
+        }
+        for (int i = 0; i < 4; i++) {
+            rows[half + i] = _mm256_permute2f128_ps(c[i], c[i + 4], 0x20);
+            rows[half + i + 4] = _mm256_permute2f128_ps(c[i], c[i + 4], 0x31);
+        }
     }
 }
 static inline void gather_d(float (&d)[16][8], int lane, const float *from)
@@ -131,28 +160,28 @@ static inline void scatter_d(float *to, int lane, const float (&d)[16][8])
 }
 
 /* Products of BF16 and FP16 are exact in f32, so the fused operation rounds as two would. */
-static inline void multiply(float (&d)[16][8], const float (&a)[16][16], const float (&b)[16][8])
+static inline void multiply(float (&d)[16][8], const float (&a)[16][16], const __m256 (&b)[16])
 {
-    __m256 columns[16];
-    for (int k = 0; k < 16; k++) columns[k] = _mm256_load_ps(b[k]);
-    for (int i = 0; i < 16; i += 4) {
-        __m256 s[4];
-        for (int r = 0; r < 4; r++) s[r] = _mm256_load_ps(d[i + r]);
+    for (int i = 0; i < 16; i += 8) {
+        __m256 s[8];
+        for (int r = 0; r < 8; r++) s[r] = _mm256_load_ps(d[i + r]);
         for (int k = 0; k < 16; k++)
-            for (int r = 0; r < 4; r++) s[r] = _mm256_fmadd_ps(_mm256_broadcast_ss(&a[i + r][k]), columns[k], s[r]);
-        for (int r = 0; r < 4; r++) _mm256_store_ps(d[i + r], s[r]);
+            for (int r = 0; r < 8; r++) s[r] = _mm256_fmadd_ps(_mm256_broadcast_ss(&a[i + r][k]), b[k], s[r]);
+        for (int r = 0; r < 8; r++) _mm256_store_ps(d[i + r], s[r]);
     }
 }
 
 template <WidenFn widen> static void execute_mma(Warp *w)
 {
-    alignas(32) float a[16][16], b[16][8], d[16][8];
+    alignas(32) float a[16][16], columns[8][16], d[16][8];
+    __m256 b[16];
     for (int lane = 0; lane < 32; lane++) {
         const uint32_t *in = (const uint32_t *)w->in[lane];
         gather_a<widen>(a, lane, in);
-        gather_b<widen>(b, lane, in + 4);
+        gather_b<widen>(columns, lane, in + 4);
         gather_d(d, lane, (const float *)w->out[lane]);
     }
+    transpose(b, columns);
     multiply(d, a, b);
     for (int lane = 0; lane < 32; lane++) scatter_d((float *)w->out[lane], lane, d);
     counters_mma(w, 1);
@@ -167,7 +196,8 @@ static void execute_tile(Warp *w, const Pending &p)
         tiles[lane] = (const MmaTile *)w->in[lane];
         if (w->a[lane] != w->a[0]) fail(p.loc, "lanes disagree about the shape of a tile of mma");
     }
-    alignas(32) float a[16][16], b[16][8];
+    alignas(32) float a[16][16], columns[8][16];
+    __m256 b[16];
     static __thread float(*sums)[16][8] CS_TLS;
     static __thread int sums_max CS_TLS;
     if (sums_max < rt * nt) {
@@ -179,7 +209,9 @@ static void execute_tile(Warp *w, const Pending &p)
         for (int lane = 0; lane < 32; lane++) gather_d(sums[i], lane, tiles[lane]->d + i * 4);
     for (int k = 0; k < ks; k++)
         for (int n = 0; n < nt; n++) {
-            for (int lane = 0; lane < 32; lane++) gather_b<widen_bf16>(b, lane, tiles[lane]->b + (k * nt + n) * 2);
+            for (int lane = 0; lane < 32; lane++)
+                gather_b<widen_bf16>(columns, lane, tiles[lane]->b + (k * nt + n) * 2);
+            transpose(b, columns);
             for (int r = 0; r < rt; r++) {
                 for (int lane = 0; lane < 32; lane++) gather_a<widen_bf16>(a, lane, tiles[lane]->a + (k * rt + r) * 4);
                 multiply(sums[r * nt + n], a, b);
