@@ -17,7 +17,7 @@
  * same thread, comm_abort of any. */
 NODISCARD enum status comm_nccl_create(const struct nccl_table *nccl, const struct nccl_id *id, uint32_t rank,
                                        uint32_t ranks, const atomic_bool *stop, struct comm **comm, struct error *err);
-/* ST_DEVICE: an operation failed since; err is what NCCL says. */
+/* ST_DEVICE: an operation failed since; err is what NCCL says. Any thread, while the comm lives. */
 NODISCARD enum status comm_nccl_check(struct comm *comm, struct error *err);
 
 #endif

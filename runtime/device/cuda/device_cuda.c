@@ -8,6 +8,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
+#include "runtime/device/cuda/comm_nccl.h"
 #include "runtime/device/cuda/cuda_parts.h"
 #include "runtime/model/model_shard.h"
 
@@ -117,6 +118,17 @@ static void note_step(struct device_cuda *cuda, uint32_t tokens, uint64_t begin_
     }
 }
 
+/* Every 100 ms of a wait: NCCL knows that a rank is gone before the deadline does. */
+static void ask_comms(void *state)
+{
+    struct device_cuda *cuda = state;
+    for (uint32_t r = 0; r < cuda->ranks_count; r++) {
+        struct error err = {""};
+        if (is_lost(cuda) || comm_nccl_check(cuda->ranks[r].comm, &err) == ST_OK) continue;
+        device_cuda_lose(cuda, ST_DEVICE, "%s%s", cuda->ranks[r].label, err.message);
+    }
+}
+
 static enum status collect(struct device *device, struct batch_result *result)
 {
     struct device_cuda *cuda = of(device);
@@ -127,7 +139,7 @@ static enum status collect(struct device *device, struct batch_result *result)
     uint64_t begin_ns = cuda->launch_ns[g] > cuda->finished_ns ? cuda->launch_ns[g] : cuda->finished_ns;
     uint64_t limit_ns = allowed_ns(cuda, own->tokens);
     cuda_ranks_tell(cuda, RANK_COLLECT, g);
-    enum status status = cuda_ranks_wait(cuda, begin_ns + limit_ns, NULL, NULL);
+    enum status status = cuda_ranks_wait(cuda, begin_ns + limit_ns, cuda->ranks_count > 1 ? ask_comms : NULL, cuda);
     if (status == ST_TIMEOUT) {
         device_cuda_lose(cuda, ST_DEVICE, "a step of %u tokens did not end within %llu ms", own->tokens,
                          (unsigned long long)(limit_ns / NS_PER_MS));

@@ -4,8 +4,11 @@
 #include "tests/unit/unit.h"
 
 #include "runtime/device/device_cuda.h"
+#include "tests/emulator/faults.h"
 #include "tests/unit/cuda/fake_libraries.h"
 #include "tests/unit/runtime/tiny_model.h"
+
+#include <stdlib.h>
 
 enum { V = 597, TOKENS = 40, SEQS = 3, CONTEXT = 256, BLOCKS = SEQS * CONTEXT / KV_BLOCK_TOKENS };
 
@@ -734,6 +737,148 @@ static void test_device_cuda_ends_with_a_gpu_that_reports_an_error(void **state)
     tiny_free(&tiny);
 }
 
+/* ---- planted faults ---- */
+
+static void assert_lost(struct fixture *f, const char *what)
+{
+    batch_clear(f->batch);
+    batch_add(f, 1, 0, 9);
+    enum status status = device_step(f->device, f->batch, f->result);
+    if (status != ST_DEVICE) fail_msg("%s: %s", what, status_name(status));
+    assert_int_equal(device_launch(f->device, f->batch), ST_DEVICE);
+    assert_int_equal(device_collect(f->device, f->result), ST_DEVICE);
+}
+
+/* A device that has run a step, so that it knows how long one takes. */
+static void begin_faulty(struct fixture *f, const struct tiny_model *tiny, uint32_t ranks)
+{
+    struct device_cuda_config config = base_config;
+    config.ranks = ranks;
+    config.step_deadline_ns = 1;
+    fixture_cuda(f, tiny, &config);
+    batch_clear(f->batch);
+    batch_add(f, 1, 0, 9);
+    step(f);
+}
+
+static void end_faulty(struct fixture *f)
+{
+    fixture_free(f);
+    faults_clear();
+}
+
+/* A sticky error stays with a GPU until its process ends, or here until it is reset: the device's threads have ended.
+ */
+static void end_broken(struct fixture *f)
+{
+    assert_true(faults_struck() > 0);
+    end_faulty(f);
+    for (int gpu = 1; gpu >= 0; gpu--) {
+        (void)cudaSetDevice(gpu); /* gives the sticky error */
+        assert_int_equal(cudaDeviceReset(), cudaSuccess);
+    }
+}
+
+static void test_device_cuda_is_lost_by_a_sticky_error(void **state)
+{
+    (void)state;
+    static struct tiny_model tiny;
+    static struct fixture f;
+    const int errors[] = {214, 700, 719};
+    tiny_make(&tiny, &base_spec, TENSOR_Q8_0, false, false);
+    for (uint64_t i = 0; i < 3; i++) {
+        begin_faulty(&f, &tiny, 1 + (uint32_t)(i == 2));
+        fault_sticky(errors[i], 1 + 7 * i);
+        assert_lost(&f, "sticky error");
+        end_broken(&f);
+    }
+    begin_faulty(&f, &tiny, 1);
+    fault_launch(701, 5); /* refused: our bug, and the step cannot be finished */
+    assert_lost(&f, "refused launch");
+    end_broken(&f);
+    tiny_free(&tiny);
+}
+
+static void test_device_cuda_is_lost_by_a_step_that_hangs(void **state)
+{
+    (void)state;
+    static struct tiny_model tiny;
+    static struct fixture f;
+    tiny_make(&tiny, &base_spec, TENSOR_Q8_0, false, false);
+    for (uint64_t k = 1; k < 12; k += 10) {
+        begin_faulty(&f, &tiny, 1);
+        fault_hang_kernel(k);
+        assert_lost(&f, "hung kernel");
+        end_faulty(&f);
+    }
+    tiny_free(&tiny);
+}
+
+static void test_device_cuda_is_lost_with_a_rank(void **state)
+{
+    (void)state;
+    static struct tiny_model tiny;
+    static struct fixture f;
+    tiny_make(&tiny, &base_spec, TENSOR_Q8_0, false, false);
+    for (int fault = 0; fault < 4; fault++) {
+        begin_faulty(&f, &tiny, 2);
+        if (fault == 0) fault_hang_collective(3);
+        if (fault == 1) fault_nccl_call(2, 2);
+        if (fault == 2) fault_nccl_async(6, 2);
+        if (fault == 3) fault_rank_absent(1);
+        assert_lost(&f, "rank");
+        end_faulty(&f);
+    }
+    tiny_free(&tiny);
+}
+
+static void test_device_cuda_create_survives_every_failed_allocation(void **state)
+{
+    (void)state;
+    static struct tiny_model tiny;
+    struct device_cuda_config config = beside_others(&base_config);
+    struct device *device = NULL;
+    struct error err;
+    size_t free_bytes, left_bytes, total_bytes;
+    uint64_t k = 0;
+    enum status status;
+    config.graphs = true;
+    tiny_make(&tiny, &base_spec, TENSOR_Q8_0, false, false);
+    assert_int_equal(cudaMemGetInfo(&free_bytes, &total_bytes), cudaSuccess);
+    do {
+        fault_allocation(++k, 0);
+        status = device_cuda_create(&tiny.model, &config, NULL, NULL, &device, &err);
+        faults_clear();
+        if (status == ST_OK) break;
+        if (status != ST_NOMEM) fail_msg("allocation %u: %s", (unsigned)k, err.message);
+        assert_int_equal(cudaMemGetInfo(&left_bytes, &total_bytes), cudaSuccess);
+        assert_int_equal(left_bytes, free_bytes);
+    } while (k < 100);
+    assert_true(k > 10 && k < 100);
+    device_destroy(device);
+    tiny_free(&tiny);
+}
+
+static void test_device_cuda_says_why_there_is_no_gpu(void **state)
+{
+    (void)state;
+    static struct tiny_model tiny;
+    struct error err = {""};
+    uint32_t gpus = 0;
+    tiny_make(&tiny, &base_spec, TENSOR_Q8_0, false, false);
+    assert_int_equal(device_cuda_probe(&gpus, &err), ST_OK);
+    assert_int_equal(gpus, 2);
+    fault_no_device(35);
+    assert_not_created(&tiny.model, &base_config, ST_NOTFOUND, "driver");
+    assert_int_equal(device_cuda_probe(&gpus, &err), ST_NOTFOUND);
+    fault_no_device(100);
+    assert_not_created(&tiny.model, &base_config, ST_NOTFOUND, "no GPU");
+    fault_no_device(802);
+    assert_not_created(&tiny.model, &base_config, ST_NOTFOUND, "802");
+    faults_clear();
+    tiny_free(&tiny);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -750,7 +895,13 @@ int main(void)
         cmocka_unit_test(test_device_cuda_divides_a_model_over_gpus),
         cmocka_unit_test(test_device_cuda_gpus_run_ahead_without_a_trace),
         cmocka_unit_test(test_device_cuda_create_fails_cleanly),
+        cmocka_unit_test(test_device_cuda_create_survives_every_failed_allocation),
+        cmocka_unit_test(test_device_cuda_says_why_there_is_no_gpu),
         cmocka_unit_test(test_device_cuda_ends_with_a_gpu_that_reports_an_error),
+        cmocka_unit_test(test_device_cuda_is_lost_by_a_sticky_error),
+        cmocka_unit_test(test_device_cuda_is_lost_by_a_step_that_hangs),
+        cmocka_unit_test(test_device_cuda_is_lost_with_a_rank),
     };
+    if (getenv("MILLRACE_TEST_FILTER")) cmocka_set_test_filter(getenv("MILLRACE_TEST_FILTER"));
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
