@@ -244,7 +244,7 @@ __device__ __forceinline__ void score(const view &v, state &s, const u64 *bins, 
                                       row_result *result)
 {
     const uint32_t top = min(min((uint32_t)wanted, TOP), v.V);
-    const float logit = __fmul_rn(v.logits[id], v.scale);
+    const float logit = __fmul_rn(kx::load(v.logits + id), v.scale);
     load_bins(s, bins);
     sum_bins(s);
     const double base = (double)v.highest + log(weight_of(s.total));

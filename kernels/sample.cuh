@@ -437,7 +437,7 @@ __device__ __forceinline__ void find_ties(const view &v, state &s, uint32_t key,
         if (s.low[tile] == 0 || at + s.low[tile] <= first || at >= first + n) continue;
         for (uint32_t i = 0; i < TILE / 32; i++) {
             const uint32_t id = tile * TILE + 32 * i + lane;
-            const bool equal = id < v.V && key_of(__fmul_rn(v.logits[id], v.scale)) == key;
+            const bool equal = id < v.V && key_of(__fmul_rn(kx::load(v.logits + id), v.scale)) == key;
             const uint32_t equals = __ballot_sync(kx::FULL_MASK, equal);
             const uint32_t place = at + (uint32_t)__popc(equals & ((1u << lane) - 1));
             if (equal && place >= first && place < first + n) ids[place - first] = id;
