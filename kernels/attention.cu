@@ -43,7 +43,7 @@ template <int D, bool FP8> struct shape {
     static constexpr size_t RING_BYTES = (size_t)SLOTS * SLOT, STATE = (size_t)ROWS * D / 4; /* float4 */
 };
 
-/* What warps exchange when they share rows; lies where the running state of prefill would. */
+/* What warps exchange when they share rows; lies where many_rows has its state. */
 template <int T> struct exchange {
     unsigned char p[WARP_ROWS * T * 2];
     float maxima[WARPS][WARP_ROWS];
@@ -55,12 +55,23 @@ struct sizes { /* of the launch */
     float scale_log2;
 };
 
-/* An item, for one KV head. */
+/* An item, for one KV head. Lies in shared memory: all threads read it, and it would cost each twenty registers. */
 struct work {
-    struct attention_item item;
-    uint32_t G, head, first_token, base; /* position of the sequence's first token of the step */
-    uint32_t low, high;                  /* positions that any row sees */
+    const uint32_t *table;       /* the sequence's blocks */
+    const unsigned char *layer;  /* the KV head's pieces of block 0 */
+    uint32_t row, rows, partial; /* of the item */
+    uint32_t pieces, ticket, group_begin, group_end, next;
+    uint32_t G, head, first_token, window;
+    uint32_t low, high; /* positions that any row sees */
     uint32_t tile_begin, tile_end;
+    uint32_t end[ROWS];  /* behind the row's position; 0: no such row */
+    float2 before[ROWS]; /* maximum and sum of the chunks before, where warps have rows of their own */
+
+    /* The first position that a row sees whose own is end - 1. */
+    __device__ __forceinline__ uint32_t first_seen(uint32_t own_end) const
+    {
+        return window && own_end > window ? own_end - window : 0;
+    }
 };
 
 /* 16-byte unit c of row r of a tile: without bank conflicts for ldmatrix and for rows that are written whole. */
@@ -68,6 +79,17 @@ template <int ROW_BYTES> __device__ __forceinline__ unsigned char *at(unsigned c
 {
     const int swizzle = ROW_BYTES % 128 == 0 ? r & 7 : ROW_BYTES % 128 == 64 ? (r >> 1) & 3 : (r >> 2) & 1;
     return tile + r * ROW_BYTES + ((c ^ swizzle) << 4);
+}
+
+/* The thread's index and its lane, for the place where they are asked for: what addresses are made of them would
+ * otherwise be kept in registers all through the kernel. */
+__device__ __forceinline__ int thread_here()
+{
+    return kx::opaque((int)threadIdx.x);
+}
+__device__ __forceinline__ int lane_here()
+{
+    return thread_here() % 32;
 }
 
 /* Four codes to four BF16, exactly. */
@@ -80,63 +102,52 @@ __device__ __forceinline__ void widen(uint32_t codes, float (&f)[4])
 
 template <int D, bool FP8> struct loader {
     using S = shape<D, FP8>;
-    const unsigned char *layer;
-    const uint32_t *table;
     unsigned char *ring;
-    uint32_t head, KH, low, high, tile, tile_end, id, id_next;
-    int slot, value; /* next to fill; whether it is of V */
+    uint32_t tile, id, id_next; /* to load next; the blocks of which this warp loads a part, there and in the next */
+    int slot, value;            /* to fill next; whether it is for V */
 
-    /* The block of which this warp loads a part of the tile, 0 where no row sees it. */
-    __device__ __forceinline__ uint32_t block_of(uint32_t of_tile) const
+    /* 0 where no row sees the block. */
+    __device__ __forceinline__ uint32_t block_of(const work &w, uint32_t of_tile) const
     {
-        const uint32_t warp = threadIdx.x / 32, block = of_tile * (S::T / 16) + (S::T == 64 ? warp : warp / 2);
-        return block * 16 < high && block * 16 + 16 > low ? __ldg(table + block) : 0;
+        const uint32_t warp = thread_here() / 32, block = of_tile * (S::T / 16) + (S::T == 64 ? warp : warp / 2);
+        return block * 16 < w.high && block * 16 + 16 > w.low ? __ldg(w.table + block) : 0;
     }
-    __device__ __forceinline__ void start(const work &w, const unsigned char *kv_layer, const uint32_t *kv_table,
-                                          unsigned char *slots, uint32_t kv_heads)
+    __device__ __forceinline__ void start(const work &w, unsigned char *slots)
     {
-        layer = kv_layer;
-        table = kv_table;
         ring = slots;
-        head = w.head;
-        KH = kv_heads;
-        low = w.low;
-        high = w.high;
         tile = w.tile_begin;
-        tile_end = w.tile_end;
         slot = value = 0;
-        id = block_of(tile);
+        id = block_of(w, tile);
         id_next = 0;
     }
     /* One commit each call, also when there is nothing left. */
-    __device__ __forceinline__ void issue()
+    __device__ __forceinline__ void issue(const work &w, uint32_t KH)
     {
-        if (tile < tile_end) {
+        if (tile < w.tile_end) {
             constexpr int WARP_POSITIONS = S::T / WARPS;
-            const int warp = threadIdx.x / 32, lane = kx::lane();
+            const int thread = thread_here(), warp = thread / 32, lane = thread % 32;
             unsigned char *const target = ring + (size_t)slot * S::SLOT;
-            const unsigned char *const piece = layer + cuda_kv_piece_at(id, head, KH, D, FP8);
+            const unsigned char *const piece = w.layer + cuda_kv_piece_at(id, 0, KH, D, FP8);
             const int first = warp * WARP_POSITIONS % 16; /* of the block */
-            const unsigned char *const source = piece + (value * 16 + first) * S::ROW_BYTES;
+            const unsigned char *const source = piece + (value * 16 + first) * S::ROW_BYTES + lane * 16;
+            const uint32_t position = tile * S::T + warp * WARP_POSITIONS;
+            const uint32_t low = max(w.low, position) - position, high = max(w.high, position) - position;
             KX_UNROLL
             for (int k = 0; k < WARP_POSITIONS * S::PIECES / 32; k++) {
-                const int i = lane + 32 * k, row = warp * WARP_POSITIONS + i / S::PIECES;
-                const uint32_t position = tile * S::T + row;
-                const bool seen = position >= low && position < high;
-                kx::cp_async16(at<S::ROW_BYTES>(target, row, i % S::PIECES), source + i * 16, seen ? 16 : 0);
+                const int i = lane + 32 * k, row = i / S::PIECES;
+                kx::cp_async16(at<S::ROW_BYTES>(target, warp * WARP_POSITIONS + row, i % S::PIECES), source + k * 512,
+                               (uint32_t)row >= low && (uint32_t)row < high ? 16 : 0);
             }
             if (FP8 && lane < WARP_POSITIONS) {
-                const int row = warp * WARP_POSITIONS + lane;
-                const uint32_t position = tile * S::T + row;
-                const bool seen = position >= low && position < high;
-                kx::cp_async4(target + S::CODES + row * 4, piece + 2 * 16 * D + (value * 16 + first + lane) * 4,
-                              seen ? 4 : 0);
+                kx::cp_async4(target + S::CODES + (warp * WARP_POSITIONS + lane) * 4,
+                              piece + 2 * 16 * D + (value * 16 + first + lane) * 4,
+                              (uint32_t)lane >= low && (uint32_t)lane < high ? 4 : 0);
             }
             if (value) {
                 tile++;
                 id = id_next;
-            } else if (tile + 1 < tile_end) {
-                id_next = block_of(tile + 1);
+            } else if (tile + 1 < w.tile_end) {
+                id_next = block_of(w, tile + 1);
             }
             value ^= 1;
             slot = slot + 1 == S::SLOTS ? 0 : slot + 1;
@@ -147,14 +158,18 @@ template <int D, bool FP8> struct loader {
 
 /* ---- products */
 
+/* A lane's part of the queries of its rows. */
+template <int D> struct query {
+    uint32_t q[D / 16][4];
+};
+
 /* s[n] = q K^T of NT tiles of 8 positions, from `first` on. */
 template <int D, bool FP8, int NT>
-__device__ __forceinline__ void scores(float (&s)[1][NT][4], const uint32_t (&q)[D / 16][1][4], unsigned char *slot,
-                                       int first)
+__device__ __forceinline__ void scores(float (&s)[1][NT][4], const query<D> &q, unsigned char *slot, int first)
 {
     using S = shape<D, FP8>;
-    constexpr int KS = FP8 && D % 64 == 0 ? 4 : 2; /* mma steps a turn */
-    const int lane = kx::lane();
+    constexpr int KS = FP8 && D % 64 == 0 && D < 256 ? 4 : 2; /* mma steps a turn; registers are short at 256 */
+    const int lane = lane_here();
     KX_UNROLL
     for (int n = 0; n < NT; n++) s[0][n][0] = s[0][n][1] = s[0][n][2] = s[0][n][3] = 0.0f;
     KX_UNROLL
@@ -163,7 +178,7 @@ __device__ __forceinline__ void scores(float (&s)[1][NT][4], const uint32_t (&q)
         KX_UNROLL
         for (int k = 0; k < KS; k++) {
             KX_UNROLL
-            for (int i = 0; i < 4; i++) a[k][0][i] = q[k0 + k][0][i];
+            for (int i = 0; i < 4; i++) a[k][0][i] = q.q[k0 + k][i];
         }
         KX_UNROLL
         for (int n = 0; n < NT; n++) {
@@ -204,7 +219,7 @@ __device__ __forceinline__ void values(float (&o)[NU * shape<D, FP8>::UNIT_TILES
     using S = shape<D, FP8>;
     constexpr int MOST = 4 / S::UNIT_TILES, TURN = NU % MOST == 0 ? MOST : NU % 3 == 0 ? 3 : NU % 2 == 0 ? 2 : 1;
     constexpr int TILES = TURN * S::UNIT_TILES;
-    const int lane = kx::lane();
+    const int lane = lane_here();
     KX_UNROLL
     for (int u0 = 0; u0 < NU; u0 += TURN) {
         uint32_t b[S::STRIPES][TILES][2];
@@ -275,31 +290,45 @@ __device__ __forceinline__ float quad_max(float v)
     return fmaxf(v, __shfl_xor_sync(kx::FULL_MASK, v, 2));
 }
 
-/* Positions that the lane's two rows see, [first, end); rows beyond the item see none. */
-struct sight {
-    uint32_t first[2], end[2];
-};
-
-/* Scales, and hides what the rows do not see; gives each row's maximum over this lane's share. */
+/* Scales. */
 template <int NT, bool FP8>
-__device__ __forceinline__ void hide(float (&s)[1][NT][4], float (&top)[2], const float *k_scales, float scale_log2,
-                                     uint32_t position, const sight &see, bool all)
+__device__ __forceinline__ void scale(float (&s)[1][NT][4], const float *k_scales, float scale_log2)
 {
-    const int t = kx::lane() % 4;
-    top[0] = top[1] = -INFINITY;
+    const int t = lane_here() % 4;
     KX_UNROLL
     for (int n = 0; n < NT; n++) {
         KX_UNROLL
         for (int e = 0; e < 4; e++) {
-            float &x = s[0][n][e];
-            const int i = e / 2, in_tile = n * 8 + t * 2 + e % 2;
-            if (FP8) x = __fmul_rn(x, k_scales[in_tile]);
-            x = __fmul_rn(x, scale_log2);
-            const uint32_t here = position + in_tile;
-            if (!all && !(here >= see.first[i] && here < see.end[i])) x = -INFINITY;
-            top[i] = fmaxf(top[i], x);
+            if (FP8) s[0][n][e] = __fmul_rn(s[0][n][e], k_scales[n * 8 + t * 2 + e % 2]);
+            s[0][n][e] = __fmul_rn(s[0][n][e], scale_log2);
         }
     }
+}
+
+/* Hides what row `row` and the one 8 further do not see; position: of s[0]. */
+template <int NT>
+__device__ __forceinline__ void hide(float (&s)[1][NT][4], const work &w, uint32_t row, uint32_t position)
+{
+    const uint32_t own = position + lane_here() % 4 * 2;
+    KX_UNROLL
+    for (int i = 0; i < 2; i++) {
+        const uint32_t end = w.end[row + 8 * i], first = w.first_seen(end), length = end - first;
+        KX_UNROLL
+        for (int n = 0; n < NT; n++) {
+            KX_UNROLL
+            for (int e = 0; e < 2; e++) {
+                if (own + (n * 8 + e) - first >= length) s[0][n][2 * i + e] = -INFINITY;
+            }
+        }
+    }
+}
+
+template <int NT> __device__ __forceinline__ float top_of(const float (&s)[1][NT][4], int i)
+{
+    float top = -INFINITY;
+    KX_UNROLL
+    for (int n = 0; n < NT; n++) top = fmaxf(top, fmaxf(s[0][n][2 * i], s[0][n][2 * i + 1]));
+    return quad_max(top);
 }
 
 /* p in place of s, packed for the product with V; l[n / PER] takes the sums. */
@@ -307,7 +336,7 @@ template <int NT, int PER, bool FP8>
 __device__ __forceinline__ void weigh(const float (&s)[1][NT][4], uint32_t (&p)[NT][2], float (&l)[NT / PER][2],
                                       const float (&m)[2], const float (&shrink)[2], const float *v_scales)
 {
-    const int t = kx::lane() % 4;
+    const int t = lane_here() % 4;
     KX_UNROLL
     for (int i = 0; i < 2; i++) {
         const float from = finite_or_0(m[i]);
@@ -348,16 +377,15 @@ template <int D, bool FP8> struct context {
     const uint16_t *qkv;
     float *partial_values; /* (partials, KH, D) */
     float2 *partial_sums;  /* (partials, KH): maximum, sum */
+    work &w;
     sizes n;
-    work w;
-    unsigned char *ring;
     float4 *state;
     loader<D, FP8> load;
     int slot; /* next to read */
 
     __device__ __forceinline__ unsigned char *take()
     {
-        unsigned char *const taken = ring + (size_t)slot * S::SLOT;
+        unsigned char *const taken = load.ring + (size_t)slot * S::SLOT;
         slot = slot + 1 == S::SLOTS ? 0 : slot + 1;
         return taken;
     }
@@ -366,61 +394,54 @@ template <int D, bool FP8> struct context {
     {
         kx::cp_async_wait<S::SLOTS - 2>();
         __syncthreads();
-        load.issue();
+        load.issue(w, n.KH);
         return take();
     }
-    __device__ __forceinline__ uint32_t position_of(uint32_t row) const { return w.base + (w.item.row + row) / w.G; }
-    __device__ __forceinline__ uint32_t first_of(uint32_t position) const
+    /* Whether any, or each, of the 16 rows from row0 on sees any, or all, of [begin, end). */
+    __device__ __forceinline__ bool any_sees(uint32_t row0, uint32_t begin, uint32_t end) const
     {
-        return n.window && position >= n.window ? position + 1 - n.window : 0;
+        return row0 < w.rows && end > w.first_seen(w.end[row0]) && begin < w.end[min(row0 + WARP_ROWS, w.rows) - 1];
     }
-    __device__ __forceinline__ sight sight_of(uint32_t row0) const
+    __device__ __forceinline__ bool all_see(uint32_t row0, uint32_t begin, uint32_t end) const
     {
-        sight see;
-        KX_UNROLL
-        for (int i = 0; i < 2; i++) {
-            const uint32_t row = row0 + 8 * i, position = position_of(row);
-            see.end[i] = row < w.item.rows ? position + 1 : 0;
-            see.first[i] = first_of(position);
-        }
-        return see;
+        const uint32_t last = w.end[row0 + WARP_ROWS - 1];
+        return begin >= w.first_seen(last) && end <= w.end[row0] && last != 0;
     }
-    /* Values of a row in out, or of its query. */
     __device__ __forceinline__ size_t out_at(uint32_t row) const
     {
-        const uint32_t r = w.item.row + row;
+        const uint32_t r = w.row + row;
         return ((size_t)(w.first_token + r / w.G) * n.H + (size_t)w.head * w.G + r % w.G) * D;
     }
-    __device__ __forceinline__ void load_query(uint32_t (&q)[D / 16][1][4], uint32_t row0) const
+    __device__ __forceinline__ void load_query(query<D> &q, uint32_t row0) const
     {
-        const int t = kx::lane() % 4;
+        const int t = lane_here() % 4;
         KX_UNROLL
         for (int i = 0; i < 2; i++) {
-            const uint32_t row = row0 + 8 * i, r = w.item.row + row;
+            const uint32_t row = row0 + 8 * i, r = w.row + row;
             const uint16_t *const from =
                 qkv + (size_t)(w.first_token + r / w.G) * (n.H + 2 * n.KH) * D + ((size_t)w.head * w.G + r % w.G) * D;
-            const bool live = row < w.item.rows;
+            const bool live = row < w.rows;
             KX_UNROLL
             for (int k = 0; k < D / 16; k++) {
                 if (FP8) {
                     const uint2 v = live ? kx::load((const uint2 *)(from + k * 16 + t * 4)) : make_uint2(0, 0);
-                    q[k][0][i] = v.x;
-                    q[k][0][2 + i] = v.y;
+                    q.q[k][i] = v.x;
+                    q.q[k][2 + i] = v.y;
                 } else {
-                    q[k][0][i] = live ? kx::load((const uint32_t *)(from + k * 16 + t * 2)) : 0;
-                    q[k][0][2 + i] = live ? kx::load((const uint32_t *)(from + k * 16 + t * 2 + 8)) : 0;
+                    q.q[k][i] = live ? kx::load((const uint32_t *)(from + k * 16 + t * 2)) : 0;
+                    q.q[k][2 + i] = live ? kx::load((const uint32_t *)(from + k * 16 + t * 2 + 8)) : 0;
                 }
             }
         }
     }
     __device__ __forceinline__ size_t partial_of(uint32_t chunk, uint32_t row) const
     {
-        return ((size_t)w.item.partial + (size_t)(chunk - w.item.group_begin) * w.item.rows + row) * n.KH + w.head;
+        return ((size_t)w.partial + (size_t)(chunk - w.group_begin) * w.rows + row) * n.KH + w.head;
     }
     /* Unit u's values of row i of the lane (o: the lane's tiles): as f32 into a partial, or as BF16 into out. */
     __device__ __forceinline__ void put_partial(float *row, int unit, const float (*o)[4], int i) const
     {
-        const int t = kx::lane() % 4;
+        const int t = lane_here() % 4;
         if constexpr (FP8) {
             kx::store((float4 *)(row + unit * 16 + t * 4),
                       make_float4(o[0][2 * i], o[1][2 * i], o[0][2 * i + 1], o[1][2 * i + 1]));
@@ -430,7 +451,7 @@ template <int D, bool FP8> struct context {
     }
     __device__ __forceinline__ void put_out(uint16_t *row, int unit, const float (*o)[4], int i, float inverse) const
     {
-        const int t = kx::lane() % 4;
+        const int t = lane_here() % 4;
         if constexpr (FP8) {
             kx::store((uint2 *)(row + unit * 16 + t * 4),
                       make_uint2(kx::bf16x2_pack(normal(o[0][2 * i], inverse), normal(o[1][2 * i], inverse)),
@@ -453,12 +474,11 @@ template <int D, bool FP8> __device__ __forceinline__ void few_rows(context<D, F
 {
     using S = shape<D, FP8>;
     constexpr int NU = S::SPREAD_UNITS, NO = NU * S::UNIT_TILES, NT = S::TILES / WARPS;
-    const int warp = threadIdx.x / 32, lane = kx::lane(), g = lane / 4, t = lane % 4;
+    const int thread = thread_here(), warp = thread / 32, lane = thread % 32, g = lane / 4, t = lane % 4;
     exchange<S::T> &x = *(exchange<S::T> *)c.state;
-    uint32_t q[D / 16][1][4];
+    query<D> q;
     float o[NO][4], run[NO][4], m[2], l[1][2], M[2], L[2];
     c.load_query(q, g);
-    const sight see = c.sight_of(g);
     KX_UNROLL
     for (int n = 0; n < NO; n++) {
         KX_UNROLL
@@ -469,7 +489,6 @@ template <int D, bool FP8> __device__ __forceinline__ void few_rows(context<D, F
         m[i] = M[i] = -INFINITY;
         l[0][i] = L[i] = 0.0f;
     }
-    const uint32_t low_of_last = c.first_of(c.w.high - 1), end_of_first = c.position_of(0) + 1;
 
     for (uint32_t tile = c.w.tile_begin; tile < c.w.tile_end; tile++) {
         const uint32_t position = tile * S::T + warp * NT * 8;
@@ -477,12 +496,11 @@ template <int D, bool FP8> __device__ __forceinline__ void few_rows(context<D, F
         float s[1][NT][4], top[2] = {-INFINITY, -INFINITY};
         const bool any = position < c.w.high && position + NT * 8 > c.w.low;
         if (any) {
-            const bool all = c.w.item.rows == WARP_ROWS && position >= low_of_last && position + NT * 8 <= end_of_first;
             scores<D, FP8, NT>(s, q, k_slot, warp * NT * 8);
-            hide<NT, FP8>(s, top, (const float *)(k_slot + S::CODES) + warp * NT * 8, c.n.scale_log2, position, see,
-                          all);
+            scale<NT, FP8>(s, (const float *)(k_slot + S::CODES) + warp * NT * 8, c.n.scale_log2);
+            if (!c.all_see(0, position, position + NT * 8)) hide<NT>(s, c.w, g, position);
             KX_UNROLL
-            for (int i = 0; i < 2; i++) top[i] = quad_max(top[i]);
+            for (int i = 0; i < 2; i++) top[i] = top_of<NT>(s, i);
         } else {
             KX_UNROLL
             for (int n = 0; n < NT; n++) s[0][n][0] = s[0][n][1] = s[0][n][2] = s[0][n][3] = -INFINITY;
@@ -534,8 +552,8 @@ template <int D, bool FP8> __device__ __forceinline__ void few_rows(context<D, F
             }
             const float sum = __fadd_rn(__fadd_rn(quad[0], quad[1]), __fadd_rn(quad[2], quad[3]));
             const uint32_t row = g + 8 * i;
-            if (c.w.item.pieces > 1) {
-                if (row < c.w.item.rows) {
+            if (c.w.pieces > 1) {
+                if (row < c.w.rows) {
                     const size_t partial = c.partial_of(chunk, row);
                     KX_UNROLL
                     for (int u = 0; u < NU; u++) {
@@ -562,11 +580,11 @@ template <int D, bool FP8> __device__ __forceinline__ void few_rows(context<D, F
             for (int e = 0; e < 4; e++) o[n][e] = 0.0f;
         }
     }
-    if (c.w.item.pieces > 1) return;
+    if (c.w.pieces > 1) return;
     KX_UNROLL
     for (int i = 0; i < 2; i++) {
         const uint32_t row = g + 8 * i;
-        if (row >= c.w.item.rows) continue;
+        if (row >= c.w.rows) continue;
         const float inverse = __frcp_rn(L[i]);
         KX_UNROLL
         for (int u = 0; u < NU; u++) {
@@ -576,53 +594,104 @@ template <int D, bool FP8> __device__ __forceinline__ void few_rows(context<D, F
     }
 }
 
-/* ---- more rows: 16 a warp. The running result of earlier chunks lies in shared memory, each lane's own. */
+/* ---- more rows: 16 a warp */
+
+/* What a lane has of its rows g and g + 8 in a chunk: outputs, maxima and sums. Those of the chunks before lie in
+ * shared memory, the outputs each lane's own. */
+template <int NO> struct own_rows {
+    float o[NO][4], m[2], l[4][2];
+
+    __device__ __forceinline__ void begin_chunk()
+    {
+        KX_UNROLL
+        for (int n = 0; n < NO; n++) o[n][0] = o[n][1] = o[n][2] = o[n][3] = 0.0f;
+        KX_UNROLL
+        for (int i = 0; i < 2; i++) {
+            m[i] = -INFINITY;
+            l[0][i] = l[1][i] = l[2][i] = l[3][i] = 0.0f;
+        }
+    }
+};
+
+/* The chunk that ends with `tile` becomes a partial, or joins those before; with the item's last, o and l[0] are all.
+ */
+template <int D, bool FP8, int NO>
+__device__ __forceinline__ void end_chunk(context<D, FP8> &c, own_rows<NO> &r, uint32_t tile)
+{
+    using S = shape<D, FP8>;
+    const int thread = thread_here(), lane = thread % 32;
+    const uint32_t chunk = tile * S::T / CHUNK, row0 = thread / 32 * WARP_ROWS + lane / 4;
+    float old[2], now[2], sum[2];
+    KX_UNROLL
+    for (int i = 0; i < 2; i++) {
+        sum[i] = __fadd_rn(__fadd_rn(r.l[0][i], r.l[1][i]), __fadd_rn(r.l[2][i], r.l[3][i]));
+        sum[i] = __fadd_rn(sum[i], __shfl_xor_sync(kx::FULL_MASK, sum[i], 1));
+        sum[i] = __fadd_rn(sum[i], __shfl_xor_sync(kx::FULL_MASK, sum[i], 2));
+    }
+    if (c.w.pieces > 1) {
+        KX_UNROLL
+        for (int i = 0; i < 2; i++) {
+            const uint32_t row = row0 + 8 * i;
+            if (row >= c.w.rows) continue;
+            const size_t partial = c.partial_of(chunk, row);
+            KX_UNROLL
+            for (int u = 0; u < S::UNITS; u++)
+                c.put_partial(c.partial_values + partial * D, u, &r.o[u * S::UNIT_TILES], i);
+            if (lane % 4 == 0) c.partial_sums[partial] = make_float2(r.m[i], sum[i]);
+        }
+        return;
+    }
+    const bool first = chunk == c.w.tile_begin * S::T / CHUNK, last = tile + 1 == c.w.tile_end;
+    float4 *const run = c.state + (size_t)(thread / 32) * NO * 32 + lane;
+    KX_UNROLL
+    for (int i = 0; i < 2; i++) {
+        float2 before = first ? make_float2(-INFINITY, 0.0f) : c.w.before[row0 + 8 * i];
+        fold(before.x, before.y, r.m[i], sum[i], old[i], now[i]);
+        r.l[0][i] = before.y;
+        if (last) continue;
+        __syncwarp();
+        if (lane % 4 == 0) c.w.before[row0 + 8 * i] = before;
+    }
+    KX_UNROLL
+    for (int n = 0; n < NO; n++) {
+        const float4 before = first ? make_float4(0.0f, 0.0f, 0.0f, 0.0f) : run[n * 32];
+        r.o[n][0] = folded(before.x, old[0], r.o[n][0], now[0]);
+        r.o[n][1] = folded(before.y, old[0], r.o[n][1], now[0]);
+        r.o[n][2] = folded(before.z, old[1], r.o[n][2], now[1]);
+        r.o[n][3] = folded(before.w, old[1], r.o[n][3], now[1]);
+        if (!last) run[n * 32] = make_float4(r.o[n][0], r.o[n][1], r.o[n][2], r.o[n][3]);
+    }
+}
 
 template <int D, bool FP8> __device__ __forceinline__ void many_rows(context<D, FP8> &c)
 {
     using S = shape<D, FP8>;
-    constexpr int NO = D / 8, NT = S::TILES, PER = NT / 4;
-    const int warp = threadIdx.x / 32, lane = kx::lane(), g = lane / 4, t = lane % 4;
-    const uint32_t row0 = warp * WARP_ROWS, rows = c.w.item.rows;
-    const bool live = row0 < rows;
-    uint32_t q[D / 16][1][4];
-    float o[NO][4], m[2], l[4][2], M[2], L[2];
-    float4 *const run = c.state + (size_t)warp * NO * 32 + lane;
-    c.load_query(q, row0 + g);
-    const sight see = c.sight_of(row0 + g);
-    const uint32_t row_last = live ? min(row0 + WARP_ROWS, rows) - 1 : row0;
-    const uint32_t low = c.first_of(c.position_of(row0)), high = c.position_of(row_last) + 1;
-    const uint32_t low_of_last = c.first_of(high - 1), end_of_first = c.position_of(row0) + 1;
-    const bool full = row0 + WARP_ROWS <= rows;
-    bool begun = false; /* a chunk is in run */
-    KX_UNROLL
-    for (int n = 0; n < NO; n++) o[n][0] = o[n][1] = o[n][2] = o[n][3] = 0.0f;
-    KX_UNROLL
-    for (int i = 0; i < 2; i++) {
-        m[i] = M[i] = -INFINITY;
-        l[0][i] = l[1][i] = l[2][i] = l[3][i] = L[i] = 0.0f;
-    }
-
+    constexpr int NO = D / 8, NT = S::TILES;
+    query<D> q;
+    own_rows<NO> r;
+    c.load_query(q, thread_here() / 32 * WARP_ROWS + lane_here() / 4);
+    r.begin_chunk();
     for (uint32_t tile = c.w.tile_begin; tile < c.w.tile_end; tile++) {
         const uint32_t position = tile * S::T;
-        const bool any = live && position < high && position + S::T > low;
         unsigned char *const k_slot = c.next();
-        uint32_t p[NT][2];
-        float s[1][NT][4], top[2], shrink[2];
+        float s[1][NT][4] = {}, shrink[2] = {}; /* on all ways: else they are live from the kernel's beginning */
+        const bool any = c.any_sees(thread_here() / 32 * WARP_ROWS, position, position + S::T);
         if (any) {
+            const int thread = thread_here(), row0 = thread / 32 * WARP_ROWS;
             scores<D, FP8, NT>(s, q, k_slot, 0);
-            hide<NT, FP8>(s, top, (const float *)(k_slot + S::CODES), c.n.scale_log2, position, see,
-                          full && position >= low_of_last && position + S::T <= end_of_first);
+            scale<NT, FP8>(s, (const float *)(k_slot + S::CODES), c.n.scale_log2);
+            if (!c.all_see(row0, position, position + S::T)) hide<NT>(s, c.w, row0 + thread % 32 / 4, position);
             KX_UNROLL
             for (int i = 0; i < 2; i++) {
-                const float now = fmaxf(m[i], quad_max(top[i]));
-                shrink[i] = shrinking(m[i], now);
-                m[i] = now;
+                const float top = fmaxf(r.m[i], top_of<NT>(s, i));
+                shrink[i] = shrinking(r.m[i], top);
+                r.m[i] = top;
             }
         }
         unsigned char *const v_slot = c.next();
         if (any) {
-            weigh<NT, PER, FP8>(s, p, l, m, shrink, (const float *)(v_slot + S::CODES));
+            uint32_t p[NT][2];
+            weigh<NT, NT / 4, FP8>(s, p, r.l, r.m, shrink, (const float *)(v_slot + S::CODES));
             uint32_t a[S::STRIPES][1][4];
             KX_UNROLL
             for (int k = 0; k < S::STRIPES; k++) {
@@ -632,57 +701,24 @@ template <int D, bool FP8> __device__ __forceinline__ void many_rows(context<D, 
             KX_UNROLL
             for (int n = 0; n < NO; n++) {
                 KX_UNROLL
-                for (int e = 0; e < 4; e++) o[n][e] = __fmul_rn(o[n][e], shrink[e / 2]);
+                for (int e = 0; e < 4; e++) r.o[n][e] = __fmul_rn(r.o[n][e], shrink[e / 2]);
             }
-            values<D, FP8, S::UNITS>(o, a, v_slot, 0, 1);
+            values<D, FP8, S::UNITS>(r.o, a, v_slot, 0, 1);
         }
-
-        if ((tile + 1) * S::T % CHUNK != 0 && tile + 1 != c.w.tile_end) continue;
-        if (!live) continue;
-        const uint32_t chunk = tile * S::T / CHUNK;
-        float old[2], now[2];
-        KX_UNROLL
-        for (int i = 0; i < 2; i++) {
-            float sum = __fadd_rn(__fadd_rn(l[0][i], l[1][i]), __fadd_rn(l[2][i], l[3][i]));
-            sum = __fadd_rn(sum, __shfl_xor_sync(kx::FULL_MASK, sum, 1));
-            sum = __fadd_rn(sum, __shfl_xor_sync(kx::FULL_MASK, sum, 2));
-            const uint32_t row = row0 + g + 8 * i;
-            if (c.w.item.pieces > 1 && row < rows) {
-                const size_t partial = c.partial_of(chunk, row);
-                KX_UNROLL
-                for (int u = 0; u < S::UNITS; u++)
-                    c.put_partial(c.partial_values + partial * D, u, &o[u * S::UNIT_TILES], i);
-                if (t == 0) c.partial_sums[partial] = make_float2(m[i], sum);
-            }
-            fold(M[i], L[i], m[i], sum, old[i], now[i]);
-            m[i] = -INFINITY;
-            l[0][i] = l[1][i] = l[2][i] = l[3][i] = 0.0f;
+        const bool last = tile + 1 == c.w.tile_end;
+        if (last || (tile + 1) * S::T % CHUNK == 0) {
+            end_chunk(c, r, tile);
+            if (!last) r.begin_chunk();
         }
-        if (c.w.item.pieces == 1) {
-            const bool last = tile + 1 == c.w.tile_end;
-            KX_UNROLL
-            for (int n = 0; n < NO; n++) {
-                const float4 r = begun ? run[n * 32] : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-                o[n][0] = folded(r.x, old[0], o[n][0], now[0]);
-                o[n][1] = folded(r.y, old[0], o[n][1], now[0]);
-                o[n][2] = folded(r.z, old[1], o[n][2], now[1]);
-                o[n][3] = folded(r.w, old[1], o[n][3], now[1]);
-                if (!last) run[n * 32] = make_float4(o[n][0], o[n][1], o[n][2], o[n][3]);
-            }
-            begun = true;
-            if (last) break;
-        }
-        KX_UNROLL
-        for (int n = 0; n < NO; n++) o[n][0] = o[n][1] = o[n][2] = o[n][3] = 0.0f;
     }
-    if (c.w.item.pieces > 1) return;
+    if (c.w.pieces > 1) return;
     KX_UNROLL
     for (int i = 0; i < 2; i++) {
-        const uint32_t row = row0 + g + 8 * i;
-        if (row >= rows) continue;
-        const float inverse = __frcp_rn(L[i]);
+        const uint32_t row = thread_here() / 32 * WARP_ROWS + lane_here() / 4 + 8 * i;
+        if (row >= c.w.rows) continue;
+        const float inverse = __frcp_rn(r.l[0][i]);
         KX_UNROLL
-        for (int u = 0; u < S::UNITS; u++) c.put_out(c.out + c.out_at(row), u, &o[u * S::UNIT_TILES], i, inverse);
+        for (int u = 0; u < S::UNITS; u++) c.put_out(c.out + c.out_at(row), u, &r.o[u * S::UNIT_TILES], i, inverse);
     }
 }
 
@@ -691,21 +727,21 @@ template <int D, bool FP8> __device__ __forceinline__ void many_rows(context<D, 
 template <int D, bool FP8> __device__ __forceinline__ void merge(const context<D, FP8> &c, uint32_t *tickets)
 {
     KX_SHARED(uint32_t, last, [1]);
-    uint32_t *const ticket = tickets + (size_t)c.w.item.ticket * c.n.KH + c.w.head;
+    uint32_t *const ticket = tickets + (size_t)c.w.ticket * c.n.KH + c.w.head;
     __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) {
-        last[0] = atomicAdd(ticket, 1u) == c.w.item.pieces - 1u;
+        last[0] = atomicAdd(ticket, 1u) == c.w.pieces - 1u;
         __threadfence(); /* by who saw the ticket, before the barrier that tells the others */
     }
     __syncthreads();
     if (!last[0]) return;
-    const uint32_t rows = c.w.item.rows;
-    for (uint32_t i = threadIdx.x; i < rows * (D / 4); i += THREADS) {
+    const uint32_t rows = c.w.rows;
+    for (uint32_t i = thread_here(); i < rows * (D / 4); i += THREADS) {
         const uint32_t row = i / (D / 4), d = i % (D / 4) * 4;
         float M = -INFINITY, L = 0.0f;
         float4 A = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        for (uint32_t chunk = c.w.item.group_begin; chunk < c.w.item.group_end; chunk++) {
+        for (uint32_t chunk = c.w.group_begin; chunk < c.w.group_end; chunk++) {
             const size_t partial = c.partial_of(chunk, row);
             const float2 sums = __ldcg(c.partial_sums + partial);
             const float4 a = __ldcg((const float4 *)(c.partial_values + partial * D + d));
@@ -724,21 +760,33 @@ template <int D, bool FP8> __device__ __forceinline__ void merge(const context<D
     if (threadIdx.x == 0) atomicExch(ticket, 0u);
 }
 
-__device__ __forceinline__ work work_of(const attention_item &item, const sizes &n, uint32_t head, int T,
-                                        const uint32_t *q_start, const uint32_t *kv_len)
+/* By all threads; the caller puts barriers around. */
+__device__ __forceinline__ void work_set(work &w, const attention_item &item, const sizes &n, uint32_t head, int T,
+                                         const uint32_t *q_start, const uint32_t *kv_len)
 {
-    work w;
-    w.item = item;
-    w.G = n.H / n.KH;
+    const uint32_t G = n.H / n.KH, first_token = __ldg(q_start + item.seq);
+    const uint32_t base = __ldg(kv_len + item.seq) - (__ldg(q_start + item.seq + 1) - first_token);
+    const int thread = thread_here();
+    for (uint32_t row = thread; row < ROWS; row += THREADS) {
+        w.end[row] = row < item.rows ? base + (item.row + row) / G + 1 : 0;
+    }
+    if (threadIdx.x != 0) return;
+    w.window = n.window;
+    w.row = item.row;
+    w.rows = item.rows;
+    w.partial = item.partial;
+    w.pieces = item.pieces;
+    w.ticket = item.ticket;
+    w.group_begin = item.group_begin;
+    w.group_end = item.group_end;
+    w.next = item.next;
+    w.G = G;
     w.head = head;
-    w.first_token = __ldg(q_start + item.seq);
-    w.base = __ldg(kv_len + item.seq) - (__ldg(q_start + item.seq + 1) - w.first_token);
-    const uint32_t position = w.base + item.row / w.G;
-    w.low = n.window && position >= n.window ? position + 1 - n.window : 0;
-    w.high = w.base + (item.row + item.rows - 1) / w.G + 1;
+    w.first_token = first_token;
+    w.low = w.first_seen(base + item.row / G + 1);
+    w.high = base + (item.row + item.rows - 1) / G + 1;
     w.tile_begin = max(w.low, (uint32_t)item.chunk_begin * CHUNK) / T;
     w.tile_end = (min(w.high, (uint32_t)item.chunk_end * CHUNK) + T - 1) / T;
-    return w;
 }
 
 template <int D, bool FP8>
@@ -750,41 +798,39 @@ __global__ void __launch_bounds__(THREADS, 2)
 {
     using S = shape<D, FP8>;
     KX_SHARED_DYN(pool);
-    context<D, FP8> c;
-    c.ring = kx::carve<unsigned char>(pool, S::RING_BYTES);
-    c.state = kx::carve<float4>(pool, S::STATE);
-    c.out = out;
-    c.qkv = qkv;
-    c.partial_values = partial_values;
-    c.partial_sums = partial_sums;
-    c.n = n;
-    const uint32_t count = __ldg(items_count), pairs = cuda_attention_workers(gridDim.x, n.KH) * n.KH;
-    for (uint32_t pair = blockIdx.x; pair < pairs; pair += gridDim.x) {
-        for (uint32_t index = pair / n.KH; index < count;) {
-            const attention_item item = items[index];
-            c.w = work_of(item, n, pair % n.KH, S::T, q_start, kv_len);
-            __syncthreads(); /* the item before no longer needs the shared memory */
-            c.load.start(c.w, layer, table + __ldg(table_start + item.seq), c.ring, n.KH);
-            c.slot = 0;
-            KX_UNROLL
-            for (int i = 0; i < S::SLOTS - 1; i++) c.load.issue();
-            if (item.rows <= WARP_ROWS) {
-                few_rows(c);
-            } else {
-                many_rows(c);
-            }
-            if (item.pieces > 1) merge(c, tickets);
-            if (!item.next) break;
-            index = item.next;
+    KX_SHARED(work, w, [1]);
+    unsigned char *const ring = kx::carve<unsigned char>(pool, S::RING_BYTES);
+    float4 *const state = kx::carve<float4>(pool, S::STATE);
+    context<D, FP8> c = {out, qkv, partial_values, partial_sums, w[0], n, state, {}, 0};
+    uint32_t index = blockIdx.x / n.KH;
+    if (index >= min(__ldg(items_count), cuda_attention_workers(gridDim.x, n.KH))) return;
+    do {
+        __syncthreads(); /* the item before no longer needs the shared memory */
+        work_set(w[0], items[index], n, blockIdx.x % n.KH, S::T, q_start, kv_len);
+        if (threadIdx.x == 0) {
+            w[0].table = table + __ldg(table_start + items[index].seq);
+            w[0].layer = layer + cuda_kv_piece_at(0, blockIdx.x % n.KH, n.KH, D, FP8);
         }
-    }
+        __syncthreads();
+        c.load.start(w[0], ring);
+        c.slot = 0;
+        KX_UNROLL
+        for (int i = 0; i < S::SLOTS - 1; i++) c.load.issue(w[0], n.KH);
+        if (w[0].rows <= WARP_ROWS) {
+            few_rows(c);
+        } else {
+            many_rows(c);
+        }
+        if (w[0].pieces > 1) merge(c, tickets);
+        index = w[0].next;
+    } while (index);
 }
 
 template <int D, bool FP8>
 cudaError_t launch(const struct cuda_attention *a, const struct cuda_step *step, uint32_t grid, cudaStream_t stream)
 {
     using S = shape<D, FP8>;
-    static_assert(sizeof(exchange<S::T>) <= S::STATE * sizeof(float4), "exchange lies in the state");
+    static_assert(sizeof(exchange<S::T>) <= S::STATE * sizeof(float4), "the exchange lies in the state");
     const size_t shared = kx::carve_bytes<unsigned char>(S::RING_BYTES) + kx::carve_bytes<float4>(S::STATE);
     unsigned char *const scratch = (unsigned char *)a->scratch;
     float *const partial_values = (float *)(scratch + cuda_attention_ticket_bytes(grid, a->KH));
@@ -803,7 +849,7 @@ extern "C" cudaError_t cuda_attention(const struct cuda_attention *a, const stru
                                       cudaStream_t stream)
 {
     const bool fp8 = a->kv.fp8;
-    if (!grid || !a->KH || a->H % a->KH != 0) return cudaErrorInvalidValue;
+    if (!a->KH || grid < a->KH || a->H % a->KH != 0) return cudaErrorInvalidValue;
     switch (a->D) {
     case 64: return fp8 ? launch<64, true>(a, step, grid, stream) : launch<64, false>(a, step, grid, stream);
     case 96: return fp8 ? launch<96, true>(a, step, grid, stream) : launch<96, false>(a, step, grid, stream);

@@ -45,10 +45,10 @@ struct attention_item {
 #define CUDA_ATTENTION_FUNCTION static inline
 #endif
 
-/* Workers of a grid; the grid's last (grid % KH) blocks have nothing to do. */
+/* Workers of a grid of at least KH blocks; its last (grid % KH) have nothing to do. */
 CUDA_ATTENTION_FUNCTION uint32_t cuda_attention_workers(uint32_t grid, uint32_t KH)
 {
-    return grid < KH ? 1 : grid / KH;
+    return grid / KH;
 }
 /* Groups that may be cut in one plan: each has a ticket a KV head. */
 CUDA_ATTENTION_FUNCTION uint32_t cuda_attention_tickets(uint32_t grid, uint32_t KH)

@@ -122,7 +122,7 @@ struct cuda_attention {
     uint32_t partials; /* cuda_attention_partials */
 };
 /* D is 64, 96, 128 or 256, else cudaErrorInvalidValue. grid: blocks of the launch, as the plan was told: two a
- * multiprocessor. A layer with a window takes the step's second plan. */
+ * multiprocessor, at least KH. A layer with a window takes the step's second plan. */
 cudaError_t cuda_attention(const struct cuda_attention *attention, const struct cuda_step *step, uint32_t grid,
                            cudaStream_t stream);
 

@@ -77,6 +77,16 @@ __device__ __forceinline__ int lane()
 #endif
 }
 
+/* v, of which the compiler no longer knows where it comes from: what is computed from it in a loop is computed there,
+ * and not kept in registers from one round to the next. */
+__device__ __forceinline__ int opaque(int v)
+{
+#ifdef __CUDACC__
+    asm volatile("" : "+r"(v));
+#endif
+    return v;
+}
+
 /* ---- cp.async: 16 (or 4, 8) bytes from global to shared memory without registers.
  * source_bytes below the size fills the rest with zeros; 0 reads nothing (the address must still be valid to form).
  * The bytes may be read after cp_async_wait by the same thread, by others only after a barrier that follows it. */

@@ -62,7 +62,7 @@ uint32_t attention_plan_items_max(const struct attention_plan_config *config, ui
 
 enum status attention_plan_create(const struct attention_plan_config *config, struct attention_plan **out)
 {
-    if (!config->KH || !config->grid || config->H % config->KH || config->H == 0) return ST_INVAL;
+    if (!config->KH || !config->H || config->H % config->KH || config->grid < config->KH) return ST_INVAL;
     if (config->context_max / CHUNK >= UINT16_MAX) return ST_INVAL;
     struct attention_plan *plan = mem_alloc(1, sizeof *plan);
     if (!plan) return ST_NOMEM;

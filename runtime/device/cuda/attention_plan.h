@@ -29,7 +29,8 @@ struct attention_plan;
 /* Items of the longest plan of a step of at most so many tokens and sequences. */
 uint32_t attention_plan_items_max(const struct attention_plan_config *config, uint32_t tokens, uint32_t seqs);
 
-/* Takes all memory that planning needs. ST_NOMEM. ST_INVAL: H is no multiple of KH, or a context has more chunks than
+/* Takes all memory that planning needs. ST_NOMEM. ST_INVAL: H is no multiple of KH, the grid has
+ * less than KH blocks, or a context has more chunks than
  * an item can name. */
 NODISCARD enum status attention_plan_create(const struct attention_plan_config *config, struct attention_plan **plan);
 void attention_plan_destroy(struct attention_plan *plan);
