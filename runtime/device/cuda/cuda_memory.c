@@ -10,7 +10,7 @@
 
 #include <string.h>
 
-enum { SPACE_ALIGNMENT = 256, PANEL_BYTES = 32 << 20 /* stays in L2 */ };
+enum { SPACE_ALIGNMENT = 256 };
 static const size_t SPARE_BYTES = (size_t)256 << 20;
 
 static size_t aligned(size_t bytes)
@@ -54,7 +54,7 @@ static bool needs_gu(const struct cuda_rank *rank)
 {
     for (uint32_t l = 0; l < rank->spec.layers; l++) {
         const struct cuda_layer *layer = &rank->weights.layers[l];
-        if (!layer->expert_gated && (layer->gated_parts == 2 || rank->device->libraries.cublaslt)) return true;
+        if (!layer->expert_gated && (layer->gated_parts == 2 || rank->library)) return true;
     }
     return false;
 }
@@ -76,7 +76,8 @@ static size_t place_space(struct cuda_rank *rank, uint8_t *base)
     TAKE(s->attended, N * heads * D * sizeof(uint16_t));
     TAKE(s->y, N * spec->width * sizeof(uint16_t));
     if (needs_gu(rank)) TAKE(s->gu, N * 2 * spec->ff_width * sizeof(uint16_t));
-    TAKE(s->act, N * spec->ff_width * sizeof(uint16_t));
+    size_t widest = largest(spec->ff_width, largest(spec->width, heads * D)); /* of any product's input */
+    TAKE(s->act, largest(N, logit_rows) * widest * sizeof(uint16_t));
     TAKE(s->bad, N * sizeof *s->bad);
     TAKE(s->logits, logit_rows * head_rows * sizeof(float));
     s->all_logits = s->logits;
@@ -92,10 +93,9 @@ static size_t place_space(struct cuda_rank *rank, uint8_t *base)
                                                     spec->head_size, rank->attention_config.grid));
     TAKE(s->matmul, cuda_matmul_scratch_bytes(rank->sms));
     TAKE(s->sample, cuda_sample_scratch_bytes((uint32_t)logit_rows, cuda->spec.vocab));
-    if (rank->cublaslt) {
-        s->panel_values = PANEL_BYTES / sizeof(uint16_t);
-        TAKE(s->panel, PANEL_BYTES);
-        TAKE(s->cublaslt, CUBLASLT_WORKSPACE_BYTES);
+    if (rank->library) {
+        TAKE(s->panel, MATMUL_PANEL_BYTES);
+        TAKE(s->cublaslt, MATMUL_WORKSPACE_BYTES);
     }
     if (spec->experts) place_experts(rank, base, &used);
 #undef TAKE
@@ -123,8 +123,7 @@ size_t cuda_memory_block_bytes(const struct model_spec *spec, bool fp8)
     return (size_t)spec->layers * spec->kv_heads * cuda_kv_piece_bytes(spec->head_size, fp8);
 }
 
-/* How many KV blocks this GPU has room for; ST_NOMEM where they hold less than the longest sequence. */
-static enum status fit_kv(struct cuda_rank *rank, struct error *err)
+enum status cuda_memory_fit_kv(struct cuda_rank *rank, struct error *err)
 {
     const struct device_cuda *cuda = rank->device;
     size_t free_bytes, total_bytes;
@@ -165,7 +164,7 @@ enum status cuda_memory_take_space(struct cuda_rank *rank, struct error *err)
     CUDA_TRY(cudaMemsetAsync(rank->space_memory, 0, rank->space_bytes, rank->stream), "clearing memory", err);
     TRY(take_generations(rank, err));
     CUDA_TRY(cudaStreamSynchronize(rank->stream), "clearing memory", err);
-    return fit_kv(rank, err);
+    return ST_OK;
 }
 
 enum status cuda_memory_take_kv(struct cuda_rank *rank, uint32_t blocks, struct error *err)

@@ -17,6 +17,7 @@
 #include "runtime/device/cuda/attention_plan.h"
 #include "runtime/device/cuda/cuda_api.h"
 #include "runtime/device/cuda/cuda_step_buffer.h"
+#include "runtime/device/cuda/matmul_library.h"
 #include "runtime/device/device_cuda.h"
 
 #include <pthread.h>
@@ -28,8 +29,7 @@ enum {
     LOGIT_ROWS = 256,           /* rows that the head is multiplied with and sampled at a time */
     RANK_COMMANDS = 4,          /* told to a rank and not done: two launches and a collect at most */
     ROPES_MAX = 2,              /* of all layers, of windowed ones */
-    QKV_PARTS = 3,
-    CUBLASLT_WORKSPACE_BYTES = 32 << 20 /* what Hopper's kernels want: cuBLAS's documentation, cublasSetWorkspace */
+    QKV_PARTS = 3
 };
 
 /* ---- weights ---- */
@@ -75,7 +75,6 @@ struct cuda_space {
     uint8_t *step;                                /* the step buffer */
     void *attention, *matmul, *sample, *cublaslt; /* scratch of attention, matmuls, sampling, the library */
     uint16_t *panel;                              /* rows of a weight unpacked for cuBLASLt */
-    size_t panel_values;
     struct cuda_moe moe;
     float *router_logits;            /* (N, X) */
     uint16_t *expert_act, *expert_y; /* (N used, F), (N used, E) */
@@ -120,8 +119,7 @@ struct cuda_rank {
     struct attention_plan_config attention_config;
     struct attention_plan *attention;
     cudaStream_t stream;
-    struct cublaslt_handle *cublaslt;
-    struct cuda_matmul_choices *choices;
+    struct matmul_library *library; /* cuBLASLt's products; NULL: our own kernels */
     struct cuda_weights weights;
     struct cuda_space space;
     uint8_t *space_memory;
@@ -194,8 +192,9 @@ void device_cuda_lose(struct device_cuda *cuda, enum status status, const char *
 NODISCARD enum status cuda_weights_load(struct cuda_rank *rank, struct error *err);
 void cuda_weights_free(struct cuda_rank *rank);
 
-/* Takes the work space of the largest step, pinned memory and events; then tells how many KV blocks fit beside. */
+/* Takes the work space of the largest step, pinned memory and events; fit_kv tells how many KV blocks fit beside. */
 NODISCARD enum status cuda_memory_take_space(struct cuda_rank *rank, struct error *err);
+NODISCARD enum status cuda_memory_fit_kv(struct cuda_rank *rank, struct error *err);
 NODISCARD enum status cuda_memory_take_kv(struct cuda_rank *rank, uint32_t blocks, struct error *err);
 void cuda_memory_free(struct cuda_rank *rank);
 size_t cuda_memory_block_bytes(const struct model_spec *spec, bool fp8);
@@ -211,6 +210,8 @@ struct cuda_product {
 };
 NODISCARD cudaError_t cuda_multiply(struct cuda_rank *rank, const struct cuda_product *product, uint32_t M);
 NODISCARD enum status cuda_matmul_open(struct cuda_rank *rank, struct error *err);
+/* Chooses cuBLASLt's algorithms for all products; the work space stands, what it holds is lost. */
+NODISCARD enum status cuda_matmul_prepare(struct cuda_rank *rank, struct error *err);
 void cuda_matmul_close(struct cuda_rank *rank);
 
 /* Enqueues the kernels of a step that lies in the step buffer, for so many tokens and rows. */

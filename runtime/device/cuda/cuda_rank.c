@@ -61,7 +61,9 @@ static enum status load(struct cuda_rank *rank, struct error *err)
     TRY(cuda_matmul_open(rank, err));
     enum status status = attention_plan_create(&rank->attention_config, &rank->attention);
     if (status != ST_OK) return error_set(err, status, "planning attention: %s", status_text(status));
-    return cuda_memory_take_space(rank, err);
+    TRY(cuda_memory_take_space(rank, err));
+    TRY(cuda_matmul_prepare(rank, err));
+    return cuda_memory_fit_kv(rank, err);
 }
 
 static enum status prepare(struct cuda_rank *rank, struct error *err)

@@ -14,7 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { PLANS = 16, CANDIDATES = 8, RUNS = 5, PATH_MAX_BYTES = 4096 };
+enum { PLANS = 16, CANDIDATES = 8, RUNS = 5, PATH_MAX_BYTES = 4096, ALLOC_FAILED = 3 /* CUBLAS_STATUS_ALLOC_FAILED */ };
 
 /* One product of the library: rows of y are y_stride values apart. */
 struct product {
@@ -315,7 +315,8 @@ enum status matmul_library_create(const struct matmul_library_config *config, st
     if (!status) status = config->table->preference_create(&made->preference);
     if (status) {
         matmul_library_destroy(made);
-        return error_set(err, ST_DEVICE, "cuBLASLt does not start: status %d", status);
+        return error_set(err, status == ALLOC_FAILED ? ST_NOMEM : ST_DEVICE, "cuBLASLt does not start: status %d",
+                         status);
     }
     if (config->file && strlen(config->file) + 8 < sizeof made->file) {
         strcat(made->file, config->file);

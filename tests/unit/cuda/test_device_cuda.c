@@ -31,7 +31,7 @@ static const struct model_spec base_spec = {.arch = "tiny",
                                             .tied_head = true,
                                             .attention_scale = 0.125f};
 static const struct device_cuda_config base_config = {.ranks = 1,
-                                                      .memory_utilization = 0.03,
+                                                      .memory_utilization = 0.06,
                                                       .spare_bytes = 1 << 20,
                                                       .step_deadline_ns = 600000000000u,
                                                       .tokens_max = 80,
