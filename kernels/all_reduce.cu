@@ -12,16 +12,16 @@
  *     with acquire, and all who meet that thread in a later barrier, see every push of the block. Blocks of the same
  *     number on the ranks serve the same rows, so no block needs more than its namesakes. The slot is read by ordinary
  *     loads, never by the read-only path, which may hold what an earlier epoch left.
- *   - A fast rank does not overwrite what a slow one still reads. A writes slot e % 2 again in epoch e + 2, after its
- *     kernel of epoch e + 1 ended. That kernel saw a flag of epoch e + 1 of every rank B (block 0 exchanges flags even
- *     when no row lives), which B's kernel of e + 1 stored, hence after B's kernel of epoch e, with all its reads, had
- *     ended. Two slots are therefore enough, and one is not: B may still sum epoch e while A, done, pushes e + 1.
- *     (Kernels of one stream that overlap, programmatic dependent launch, would break this.)
- *   - A flag may be ahead: a fast peer stores e + 1 before a slow block has looked for e. So flags are compared by
- *     their difference as a signed number, which also outlives the wrap at 2^32. Blocks without rows neither push nor
- *     tell; their flags jump.
- *   - The number of an epoch is kept by each block, on the device, so that a captured graph can be replayed. The grid
- *     is always CUDA_ALL_REDUCE_BLOCKS: with a grid of M the counts, and with them the parity of slots, would part.
+ *   - A fast rank does not overwrite what a slow one still reads. Row m is always block m % 32's, whatever M is
+ *     (E is one for all launches), so a block and its namesakes are a protocol of their own. Block b of A
+ *     writes slot e % 2 again in its epoch e + 2, after its epoch e + 1, in which it saw flag e + 1 of every
+ *     rank B: stored by B's kernel of e + 1, hence after B's kernel of e, with all its reads, had ended. Two
+ *     slots are therefore enough, and one is not: B may still sum epoch e while A, done, pushes e + 1. (Kernels
+ *     of one stream that overlap, programmatic dependent launch, would break this.)
+ *   - A flag may be ahead by one: a fast peer stores e + 1 before a slow block has looked for e. So flags are
+ *     compared by their difference as a signed number, which also outlives the wrap at 2^32.
+ *   - Each block counts its epochs itself, on the device, so that a captured graph can be replayed. A block
+ *     without rows that live does nothing, on all ranks alike: they have the same step.
  *   - All ranks get the same bits: they add the same bf16 parts in the same order.
  *   - Blocks wait for other GPUs, so all must be resident: a cooperative launch, which fails where they do not fit.
  *
@@ -113,10 +113,7 @@ __global__ void __launch_bounds__(NORM_THREADS_MAX)
                        const all_reduce_numbers a)
 {
     const uint32_t b = blockIdx.x, count = min(kx::load(live), a.M);
-    if (b >= count && b > 0) { /* nothing to sum: this block only counts */
-        if (threadIdx.x == 0) kx::store(epochs + b, kx::load(epochs + b) + 1);
-        return;
-    }
+    if (b >= count) return; /* the whole block */
     const uint32_t epoch = kx::load(epochs + b) + 1;
     const size_t slot_at = (size_t)(epoch & 1) * a.ranks * a.slot_values;
     all_reduce_push(peers, y, rows, count, slot_at, a);
@@ -148,7 +145,7 @@ __global__ void __launch_bounds__(NORM_THREADS_MAX)
     }
 }
 
-/* Grid: CUDA_ALL_REDUCE_BLOCKS, resident together; a block has rows its number, + as many, ... */
+/* Grid: a block a row, at most CUDA_ALL_REDUCE_BLOCKS, resident together. */
 extern "C" cudaError_t cuda_all_reduce_rmsnorm(const struct cuda_all_reduce *reduce, const uint16_t *y,
                                                const struct cuda_norm *norm, const uint32_t *live, uint32_t M,
                                                cudaStream_t stream)
@@ -164,6 +161,7 @@ extern "C" cudaError_t cuda_all_reduce_rmsnorm(const struct cuda_all_reduce *red
         peers.buffers[r] = reduce->buffers[r];
         peers.flags[r] = reduce->flags[r];
     }
+    const uint32_t blocks = M < CUDA_ALL_REDUCE_BLOCKS ? M : (uint32_t)CUDA_ALL_REDUCE_BLOCKS;
     const norm_row_shape shape = norm_row_shape_of(E);
     const auto kernel = shape.units == 1   ? all_reduce_rmsnorm<1>
                         : shape.units == 2 ? all_reduce_rmsnorm<2>
@@ -171,7 +169,7 @@ extern "C" cudaError_t cuda_all_reduce_rmsnorm(const struct cuda_all_reduce *red
                                            : all_reduce_rmsnorm<8>;
     const all_reduce_numbers numbers = {reduce->rank,        reduce->ranks,       M,
                                         reduce->slot_values, reduce->wait_ns_max, {E, norm->residual_scale, norm->eps}};
-    return kx::launch_cooperative(kernel, CUDA_ALL_REDUCE_BLOCKS, shape.threads, 0, stream, peers, reduce->epochs,
-                                  reduce->stop, y, norm->x, norm->post_weight, norm->weight, norm->out,
-                                  norm->out_scales, norm->rows, norm->gathered, norm->bad, live, numbers);
+    return kx::launch_cooperative(kernel, blocks, shape.threads, 0, stream, peers, reduce->epochs, reduce->stop, y,
+                                  norm->x, norm->post_weight, norm->weight, norm->out, norm->out_scales, norm->rows,
+                                  norm->gathered, norm->bad, live, numbers);
 }

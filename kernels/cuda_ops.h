@@ -213,7 +213,7 @@ struct cuda_all_reduce {
     size_t slot_values; /* of one rank's part of a buffer: M * E of the largest launch or more; a multiple of 8 */
     uint16_t *buffers[CUDA_RANKS_MAX]; /* bf16 (2, ranks, slot_values) of each rank, written by the others */
     uint32_t *flags[CUDA_RANKS_MAX];   /* (CUDA_ALL_REDUCE_BLOCKS, CUDA_RANKS_MAX) of each rank, 0 at start */
-    uint32_t *epochs;     /* (CUDA_ALL_REDUCE_BLOCKS) of this rank, 0 at start: how many all-reduces there were */
+    uint32_t *epochs;     /* (CUDA_ALL_REDUCE_BLOCKS) of this rank, 0 at start: how many sums each block made */
     uint32_t *stop;       /* mapped host memory, 0 at start: the host writes CUDA_ALL_REDUCE_ABORT to end all waits; a
                              kernel that waited in vain writes 1 + the rank that did not come. Not 0: results are void */
     uint64_t wait_ns_max; /* how long a kernel waits for a rank */
@@ -222,7 +222,7 @@ struct cuda_all_reduce {
 
 /* Pushes y (M, E) to all peers, waits for theirs, and goes on as cuda_add_rmsnorm with the sum, f32 in rank order, in
  * place of norm->y. Every rank must launch it, with the same M, E, rows and live count; E is a multiple of 8.
- * Needs room for all of its CUDA_ALL_REDUCE_BLOCKS blocks at once (a cooperative launch). */
+ * Needs room for all of its blocks, M or CUDA_ALL_REDUCE_BLOCKS, at once (a cooperative launch). */
 cudaError_t cuda_all_reduce_rmsnorm(const struct cuda_all_reduce *reduce, const uint16_t *y,
                                     const struct cuda_norm *norm, const uint32_t *live, uint32_t M,
                                     cudaStream_t stream);
