@@ -201,18 +201,24 @@ struct matmul_q4 : matmul_packed<false> {
         /* 0x4300 is 128: a code in its lowest bits is 128 + code */
         const uint32_t less = o.w.type == CUDA_TYPE_Q4_0 ? 0x43084308u : 0x43004300u;
         const bool has_minimum = weight_has_minimum(o.w.type);
+        uint4 codes[4], row_words[4]; /* whole: parts of 16 bytes would meet in banks */
+        KX_UNROLL
+        for (int i = 0; i < 4; i++) {
+            codes[i] = load(ring + 32 * i + lane);
+            row_words[i] = load((const uint4 *)words + 8 * i + g);
+        }
         KX_UNROLL
         for (int block = 0; block < 4; block++) {
             uint32_t a[2][2][4];
             block_scale scale[4];
             KX_UNROLL
             for (int i = 0; i < 4; i++) {
-                const uint32_t c = load((const uint32_t *)(ring + 32 * i + lane) + block);
+                const uint32_t c = word_of(codes[i], block);
                 KX_UNROLL
                 for (int j = 0; j < 4; j++)
                     a[j / 2][i / 2][i % 2 + j % 2 * 2] = bf16x2_sub((c >> 4 * j & 0x000f000fu) | 0x43004300u, less);
-                const uint2 pair = load((const uint2 *)(words + (8 * i + g) * 4 + (block & 2)));
-                scale[i] = weight_block_scale<false>(o.w.type, block & 1 ? pair.y : pair.x, pair.x, pair.y);
+                const uint32_t even = word_of(row_words[i], block & 2), odd = word_of(row_words[i], block | 1);
+                scale[i] = weight_block_scale<false>(o.w.type, block & 1 ? odd : even, even, odd);
             }
             KX_UNROLL
             for (int n0 = 0; n0 < NT; n0 += GROUP) {
@@ -262,18 +268,25 @@ struct matmul_q8 : matmul_packed<true> {
         constexpr int GROUP = NT < 2 ? NT : 2;
         const uint32_t lane = kx::lane(), g = lane / 4, t = lane % 4;
         const bool has_minimum = weight_has_minimum(o.w.type);
+        uint4 codes[4];
+        uint2 row_words[4];
+        KX_UNROLL
+        for (int i = 0; i < 4; i++) {
+            codes[i] = load(ring + 32 * i + lane);
+            row_words[i] = load((const uint2 *)words + 8 * i + g);
+        }
         KX_UNROLL
         for (int block = 0; block < 2; block++) {
             uint32_t a[2][1][2][4]; /* [half] */
             block_scale scale[4];
             KX_UNROLL
             for (int i = 0; i < 4; i++) {
-                const uint2 c = load((const uint2 *)(ring + 32 * i + lane) + block);
+                const uint2 c = make_uint2(word_of(codes[i], 2 * block), word_of(codes[i], 2 * block + 1));
                 a[0][0][i / 2][i % 2] = unpack(__byte_perm(c.x, 0, 0x4140));
                 a[0][0][i / 2][i % 2 + 2] = unpack(__byte_perm(c.x, 0, 0x4342));
                 a[1][0][i / 2][i % 2] = unpack(__byte_perm(c.y, 0, 0x4140));
                 a[1][0][i / 2][i % 2 + 2] = unpack(__byte_perm(c.y, 0, 0x4342));
-                const uint2 pair = load((const uint2 *)(words + (8 * i + g) * 2));
+                const uint2 pair = row_words[i];
                 scale[i] = weight_block_scale<true>(o.w.type, block ? pair.y : pair.x, pair.x, pair.y);
             }
             KX_UNROLL
@@ -327,30 +340,28 @@ template <class F, int NT> struct matmul_plan {
     }
 };
 
-/* Activations of a chunk, [block of 32][token][32], 16 bytes a copy. */
+/* Activations of a chunk, [block of 32][token][32], 16 bytes a copy; eight lanes fill 128 bytes of shared memory. */
 template <class F, int NT> __device__ __forceinline__ void matmul_copy_x(const matmul_operands &o, uint4 *x, uint32_t k)
 {
     for (uint32_t i = threadIdx.x; i < NT * 8 * 16; i += MATMUL_THREADS) {
-        const uint32_t token = i / 16, block = i % 16 / 4, at = k + i % 16 * 8;
+        const uint32_t block = i / (NT * 32), token = i / 4 % (NT * 8), at = k + block * 32 + i % 4 * 8;
         const bool live = o.first + token < o.M && at < o.w.K;
-        const uint32_t row = live && o.rows ? o.rows[o.first + token] : o.first + token;
-        cp_async16(x + (block * NT * 8 + token) * 4 + (i % 4 ^ F::swap(block, token)),
-                   o.x + (live ? (size_t)row * o.w.K + at : 0), live ? 16 : 0);
+        cp_async16(x + (i & ~3u) + (i % 4 ^ F::swap(block, token)),
+                   o.x + (live ? (size_t)(o.first + token) * o.w.K + at : 0), live ? 16 : 0);
     }
 }
 
-/* The sum of each 32 activations of a chunk, for types with a minimum. */
+/* The sum of each 32 activations of a chunk, for types with a minimum: four lanes a sum, added in one order. */
 template <class F, int NT> __device__ __forceinline__ void matmul_sum_x(const uint4 *x, float *x_sums)
 {
-    for (uint32_t i = threadIdx.x; i < 4 * NT * 8; i += MATMUL_THREADS) { /* [block][token] */
-        float sum = 0.0f;
-        for (uint32_t place = 0; place < 4; place++) {
-            float v[8];
-            bf16x8_unpack(load(x + i * 4 + (place ^ F::swap(i / (NT * 8), i % (NT * 8)))), v);
-            KX_UNROLL
-            for (int j = 0; j < 8; j++) sum += v[j];
-        }
-        x_sums[i] = sum;
+    for (uint32_t i = threadIdx.x; i < NT * 8 * 16; i += MATMUL_THREADS) { /* [block][token][8 inputs] */
+        float v[8], sum = 0.0f;
+        bf16x8_unpack(load(x + (i & ~3u) + (i % 4 ^ F::swap(i / (NT * 32), i / 4 % (NT * 8)))), v);
+        KX_UNROLL
+        for (int j = 0; j < 8; j++) sum += v[j];
+        sum += __shfl_xor_sync(FULL_MASK, sum, 1);
+        sum += __shfl_xor_sync(FULL_MASK, sum, 2);
+        if (i % 4 == 0) store(x_sums + i / 4, sum);
     }
 }
 

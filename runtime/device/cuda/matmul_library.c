@@ -197,8 +197,8 @@ static bool measure(struct matmul_library *library, const struct product *p, cud
     for (int i = 0; i < found && i < CANDIDATES; i++) {
         if (results[i].state || results[i].workspace_bytes > library->space.workspace_bytes) continue;
         struct candidate candidate = {library, p, plan, &results[i].algo, stream};
-        const matmul_time_fn time = library->config.time ? library->config.time : time_by_events;
-        const uint64_t ns = time(library->config.time_state, run_candidate, &candidate, RUNS, stream);
+        const matmul_time_fn measure_time = library->config.time ? library->config.time : time_by_events;
+        const uint64_t ns = measure_time(library->config.time_state, run_candidate, &candidate, RUNS, stream);
         if (ns >= best.ns) continue;
         best.algo = results[i].algo;
         best.workspace_bytes = results[i].workspace_bytes;
@@ -318,8 +318,8 @@ enum status matmul_library_create(const struct matmul_library_config *config, st
         return error_set(err, status == ALLOC_FAILED ? ST_NOMEM : ST_DEVICE, "cuBLASLt does not start: status %d",
                          status);
     }
-    if (config->file && strlen(config->file) + 8 < sizeof made->file) {
-        strcat(made->file, config->file);
+    if (config->file && strlen(config->file) < sizeof made->file) {
+        memcpy(made->file, config->file, strlen(config->file) + 1);
         read_file(made);
     }
     *library = made;

@@ -1,6 +1,7 @@
 /* Matmuls of few tokens: results against sums in double, over odd shapes; a row's bits over M, and over both kernels.
  *
  * Bound of a sum of K products: each of the K + 8 f32 roundings costs 2^-24 of the sum of magnitudes. */
+#include "tests/emulator/counters.h"
 #include "tests/unit/cuda/weights.h"
 
 static uint64_t seed = 20261123;
@@ -120,9 +121,9 @@ static void expect_f32(const struct test_weight *w, const uint16_t *x, uint32_t 
     mem_free(values);
 }
 
-#define X(name, id, items, bytes) TENSOR_##name,
-static const enum tensor_type types[] = {TENSOR_TYPE_MAP(X)};
-#undef X
+/* All but those that become BF16 as well (test_repack.cu). */
+static const enum tensor_type types[] = {TENSOR_BF16, TENSOR_F8,   TENSOR_Q4_0, TENSOR_Q4_1, TENSOR_Q4_K,
+                                         TENSOR_Q5_0, TENSOR_Q5_1, TENSOR_Q5_K, TENSOR_Q6_K, TENSOR_Q8_0};
 enum { TYPES = sizeof types / sizeof *types };
 
 static const uint32_t counts[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 33, 64, 65};
@@ -295,6 +296,49 @@ static void test_shared_scales(void **state)
     }
 }
 
+/* What a launch reads of a weight, in 32-byte sectors, against its bytes; and how its accesses of shared memory meet.
+ */
+static void test_weights_are_read_once(void **state)
+{
+    (void)state;
+    static const uint32_t shapes[][2] = {{1024, 1024}, {576, 1536}, {300, 1056}};
+    for (unsigned i = 0; i < TYPES; i++)
+        for (unsigned j = 0; j < 3; j++) {
+            struct test_weight w;
+            const uint32_t N = shapes[j][0], K = inputs_of(types[i], shapes[j][1]);
+            test_weight_make(&w, types[i], cuda_type_of(types[i]), N, K, false, &seed);
+            const uint32_t M = j == 2 && cuda_matmul_skinny_max(w.weight.type) > 16 ? 33 : 8 + j;
+            uint16_t *const x = device_take((size_t)M * K * 2);
+            float *const y = device_take((size_t)M * N * 4);
+            device_fill(x, 0, (size_t)M * K * 2);
+            const struct cuda_matmul matmul = {
+                .weight = &w.weight, .x = x, .y = y, .y_f32 = true, .scratch = scratch()};
+            counters_start();
+            counters_watch("codes", w.codes, w.codes_bytes);
+            counters_watch("scales", w.scales, w.scales_bytes ? w.scales_bytes : 1);
+            cuda_ok(cuda_matmul_skinny(&matmul, M, SMS, device_stream()));
+            device_wait();
+            counters_stop();
+            struct range_counts codes = {0}, scales = {0};
+            struct kernel_counts kernel = {0};
+            assert_true(counters_range("codes", &codes) && counters_kernel("", &kernel));
+            (void)counters_range("scales", &scales);
+            const double ideal = (double)(w.codes_bytes + w.scales_bytes) / 32;
+            const double is = (double)(codes.read_sectors + scales.read_sectors);
+            printf("type %u, %u x %u, M %u: %.4f of the sectors that it must read; %llu bank conflicts in %llu "
+                   "wavefronts\n",
+                   types[i], N, K, M, is / ideal, (unsigned long long)kernel.shared_conflicts,
+                   (unsigned long long)kernel.shared_wavefronts);
+            assert_true(codes.sectors_touched == codes.read_sectors); /* none twice */
+            assert_true(is / ideal <= 1.05);
+            assert_true(j == 2 || is / ideal >= 1);
+            assert_int_equal(kernel.shared_conflicts, 0);
+            cuda_ok(cudaFree(x));
+            cuda_ok(cudaFree(y));
+            test_weight_free(&w);
+        }
+}
+
 static void test_nothing_to_do_and_refusals(void **state)
 {
     (void)state;
@@ -319,6 +363,7 @@ int main(void)
         cmocka_unit_test(test_output_types_and_strides),
         cmocka_unit_test(test_bad_inputs_stay_in_their_row),
         cmocka_unit_test(test_shared_scales),
+        cmocka_unit_test(test_weights_are_read_once),
         cmocka_unit_test(test_nothing_to_do_and_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
