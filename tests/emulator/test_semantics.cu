@@ -143,6 +143,13 @@ __global__ void k_mma(const uint16_t *a, const uint16_t *b, float *d, uint32_t *
         frag[l * 8 + 4 + i] = ft[i];
     }
 }
+/* Halves that differ, results that are BF16: codes below 128 less 8, and powers of two times small numbers. */
+__global__ void k_bf16x2(uint32_t *out)
+{
+    const uint32_t i = threadIdx.x;
+    out[i] = kx::bf16x2_sub(0x43004300u | i | (127 - i) << 16, 0x43084308u);
+    out[128 + i] = kx::bf16x2_mul(i << 4 | (127 - i) << 20, 0x7b80fb80u);
+}
 /* A tile of products against its mmas one by one: bits, with fragments that differ in every place. */
 __global__ void k_mma_tile(uint32_t *wrong)
 {
@@ -321,6 +328,20 @@ int main()
             }
         ok("mma m16n8k16 bf16", c);
         ok("ldmatrix x4", fa);
+        CK(kx::launch(k_bf16x2, 1, 128, 0, st, fr.d));
+        bool halves = true;
+        auto &pairs = fr.down();
+        for (uint32_t k = 0; k < 128; k++)
+            for (uint32_t half = 0; half < 2; half++) {
+                const uint32_t j = half ? 127 - k : k;
+                uint32_t bits = j << 20;
+                float magnitude;
+                memcpy(&magnitude, &bits, 4);
+                magnitude *= 0x1p120f; /* exact: subnormals too */
+                halves &= (pairs[k] >> 16 * half & 0xffff) == bf((float)j - 8);
+                halves &= (pairs[128 + k] >> 16 * half & 0xffff) == bf(half ? magnitude : -magnitude);
+            }
+        ok("bf16 pairs less and times", halves);
         CK(kx::launch(k_mma_tile, 1, 32, 0, st, fr.d));
         bool tile = true;
         auto &wrong = fr.down();
