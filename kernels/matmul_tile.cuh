@@ -346,8 +346,9 @@ template <class F, int NT> __device__ __forceinline__ void matmul_copy_x(const m
     for (uint32_t i = threadIdx.x; i < NT * 8 * 16; i += MATMUL_THREADS) {
         const uint32_t block = i / (NT * 32), token = i / 4 % (NT * 8), at = k + block * 32 + i % 4 * 8;
         const bool live = o.first + token < o.M && at < o.w.K;
-        cp_async16(x + (i & ~3u) + (i % 4 ^ F::swap(block, token)),
-                   o.x + (live ? (size_t)(o.first + token) * o.w.K + at : 0), live ? 16 : 0);
+        const uint32_t row = live && o.rows ? load(o.rows + o.first + token) : o.first + token;
+        cp_async16(x + (i & ~3u) + (i % 4 ^ F::swap(block, token)), o.x + (live ? (size_t)row * o.w.K + at : 0),
+                   live ? 16 : 0);
     }
 }
 
