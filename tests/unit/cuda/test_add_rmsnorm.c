@@ -225,8 +225,9 @@ static void test_norm_marks_rows_that_are_not_finite(void **state)
 {
     (void)state;
     uint64_t seed = 33;
-    for (uint32_t i = 0; i < 24; i += CHOICE_ONLY ? 7 : 1) {
-        struct form f = {.E = i & 1 ? 576 : 100, .M = TOKENS, .live = TOKENS, .residual_scale = 1};
+    for (uint32_t i = 0; i < 40; i += CHOICE_ONLY ? 7 : 1) {
+        struct form f = {.E = i & 1 ? 576 : 100, .gather = i & 16, .residual_scale = 1};
+        f.M = f.live = f.gather ? ROWS_MAX : TOKENS, f.gathered = f.gather;
         f.add = i & 2, f.post = f.add && i & 4, f.e4m3 = i & 8, f.nan_row = (int)(i % TOKENS);
         check(&f, &seed);
     }
