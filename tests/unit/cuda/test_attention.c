@@ -5,6 +5,7 @@
 
 #include "kernels/cuda_ops.h"
 #include "runtime/device/cuda/attention_plan.h"
+#include "tests/emulator/counters.h"
 
 enum { SEQS_MAX = 24, LAYERS = 2, LAYER = 1 };
 
@@ -31,6 +32,7 @@ struct scene {
     uint16_t *qkv, *out;
     uint32_t items_count;
     struct attention_item *items;
+    bool counted; /* accesses of the cache, by the emulator */
 };
 
 static double content(uint64_t key, uint64_t what, uint64_t position, uint64_t at)
@@ -147,7 +149,21 @@ static void scene_free(struct scene *s)
     free(s->table), free(s->cache), free(s->qkv), free(s->out), free(s->items);
 }
 
-/* Twice: with outputs poisoned and tickets as the first launch left them. */
+/* One scratch for all launches of the program: tickets and partials are what the launch before left, of another step.
+ * Where the tickets end depends on grid and KV heads, which never change on a device: then they begin anew. */
+static void *common_scratch(const struct form *f, size_t bytes)
+{
+    enum { SCRATCH_BYTES = 48 << 20 };
+    static void *scratch;
+    static uint32_t grid, KH;
+    assert_true(bytes <= SCRATCH_BYTES);
+    if (!scratch) scratch = device_take(SCRATCH_BYTES);
+    if (grid != f->grid || KH != f->KH) device_fill(scratch, 0, cuda_attention_ticket_bytes(f->grid, f->KH));
+    grid = f->grid, KH = f->KH;
+    return scratch;
+}
+
+/* Twice, with outputs poisoned. */
 static void scene_run(struct scene *s)
 {
     const struct form *f = &s->f;
@@ -172,7 +188,7 @@ static void scene_run(struct scene *s)
     const size_t scratch_bytes =
         cuda_attention_scratch_bytes(config.tokens_max, config.context_max, f->H, f->KH, f->D, f->grid);
     const size_t out_bytes = s->tokens * (size_t)f->H * f->D * 2;
-    void *cache = device_copy(s->cache, s->cache_bytes), *scratch = device_take(scratch_bytes);
+    void *cache = device_copy(s->cache, s->cache_bytes), *scratch = common_scratch(f, scratch_bytes);
     void *out = device_take(out_bytes);
     const struct cuda_step_header *device_header = device_copy(&header, sizeof header);
     struct cuda_step step = {.header = device_header,
@@ -195,19 +211,23 @@ static void scene_run(struct scene *s)
         .window = f->window,
         .scratch = scratch,
         .partials = cuda_attention_partials(config.tokens_max, config.context_max, f->H, f->KH, f->D)};
-    device_fill(scratch, 0, cuda_attention_ticket_bytes(f->grid, f->KH));
+    if (s->counted) {
+        counters_start();
+        counters_watch("cache", cache, s->cache_bytes);
+    }
     for (int launch = 0; launch < 2; launch++) {
         device_poison(out, out_bytes);
         cuda_ok(cuda_attention(&attention, &step, f->grid, device_stream()));
         device_wait();
     }
+    if (s->counted) counters_stop();
     device_read(s->out, out, out_bytes);
     uint32_t *tickets = malloc(cuda_attention_ticket_bytes(f->grid, f->KH));
     device_read(tickets, scratch, cuda_attention_ticket_bytes(f->grid, f->KH));
     for (size_t i = 0; i < cuda_attention_ticket_bytes(f->grid, f->KH) / 4; i++) assert_int_equal(tickets[i], 0);
     free(tickets);
-    const void *all[] = {cache,       scratch,          out,        step.header,       step.q_start,
-                         step.kv_len, step.table_start, step.table, step.items[which], qkv};
+    const void *all[] = {
+        cache, out, step.header, step.q_start, step.kv_len, step.table_start, step.table, step.items[which], qkv};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) cuda_ok(cudaFree((void *)(uintptr_t)all[i]));
 }
 
@@ -283,10 +303,211 @@ static void test_shapes(void **state)
     }
 }
 
+/* Rows of a step cut in many ways: few and many workers, contexts that end around tiles and chunks. */
+static void test_chunks(void **state)
+{
+    (void)state;
+    static const struct seq seqs[] = {{1, 511}, {1, 512}, {1, 513}, {7, 1030}, {30, 540}, {1, 1}, {0, 20}, {2, 1537}};
+    for (uint32_t grid = 2; grid <= 40; grid += 19) {
+        for (int fp8 = 0; fp8 < 2; fp8++) {
+            const struct form f = {.H = 6, .KH = 2, .D = 64, .grid = grid, .fp8 = fp8, .scale = 0.125f};
+            check(&f, seqs, sizeof seqs / sizeof *seqs, 12);
+        }
+    }
+    const struct form wide = {.H = 4, .KH = 1, .D = 128, .grid = 3, .scale = 0.09f};
+    check(&wide, seqs, sizeof seqs / sizeof *seqs, 6);
+    const struct form widest = {.H = 2, .KH = 1, .D = 256, .grid = 2, .scale = 0.06f};
+    check(&widest, seqs, sizeof seqs / sizeof *seqs, 4);
+}
+
+static void test_windows(void **state)
+{
+    (void)state;
+    static const struct seq seqs[] = {{1, 700}, {1, 30}, {40, 620}, {9, 530}, {3, 3}, {1, 1100}};
+    static const uint32_t windows[] = {1, 2, 15, 16, 17, 64, 100, 512, 513, 600, 5000};
+    for (size_t i = 0; i < sizeof windows / sizeof *windows; i++) {
+        const struct form f = {
+            .H = 3, .KH = 1, .D = 64, .window = windows[i], .grid = 5, .fp8 = i % 2, .scale = 0.125f};
+        check(&f, seqs, sizeof seqs / sizeof *seqs, 20);
+    }
+}
+
+static void test_nothing(void **state)
+{
+    (void)state;
+    const struct form f = {.H = 3, .KH = 1, .D = 64, .grid = 2, .scale = 1};
+    check(&f, NULL, 0, 1);
+    const struct seq idle[] = {{0, 5}, {0, 0}};
+    check(&f, idle, 2, 1);
+}
+
+static void test_shapes_without_a_kernel_are_refused(void **state)
+{
+    (void)state;
+    struct cuda_step step = {0};
+    struct cuda_attention a = {.H = 4, .KH = 2, .D = 80};
+    assert_int_equal(cuda_attention(&a, &step, 4, device_stream()), cudaErrorInvalidValue);
+    a.D = 64, a.H = 5;
+    assert_int_equal(cuda_attention(&a, &step, 4, device_stream()), cudaErrorInvalidValue);
+    a.H = 4;
+    assert_int_equal(cuda_attention(&a, &step, 1, device_stream()), cudaErrorInvalidValue);
+}
+
+/* The outputs of the last `tokens` tokens of sequence `seq`. */
+static void take_rows(const struct scene *s, uint32_t seq, uint32_t tokens, uint16_t *rows)
+{
+    const size_t row = (size_t)s->f.H * s->f.D;
+    memcpy(rows, s->out + (s->q_start[seq + 1] - tokens) * row, tokens * row * 2);
+}
+
+/* The last tokens of one sequence alone, as a prompt, in pieces, in company, by other grids: the same bits. */
+static void bits_of(struct form f, uint32_t kv_len)
+{
+    enum { LAST = 3 };
+    const size_t bytes = (size_t)LAST * f.H * f.D * 2;
+    static const uint64_t keys[] = {77, 5, 6, 7, 8};
+    const struct seq ways[][5] = {
+        {{LAST, kv_len}},
+        {{kv_len, kv_len}},
+        {{37, kv_len}, {1, 900}, {64, 64}},
+        {{17, kv_len}, {1, 1}, {1, 2000}, {2, 700}, {33, 50}},
+        {{kv_len / 2, kv_len}, {1, 3}},
+    };
+    uint16_t *first = malloc(bytes), *rows = malloc(bytes), *one = malloc(bytes);
+    for (size_t way = 0; way < sizeof ways / sizeof *ways; way++) {
+        uint32_t count = 0;
+        while (count < 5 && ways[way][count].kv_len) count++;
+        f.grid = way % 2 ? f.KH * 11 : f.KH;
+        struct scene s;
+        scene_make(&s, &f, ways[way], count, keys);
+        scene_run(&s);
+        take_rows(&s, 0, LAST, way ? rows : first);
+        scene_free(&s);
+        if (way && memcmp(rows, first, bytes) != 0) fail_msg("kv_len %u, way %zu: other bits", kv_len, way);
+    }
+    for (uint32_t t = 0; t < LAST; t++) { /* token by token */
+        const struct seq seq = {1, kv_len - LAST + 1 + t};
+        struct scene s;
+        f.grid = f.KH * 4;
+        scene_make(&s, &f, &seq, 1, keys);
+        scene_run(&s);
+        take_rows(&s, 0, 1, one);
+        scene_free(&s);
+        assert_memory_equal(one, first + (size_t)t * f.H * f.D, bytes / LAST);
+    }
+    free(first), free(rows), free(one);
+}
+
+static void test_bits_do_not_depend_on_company(void **state)
+{
+    (void)state;
+    for (int fp8 = 0; fp8 < 2; fp8++) {
+        bits_of((struct form){.H = 6, .KH = 2, .D = 64, .fp8 = fp8, .scale = 0.125f}, 70);
+        bits_of((struct form){.H = 3, .KH = 1, .D = 64, .fp8 = fp8, .scale = 0.125f}, 1100);
+        bits_of((struct form){.H = 2, .KH = 1, .D = 128, .fp8 = fp8, .scale = 0.09f}, 530);
+        bits_of((struct form){.H = 2, .KH = 1, .D = 96, .fp8 = fp8, .scale = 0.1f}, 90);
+        bits_of((struct form){.H = 2, .KH = 1, .D = 256, .fp8 = fp8, .scale = 0.06f}, 90);
+        bits_of((struct form){.H = 3, .KH = 1, .D = 64, .window = 530, .fp8 = fp8, .scale = 0.125f}, 1100);
+    }
+}
+
+/* Sectors of the cache that attention reads against those that hold what rows see. */
+static void traffic_of(const struct form *f, const struct seq *seqs, uint32_t count, const char *name)
+{
+    struct scene s;
+    struct range_counts range = {0};
+    struct kernel_counts kernel = {0};
+    scene_make(&s, f, seqs, count, NULL);
+    s.counted = true;
+    scene_run(&s);
+    assert_true(counters_range("cache", &range) && counters_kernel("attention_kernel", &kernel));
+    size_t ideal = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        const uint32_t G = f->H / f->KH, rows = seqs[i].tokens * G, base = seqs[i].kv_len - seqs[i].tokens;
+        for (uint32_t row = 0; row < rows; row += CUDA_ATTENTION_ROWS) {
+            const uint32_t left = rows - row, last = row + (left < 64 ? left : 64) - 1, position = base + row / G;
+            const uint32_t first = f->window && position >= f->window ? position + 1 - f->window : 0;
+            ideal += (size_t)(base + last / G + 1 - first) * f->KH * 2 * f->D * (f->fp8 ? 1 : 2);
+            if (f->fp8) ideal += (size_t)(base + last / G + 1 - first) * f->KH * 8;
+        }
+    }
+    const double ratio = (double)range.read_sectors * 32 / (double)(2 * ideal); /* two launches */
+    print_message("%-28s KV %8zu bytes, ratio %.3f; shared memory %llu wavefronts, %llu by conflicts\n", name, ideal,
+                  ratio, (unsigned long long)kernel.shared_wavefronts, (unsigned long long)kernel.shared_conflicts);
+    assert_true(ratio >= 0.999 && ratio <= 1.05);
+    assert_true(kernel.shared_conflicts * 50 <= kernel.shared_wavefronts);
+    scene_free(&s);
+}
+
+static void test_each_byte_of_kv_is_read_once(void **state)
+{
+    (void)state;
+    const struct seq decode[] = {{1, 700}, {1, 37}, {1, 1024}}, prefill[] = {{100, 400}};
+    struct form f = {.H = 8, .KH = 2, .D = 128, .grid = 6, .scale = 0.09f};
+    traffic_of(&f, decode, 3, "decode, BF16");
+    traffic_of(&f, prefill, 1, "prefill, BF16");
+    f.fp8 = true;
+    traffic_of(&f, decode, 3, "decode, E4M3");
+    traffic_of(&f, prefill, 1, "prefill, E4M3");
+    f.D = 96, f.fp8 = false;
+    traffic_of(&f, prefill, 1, "prefill, BF16, D 96");
+    f.D = 64, f.window = 128;
+    traffic_of(&f, decode, 2, "decode, BF16, window 128");
+    f.D = 256, f.window = 0;
+    traffic_of(&f, decode, 2, "decode, BF16, D 256");
+}
+
+/* Blocks whose bytes lie beyond 2^32 in the layer. */
+static void test_far_blocks(void **state)
+{
+    (void)state;
+    enum { H = 2, KH = 2, D = 128, FAR_BLOCKS = 280000, TOKENS = 20 };
+    const size_t piece = cuda_kv_piece_bytes(D, false), layer = cuda_kv_layer_bytes(FAR_BLOCKS, KH, D, false);
+    void *cache = NULL;
+    assert_true((size_t)(FAR_BLOCKS - 2) * KH * piece > UINT32_MAX);
+    cuda_ok(cudaMalloc(&cache, layer)); /* not touched but for two blocks */
+    uint16_t *block = malloc(KH * piece);
+    for (size_t i = 0; i < KH * piece / 2; i++) block[i] = bf16_of(i / (piece / 4) % 2 ? (i / (piece / 2) ? 3 : 5) : 0);
+    const uint32_t ids[] = {FAR_BLOCKS - 1, FAR_BLOCKS - 2}, q_start[] = {0, 1}, kv_len[] = {TOKENS}, starts[] = {0, 2};
+    for (int b = 0; b < 2; b++) device_write((uint8_t *)cache + ids[b] * KH * piece, block, KH * piece);
+    const struct attention_item item = {.rows = 1, .pieces = 1, .chunk_end = 1, .group_end = 1};
+    const struct cuda_step_header header = {.tokens = 1, .seqs = 1, .items = {1}};
+    uint16_t qkv[(H + 2 * KH) * D], out[H * D];
+    for (size_t i = 0; i < sizeof qkv / 2; i++) qkv[i] = bf16_of(1);
+    const struct cuda_step step = {.header = device_copy(&header, sizeof header),
+                                   .q_start = device_copy(q_start, sizeof q_start),
+                                   .kv_len = device_copy(kv_len, sizeof kv_len),
+                                   .table_start = device_copy(starts, sizeof starts),
+                                   .table = device_copy(ids, sizeof ids),
+                                   .items = {device_copy(&item, sizeof item)}};
+    const struct cuda_attention attention = {.out = device_take(sizeof out),
+                                             .qkv = device_copy(qkv, sizeof qkv),
+                                             .kv = {cache, 1, FAR_BLOCKS, KH, D, false},
+                                             .H = H,
+                                             .KH = KH,
+                                             .D = D,
+                                             .scale = 1,
+                                             .scratch = device_take(4096)};
+    cuda_ok(cuda_attention(&attention, &step, KH, device_stream()));
+    device_wait();
+    device_read(out, attention.out, sizeof out);
+    for (size_t i = 0; i < H * D; i++) assert_int_equal(out[i], bf16_of(i / D ? 3 : 5));
+    free(block);
+    cuda_ok(cudaFree(cache));
+}
+
 int main(void)
 {
+    setenv("CUSIM_DEVMEM_MB", "8192", 0); /* test_far_blocks; the pages are not touched */
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_shapes),
+        cmocka_unit_test(test_chunks),
+        cmocka_unit_test(test_windows),
+        cmocka_unit_test(test_nothing),
+        cmocka_unit_test(test_shapes_without_a_kernel_are_refused),
+        cmocka_unit_test(test_each_byte_of_kv_is_read_once),
+        cmocka_unit_test(test_far_blocks),
+        cmocka_unit_test(test_bits_do_not_depend_on_company),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
