@@ -112,6 +112,41 @@ static void test_turn_alone_keeps_it(void **state)
     turn_destroy(turn);
 }
 
+/* In two parts, as who runs a step ahead keeps it: due when the slice is used up and another waits, handed on later. */
+static void *take_and_give(void *state)
+{
+    struct shared *shared = state;
+    turn_take(shared->turn, 1);
+    atomic_fetch_add(&shared->inside, 1);
+    turn_give(shared->turn, 1);
+    return NULL;
+}
+
+static void test_turn_is_due_before_it_is_passed(void **state)
+{
+    (void)state;
+    struct shared shared = {.members = 2};
+    uint32_t members[2] = {0};
+    pthread_t thread;
+    assert_int_equal(turn_create(&shared.turn), ST_OK);
+    for (int i = 0; i < 2; i++) assert_int_equal(turn_join(shared.turn, &members[i]), ST_OK);
+    turn_take(shared.turn, members[0]);
+    for (int i = 0; i < 9; i++) assert_false(turn_charge(shared.turn, members[0], TURN_SLICE_NS)); /* alone */
+    assert_int_equal(pthread_create(&thread, NULL, take_and_give, &shared), 0);
+    while (!waiting_of(atomic_load(&shared.turn->state))) sched_yield();
+    assert_false(turn_charge(shared.turn, members[0], TURN_SLICE_NS / 2));
+    assert_true(turn_charge(shared.turn, members[0], TURN_SLICE_NS / 2));
+    assert_true(turn_charge(shared.turn, members[0], TURN_SLICE_NS / 2)); /* the step that was under way */
+    assert_int_equal(shared.inside, 0);
+    assert_int_equal(holder_of(atomic_load(&shared.turn->state)), members[0] + 1);
+    assert_false(turn_pass(shared.turn, members[0]));
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_int_equal(shared.inside, 1);
+    assert_int_equal(shared.turn->members[members[0]].credit_ns, -(int64_t)TURN_SLICE_NS / 2); /* it owes that step */
+    for (int i = 0; i < 2; i++) turn_leave(shared.turn, members[i]);
+    turn_destroy(shared.turn);
+}
+
 static void test_turn_places_are_bounded_and_used_again(void **state)
 {
     (void)state;
@@ -160,6 +195,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_turn_shares_are_of_time),
                                        cmocka_unit_test(test_turn_alone_keeps_it),
+                                       cmocka_unit_test(test_turn_is_due_before_it_is_passed),
                                        cmocka_unit_test(test_turn_places_are_bounded_and_used_again),
                                        cmocka_unit_test(test_turn_threads_join_and_leave_at_once)};
     return cmocka_run_group_tests(tests, NULL, NULL);

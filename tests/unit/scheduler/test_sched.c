@@ -14,6 +14,7 @@ struct scene {
     struct sched *sched;
     struct batch_result *result;
     const struct batch *batch; /* the last plan */
+    const struct batch *open[SCHED_STEPS_MAX];
     uint64_t now_ns;
     uint32_t script[SCRIPT], script_at; /* ids that rows get, in turn; the last one repeats */
     uint32_t script_count;
@@ -83,10 +84,12 @@ static void events(struct scene *s)
     sched_events_taken(s->sched);
 }
 
+/* The oldest open step. */
 static void commit(struct scene *s)
 {
-    for (uint32_t r = 0; r < s->batch->rows_count; r++) {
-        const struct batch_row *row = &s->batch->rows[r];
+    const struct batch *batch = s->open[0];
+    for (uint32_t r = 0; r < batch->rows_count; r++) {
+        const struct batch_row *row = &batch->rows[r];
         uint32_t id = row->target;
         if (!row->score_only) {
             id = s->script_count ? s->script[s->script_at] : 0;
@@ -96,12 +99,14 @@ static void commit(struct scene *s)
     }
     s->now_ns += 1000;
     sched_commit(s->sched, s->result, s->now_ns);
+    s->open[0] = s->open[1];
     events(s);
 }
 
 static const struct batch *plan(struct scene *s)
 {
-    s->batch = sched_plan(s->sched, s->now_ns);
+    uint32_t open = sched_steps_open(s->sched);
+    s->batch = s->open[open] = sched_plan(s->sched, s->now_ns);
     events(s);
     return s->batch;
 }
@@ -632,6 +637,180 @@ static void test_sched_growth_law(void **state)
     assert_true(twice <= base * 2.1 && four <= base * 4.2);
 }
 
+/* ---- one step ahead ---- */
+
+static void test_sched_ahead_pending_ids(void **state)
+{
+    (void)state;
+    struct scene *s = scene_make();
+    scene_start(s);
+    struct one *o = mem_alloc(1, sizeof *o);
+    one_make(o, 1, 15, 4, 1);
+    o->request.min_tokens = 2;
+    script(s, 4, (const uint32_t[]){1, 2, 3, 4});
+    assert_int_equal(sched_submit(s->sched, &o->request, 1), ST_OK);
+    assert_int_equal(plan(s)->tokens_count, 15);
+    for (uint32_t i = 1; i < 4; i++) { /* id i - 1 is pending */
+        const struct batch *b = plan(s);
+        assert_int_equal(sched_steps_open(s->sched), 2);
+        assert_int_equal(b->tokens_count, 1);
+        assert_int_equal(b->tokens[0], TOKEN_OF_ROW | 0);
+        assert_int_equal(b->positions[0], 14 + i);
+        assert_int_equal(b->kv_len[0], 15 + i);
+        assert_int_equal(b->rows[0].position, 15 + i);
+        assert_true(b->rows[0].pending);
+        assert_int_equal(b->rows[0].seen_count, 14 + i);
+        assert_int_equal(b->rows[0].banned_count, i < 2 ? 1 : 0); /* min_tokens counts the pending one */
+        commit(s);
+        assert_int_equal(o->choices[0].output_count, i);
+        assert_int_equal(o->tokens[0][14 + i], i);
+    }
+    assert_int_equal(plan(s)->tokens_count, 0); /* the pending id is the last */
+    commit(s);
+    assert_int_equal(o->choices[0].finish, FINISH_LENGTH);
+    assert_int_equal(o->request.usage.out, 4);
+    assert_int_equal(s->sched->pool.used_count, 0);
+    scene_end(s);
+    mem_free(o);
+}
+
+static void test_sched_ahead_drops_what_ended(void **state)
+{
+    (void)state;
+    struct scene *s = scene_make();
+    scene_start(s);
+    struct one *o = mem_alloc(2, sizeof *o);
+    for (uint32_t i = 0; i < 2; i++) {
+        one_make(&o[i], i + 1, 4, 10, 1);
+        assert_int_equal(sched_submit(s->sched, &o[i].request, 1), ST_OK);
+    }
+    plan(s);
+    assert_int_equal(plan(s)->rows_count, 2);
+    assert_int_equal(s->batch->tokens[1], TOKEN_OF_ROW | 1);
+    script(s, 2, (const uint32_t[]){END, 5});
+    commit(s); /* the first request has ended, its second id is under way */
+    assert_int_equal(o[0].request.usage.out, 1);
+    assert_int_equal(s->counts[REQUEST_DONE], 1);
+    assert_int_equal(s->sched->pool.used_count, 2);
+    const struct batch *b = plan(s);
+    assert_int_equal(b->tokens_count, 1);
+    assert_int_equal(b->tokens[0], TOKEN_OF_ROW | 1); /* where it was in the step before */
+    memset(o[0].tokens, 0xff, sizeof o[0].tokens);    /* it is its owner's again */
+    commit(s);
+    assert_int_equal(s->sched->pool.used_count, 1);
+    assert_int_equal(o[0].tokens[0][5], UINT32_MAX);
+    assert_int_equal(s->sched->stats.generation_tokens, 3);
+    assert_int_equal(o[1].choices[0].output_count, 2);
+    plan(s);
+    assert_int_equal(s->batch->tokens[0], TOKEN_OF_ROW | 0);
+    assert_true(sched_cancel(s->sched, 2, CAUSE_CLIENT_GONE));
+    commit(s); /* R14 */
+    assert_int_equal(o[1].choices[0].output_count, 2);
+    assert_int_equal(plan(s)->tokens_count, 0);
+    assert_int_equal(s->counts[REQUEST_DONE], 2);
+    assert_int_equal(o[1].request.usage.out, 2);
+    assert_int_equal(s->sched->pool.used_count, 1);
+    assert_false(sched_has_work(s->sched));
+    commit(s);
+    assert_int_equal(s->sched->pool.used_count, 0);
+    assert_int_equal(s->sched->slots_free, s->sched->slots_max);
+    scene_end(s);
+    mem_free(o);
+}
+
+static void test_sched_ahead_waits_to_preempt(void **state)
+{
+    (void)state;
+    struct scene *s = scene_make();
+    s->config.kv_blocks = 6;
+    s->config.prefix_cache = false;
+    scene_start(s);
+    struct one *o = mem_alloc(2, sizeof *o);
+    for (uint32_t i = 0; i < 2; i++) {
+        one_make(&o[i], i + 1, 14, 60, 1);
+        o[i].request.ignore_eos = true;
+        assert_int_equal(sched_submit(s->sched, &o[i].request, 1), ST_OK);
+    }
+    bool waited = false;
+    plan(s);
+    for (uint32_t i = 0; !waited && i < 60; i++) {
+        waited = plan(s)->tokens_count == 0;
+        assert_int_equal(s->sched->stats.preemptions, 0);
+        commit(s);
+    }
+    assert_true(waited); /* both have three blocks and want a fourth */
+    assert_int_equal(o[0].choices[0].output_count, 48 - 14 + 1);
+    assert_int_equal(sched_steps_open(s->sched), 0);
+    assert_int_equal(plan(s)->tokens_count, 1);
+    assert_int_equal(s->sched->stats.preemptions, 1);
+    assert_int_equal(s->batch->tokens[0], 0); /* nothing is pending: the id itself */
+    for (uint32_t i = 0; i < 1000 && s->counts[REQUEST_DONE] < 2; i++) {
+        plan(s);
+        commit(s);
+    }
+    for (uint32_t i = 0; i < 2; i++) assert_int_equal(o[i].request.usage.out, 60);
+    scene_end(s);
+    mem_free(o);
+}
+
+static void test_sched_ahead_output_limit(void **state)
+{
+    (void)state;
+    struct scene *s = scene_make();
+    scene_start(s);
+    struct one *o = mem_alloc(1, sizeof *o);
+    one_make(o, 1, 4, 10, 1);
+    o->request.out_limit = 2;
+    assert_int_equal(sched_submit(s->sched, &o->request, 1), ST_OK);
+    plan(s);
+    assert_int_equal(plan(s)->tokens_count, 1);
+    commit(s);
+    assert_int_equal(plan(s)->tokens_count, 0); /* the second id is pending */
+    assert_true(sched_raise(s->sched, 1, 3));
+    assert_int_equal(plan(s)->tokens_count, 1); /* the limit rose before it was reached */
+    commit(s);
+    commit(s);
+    assert_int_equal(o->choices[0].output_count, 3);
+    assert_int_equal(plan(s)->tokens_count, 0);
+    assert_true(sched_raise(s->sched, 1, 4));
+    assert_int_equal(plan(s)->tokens[0], 0); /* an id that is known by now */
+    sched_end_all(s->sched, CAUSE_PLATFORM_ERROR, ST_DEVICE, s->now_ns);
+    events(s);
+    assert_int_equal(o->request.usage.out, 3);
+    assert_int_equal(s->sched->pool.used_count, 0);
+    scene_end(s);
+    mem_free(o);
+}
+
+/* Two steps under way are discarded, with a sequence that has ended and one that goes on. */
+static void test_sched_ahead_discards_both(void **state)
+{
+    (void)state;
+    struct scene *s = scene_make();
+    scene_start(s);
+    struct one *o = mem_alloc(2, sizeof *o);
+    for (uint32_t i = 0; i < 2; i++) {
+        one_make(&o[i], i + 1, 4, 10, 1);
+        assert_int_equal(sched_submit(s->sched, &o[i].request, 1), ST_OK);
+    }
+    plan(s);
+    plan(s);
+    script(s, 2, (const uint32_t[]){END, 5});
+    commit(s);
+    plan(s);
+    assert_int_equal(sched_steps_open(s->sched), 2);
+    sched_end_all(s->sched, CAUSE_PLATFORM_ERROR, ST_DEVICE, s->now_ns);
+    events(s);
+    assert_int_equal(sched_steps_open(s->sched), 0);
+    assert_int_equal(o[1].request.usage.out, 1);
+    assert_int_equal(o[1].request.usage.cause, CAUSE_PLATFORM_ERROR);
+    assert_int_equal(s->sched->pool.used_count, 0);
+    assert_int_equal(s->sched->slots_free, s->sched->slots_max);
+    assert_int_equal(s->sched->leaving_count, 0);
+    scene_end(s);
+    mem_free(o);
+}
+
 /* ---- creation ---- */
 
 struct fail_at {
@@ -686,6 +865,11 @@ int main(void)
         cmocka_unit_test(test_sched_score_prompt),
         cmocka_unit_test(test_sched_mismatch_takes_the_lowest),
         cmocka_unit_test(test_sched_growth_law),
+        cmocka_unit_test(test_sched_ahead_pending_ids),
+        cmocka_unit_test(test_sched_ahead_drops_what_ended),
+        cmocka_unit_test(test_sched_ahead_waits_to_preempt),
+        cmocka_unit_test(test_sched_ahead_output_limit),
+        cmocka_unit_test(test_sched_ahead_discards_both),
         cmocka_unit_test(test_sched_create_without_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
