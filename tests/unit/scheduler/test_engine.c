@@ -300,6 +300,11 @@ static void test_engine_stop_ends_everything(void **state)
     }
     wait_for(&rig, &jobs[0].told[0], 1);
     engine_stop(rig.engine);
+    struct engine_stats stats;
+    struct null_device_counts counts;
+    engine_stats_read(rig.engine, &stats);
+    null_device_counts(rig.device, &counts);
+    assert_int_equal(stats.steps, counts.steps); /* also the one that was under way counts */
     while (take(&rig)) {
     }
     for (uint32_t i = 0; i < JOBS; i++) {
