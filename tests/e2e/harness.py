@@ -24,19 +24,20 @@ def free_port():
 class Server:
     """with Server("--numerics", "exact") as server: ... server.url"""
 
-    def __init__(self, *options, env=None, expect_exit=0, models=None):
+    def __init__(self, *options, env=None, expect_exit=0, models=None, binary=BINARY, ready_s=30):
         """models: {name: path}, instead of the one model under NAME"""
         self.options, self.env, self.expect_exit, self.models = options, env, expect_exit, models or {NAME: MODEL}
+        self.binary, self.ready_s = binary, ready_s
 
     def __enter__(self):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_file = tempfile.TemporaryFile(mode="w+")
-        command = [BINARY, "serve", *self.models.values(), "--port", str(self.port), "--served-model-name", *self.models,
+        command = [self.binary, "serve", *self.models.values(), "--port", str(self.port), "--served-model-name", *self.models,
                    "--drain-delay", "0", *self.options]
         self.process = subprocess.Popen(command, stdout=self.log_file, stderr=self.log_file,
                                         env={**os.environ, **(self.env or {})})
-        for _ in range(3000):
+        for _ in range(100 * self.ready_s):
             if self.process.poll() is not None:
                 raise AssertionError(f"the server ended with {self.process.returncode}:\n{self.log()}")
             try:
@@ -45,7 +46,7 @@ class Server:
             except OSError:
                 pass
             time.sleep(0.01)
-        raise AssertionError("the server was not ready in 30 s:\n" + self.log())
+        raise AssertionError(f"the server was not ready in {self.ready_s} s:\n" + self.log())
 
     def __exit__(self, kind, value, traceback):
         if self.process.poll() is None:
