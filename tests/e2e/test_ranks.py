@@ -149,6 +149,25 @@ class Ranks(unittest.TestCase):
             self.assertEqual(server.process.wait(30), 3)
             self.assertLess(time.monotonic() - begin, 5)
 
+    def test_sleep_and_unload(self):
+        """Asleep with the KV of all ranks given back, then without ranks at all; and the same answers afterwards."""
+        admin = {"Authorization": "Bearer secret"}
+        with Server("--tensor-parallel-size", "2", "--max-model-len", "2048", "--numerics", "exact",
+                    env={"MILLRACE_ADMIN_KEY": "secret"}) as server:
+            def ask():
+                return server.complete(prompt=PROMPTS[1], **BODY)["choices"][0]["text"]
+            before, ranks = ask(), children(server.process.pid)
+            for level in (1, 2):
+                status, asleep, _ = server.post(f"/sleep?level={level}", b"", admin)
+                self.assertEqual((status, asleep["state"]), (200, "asleep"), asleep)
+                if level == 1:
+                    self.assertEqual(children(server.process.pid), ranks)
+                else:
+                    self.assertTrue(gone(ranks), "a rank has outlived its model")
+                self.assertEqual(server.post("/wake_up", b"", admin)[0], 200)
+                self.assertEqual(ask(), before)
+            self.assertEqual(len(children(server.process.pid)), 1)
+
     def test_no_orphans(self):
         server = Server("--tensor-parallel-size", "3", "--max-model-len", "2048", expect_exit=-signal.SIGKILL)
         with server:

@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { IDS_MAX = 2048, PROMPTS_MAX = 10, OUTPUT = 16, CHUNK = 256 };
+enum { IDS_MAX = 2048, PROMPTS_MAX = 8, OUTPUT = 16, CHUNK = 256 };
 
 struct answers {
     uint32_t ids[PROMPTS_MAX][OUTPUT];
