@@ -43,13 +43,9 @@ __global__ void __launch_bounds__(MATMUL_THREADS, 2)
         while (item >= ends[expert]) expert++;
         const uint32_t first = begins[expert], end = begins[expert + 1], tiles = (end - first + TOKENS - 1) / TOKENS;
         const uint32_t of_expert = item - (expert ? ends[expert - 1] : 0), group = of_expert / tiles;
-        const matmul_operands o = {x,
-                                   codes + expert * strides.codes_bytes,
-                                   scales + expert * strides.scales_bytes,
-                                   w,
-                                   end,
-                                   first + of_expert % tiles * TOKENS,
-                                   places};
+        const uint8_t *const own_codes = codes + expert * strides.codes_bytes;
+        const uint8_t *const own_scales = scales + expert * strides.scales_bytes;
+        const matmul_operands o = {x, own_codes, own_scales, w, end, first + of_expert % tiles * TOKENS, places};
         matmul_sums<NT> sums = {};
         matmul_run<F, NT>(o, chunks, group * chunks, (group + 1) * chunks, sums, [&](uint32_t unit) {
             if (unit + 1 == (group + 1) * chunks)

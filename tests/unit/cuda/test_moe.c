@@ -3,7 +3,7 @@
 #include "kernels/cuda_ops.h"
 #include "kernels/route.h"
 #include "runtime/base/mem.h"
-#include "tests/unit/cuda/device_memory.h"
+#include "tests/unit/cuda/weights.h"
 
 enum { SMS = 3, USED_MAX = 8, EXPERTS_MAX = 256 };
 
@@ -13,6 +13,7 @@ static uint64_t seed = 20261123;
 struct layer {
     uint32_t X, used, M, live, E, F;
     bool normed, gelu, fp8, biased;
+    enum tensor_type packed; /* a format of GGUF, or 0 (TENSOR_F32): bf16, or with fp8 E4M3 */
     struct cuda_moe moe;
     struct cuda_weight gated[EXPERTS_MAX], down[EXPERTS_MAX];
     double *gated_values, *down_values; /* (X, 2F, E) as the device has them, (X, E, F) */
@@ -37,9 +38,44 @@ static uint8_t random_code(void)
     return (code & 0x7f) == 0x7f ? code ^ 1 : code;
 }
 
+/* A bias is an input that is always 1: its value stands behind the K of its row. */
+static void put_row(double *all, size_t row, const double *values, uint32_t K, double bias)
+{
+    memcpy(all + row * (K + 1), values, K * sizeof *all);
+    all[row * (K + 1) + K] = bias;
+}
+
+/* X matrices of N x K in a format of GGUF, repacked one by one and put one after the other; values in double. */
+static double *make_packed(struct layer *l, struct cuda_weight *weights, uint32_t N, uint32_t K, bool alternating)
+{
+    double *all = mem_alloc((size_t)l->X * N * (K + 1), sizeof *all);
+    uint8_t *codes = NULL, *scales = NULL;
+    size_t codes_bytes = 0, scales_bytes = 0;
+    for (uint32_t x = 0; x < l->X; x++) {
+        struct test_weight w;
+        test_weight_make(&w, l->packed, cuda_type_of(l->packed), N, K, alternating, &seed);
+        codes_bytes = w.codes_bytes, scales_bytes = w.scales_bytes;
+        if (!codes)
+            codes = keep(l, device_take(l->X * codes_bytes)), scales = keep(l, device_take(l->X * scales_bytes));
+        uint8_t *host = mem_alloc(codes_bytes + scales_bytes, 1);
+        device_read(host, w.codes, codes_bytes);
+        device_read(host + codes_bytes, w.scales, scales_bytes);
+        device_write(codes + x * codes_bytes, host, codes_bytes);
+        device_write(scales + x * scales_bytes, host + codes_bytes, scales_bytes);
+        mem_free(host);
+        weights[x] = w.weight;
+        weights[x].codes = codes + x * codes_bytes;
+        weights[x].scales = scales + x * scales_bytes;
+        for (uint32_t n = 0; n < N; n++) put_row(all, (size_t)x * N + n, w.values + (size_t)n * K, K, 0);
+        test_weight_free(&w);
+    }
+    return all;
+}
+
 /* X matrices of N x K, one after the other; values in double. */
 static double *make_weights(struct layer *l, struct cuda_weight *weights, uint32_t N, uint32_t K, bool alternating)
 {
+    if (l->packed) return make_packed(l, weights, N, K, alternating);
     const size_t count = (size_t)l->X * N * K, blocks = (K + 127) / 128, scales_count = l->X * blocks * N;
     double *values = mem_alloc(count, sizeof *values);
     uint16_t *codes = mem_alloc(count, sizeof *codes), *bias = mem_alloc((size_t)l->X * N, sizeof *bias);
@@ -73,12 +109,9 @@ static double *make_weights(struct layer *l, struct cuda_weight *weights, uint32
         }
         if (l->biased) weights[x].bias = device_bias + (size_t)x * N;
     }
-    /* a bias is an input that is always 1: kept behind the values of its matrix in the sums below */
     double *all = mem_alloc((size_t)l->X * N * (K + 1), sizeof *all);
-    for (size_t row = 0; row < (size_t)l->X * N; row++) {
-        memcpy(all + row * (K + 1), values + row * K, K * sizeof *all);
-        all[row * (K + 1) + K] = l->biased ? bf16_value(bias[row]) : 0;
-    }
+    for (size_t row = 0; row < (size_t)l->X * N; row++)
+        put_row(all, row, values + row * K, K, l->biased ? bf16_value(bias[row]) : 0);
     mem_free(values);
     mem_free(codes);
     mem_free(bias);
@@ -263,7 +296,7 @@ static double dot(const double *row, const uint16_t *in, uint32_t K, double *err
         sum += row[k] * bf16_value(in[k]);
         magnitude += fabs(row[k] * bf16_value(in[k]));
     }
-    *error = magnitude * (K + 8) * 0x1p-24;
+    *error = magnitude * (K + 8) * 0x1p-22; /* codes, minima and sums are larger than what is left of them */
     return sum;
 }
 
@@ -315,28 +348,47 @@ static void expect_products(const struct layer *l)
     expect_poison(l->got_out + (size_t)l->live * l->E, (size_t)(l->M - l->live) * l->E * 2, "out");
 }
 
+struct shape {
+    uint32_t X, used, M, live, E, F;
+    int what;
+    enum tensor_type packed;
+};
+
+static void multiply_and_expect(const struct shape *s, size_t i)
+{
+    struct layer l = {.E = s->E, .F = s->F, .normed = i % 2, .gelu = i % 3 == 0, .biased = i % 4 == 1};
+    l.packed = s->packed;
+    l.fp8 = i % 2;
+    layer_make(&l, s->X, s->used, s->M, s->live, s->what);
+    layer_route(&l);
+    expect_routes(&l);
+    for (int round = 0; round < 2; round++) {
+        layer_multiply(&l);
+        expect_products(&l);
+    }
+    layer_free(&l);
+}
+
 static void test_moe_multiplies(void **state)
 {
     (void)state;
-    static const struct {
-        uint32_t X, used, M, live, E, F;
-        int what;
-    } shapes[] = {{4, 2, 1, 1, 64, 72, 0},    {8, 2, 20, 20, 144, 48, 0}, {3, 1, 21, 19, 32, 160, 1},
-                  {5, 2, 40, 37, 272, 32, 2}, {16, 4, 6, 0, 32, 16, 0},   {4, 1, 18, 18, 144, 160, 3},
-                  {1, 1, 9, 9, 16, 16, 0},    {64, 8, 3, 3, 48, 16, 0}};
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        struct layer l = {
-            .E = shapes[i].E, .F = shapes[i].F, .normed = i % 2, .gelu = i % 3 == 0, .biased = i % 4 == 1};
-        l.fp8 = i % 2;
-        layer_make(&l, shapes[i].X, shapes[i].used, shapes[i].M, shapes[i].live, shapes[i].what);
-        layer_route(&l);
-        expect_routes(&l);
-        for (int round = 0; round < 2; round++) {
-            layer_multiply(&l);
-            expect_products(&l);
-        }
-        layer_free(&l);
-    }
+    static const struct shape shapes[] = {
+        {4, 2, 1, 1, 64, 72, 0, 0},    {8, 2, 20, 20, 144, 48, 0, 0}, {3, 1, 21, 19, 32, 160, 1, 0},
+        {5, 2, 40, 37, 272, 32, 2, 0}, {16, 4, 6, 0, 32, 16, 0, 0},   {4, 1, 18, 18, 144, 160, 3, 0},
+        {1, 1, 9, 9, 16, 16, 0, 0},    {64, 8, 3, 3, 48, 16, 0, 0},
+    };
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) multiply_and_expect(&shapes[i], i);
+}
+
+static void test_moe_multiplies_formats_of_files(void **state)
+{
+    (void)state;
+    static const struct shape shapes[] = {
+        {3, 2, 5, 5, 96, 64, 0, TENSOR_Q4_0},   {3, 1, 20, 19, 64, 160, 2, TENSOR_Q4_1},
+        {4, 2, 6, 6, 256, 256, 0, TENSOR_Q4_K}, {2, 1, 9, 9, 160, 32, 1, TENSOR_Q8_0},
+        {2, 2, 3, 3, 32, 64, 0, TENSOR_Q5_1},   {2, 1, 18, 18, 256, 256, 3, TENSOR_Q6_K},
+    };
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) multiply_and_expect(&shapes[i], i);
 }
 
 /* A token's bits are those it has alone, with another grid and another size of items; a NaN stays in its row. */
@@ -394,6 +446,7 @@ int main(void)
         cmocka_unit_test(test_moe_routes_as_the_cpu),
         cmocka_unit_test(test_moe_routes_what_is_not_finite),
         cmocka_unit_test(test_moe_multiplies),
+        cmocka_unit_test(test_moe_multiplies_formats_of_files),
         cmocka_unit_test(test_moe_depends_on_its_token_alone),
         cmocka_unit_test(test_moe_refuses_what_it_cannot),
     };
