@@ -414,32 +414,43 @@ int barrier_red(int op, int predicate, Loc loc)
 
 /* ---- shared memory: every object lies in the block's arena with a guard zone behind it. The zone is poisoned for
  * ASan, and holds a pattern that is compared when the block ends, so that a plain build finds a stray write too. */
-static unsigned char *arena_take(Block *b, size_t bytes, size_t alignment)
+static SharedPart arena_take(Block *b, size_t bytes, size_t alignment, size_t phase)
 {
-    const size_t offset = (b->arena_used + alignment - 1) & ~(alignment - 1);
-    const size_t rounded = (bytes + 7) & ~(size_t)7;
+    const size_t offset = ((b->arena_used + alignment - 1) & ~(alignment - 1)) + phase;
+    const size_t rounded = (bytes + 7) & ~(size_t)7, front = offset - b->arena_used;
     b->arena_used = offset + rounded + GUARD_BYTES;
     if (b->arena_used > ARENA_BYTES) fail(Loc{}, "shared memory arena exhausted");
     unsigned char *p = b->arena + offset;
-    unpoison(p, rounded + GUARD_BYTES);
+    fill(p - front, GUARD_BYTE, front);
     fill(p + bytes, GUARD_BYTE, rounded - bytes + GUARD_BYTES);
-    poison(p, rounded + GUARD_BYTES);
-    unpoison(p, bytes);
+    unpoison(p, rounded);
+    poison(p + rounded, GUARD_BYTES);
+    if (rounded > bytes) {
+        poison(p, rounded);
+        unpoison(p, bytes);
+    }
     fill(p, 0xff, bytes);
     mark_uninitialised(p, bytes);
-    return p;
+    SharedPart part = {};
+    part.at = p;
+    part.bytes = bytes;
+    part.front = front;
+    return part;
 }
 
 static void guards_check(Block *b)
 {
     for (const SharedPart &part : b->parts) {
-        const unsigned char *guard = part.at + part.bytes;
-        unpoison(guard, GUARD_BYTES);
-        for (int i = 0; i < GUARD_BYTES; i++)
-            if (guard[i] != GUARD_BYTE)
-                die("write behind shared memory of %s: %zu bytes %s at %s:%d, %d bytes past their end",
-                    kernel_name(b->grid->launch.kernel), part.bytes, part.carved ? "carved" : "declared",
-                    file_base(part.loc.file), part.loc.line, i);
+        const unsigned char *end = part.at + part.bytes;
+        long stray = -1;
+        for (size_t i = 0; i < GUARD_BYTES && stray < 0; i++)
+            if (end[i] != GUARD_BYTE) stray = (long)i;
+        for (size_t i = 1; i <= part.front && stray < 0; i++)
+            if (part.at[-(long)i] != GUARD_BYTE) stray = -(long)(part.bytes + i);
+        if (stray >= 0 || stray < -1)
+            die("stray write in %s: byte %ld of the %zu that are %s at %s:%d", kernel_name(b->grid->launch.kernel),
+                stray >= 0 ? (long)part.bytes + stray : stray + (long)part.bytes, part.bytes,
+                part.carved ? "carved" : "declared", file_base(part.loc.file), part.loc.line);
     }
 }
 
@@ -454,9 +465,11 @@ void *shared_static(const void *key, size_t bytes, size_t alignment, Loc loc)
     if (total > SHARED_STATIC_MAX || total + b->grid->launch.shared_bytes > SHARED_MAX)
         fail(loc, "too much shared memory: %zu static + %zu dynamic bytes", total, b->grid->launch.shared_bytes);
     if (total > b->grid->shared_static) b->grid->shared_static = total;
-    unsigned char *p = arena_take(b, bytes, alignment < 16 ? 16 : alignment);
-    b->parts.push_back({key, p, bytes, loc, false});
-    return p;
+    SharedPart part = arena_take(b, bytes, alignment < 16 ? 16 : alignment, 0);
+    part.key = key;
+    part.loc = loc;
+    b->parts.push_back(part);
+    return part.at;
 }
 
 void *shared_dyn(Loc loc)
@@ -485,10 +498,12 @@ void *shared_carve(unsigned char **at, size_t stride, size_t bytes, Loc loc)
                  part.loc.line, part.bytes);
         return part.at;
     }
-    b->arena_used = (b->arena_used + 127) / 128 * 128 + offset % 128;
-    unsigned char *p = arena_take(b, bytes, 16);
-    b->parts.push_back({key, p, bytes, loc, true});
-    return p;
+    SharedPart part = arena_take(b, bytes, 128, offset % 128);
+    part.key = key;
+    part.loc = loc;
+    part.carved = true;
+    b->parts.push_back(part);
+    return part.at;
 }
 
 const void *check_shared(const void *p, size_t bytes, Loc loc)
@@ -694,8 +709,11 @@ static void block_start(Block *b, Grid *g, uint64_t index)
     b->arena_used = 1024;
     b->dynamic = nullptr;
     if (g->launch.shared_bytes) {
-        b->dynamic = arena_take(b, g->launch.shared_bytes, 1024);
-        b->parts.push_back({b, b->dynamic, g->launch.shared_bytes, Loc{"KX_SHARED_DYN", 0}, false});
+        SharedPart all = arena_take(b, g->launch.shared_bytes, 1024, 0);
+        all.key = b;
+        all.loc = Loc{"KX_SHARED_DYN", 0};
+        b->parts.push_back(all);
+        b->dynamic = all.at;
     }
     order_release(b->start_sync);
     for (int i = 0; i < b->threads; i++) {
@@ -846,7 +864,7 @@ static Worker *worker_of_thread()
 {
     static __thread Worker *mine CS_TLS;
     static std::mutex m;
-    static std::vector<Worker *> all; /* keeps them reachable after their thread has ended */
+    static auto *all = new std::vector<Worker *>(); /* keeps them reachable after their thread has ended */
     if (!mine) {
         mine = new Worker();
         mine->queue.reserve(1 << 16);
@@ -854,7 +872,7 @@ static Worker *worker_of_thread()
         mine->free_blocks.reserve(1024);
         mine->ended.reserve(1024);
         std::lock_guard<std::mutex> l(m);
-        all.push_back(mine);
+        all->push_back(mine);
     }
     return mine;
 }

@@ -91,7 +91,7 @@ struct Grid {
 struct SharedPart {
     const void *key;
     unsigned char *at;
-    size_t bytes;
+    size_t bytes, front; /* front: bytes of guard before it */
     Loc loc;
     bool carved;
 };

@@ -82,7 +82,7 @@ bool fault_strikes(uint64_t *countdown)
 }
 
 /* ---- memory */
-static const size_t RED_ZONE = 512;
+static const size_t RED_ZONE = 512, MANY_BYTES = 16 << 20;
 
 static size_t shared_optin()
 {
@@ -99,9 +99,16 @@ static void map_device(Device &d)
     madvise(d.base, d.reserved, MADV_HUGEPAGE); /* makes the changes of permissions cheap */
 }
 
+/* A change of permissions costs time by the page: much memory is closed after one wait in sixteen only. Protection keys
+ * would cost nothing, but few machines have them. */
 void memory_open(bool on)
 {
-    if (!state().guard) return;
+    static bool is_open;
+    static unsigned turn;
+    size_t used = 0;
+    for (const Device &d : state().devices) used += d.used;
+    if (!state().guard || on == is_open || (!on && used > MANY_BYTES && ++turn % 16)) return;
+    is_open = on;
     for (Device &d : state().devices)
         if (d.used) mprotect(d.base, (d.used + 4095) & ~(size_t)4095, on ? PROT_READ | PROT_WRITE : PROT_NONE);
 }

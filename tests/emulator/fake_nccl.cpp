@@ -52,7 +52,7 @@ struct Call {
     cudaStream_t stream;
     uint64_t sequence;
 };
-std::vector<Clique *> cliques;
+std::vector<Clique *> &cliques = *new std::vector<Clique *>(); /* reachable to the very end */
 uint64_t next_id = 1;
 __thread int group_depth;
 thread_local std::vector<Call> group;

@@ -84,6 +84,7 @@ const char *kernel_name(const void *kernel)
     std::lock_guard<std::mutex> l(m);
     for (const Known &k : *known)
         if (k.kernel == kernel) return k.name;
+    if (have_msan()) return "kernel"; /* libstdc++'s demangler writes unseen by MSan */
     if (!symbols) symbols = read_symbols();
     std::string name = "kernel";
     for (const Symbol &s : *symbols)
