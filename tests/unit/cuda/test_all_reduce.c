@@ -126,12 +126,11 @@ static cudaError_t rank_launch(struct group *g, uint32_t r, uint32_t e)
     return cuda_all_reduce_rmsnorm(&k->reduce, k->y[e], &norm, k->live[e], epoch->M, k->stream);
 }
 
-/* A thread a rank, for the whole program: the emulator keeps the stacks of a thread that has driven it. They launch the
- * epochs of `group` between two barriers. */
+/* A thread a rank, for the whole life of the program: the emulator's stacks belong to the thread that drives it. They
+ * launch the epochs of `group` between two barriers. */
 static struct {
-    pthread_t threads[CUDA_RANKS_MAX];
     pthread_barrier_t begin, end;
-    struct group *group; /* NULL: the threads end */
+    struct group *group;
     cudaError_t errors[CUDA_RANKS_MAX];
 } drivers;
 
@@ -141,7 +140,6 @@ static void *drive(void *argument)
     for (;;) {
         pthread_barrier_wait(&drivers.begin);
         struct group *g = drivers.group;
-        if (!g) return NULL;
         if (r < g->ranks) {
             cudaError_t error = cudaSuccess;
             for (uint32_t e = 0; e < EPOCHS && error == cudaSuccess; e++) error = rank_launch(g, r, e);
@@ -170,17 +168,11 @@ static int setup(void **state)
     }
     pthread_barrier_init(&drivers.begin, NULL, CUDA_RANKS_MAX + 1);
     pthread_barrier_init(&drivers.end, NULL, CUDA_RANKS_MAX + 1);
-    for (uintptr_t r = 0; r < CUDA_RANKS_MAX; r++)
-        assert_int_equal(pthread_create(&drivers.threads[r], NULL, drive, (void *)r), 0);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    drivers.group = NULL;
-    pthread_barrier_wait(&drivers.begin);
-    for (int r = 0; r < CUDA_RANKS_MAX; r++) pthread_join(drivers.threads[r], NULL);
+    for (uintptr_t r = 0; r < CUDA_RANKS_MAX; r++) {
+        pthread_t thread;
+        assert_int_equal(pthread_create(&thread, NULL, drive, (void *)r), 0);
+        pthread_detach(thread);
+    }
     return 0;
 }
 
@@ -379,5 +371,5 @@ int main(void)
         cmocka_unit_test(test_the_host_ends_a_wait),
         cmocka_unit_test(test_shapes_that_do_not_fit_are_refused),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, setup, NULL);
 }
