@@ -47,12 +47,13 @@ static void make_batch(struct real_model *real)
     for (uint32_t i = 0; i < real->device->info.kv_blocks; i++) real->table[i] = real->device->info.kv_blocks - 1 - i;
 }
 
-void real_model_open(struct real_model *real, const char *path, enum numerics numerics, enum cpu_path cpu_path,
-                     bool kv_int8, uint32_t context_max)
+static void open_on_cpu(struct real_model *real, const char *path, enum numerics numerics, enum cpu_path cpu_path,
+                        bool kv_int8, uint32_t context_max, void (*change)(struct model *model))
 {
     struct error err = {""};
     *real = (struct real_model){0};
     require(model_open(path, &real->model, &err) == ST_OK, "model_open", &err);
+    if (change) change(real->model);
     struct device_config config = {.path = cpu_path,
                                    .numerics = numerics,
                                    .kv_int8 = kv_int8,
@@ -64,6 +65,18 @@ void real_model_open(struct real_model *real, const char *path, enum numerics nu
     require(device_cpu_create(real->model, &config, NULL, NULL, &real->device, &err) == ST_OK, "device_cpu_create",
             &err);
     make_batch(real);
+}
+
+void real_model_open(struct real_model *real, const char *path, enum numerics numerics, enum cpu_path cpu_path,
+                     bool kv_int8, uint32_t context_max)
+{
+    open_on_cpu(real, path, numerics, cpu_path, kv_int8, context_max, NULL);
+}
+
+void real_model_open_changed(struct real_model *real, const char *path, uint32_t context_max,
+                             void (*change)(struct model *model))
+{
+    open_on_cpu(real, path, NUMERICS_EXACT, cpu_path_best(), false, context_max, change);
 }
 
 void real_model_open_ranks(struct real_model *real, const char *path, enum numerics numerics, uint32_t ranks,

@@ -26,6 +26,9 @@ void real_model_open(struct real_model *real, const char *path, enum numerics nu
 /* The same in parts, on so many ranks, which are threads of this process with a thread each. */
 void real_model_open_ranks(struct real_model *real, const char *path, enum numerics numerics, uint32_t ranks,
                            uint32_t context_max);
+/* In exact numerics, with views of weights that `change` may have replaced. */
+void real_model_open_changed(struct real_model *real, const char *path, uint32_t context_max,
+                             void (*change)(struct model *model));
 void real_model_close(struct real_model *real);
 
 /* Runs count tokens at positions position.. as one chunk; rows: one for each of the tokens first_row .. first_row +

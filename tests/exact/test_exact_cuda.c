@@ -1,6 +1,6 @@
 /* The real model through the whole CUDA device under the emulator: continuous batching of several prompts, prefill in
  * chunks beside decodes, decodes by graphs, one step ahead. Each greedy token must be the one that the CPU device
- * chooses in exact numerics, on the file's weights.
+ * chooses in exact numerics, on the same weights: for dtypes other than the file's, rounded alike.
  *
  *   test_exact_cuda DTYPE RANKS [PROMPTS TOKENS]      DTYPE: auto, bf16, fp8
  *
@@ -53,6 +53,90 @@ static void require(bool condition, const char *what, const struct error *err)
     if (condition) return;
     fprintf(stderr, "%s: %s\n", what, err ? err->message : "failed");
     exit(1);
+}
+
+/* ---- weights as --dtype rounds them ---- */
+
+enum { VIEWS_MAX = 512, COLS_MAX = 8192 };
+
+/* Rows of a matrix in F32, each value rounded. */
+struct rounding {
+    struct tensor_recipe recipe; /* first */
+    struct tensor_view source;
+    bool fp8;
+};
+
+static struct rounding roundings[VIEWS_MAX];
+static uint32_t roundings_count;
+static bool round_to_fp8;
+
+static float to_bf16(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;
+    memcpy(&value, &bits, sizeof bits);
+    return value;
+}
+
+/* The nearest E4M3 number: 3 bits of mantissa, exponents from -6, at most 448. */
+static float to_e4m3(float value)
+{
+    int exponent;
+    float size = fabsf(value) > 448 ? 448 : fabsf(value);
+    (void)frexpf(size, &exponent);
+    float step = ldexpf(1, (exponent < -5 ? -5 : exponent) - 4);
+    return copysignf(rintf(size / step) * step, value);
+}
+
+/* As repack.cu does it: a scale for 128 inputs of a row, their highest magnitude / 448. */
+static void round_row(float *row, uint32_t cols, bool fp8)
+{
+    for (uint32_t k = 0; !fp8 && k < cols; k++) row[k] = to_bf16(row[k]);
+    for (uint32_t begin = 0; fp8 && begin < cols; begin += 128) {
+        uint32_t end = cols - begin < 128 ? cols : begin + 128;
+        float highest = 0;
+        for (uint32_t k = begin; k < end; k++) highest = fmaxf(highest, fabsf(row[k]));
+        float scale = highest / 448, inverse = scale > 0 ? 1 / scale : 0;
+        for (uint32_t k = begin; k < end; k++) row[k] = to_e4m3(row[k] * inverse) * scale;
+    }
+}
+
+static void make_rounded(const struct tensor_recipe *recipe, struct tensor_area area, void *rows)
+{
+    const struct rounding *own = (const struct rounding *)(const void *)recipe;
+    uint32_t cols = own->source.cols, width = area.col_end - area.col_begin;
+    size_t row_bytes = tensor_row_bytes(tensor_type_info(own->source.type), cols);
+    float row[COLS_MAX];
+    for (uint32_t r = area.row_begin; r < area.row_end; r++) {
+        dequantize_row(own->source.type, (const uint8_t *)own->source.data + r * row_bytes, row, cols);
+        round_row(row, cols, own->fp8);
+        memcpy((float *)rows + (size_t)(r - area.row_begin) * width, row + area.col_begin, width * sizeof(float));
+    }
+}
+
+static void round_view(struct tensor_view *view, bool fp8)
+{
+    require(roundings_count < VIEWS_MAX && view->cols <= COLS_MAX && !view->recipe, "a model for this test", NULL);
+    struct rounding *own = &roundings[roundings_count++];
+    *own = (struct rounding){{make_rounded}, *view, fp8};
+    view->type = TENSOR_F32;
+    view->recipe = &own->recipe;
+}
+
+/* As the device does with --dtype: FP8 leaves embedding and head as they are. */
+static void round_model(struct model *model)
+{
+    if (!round_to_fp8) {
+        round_view(&model->weights.embed, false);
+        require(model->spec.tied_head, "a tied head", NULL);
+        model->weights.head = model->weights.embed;
+    }
+    for (uint32_t l = 0; l < model->spec.layers; l++) {
+        struct layer_weights *w = &model->weights.layers[l];
+        struct tensor_view *views[] = {&w->q, &w->k, &w->v, &w->o, &w->gate, &w->up, &w->down};
+        for (uint32_t i = 0; i < 7; i++) round_view(views[i], round_to_fp8);
+    }
 }
 
 /* ---- what the CPU chooses ---- */
@@ -198,7 +282,8 @@ int main(int argc, char **argv)
     }
     require(prompts_count <= PROMPTS_MAX && tokens_count <= TOKENS_MAX, "too many", NULL);
     uint64_t begin_ns = clock_now_ns(clock_system());
-    real_model_open(&cpu, real_model_path(), NUMERICS_EXACT, cpu_path_best(), false, CONTEXT);
+    round_to_fp8 = !strcmp(argv[1], "fp8");
+    real_model_open_changed(&cpu, real_model_path(), CONTEXT, strcmp(argv[1], "auto") != 0 ? round_model : NULL);
     require(tokenizer_create(&cpu.model->vocab, &tokenizer, &err) == ST_OK, "tokenizer", &err);
     for (uint32_t i = 0; i < prompts_count; i++) {
         struct token_list ids = {0};
