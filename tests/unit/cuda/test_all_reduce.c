@@ -93,7 +93,10 @@ static void group_fill(struct group *g, uint32_t e, uint64_t *seed)
         struct rank *k = &g->rank[r];
         cuda_ok(cudaSetDevice((int)r));
         k->host_y[e] = malloc(count * 2);
-        for (size_t i = 0; i < count; i++) k->host_y[e][i] = bf16_of(random_within(seed, -1, 1));
+        for (size_t i = 0; i < count; i++) { /* of many magnitudes, so that the order of a sum shows in its bits */
+            const double magnitude = ldexp(1, -(int)(random_bits(seed) % 24));
+            k->host_y[e][i] = bf16_of(random_within(seed, -1, 1) * magnitude);
+        }
         cuda_ok(cudaMalloc((void **)&k->y[e], count * 2));
         cuda_ok(cudaMalloc((void **)&k->out[e], count * 2));
         cuda_ok(cudaMalloc((void **)&k->live[e], 4));
