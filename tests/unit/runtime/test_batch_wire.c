@@ -117,6 +117,7 @@ static void test_batch_wire_any_bytes(void **state)
         if (status != ST_OK) assert_int_equal(b->tokens_count + b->seqs_count + b->rows_count, 0);
         for (uint32_t s = 0; s < b->seqs_count; s++) {
             assert_true(b->q_start[s] < b->q_start[s + 1] && b->q_start[s + 1] <= b->tokens_count);
+            for (uint32_t n = b->q_start[s]; n < b->q_start[s + 1]; n++) assert_true(b->positions[n] < b->kv_len[s]);
             size_t entries = (b->kv_len[s] + (size_t)KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
             assert_true(b->block_table[s] >= p.entries && b->block_table[s] + entries <= p.entries + ENTRIES);
         }

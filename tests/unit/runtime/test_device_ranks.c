@@ -298,7 +298,7 @@ static void check_fault(enum fault fault)
     } else {
         if (status != ST_OK && fault != FAULT_ENDS) fail_msg("fault %d: %s", (int)fault, err.message);
         if (status == ST_OK && (fault == FAULT_ENDS || fault == FAULT_FALLS_SILENT))
-            while (!device_is_lost(rig.device)) usleep(1000); /* without any step */
+            for (int i = 0; i < 30000 && !device_is_lost(rig.device); i++) usleep(1000); /* without any step */
         for (int i = 0; status == ST_OK && i < 3; i++) {
             batch_clear(&rig);
             batch_add(&rig, 0, 0, 9);
