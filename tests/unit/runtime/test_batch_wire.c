@@ -128,11 +128,48 @@ static void test_batch_wire_any_bytes(void **state)
     pair_free(&p);
 }
 
+/* Word by word: 5 of header, 2 of the sequence, 5 tokens, 2 rows, 1 table entry. */
+static void test_batch_wire_refuses(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t at, word;
+    } changes[] = {{0, 0}, {1, 4},  {1, 6},          {1, TOKENS + 1}, {2, 2},  {2, 0},
+                   {3, 3}, {4, 2},  {5, 0},          {5, 4},          {5, 6},  {6, 4},
+                   {6, 0}, {6, 17}, {6, 0xffffffff}, {12, 5},         {13, 0}, {13, 0xffffffff}};
+    struct pair p;
+    pair_make(&p);
+    struct batch *b = p.sent;
+    b->tokens_count = b->kv_len[0] = b->q_start[1] = 5;
+    b->seqs_count = 1;
+    b->rows_count = 2;
+    b->rows[0].token = 2;
+    b->rows[1].token = 4;
+    b->block_table[0] = p.tables[0];
+    size_t bytes = batch_wire_bytes(b);
+    assert_int_equal(bytes, 15 * 4);
+    for (size_t i = 0; i <= sizeof changes / sizeof *changes; i++) {
+        uint8_t wire[15 * 4];
+        batch_wire_write(b, wire);
+        if (i) memcpy(wire + changes[i - 1].at * 4, &changes[i - 1].word, 4);
+        enum status status = batch_wire_read(wire, bytes, p.got, p.entries, ENTRIES);
+        if (status != (i ? ST_PROTO : ST_OK))
+            fail_msg("word %u as %u: %s", changes[i - 1].at, changes[i - 1].word, status_name(status));
+    }
+    uint8_t longer[16 * 4] = {0};
+    batch_wire_write(b, longer);
+    assert_int_equal(batch_wire_read(longer, bytes + 4, p.got, p.entries, ENTRIES), ST_PROTO);
+    assert_int_equal(batch_wire_read(longer, bytes - 4, p.got, p.entries, ENTRIES), ST_PROTO);
+    assert_int_equal(batch_wire_read(longer, bytes, p.got, p.entries, 0), ST_PROTO);
+    pair_free(&p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_batch_wire_round_trip),
         cmocka_unit_test(test_batch_wire_any_bytes),
+        cmocka_unit_test(test_batch_wire_refuses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
