@@ -39,10 +39,24 @@ LIBRARIES = {
     r"#include <utf8proc\.h>": lambda p: p.startswith("runtime/text/"),
     r"#include <immintrin\.h>": lambda p: p.startswith("kernels/"),
 }
+# What a kernel file (kernels/*.cu, *.cuh) may not contain: the rules E1, E3 and E4 of kernels/README.md, and PTX outside its
+# two files. Names in comments and strings do not count.
+KERNEL_WRAPPERS = {"kernels/warp.cuh", "kernels/vec.cuh"}
+KERNEL_RULES = {
+    r"\b__shared__\b": "E1: shared memory by KX_SHARED, KX_SHARED_DYN, kx::carve",
+    r"<<<": "E1: launch by kx::launch",
+    r"#include <(?!stdint\.h|stddef\.h|math\.h|float\.h|limits|type_traits)": "E1: include kernels/warp.cuh, kernels/vec.cuh",
+    r"\b__activemask\b|\bcooperative_groups\b|(?<![\w.>])(printf|malloc|free)\s*\(|\b__managed__\b|\btex\w*<":
+        "E3: not in a kernel",
+    r"\bvolatile\b": "E4: flags by atomics and fences",
+    r"\basm\b": "PTX in kernels/warp.cuh and kernels/vec.cuh only",
+}
 LINE_MAX, FUNCTION_MAX, FILE_MAX, HEADER_MAX = 130, 100, 1000, 260
 
 # (file, rule): reason
-EXCEPTIONS = {}
+EXCEPTIONS = {
+    ("kernels/attention.cu", "function-size"): "one set of registers goes through all phases; parts would take all as parameters",
+}
 
 findings = []
 used_exceptions = set()
@@ -117,7 +131,35 @@ def check_file(file):
                 finding(path, text.count("\n", 0, match.start()) + 1, "library", match.group())
 
 
+def check_kernel(file):
+    """A CUDA file: what holds for text of any language, and the rules for who writes kernels."""
+    path = str(file.relative_to(ROOT))
+    text = file.read_text()
+    code = strip_comments_and_strings(text)
+    if not text.lstrip().startswith("/*"):
+        finding(path, 1, "head", "no comment says what this file is")
+    if len(text.split("\n")) > FILE_MAX and path.startswith("kernels/"):
+        finding(path, 1, "file-size", f"{len(text.splitlines())} lines (at most {FILE_MAX})")
+    for number, line in enumerate(text.split("\n"), 1):
+        if len(line) > LINE_MAX:
+            finding(path, number, "line-length", f"{len(line)} columns (at most {LINE_MAX})")
+        if line != line.rstrip() or "\t" in line:
+            finding(path, number, "space", "trailing space or tab")
+        if re.search(r"\bFIXME\b|\bXXX\b", line) or re.search(r"\bTODO\b(?! #\d)", line):
+            finding(path, number, "todo", "FIXME, XXX or a TODO without an issue number")
+    check_functions(path, code)
+    if not path.startswith("kernels/") or path in KERNEL_WRAPPERS:
+        return
+    for pattern, rule in KERNEL_RULES.items():
+        for match in re.finditer(pattern, code):
+            finding(path, code.count("\n", 0, match.start()) + 1, "kernel", f"{match.group().strip()}: {rule}")
+
+
 def main():
+    for folder in ["kernels", "tests/emulator", "tests/unit/cuda", "bench"]:
+        for file in sorted((ROOT / folder).rglob("*")):
+            if file.suffix in (".cu", ".cuh", ".cpp"):
+                check_kernel(file)
     for layer in LAYERS + ["tests", "bench"]:
         for file in sorted((ROOT / layer).rglob("*")):
             if file.suffix in (".c", ".h") and "build" not in file.parts:
