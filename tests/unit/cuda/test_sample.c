@@ -414,6 +414,42 @@ static void test_sample_keeps_to_the_border_of_min_p(void **state)
     }
 }
 
+/* A penalised logit and another that equals it to the bit, after a product and two differences rounded each: the lower
+ * id wins. Then the id of the step before, which is the best, is penalised as output. */
+static void test_sample_rounds_penalties_as_the_cpu(void **state)
+{
+    (void)state;
+    uint64_t seed = 61;
+    start(2, ROWS_MAX);
+    for (uint32_t r = 0; r < ROWS_MAX; r++) {
+        struct sampling_params *p = &step.params[r];
+        uint32_t penalised = r % 2;
+        p->temperature = 0;
+        p->frequency_penalty = between(&seed, 0.1f, 2);
+        p->presence_penalty = between(&seed, 0.1f, 2);
+        float logit = logits_of(r)[penalised] = between(&seed, 0.01f, 0.1f), times = 3 * p->frequency_penalty;
+        logits_of(r)[1 - penalised] = logit - times - p->presence_penalty;
+        for (uint32_t i = 0; i < 3; i++) step.seen[r][i] = penalised;
+        step.rows[r].seen = step.seen[r];
+        step.rows[r].seen_count = 3;
+    }
+    run_and_compare();
+    for (uint32_t r = 0; r < ROWS_MAX; r++) {
+        assert_int_equal(step.results[r].id, 0);
+        logits_of(r)[0] = 3;
+        logits_of(r)[1] = 2.5f;
+        step.params[r].frequency_penalty = r % 3 == 0;
+        step.params[r].presence_penalty = r % 3 == 1;
+        step.params[r].repetition_penalty = r % 3 == 2 ? 1.5f : 1;
+        step.rows[r].seen_count = 0;
+        step.previous[r] = r % 2;
+        step.pending[r] = 1 + r;
+    }
+    run_and_compare();
+    for (uint32_t r = 0; r < ROWS_MAX; r++) assert_int_equal(step.results[r].id, r % 2 == 0);
+    finish();
+}
+
 static void test_sample_flags_its_row_alone(void **state)
 {
     (void)state;
@@ -543,6 +579,7 @@ int main(void)
         cmocka_unit_test(test_sample_takes_large_vocabularies),
         cmocka_unit_test(test_sample_keeps_to_its_borders),
         cmocka_unit_test(test_sample_keeps_to_the_border_of_min_p),
+        cmocka_unit_test(test_sample_rounds_penalties_as_the_cpu),
         cmocka_unit_test(test_sample_flags_its_row_alone),
         cmocka_unit_test(test_sample_spreads_bad_tokens_in_their_sequence),
         cmocka_unit_test(test_sample_depends_on_its_row_alone),
