@@ -400,6 +400,7 @@ __device__ __forceinline__ void locate(const view &v, state &s, const u64 *bins,
         });
         __syncthreads();
         find_bin(s, before, g);
+        if (s.bin == BINS) return; /* never: these are the items of the bin that meets it; but no launch may hang */
         low += s.bin << shift;
         high = min(high, low + (1u << shift));
     }
