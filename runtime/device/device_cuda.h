@@ -21,6 +21,8 @@ struct device_cuda_config {
     uint64_t step_deadline_ns; /* least time after which a step counts as hung; 0: 2 s. Slow steps get 20 times what
                                   their like took */
     size_t spare_bytes;        /* memory of a GPU left for the driver and graphs; 0: 256 MiB */
+    size_t one_shot_bytes;   /* sums over GPUs of at most so many bytes are our own kernel's, others NCCL's; 0: 512 KiB.
+                                With deterministic all are ours */
     const char *matmul_file; /* where algorithms of cuBLASLt are kept from start to start (matmul_choice.h), or NULL */
     const struct cuda_libraries *libraries;
 };

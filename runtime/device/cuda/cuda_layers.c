@@ -16,8 +16,24 @@ struct run {
     const uint32_t *live;      /* tokens that live, on the device */
     const uint16_t *pending;   /* y that is not added to x yet, or NULL */
     const float *pending_norm; /* and what norms it before, or NULL */
+    bool apart;                /* what is pending is this rank's part of a sum */
     struct error *err;
 };
+
+/* Adds what is pending to x and norms the rows of `norm` with it: with one GPU, or after sum(), by add_rmsnorm; small
+ * sums over the ranks by the kernel that does all of it. */
+static enum status add_norm(const struct run *run, struct cuda_norm *norm, const uint32_t *live, uint32_t M)
+{
+    struct cuda_rank *rank = run->rank;
+    cudaError_t error;
+    if (run->apart) {
+        norm->y = NULL;
+        error = cuda_all_reduce_rmsnorm(&rank->reduce, run->pending, norm, live, M, rank->stream);
+    } else {
+        error = cuda_add_rmsnorm(norm, live, M, rank->stream);
+    }
+    return cuda_result(error, run->apart ? "all_reduce_rmsnorm" : "add_rmsnorm", run->err);
+}
 
 /* What the ranks have, added up; the same on all. */
 static enum status sum(const struct run *run, void *values, size_t count, enum comm_type type)
@@ -26,6 +42,17 @@ static enum status sum(const struct run *run, void *values, size_t count, enum c
     if (!rank->comm) return ST_OK;
     enum status status = comm_all_reduce(rank->comm, values, count, type, rank->stream);
     return status == ST_OK ? ST_OK : error_set(run->err, ST_DEVICE, "adding over the GPUs: %s", status_text(status));
+}
+
+/* y, this rank's part of a sum, is for the next norm to add; large sums are made here. */
+static enum status leave_pending(struct run *run, const float *post_norm)
+{
+    struct cuda_rank *rank = run->rank;
+    run->pending = rank->space.y;
+    run->pending_norm = post_norm;
+    run->apart = rank->comm && cuda_sums_in_one_shot(rank, run->M) &&
+                 cuda_sums_in_one_shot(rank, run->R < LOGIT_ROWS ? run->R : LOGIT_ROWS);
+    return run->apart ? ST_OK : sum(run, rank->space.y, (size_t)run->M * rank->spec.width, COMM_BF16);
 }
 
 static enum status embed(struct run *run)
@@ -58,7 +85,8 @@ static enum status norm(struct run *run, const float *weight)
                              .bad = rank->space.bad,
                              .E = rank->spec.width,
                              .eps = rank->spec.norm_eps};
-    CUDA_TRY(cuda_add_rmsnorm(&norm, run->live, run->M, rank->stream), "add_rmsnorm", run->err);
+    TRY(add_norm(run, &norm, run->live, run->M));
+    run->apart = false;
     run->pending = NULL;
     run->pending_norm = NULL;
     return ST_OK;
@@ -113,10 +141,7 @@ static enum status attend(struct run *run, uint32_t l)
         .partials = cuda_attention_partials(config->tokens_max, config->context_max, config->H, config->KH, config->D)};
     CUDA_TRY(cuda_attention(&attention, run->step, rank->attention_config.grid, rank->stream), "attention", run->err);
     TRY(multiply(run, &layer->o, s->attended, s->y, 0));
-    TRY(sum(run, s->y, (size_t)run->M * spec->width, COMM_BF16));
-    run->pending = s->y;
-    run->pending_norm = layer->attn_post_norm;
-    return ST_OK;
+    return leave_pending(run, layer->attn_post_norm);
 }
 
 /* Gate, up and GLU into act. */
@@ -162,10 +187,7 @@ static enum status feed_forward(struct run *run, const struct cuda_layer *layer)
         TRY(gate(run, layer));
         TRY(multiply(run, &layer->down, s->act, s->y, 0));
     }
-    TRY(sum(run, s->y, (size_t)run->M * run->rank->spec.width, COMM_BF16));
-    run->pending = s->y;
-    run->pending_norm = layer->ffn_post_norm;
-    return ST_OK;
+    return leave_pending(run, layer->ffn_post_norm);
 }
 
 /* The logits of all ranks' rows of the head side by side, from (ranks, R, V of a rank). */
@@ -203,7 +225,7 @@ static enum status choose(const struct run *run, uint32_t group, uint32_t R)
                              .bad = s->bad,
                              .E = rank->spec.width,
                              .eps = rank->spec.norm_eps};
-    CUDA_TRY(cuda_add_rmsnorm(&norm, &step.header->rows, R, rank->stream), "add_rmsnorm", run->err);
+    TRY(add_norm(run, &norm, &step.header->rows, R));
     struct cuda_product head = {.weight = &rank->weights.head,
                                 .x = s->h,
                                 .y = s->logits,

@@ -12,6 +12,7 @@
 
 enum { SPACE_ALIGNMENT = 256 };
 static const size_t SPARE_BYTES = (size_t)256 << 20;
+static const size_t ONE_SHOT_BYTES = (size_t)512 << 10; /* beyond, NCCL's rings win: to be tuned on GPUs */
 
 static size_t aligned(size_t bytes)
 {
@@ -59,6 +60,17 @@ static bool needs_gu(const struct cuda_rank *rank)
     return false;
 }
 
+/* Values that a rank's part of a one-shot sum has room for. */
+static size_t slot_values_of(const struct cuda_rank *rank)
+{
+    const struct device_cuda_config *config = &rank->device->config;
+    size_t E = rank->spec.width, logit_rows = config->rows_max < LOGIT_ROWS ? config->rows_max : LOGIT_ROWS;
+    size_t rows = largest(config->tokens_max, logit_rows);
+    size_t bytes = config->one_shot_bytes ? config->one_shot_bytes : ONE_SHOT_BYTES;
+    if (!config->deterministic && rows > bytes / (E * sizeof(uint16_t))) rows = bytes / (E * sizeof(uint16_t));
+    return rows * E;
+}
+
 /* Lays out the work space; run twice, first with base NULL to measure. Gives the bytes used. */
 static size_t place_space(struct cuda_rank *rank, uint8_t *base)
 {
@@ -85,6 +97,12 @@ static size_t place_space(struct cuda_rank *rank, uint8_t *base)
         TAKE(s->gathered, cuda->ranks_count * logit_rows * head_rows * sizeof(float));
         TAKE(s->all_logits, cuda->ranks_count * logit_rows * head_rows * sizeof(float));
     }
+    if (cuda->ranks_count > 1) {
+        rank->reduce.slot_values = slot_values_of(rank);
+        TAKE(s->parts, 2 * cuda->ranks_count * rank->reduce.slot_values * sizeof *s->parts);
+        TAKE(s->part_flags, CUDA_ALL_REDUCE_BLOCKS * CUDA_RANKS_MAX * sizeof *s->part_flags);
+        TAKE(s->part_epochs, CUDA_ALL_REDUCE_BLOCKS * sizeof *s->part_epochs);
+    }
     TAKE(s->ids, R * sizeof *s->ids);
     TAKE(s->previous, R * sizeof *s->previous);
     TAKE(s->results, R * sizeof *s->results);
@@ -105,6 +123,11 @@ static size_t place_space(struct cuda_rank *rank, uint8_t *base)
 static enum status take_generations(struct cuda_rank *rank, struct error *err)
 {
     const struct device_cuda *cuda = rank->device;
+    if (cuda->ranks_count > 1) {
+        CUDA_TRY(cudaHostAlloc((void **)&rank->stop, sizeof *rank->stop, cudaHostAllocMapped | cudaHostAllocPortable),
+                 "taking pinned memory", err);
+        *rank->stop = 0;
+    }
     for (uint32_t g = 0; g < GENERATIONS; g++) {
         struct cuda_generation *own = &rank->generations[g];
         CUDA_TRY(cudaHostAlloc((void **)&own->host, step_bytes(cuda), cudaHostAllocPortable),
@@ -191,6 +214,8 @@ void cuda_memory_free(struct cuda_rank *rank)
         if (own->results) (void)cudaFreeHost(own->results);
         if (own->host) (void)cudaFreeHost(own->host);
     }
+    if (rank->stop) (void)cudaFreeHost(rank->stop);
+    rank->stop = NULL;
     if (rank->kv.base) (void)cudaFree(rank->kv.base);
     if (rank->space_memory) (void)cudaFree(rank->space_memory);
     rank->kv.base = rank->space_memory = NULL;

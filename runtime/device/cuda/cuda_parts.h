@@ -76,6 +76,8 @@ struct cuda_space {
     void *attention, *matmul, *sample, *cublaslt; /* scratch of attention, matmuls, sampling, the library */
     uint16_t *panel;                              /* rows of a weight unpacked for cuBLASLt */
     struct cuda_moe moe;
+    uint16_t *parts; /* ranks > 1: what the one-shot sums of the peers are pushed into */
+    uint32_t *part_flags, *part_epochs;
     float *router_logits;            /* (N, X) */
     uint16_t *expert_act, *expert_y; /* (N used, F), (N used, E) */
 };
@@ -129,7 +131,10 @@ struct cuda_rank {
     uint32_t kv_blocks_fit; /* what this GPU has room for */
     struct cuda_generation generations[GENERATIONS];
     struct cuda_graph graphs[GRAPH_BUCKETS];
-    struct comm *comm; /* ranks > 1 */
+    struct comm *comm;             /* ranks > 1 */
+    struct cuda_all_reduce reduce; /* the same; slot_values 0: NCCL alone */
+    uint32_t *stop;                /* mapped: reduce.stop */
+    bool reaches_peers;
 
     pthread_t thread;
     bool started;
@@ -225,6 +230,12 @@ void cuda_graphs_free(struct cuda_rank *rank);
 uint32_t cuda_graph_bucket(const struct device_cuda *cuda, const struct batch *batch);
 /* Room for a step of so many tokens, sequences and rows on every rank. */
 struct cuda_step_room cuda_step_room_for(const struct device_cuda *cuda, uint32_t tokens, uint32_t seqs, uint32_t rows);
+
+/* Does a sum of so many rows go by the kernel that norms its result too? The same on all ranks. */
+static inline bool cuda_sums_in_one_shot(const struct cuda_rank *rank, uint32_t M)
+{
+    return (size_t)M * rank->spec.width <= rank->reduce.slot_values;
+}
 
 /* ---- the ranks' threads, from the engine's ---- */
 

@@ -50,12 +50,34 @@ static enum status open_gpu(struct cuda_rank *rank, struct error *err)
     return ST_OK;
 }
 
+/* Opens the other GPUs' memory to this one. */
+static enum status open_peers(struct cuda_rank *rank, struct error *err)
+{
+    const struct device_cuda *cuda = rank->device;
+    rank->reaches_peers = true;
+    for (uint32_t r = 0; r < cuda->ranks_count; r++) {
+        int can = 0;
+        if (r == rank->rank) continue;
+        CUDA_TRY(cudaDeviceCanAccessPeer(&can, rank->gpu, cuda->ranks[r].gpu), "asking for peers", err);
+        if (!can) rank->reaches_peers = false;
+        if (!can) continue;
+        cudaError_t error = cudaDeviceEnablePeerAccess(cuda->ranks[r].gpu, 0);
+        if (error == cudaErrorPeerAccessAlreadyEnabled) {
+            (void)cudaGetLastError();
+            error = cudaSuccess;
+        }
+        CUDA_TRY(error, "opening a peer's memory", err);
+    }
+    return ST_OK;
+}
+
 static enum status load(struct cuda_rank *rank, struct error *err)
 {
     struct device_cuda *cuda = rank->device;
     if (cuda->ranks_count > 1) {
         TRY(comm_nccl_create(cuda->libraries.nccl, &cuda->nccl_id, rank->rank, cuda->ranks_count, &cuda->lost_now,
                              &rank->comm, err));
+        TRY(open_peers(rank, err));
     }
     TRY(cuda_weights_load(rank, err));
     TRY(cuda_matmul_open(rank, err));
@@ -123,7 +145,10 @@ static enum status launch(struct cuda_rank *rank, uint32_t g, struct error *err)
 static enum status collect(struct cuda_rank *rank, uint32_t g, struct error *err)
 {
     CUDA_TRY(cudaEventSynchronize(rank->generations[g].done), "waiting for a step", err);
-    return rank->comm ? comm_nccl_check(rank->comm, err) : ST_OK;
+    if (!rank->comm) return ST_OK;
+    uint32_t stop = __atomic_load_n(rank->stop, __ATOMIC_ACQUIRE);
+    if (stop) return error_set(err, ST_DEVICE, "rank %u did not come to a sum", stop - 1);
+    return comm_nccl_check(rank->comm, err);
 }
 
 static enum status obey(struct cuda_rank *rank, enum rank_command command, uint32_t generation, struct error *err)

@@ -17,6 +17,7 @@
 
 enum { SMALL_STEP_TOKENS = 64, DEADLINE_FACTOR = 20 };
 #define DEADLINE_NS_MIN (2 * NS_PER_S)
+#define SUM_WAIT_NS     (60 * NS_PER_S) /* of a kernel for its peers; the step's deadline comes before */
 #define DEADLINE_NS_FIRST                                                                                              \
     (120 * NS_PER_S) /* of a step whose like was not seen: kernels are loaded when first launched */
 
@@ -305,6 +306,27 @@ static void describe(struct device_cuda *cuda)
     cuda->bounds.kv_blocks = info->kv_blocks;
 }
 
+/* Tells every rank where the others' parts of sums are pushed; without peer access NCCL makes all sums. */
+static void join_peers(struct device_cuda *cuda)
+{
+    bool all = true;
+    for (uint32_t r = 0; r < cuda->ranks_count; r++) all = all && cuda->ranks[r].reaches_peers;
+    for (uint32_t r = 0; r < cuda->ranks_count; r++) {
+        struct cuda_rank *rank = &cuda->ranks[r];
+        struct cuda_all_reduce *reduce = &rank->reduce;
+        reduce->rank = r;
+        reduce->ranks = cuda->ranks_count;
+        reduce->epochs = rank->space.part_epochs;
+        reduce->stop = rank->stop;
+        reduce->wait_ns_max = SUM_WAIT_NS;
+        if (!all) reduce->slot_values = 0;
+        for (uint32_t peer = 0; peer < cuda->ranks_count; peer++) {
+            reduce->buffers[peer] = cuda->ranks[peer].space.parts;
+            reduce->flags[peer] = cuda->ranks[peer].space.part_flags;
+        }
+    }
+}
+
 static enum status build(struct device_cuda *cuda, device_progress_fn progress, void *progress_state, struct error *err)
 {
     struct device_info *info = &cuda->device.info;
@@ -331,6 +353,7 @@ static enum status build(struct device_cuda *cuda, device_progress_fn progress, 
     TRY(cuda_watch_start(cuda, err));
     TRY(have_done(cuda, RANK_LOAD, &loading, err));
     describe(cuda);
+    join_peers(cuda);
     TRY(have_done(cuda, RANK_PREPARE, NULL, err));
     free_ranks(cuda);
     show_progress(&loading);

@@ -595,6 +595,9 @@ static void test_device_cuda_divides_a_model_over_gpus(void **state)
     struct model_spec spec = base_spec;
     config.ranks = 2;
     check_spec("two GPUs, q4_1", &spec, TENSOR_Q4_1, false, false, &config, 1, 0.1);
+    config.one_shot_bytes = 1; /* NCCL makes all sums */
+    check_spec("two GPUs, NCCL", &spec, TENSOR_Q4_1, false, false, &config, 1, 0.1);
+    config.one_shot_bytes = 3 * 64 * 2; /* for chunks; our kernel those of a few tokens */
     config.graphs = true;
     spec.has_qkv_bias = true;
     spec.tied_head = false;
