@@ -7,6 +7,7 @@
 #include "tests/emulator/engine_types.h"
 #include <immintrin.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 namespace cs
 {
@@ -198,12 +199,13 @@ static void execute_tile(Warp *w, const Pending &p)
     }
     alignas(32) float a[16][16], columns[8][16];
     __m256 b[16];
+    /* Mapped once for the largest shape: TSan would take growth by one fiber for a race with another's use. */
     static __thread float(*sums)[16][8] CS_TLS;
-    static __thread int sums_max CS_TLS;
-    if (sums_max < rt * nt) {
-        free(sums);
-        sums = (float(*)[16][8])aligned_alloc(64, sizeof *sums * (size_t)(rt * nt));
-        sums_max = rt * nt;
+    if (!sums) {
+        void *map = mmap(nullptr, sizeof *sums * 256 * 256, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (map == MAP_FAILED) fail(p.loc, "no memory for sums of a tile of mma");
+        sums = (float(*)[16][8])map;
     }
     for (int i = 0; i < rt * nt; i++)
         for (int lane = 0; lane < 32; lane++) gather_d(sums[i], lane, tiles[lane]->d + i * 4);
