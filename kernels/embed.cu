@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(EMBED_THREADS)
     uint32_t id = kx::load(tokens + m);
     if (id & CUDA_TOKEN_OF_ROW) id = previous ? kx::load(previous + (id & ~CUDA_TOKEN_OF_ROW)) : UINT32_MAX;
     float4 *target = (float4 *)(x + (size_t)m * E);
-    if (id >= s.vocab_first && id - s.vocab_first < s.table.N) {
+    if (id - s.vocab_first < s.table.N) { /* wraps for ids below */
         embed_row<BF16>(target, codes, scales, id - s.vocab_first, s);
     } else {
         for (uint32_t group = threadIdx.x; group < E / 4; group += blockDim.x)
