@@ -366,13 +366,23 @@ __global__ void k_mma_f16(const uint16_t *a, const uint16_t *b, float *d)
     for (int i = 0; i < 4; i++) d[l * 6 + i] = c[i];
     for (int i = 0; i < 2; i++) d[l * 6 + 4 + i] = __uint_as_float(ft[i]);
 }
+static uint16_t f16(float f)
+{
+    return __half_as_ushort(__float2half_rn(f));
+}
+static uint32_t bits(float f)
+{
+    uint32_t u;
+    memcpy(&u, &f, 4);
+    return u;
+}
 static void test_f16_matrices()
 {
     Buf<uint16_t> a(256), b(128);
     Buf<float> d(32 * 6);
     double A[16][16], B[8][16];
-    for (int i = 0; i < 256; i++) a.h[i] = kx::f32_to_f16((float)(A[i / 16][i % 16] = i * 7 % 13 - 6));
-    for (int i = 0; i < 128; i++) b.h[i] = kx::f32_to_f16((float)(B[i / 16][i % 16] = i * 5 % 11 - 5));
+    for (int i = 0; i < 256; i++) a.h[i] = f16((float)(A[i / 16][i % 16] = i * 7 % 13 - 6));
+    for (int i = 0; i < 128; i++) b.h[i] = f16((float)(B[i / 16][i % 16] = i * 5 % 11 - 5));
     a.up();
     b.up();
     CK(kx::launch(k_mma_f16, 1, 32, 0, st, (const uint16_t *)a.d, (const uint16_t *)b.d, d.d));
@@ -387,7 +397,7 @@ static void test_f16_matrices()
         }
         for (int i = 0; i < 2; i++) { /* matrix i: rows 8i.., element [2t][g] and [2t+1][g] */
             const int r = i * 8 + l % 4 * 2, c = l / 4;
-            trans &= __float_as_uint(h[l * 6 + 4 + i]) == (a.h[r * 16 + c] | (uint32_t)a.h[(r + 1) * 16 + c] << 16);
+            trans &= bits(h[l * 6 + 4 + i]) == (a.h[r * 16 + c] | (uint32_t)a.h[(r + 1) * 16 + c] << 16);
         }
     }
     ok("mma m16n8k16 f16", product);
