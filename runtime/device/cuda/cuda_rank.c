@@ -112,17 +112,7 @@ static void plan_attention(struct cuda_rank *rank, struct cuda_generation *gener
 
 static enum status launch(struct cuda_rank *rank, uint32_t g, struct error *err)
 {
-    struct device_cuda *cuda = rank->device;
     struct cuda_generation *own = &rank->generations[g];
-    const struct cuda_generation *first = &cuda->ranks[0].generations[g];
-    if (rank->rank) { /* the engine's thread filled rank 0's */
-        own->layout = first->layout;
-        own->bytes = first->bytes;
-        own->tokens = first->tokens;
-        own->rows = first->rows;
-        own->bucket = first->bucket;
-        if (own->tokens) memcpy(own->host, first->host, first->bytes);
-    }
     if (own->tokens) {
         plan_attention(rank, own);
         CUDA_TRY(cudaMemcpyAsync(rank->space.step, own->host, own->bytes, cudaMemcpyHostToDevice, rank->stream),

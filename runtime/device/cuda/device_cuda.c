@@ -64,6 +64,17 @@ static bool is_lost(const struct device_cuda *cuda)
     return atomic_load(&cuda->lost_now);
 }
 
+/* The same step for another rank, in pinned memory of its own: each rank writes its attention into it. */
+static void give_step(struct cuda_generation *to, const struct cuda_generation *from)
+{
+    to->layout = from->layout;
+    to->bytes = from->bytes;
+    to->tokens = from->tokens;
+    to->rows = from->rows;
+    to->bucket = from->bucket;
+    memcpy(to->host, from->host, from->bytes);
+}
+
 static enum status launch(struct device *device, const struct batch *batch)
 {
     struct device_cuda *cuda = of(device);
@@ -86,6 +97,7 @@ static enum status launch(struct device *device, const struct batch *batch)
     own->tokens = batch->tokens_count;
     own->rows = batch->rows_count;
     own->bucket = bucket;
+    for (uint32_t r = 1; r < cuda->ranks_count; r++) give_step(&cuda->ranks[r].generations[g], own);
     cuda->launch_ns[g] = clock_now_ns(clock_system());
     cuda->launched++;
     cuda_ranks_tell(cuda, RANK_LAUNCH, g);
