@@ -64,6 +64,7 @@ struct config {
     uint32_t tensor_parallel_size;    /* --tensor-parallel-size */
     char *dtype;                      /* --dtype auto|bf16|fp8 */
     double gpu_memory_utilization;    /* --gpu-memory-utilization */
+    char *matmul_file;                /* --matmul-file FILE */
     bool enforce_eager;               /* --enforce-eager */
     bool deterministic;               /* --deterministic */
     uint32_t itl_target_ms;           /* --itl-target-ms */

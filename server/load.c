@@ -213,6 +213,7 @@ static enum status build_cuda(const struct config *config, struct loaded *loaded
         .kv_fp8 = !strcmp(config->kv_cache_dtype, "fp8"),
         .memory_utilization = config->gpu_memory_utilization,
         .graphs = !config->enforce_eager,
+        .matmul_file = config->matmul_file,
         .deterministic = config->deterministic,
         .tokens_max = config->max_num_batched_tokens ? config->max_num_batched_tokens : 512,
         .seqs_max = config->max_num_seqs ? config->max_num_seqs : 1,
