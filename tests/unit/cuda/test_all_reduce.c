@@ -150,6 +150,7 @@ static void *drive(void *argument)
         }
         pthread_barrier_wait(&drivers.end);
     }
+    return NULL;
 }
 
 /* Each rank launches its epochs without a pause. */
