@@ -53,7 +53,7 @@ static int spy_preference_destroy(struct cublaslt_preference *preference)
 }
 static int spy_create(struct cublaslt_handle **handle)
 {
-    if (spy.refuse_create) return 3;
+    if (spy.refuse_create) return spy.refuse_create;
     spy.open++;
     return cublasLtCreate(handle);
 }
@@ -335,8 +335,10 @@ static void test_refusals(void **state)
 
     struct matmul_library *none = NULL;
     struct matmul_library_config config = {.table = spied(), .gpu = ""};
-    spy.refuse_create = 1;
+    spy.refuse_create = 1; /* not initialised */
     assert_int_equal(matmul_library_create(&config, &none, &err), ST_DEVICE);
+    spy.refuse_create = 3; /* no memory */
+    assert_int_equal(matmul_library_create(&config, &none, &err), ST_NOMEM);
     assert_int_equal(spy.open, 0);
     assert_null(none);
     matmul_library_destroy(NULL);
