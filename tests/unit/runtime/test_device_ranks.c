@@ -338,7 +338,7 @@ static enum status open_refused(void *state, const char *path, struct model **mo
 
 static enum status open_another(void *state, const char *path, struct model **model, struct error *err)
 {
-    static struct model other;
+    static _Thread_local struct model other; /* of each rank's thread */
     (void)path;
     (void)err;
     other = *(struct model *)state;
