@@ -1,5 +1,5 @@
-/* The CUDA device of the binary `millrace_emulated`: the real one, with the emulator's libraries in place of cuBLASLt,
- * NCCL and NVML. main.c is compiled for it with the names of these calls in place of the device's own.
+/* The CUDA device of `millrace_emulated` and `bench_cuda_emulated`: the real one, with the emulator's libraries in
+ * place of cuBLASLt, NCCL and NVML. Who creates it is compiled with the name of this call in place of the device's own.
  *
  * MILLRACE_EMULATED_FAULT=ERROR:K in the environment: the K-th kernel after the device was made leaves that sticky CUDA
  * error. */
