@@ -64,7 +64,7 @@ class Emulated(unittest.TestCase):
             audit = subprocess.run([EMULATED, "bill", "audit", journal, "--json"], capture_output=True, text=True, timeout=60)
             self.assertEqual(audit.returncode, 0, audit.stdout + audit.stderr)
             usage = subprocess.run([EMULATED, "bill", "usage", journal, "--json"], capture_output=True, text=True, timeout=60)
-            self.assertEqual(sum(json.loads(line)["output_tokens"] for line in usage.stdout.splitlines()), 6 * len(PROMPTS), usage.stdout)
+            self.assertEqual(json.loads(usage.stdout)["data"][0]["output_tokens"], 6 * len(PROMPTS), usage.stdout)
 
     def test_two_ranks(self):
         with emulated("--tensor-parallel-size", "2") as server:
