@@ -138,7 +138,7 @@ static struct measure measure(const struct tokenizer *tokenizer, uint64_t step_n
                                    .clock = clock_system(),
                                    .wake = on_wake,
                                    .wake_state = &taker};
-    struct device *device;
+    struct device *device = NULL;
     struct engine *engine;
     struct error err;
     struct engine_stats before, after;

@@ -211,9 +211,8 @@ __device__ __forceinline__ void scores(float (&s)[1][NT][4], const query<D> &q, 
 }
 
 /* o[u] += P V of NU units of columns, unit0, unit0 + step, ...; those past the row are skipped. */
-template <int D, bool FP8, int NU>
-__device__ __forceinline__ void values(float (&o)[NU * shape<D, FP8>::UNIT_TILES][4],
-                                       const uint32_t (&p)[shape<D, FP8>::STRIPES][1][4], unsigned char *slot,
+template <int D, bool FP8, int NU, int OUTS = NU * shape<D, FP8>::UNIT_TILES, int STRIPES = shape<D, FP8>::STRIPES>
+__device__ __forceinline__ void values(float (&o)[OUTS][4], const uint32_t (&p)[STRIPES][1][4], unsigned char *slot,
                                        int unit0, int step)
 {
     using S = shape<D, FP8>;

@@ -18,15 +18,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NAME_MAX_CHARS = 96 };
+enum { NAME_MAX_CHARS = 96, OPTIONS_MAX = 128 };
 
 /* One source while it is read: which lists it has already replaced. */
 struct source {
     struct config *config;
     enum config_command command;
-    uint64_t replaced;   /* bit i: option i's list was cleared by this source */
-    uint32_t names_uses; /* of --served-model-name, as a flag */
-    bool names_several;  /* one of them had several values */
+    bool replaced[OPTIONS_MAX]; /* option i's list was cleared by this source */
+    uint32_t names_uses;        /* of --served-model-name, as a flag */
+    bool names_several;         /* one of them had several values */
 };
 
 static void list_clear(struct config_list *list)
@@ -39,10 +39,10 @@ static enum status source_set(struct source *source, const struct option *option
                               struct error *err)
 {
     size_t idx = (size_t)(option - option_table);
-    CHECK(idx < 64);
-    if (option->kind == OPTION_LIST && !(source->replaced >> idx & 1)) {
+    CHECK(idx < OPTIONS_MAX);
+    if (option->kind == OPTION_LIST && !source->replaced[idx]) {
         list_clear((struct config_list *)((char *)source->config + option->offset));
-        source->replaced |= UINT64_C(1) << idx;
+        source->replaced[idx] = true;
     }
     return option_set(source->config, option, origin, text, err);
 }
@@ -276,9 +276,9 @@ enum status config_read(struct config *config, enum config_command command, int 
         TRY(option_set(config, option_find("config"), "--config", file, err));
         TRY(config_yaml_read(file, set_from_yaml, &source, err));
     }
-    source.replaced = 0;
+    memset(source.replaced, 0, sizeof source.replaced);
     TRY(read_environment(&source, environment, err));
-    source.replaced = 0;
+    memset(source.replaced, 0, sizeof source.replaced);
     struct config_list models_of_file = config->models;
     config->models.count = 0;
     enum status status = read_arguments(&source, argc, argv, err);

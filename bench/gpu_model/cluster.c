@@ -105,7 +105,7 @@ static bool take_events(struct cluster *cluster, struct node *node)
     const struct event *events = sched_events(node->sched, &count);
     for (uint32_t i = 0; i < count; i++) {
         struct job *job = events[i].request->owner;
-        if (events[i].kind == CHOICE_TOKENS && !job->asked->first_s) job->asked->first_s = cluster->now_s;
+        if (events[i].kind == CHOICE_TOKENS && job->asked->first_s == 0) job->asked->first_s = cluster->now_s;
         if (events[i].kind != REQUEST_DONE && events[i].kind != REQUEST_REFUSED) continue;
         end_job(cluster, node, job, events[i].kind == REQUEST_REFUSED);
         asking++;
