@@ -210,12 +210,6 @@ static void gate_fire(Gate *gate, std::vector<Gate *> &set)
     note_progress();
 }
 
-static void gate_prepare(Op &op)
-{
-    op.gate->acquires = op.acquires;
-    op.gate->acquires.push_back(&op.sync);
-}
-
 /* Other streams' work while a kernel spins. */
 struct Beside : cs::Others {
     struct Started {
@@ -253,7 +247,6 @@ struct Beside : cs::Others {
         }
         if (op->gate && !op->gate->fired) {
             std::vector<Gate *> set;
-            gate_prepare(*op);
             if (!gate_set(op->gate.get(), set)) return false;
             for (Gate *g : set)
                 if (g->stream->done != g->index) return false;
@@ -347,10 +340,7 @@ static bool run_head(CUstream_st *s, std::shared_ptr<Op> op, bool wait, Lock &l)
     if (!wait && op->work.call && op->work.call->launch.cooperative) return false;
     for (const Dependency &d : op->dependencies)
         if (!drive(d.stream, d.count, wait, l)) return false;
-    if (op->gate) {
-        gate_prepare(*op);
-        if (!run_gate(s, *op, wait, l)) return false;
-    }
+    if (op->gate && !run_gate(s, *op, wait, l)) return false;
     if (broken(s)) return true;
     if (op->work.call && !op->hangs && kernel_faults(s, *op)) return true;
     while (op->hangs && !broken(s)) {
@@ -433,9 +423,11 @@ void push(CUstream_st *s, std::shared_ptr<Op> op, bool graph_part)
     cs::order_release(&op->sync);
     s->queue.push_back(op);
     s->pushed++;
-    if (op->gate) {
+    if (op->gate) { /* complete from here on: a peer may fire it before its own stream is driven */
         op->gate->stream = s;
         op->gate->index = s->pushed - 1;
+        op->gate->acquires = op->acquires;
+        op->gate->acquires.push_back(&op->sync);
     }
     state().changed.notify_all();
 }

@@ -273,6 +273,26 @@ static void both(void (*body)(int, UniqueId))
     second.join();
 }
 
+/* The second rank's collective is posted but not driven when the first rank's thread completes it for both: what the
+   second rank's stream did before is ordered before the collective all the same. */
+static void test_completed_by_the_peer()
+{
+    UniqueId id;
+    Rank r[RANKS];
+    NEED(ncclGetUniqueId(&id));
+    for (int k = 0; k < RANKS; k++) rank_create(&r[k], k, id, false);
+    for (int k = RANKS - 1; k >= 0; k--) {
+        wait_ready(r[k].comm);
+        NEED(cudaSetDevice(k));
+        NEED(ncclAllReduce(r[k].x, r[k].y, N, NCCL_F32, 0, r[k].comm, r[k].stream));
+    }
+    for (int k = 0; k < RANKS; k++) {
+        NEED(cudaSetDevice(k));
+        check_floats(
+            &r[k], r[k].y, N, [](int, int i) { return 100.0 + 2 * i; }, k);
+    }
+}
+
 /* One rank's collective never comes: both streams wait until both have aborted. */
 static void rank_hangs(int rank, UniqueId id)
 {
@@ -327,6 +347,7 @@ int main()
 {
     test_products();
     both(rank_collectives);
+    test_completed_by_the_peer();
     test_failures();
     both(rank_errors);
     faults_clear();
