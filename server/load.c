@@ -126,7 +126,8 @@ static bool wants_cpu(const struct config *config)
            (!strcmp(config->device, "auto") && (is_exact(config) || is_kv_int8(config) || config->models.count > 1));
 }
 
-enum status load_on_cuda(const struct config *config, bool *on_cuda, struct error *err)
+/* Where the configuration's models run; a log line when --device auto found a GPU's driver or library missing. */
+static enum status choose_device(const struct config *config, bool *on_cuda, struct error *err)
 {
     static atomic_bool told;
     bool asked = !strcmp(config->device, "cuda");
@@ -172,14 +173,13 @@ enum status load_open(const struct config *config, const char *path, struct load
 {
     memset(loaded, 0, sizeof *loaded);
     *need = (struct load_need){0};
-    bool on_cuda;
-    enum status status = load_on_cuda(config, &on_cuda, err);
+    enum status status = choose_device(config, &loaded->on_cuda, err);
     if (status == ST_OK) status = open_parts(config, path, loaded, err);
     if (status != ST_OK) {
         load_free(loaded);
         return status;
     }
-    if (on_cuda) return ST_OK; /* its memory is the GPU's */
+    if (loaded->on_cuda) return ST_OK; /* its memory is the GPU's */
     enum numerics numerics = is_exact(config) ? NUMERICS_EXACT : NUMERICS_FAST;
     uint64_t block_bytes =
         device_ranks_kv_block_bytes(loaded->model, ranks_of(config), numerics, is_kv_int8(config), err);
@@ -201,10 +201,24 @@ static enum status build_ranks(const struct config *config, const struct device_
     return device_ranks_create(loaded->model, &ranks, show_progress, progress, &loaded->device, err);
 }
 
+/* Of a step, for either device. */
+struct step_limits {
+    uint32_t tokens_max, seqs_max;
+};
+
+static struct step_limits step_limits_of(const struct config *config)
+{
+    struct step_limits step = {.tokens_max = config->max_num_batched_tokens ? config->max_num_batched_tokens : 512,
+                               .seqs_max = config->max_num_seqs ? config->max_num_seqs : 1};
+    if (step.tokens_max < step.seqs_max) step.tokens_max = step.seqs_max; /* a token for each */
+    return step;
+}
+
 static enum status build_cuda(const struct config *config, struct loaded *loaded, struct progress *progress,
                               struct error *err)
 {
     const char *dtype = config->dtype;
+    struct step_limits step = step_limits_of(config);
     struct device_cuda_config settings = {
         .ranks = ranks_of(config),
         .dtype = !strcmp(dtype, "fp8")    ? CUDA_DTYPE_FP8
@@ -215,12 +229,11 @@ static enum status build_cuda(const struct config *config, struct loaded *loaded
         .graphs = !config->enforce_eager,
         .matmul_file = config->matmul_file,
         .deterministic = config->deterministic,
-        .tokens_max = config->max_num_batched_tokens ? config->max_num_batched_tokens : 512,
-        .seqs_max = config->max_num_seqs ? config->max_num_seqs : 1,
+        .tokens_max = step.tokens_max,
+        .seqs_max = step.seqs_max,
+        .rows_max = step.tokens_max,
         .context_max = loaded->context_max,
     };
-    if (settings.tokens_max < settings.seqs_max) settings.tokens_max = settings.seqs_max; /* a token for each */
-    settings.rows_max = settings.tokens_max;
     return cuda_calls->create(loaded->model, &settings, show_progress, progress, &loaded->device, err);
 }
 
@@ -229,21 +242,19 @@ static enum status build_device(const struct config *config, uint64_t kv_bytes, 
 {
     uint64_t now_ns = clock_now_ns(clock_system());
     struct progress progress = {now_ns, now_ns, isatty(STDERR_FILENO) != 0};
-    bool on_cuda;
-    TRY(load_on_cuda(config, &on_cuda, err));
-    if (on_cuda) return build_cuda(config, loaded, &progress, err);
+    if (loaded->on_cuda) return build_cuda(config, loaded, &progress, err);
+    struct step_limits step = step_limits_of(config);
     struct device_config settings = {
         .numerics = is_exact(config) ? NUMERICS_EXACT : NUMERICS_FAST,
         .kv_int8 = is_kv_int8(config),
         .threads = config->threads ? config->threads : machine_cores(),
         .kv_bytes = kv_bytes,
-        .tokens_max = config->max_num_batched_tokens ? config->max_num_batched_tokens : 512,
-        .seqs_max = config->max_num_seqs ? config->max_num_seqs : 1,
+        .tokens_max = step.tokens_max,
+        .seqs_max = step.seqs_max,
+        .rows_max = step.tokens_max,
         .context_max = loaded->context_max,
     };
     TRY(cpu_path_parse(config->cpu_path, &settings.path, err));
-    if (settings.tokens_max < settings.seqs_max) settings.tokens_max = settings.seqs_max; /* a token for each */
-    settings.rows_max = settings.tokens_max;
     if (ranks_of(config) > 1) return build_ranks(config, &settings, loaded, &progress, err);
     return device_cpu_create(loaded->model, &settings, show_progress, &progress, &loaded->device, err);
 }

@@ -18,6 +18,7 @@ struct loaded {
     struct tokenizer *tokenizer;
     struct chat_template *chat_template; /* NULL: the model has none */
     struct device *device;               /* NULL before load_build */
+    bool on_cuda;                        /* decided by load_open */
     uint32_t context_max;
     char path[1024]; /* for ranks, which open the model again */
 };
@@ -28,7 +29,7 @@ struct load_need {
 };
 
 /* The CUDA device (runtime/device/device_cuda.h), for binaries that have it: main.c sets it before anything is loaded,
- * NULL takes it away again. Without it --device cuda is refused. */
+ * NULL takes it away again. Without it --device cuda is refused, and auto is the CPU. */
 struct device_cuda_config;
 struct load_cuda {
     enum status (*probe)(uint32_t *gpus, struct error *err);
@@ -36,12 +37,10 @@ struct load_cuda {
                           device_progress_fn progress, void *progress_state, struct device **device, struct error *err);
 };
 void load_set_cuda(const struct load_cuda *calls);
-/* Where the configuration's models run: decided once, with a log line when --device auto found a GPU's driver or
- * library missing. ST_NOTFOUND, ST_INVAL (err): --device cuda cannot be had, or does not go with another option. */
-NODISCARD enum status load_on_cuda(const struct config *config, bool *on_cuda, struct error *err);
 
-/* Opens and checks a model. The caller's thread: the server runs it on a thread of its own, so that it already answers
- * /health while loading. ST_*: err is one line, and *loaded is empty. */
+/* Opens and checks a model, and decides which device it will run on. The caller's thread: the server runs it on a
+ * thread of its own, so that it already answers /health while loading. ST_*: err is one line, and *loaded is empty;
+ * ST_NOTFOUND, ST_INVAL also when --device cuda cannot be had, or does not go with another option. */
 NODISCARD enum status load_open(const struct config *config, const char *path, struct loaded *loaded,
                                 struct load_need *need, struct error *err);
 /* Packs the weights (with a progress bar on a terminal, else a line at the end) and takes kv_bytes for KV blocks, at
