@@ -86,7 +86,6 @@ static void empty_kv(struct device *device)
 
 static enum status check_config(const struct model *model, const struct device_config *config, struct error *err)
 {
-    const struct model_spec *s = &model->spec;
     const struct comm *comm = config->comm;
     if (model->part.ranks > 1 ? !comm || comm->rank != model->part.rank || comm->ranks != model->part.ranks
                               : comm != NULL) {
@@ -105,11 +104,7 @@ static enum status check_config(const struct model *model, const struct device_c
     if (config->kv_int8 && config->numerics == NUMERICS_EXACT) {
         return error_set(err, ST_INVAL, "int8 KV is of fast numerics: exact numerics keep KV in f32");
     }
-    bool sound = s->layers && s->width && s->heads && s->kv_heads && s->head_size && s->ff_width && s->vocab &&
-                 s->heads % s->kv_heads == 0 && s->rope_size <= s->head_size && s->rope_size % 2 == 0 &&
-                 s->experts_used <= s->experts && (!s->experts || (s->experts_used && s->expert_width));
-    if (!sound) return error_set(err, ST_INVAL, "the model's dimensions make no transformer (%s)", s->arch);
-    return ST_OK;
+    return model_spec_check(&model->spec, err);
 }
 
 static size_t down_acts_bytes(const struct device_cpu *cpu, uint32_t M)

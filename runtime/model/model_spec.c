@@ -465,6 +465,15 @@ void model_spec_set_name(struct model_spec *spec, const char *text, size_t lengt
     spec->name[kept] = 0;
 }
 
+enum status model_spec_check(const struct model_spec *s, struct error *err)
+{
+    bool sound = s->layers && s->width && s->heads && s->kv_heads && s->head_size && s->ff_width && s->vocab &&
+                 s->heads % s->kv_heads == 0 && s->rope_size <= s->head_size && s->rope_size % 2 == 0 &&
+                 s->experts_used <= s->experts && (!s->experts || (s->experts_used && s->expert_width));
+    if (!sound) return error_set(err, ST_INVAL, "the model's dimensions make no transformer (%s)", s->arch);
+    return ST_OK;
+}
+
 enum status model_spec_read(const struct gguf *file, struct model_spec *out, struct rope_yarn *yarn, struct error *err)
 {
     const struct family *family = NULL;

@@ -68,6 +68,9 @@ struct model_spec {
 /* Takes text as the name: cut between characters where it is too long, control characters replaced. */
 void model_spec_set_name(struct model_spec *spec, const char *text, size_t length);
 
+/* ST_INVAL (err): the dimensions make no transformer, as every device needs them. */
+NODISCARD enum status model_spec_check(const struct model_spec *spec, struct error *err);
+
 /* The spec of a GGUF file, from its keys and the presence of optional tensors, and what its RoPE factors are made of
  * (factor 0: they lie in the file, or there are none). ST_INVAL: an unknown architecture (err lists the known ones), a
  * key that is missing, out of range or asks for what is not supported; ST_LIMIT: past a model_* limit. Shapes of

@@ -198,10 +198,7 @@ static void destroy(struct device *device)
 
 static enum status check_model(const struct model_spec *s, struct error *err)
 {
-    bool sound = s->layers && s->width && s->heads && s->kv_heads && s->head_size && s->ff_width && s->vocab &&
-                 s->heads % s->kv_heads == 0 && s->rope_size <= s->head_size && s->rope_size % 2 == 0 &&
-                 s->experts_used <= s->experts && (!s->experts || (s->experts_used && s->expert_width));
-    if (!sound) return error_set(err, ST_INVAL, "the model's dimensions make no transformer (%s)", s->arch);
+    TRY(model_spec_check(s, err));
     uint32_t D = s->head_size;
     if (D != 64 && D != 96 && D != 128 && D != 256)
         return error_set(err, ST_INVAL, "heads of %u values: the CUDA device has attention for 64, 96, 128 and 256", D);
