@@ -104,4 +104,14 @@ void batch_destroy(struct batch *batch);
 NODISCARD enum status batch_result_create(uint32_t rows_max, struct batch_result **result);
 void batch_result_destroy(struct batch_result *result);
 
+/* What a device takes. */
+struct batch_bounds {
+    uint32_t tokens_max, seqs_max, rows_max, context_max;
+    uint32_t vocab, kv_blocks;
+};
+/* ST_INVAL: the batch breaks the contract above or the bounds. previous_rows: rows of the step launched before, while
+ * it is not collected, else 0. marks: previous_rows bytes of scratch. Pure; any thread. */
+NODISCARD enum status batch_check(const struct batch_bounds *bounds, const struct batch *batch, uint32_t previous_rows,
+                                  uint8_t *marks);
+
 #endif

@@ -22,37 +22,16 @@
 #define REFINE_MARGIN 3.0f
 enum { REFINE_MAX = 32, HEAD_UNIT_PANELS = SAMPLE_UNIT / MATMUL_PANEL_ROWS, LOGITS_IN_CACHE = 4096 };
 
-static bool check_sequence(const struct device_cpu *cpu, const struct batch *batch, uint32_t seq)
-{
-    uint32_t begin = batch->q_start[seq], end = batch->q_start[seq + 1];
-    if (begin >= end || end > batch->tokens_count) return false;
-    uint32_t position = batch->positions[begin], length = batch->kv_len[seq];
-    if (length > cpu->context_max || position > length || length - position != end - begin) return false;
-    for (uint32_t n = begin; n < end; n++) {
-        if (batch->seq_of_token[n] != seq || batch->positions[n] != position + (n - begin)) return false;
-        if (batch->tokens[n] >= cpu->vocab) return false;
-    }
-    for (uint32_t b = 0; b < (length + KV_TOKENS - 1) / KV_TOKENS; b++) {
-        if (batch->block_table[seq][b] >= cpu->device.info.kv_blocks) return false;
-    }
-    return true;
-}
-
 enum status device_cpu_check(const struct device_cpu *cpu, const struct batch *batch)
 {
     const struct device_info *info = &cpu->device.info;
-    if (batch->tokens_count > info->tokens_max || batch->seqs_count > info->seqs_max) return ST_INVAL;
-    if (batch->rows_count > info->rows_max || batch->q_start[0] != 0) return ST_INVAL;
-    if (batch->q_start[batch->seqs_count] != batch->tokens_count) return ST_INVAL;
-    for (uint32_t seq = 0; seq < batch->seqs_count; seq++) {
-        if (!check_sequence(cpu, batch, seq)) return ST_INVAL;
-    }
-    for (uint32_t r = 0; r < batch->rows_count; r++) {
-        const struct batch_row *row = &batch->rows[r];
-        if (row->token >= batch->tokens_count || (r && row->token < row[-1].token) || !row->params) return ST_INVAL;
-        if (row->score_only && row->target >= cpu->vocab) return ST_INVAL;
-    }
-    return ST_OK;
+    struct batch_bounds bounds = {.tokens_max = info->tokens_max,
+                                  .seqs_max = info->seqs_max,
+                                  .rows_max = info->rows_max,
+                                  .context_max = cpu->context_max,
+                                  .vocab = cpu->vocab,
+                                  .kv_blocks = info->kv_blocks};
+    return batch_check(&bounds, batch, 0, NULL); /* it collects a step before the next: no token is a TOKEN_OF_ROW */
 }
 
 /* Other threads may mark a token that this one has marked itself. */

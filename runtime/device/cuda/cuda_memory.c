@@ -47,8 +47,8 @@ static void place_experts(struct cuda_rank *rank, uint8_t *base, size_t *used)
 /* Of the largest step. */
 static size_t step_bytes(const struct device_cuda *cuda)
 {
-    const struct cuda_step_bounds *b = &cuda->bounds;
-    return cuda_step_bytes_max(b, cuda_step_room_for(cuda, b->tokens_max, b->seqs_max, b->rows_max).items);
+    const struct batch_bounds *b = &cuda->bounds.batch;
+    return cuda_step_bytes_max(&cuda->bounds, cuda_step_room_for(cuda, b->tokens_max, b->seqs_max, b->rows_max).items);
 }
 
 static bool needs_gu(const struct cuda_rank *rank)

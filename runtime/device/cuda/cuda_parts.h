@@ -158,7 +158,7 @@ struct device_cuda {
     struct nccl_id nccl_id;
     uint32_t ranks_count;
     struct cuda_rank *ranks;
-    uint8_t *row_marks; /* scratch of cuda_step_check */
+    uint8_t *row_marks; /* scratch of batch_check */
     bool windowed;      /* some layers have a window: attention has a second plan */
 
     /* steps, of the engine's thread */

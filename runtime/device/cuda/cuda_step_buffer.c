@@ -1,4 +1,4 @@
-/* Checking and laying out a step: see cuda_step_buffer.h. */
+/* Laying out a step: see cuda_step_buffer.h. */
 #include "runtime/device/cuda/cuda_step_buffer.h"
 
 #include "runtime/base/check.h"
@@ -50,9 +50,10 @@ static size_t blocks_of(uint32_t length)
 size_t cuda_step_bytes_max(const struct cuda_step_bounds *bounds, uint32_t items_max)
 {
     struct cuda_step_layout layout;
-    struct cuda_step_room room = {bounds->tokens_max, bounds->seqs_max, bounds->rows_max, items_max};
+    const struct batch_bounds *most = &bounds->batch;
+    struct cuda_step_room room = {most->tokens_max, most->seqs_max, most->rows_max, items_max};
     cuda_step_layout_make(bounds, room, &layout);
-    size_t entries = bounds->seqs_max * blocks_of(bounds->context_max) + bounds->lists_max;
+    size_t entries = most->seqs_max * blocks_of(most->context_max) + bounds->lists_max;
     return layout.table + aligned(entries * sizeof(uint32_t));
 }
 
@@ -61,7 +62,7 @@ static size_t least(uint64_t a, size_t b)
     return a < b ? (size_t)a : b;
 }
 
-size_t cuda_step_lists_max(const struct cuda_step_bounds *l)
+size_t cuda_step_lists_max(const struct batch_bounds *l)
 {
     size_t request = least(limits.api_allowed_token_ids, l->vocab) + 2 * least(limits.api_logit_bias, l->vocab) +
                      limits.api_stop_token_ids + BANNED_MAX;
@@ -92,59 +93,6 @@ struct cuda_step cuda_step_group(const struct cuda_step *step, uint32_t group_ro
     of_group.rows += (size_t)group * group_rows;
     of_group.row_tokens += (size_t)group * group_rows;
     return of_group;
-}
-
-/* A token of the batch: an id, or, alone in its sequence, a row of the step before that nobody else names. */
-static bool check_token(const struct cuda_step_bounds *bounds, uint32_t token, bool alone, uint32_t previous_rows,
-                        uint8_t *marks)
-{
-    if (!(token & TOKEN_OF_ROW)) return token < bounds->vocab;
-    uint32_t row = token & ~TOKEN_OF_ROW;
-    if (!alone || row >= previous_rows || marks[row]) return false;
-    marks[row] = 1;
-    return true;
-}
-
-static bool check_sequence(const struct cuda_step_bounds *bounds, const struct batch *batch, uint32_t seq,
-                           uint32_t previous_rows, uint8_t *marks)
-{
-    uint32_t begin = batch->q_start[seq], end = batch->q_start[seq + 1];
-    if (begin >= end || end > batch->tokens_count) return false;
-    uint32_t position = batch->positions[begin], length = batch->kv_len[seq];
-    if (length > bounds->context_max || position > length || length - position != end - begin) return false;
-    for (uint32_t n = begin; n < end; n++) {
-        if (batch->seq_of_token[n] != seq || batch->positions[n] != position + (n - begin)) return false;
-        if (!check_token(bounds, batch->tokens[n], end - begin == 1, previous_rows, marks)) return false;
-    }
-    for (size_t b = 0; b < blocks_of(length); b++) {
-        if (batch->block_table[seq][b] >= bounds->kv_blocks) return false;
-    }
-    return true;
-}
-
-static bool check_row(const struct cuda_step_bounds *bounds, const struct batch *batch, uint32_t r)
-{
-    const struct batch_row *row = &batch->rows[r];
-    if (row->token >= batch->tokens_count || (r && row->token < row[-1].token) || !row->params) return false;
-    if (row->pending && !(batch->tokens[row->token] & TOKEN_OF_ROW)) return false;
-    if (row->seen_prompt > row->seen_count || row->seen_count > bounds->context_max) return false;
-    return !row->score_only || row->target < bounds->vocab;
-}
-
-enum status cuda_step_check(const struct cuda_step_bounds *bounds, const struct batch *batch, uint32_t previous_rows,
-                            uint8_t *marks)
-{
-    if (batch->tokens_count > bounds->tokens_max || batch->seqs_count > bounds->seqs_max) return ST_INVAL;
-    if (batch->rows_count > bounds->rows_max || batch->q_start[0] != 0) return ST_INVAL;
-    if (batch->q_start[batch->seqs_count] != batch->tokens_count) return ST_INVAL;
-    memset(marks, 0, bounds->rows_max);
-    for (uint32_t seq = 0; seq < batch->seqs_count; seq++) {
-        if (!check_sequence(bounds, batch, seq, previous_rows, marks)) return ST_INVAL;
-    }
-    for (uint32_t r = 0; r < batch->rows_count; r++) {
-        if (!check_row(bounds, batch, r)) return ST_INVAL;
-    }
-    return ST_OK;
 }
 
 /* The end of a buffer: block tables, then lists. */
@@ -255,7 +203,7 @@ enum status cuda_step_fill(const struct cuda_step_bounds *bounds, const struct c
     memcpy(at + layout->positions, batch->positions, N * sizeof(uint32_t));
     memcpy(at + layout->seq_of_token, batch->seq_of_token, N * sizeof(uint32_t));
     struct tail tail = {(uint32_t *)(void *)(at + layout->table), 0,
-                        bounds->seqs_max * blocks_of(bounds->context_max) + bounds->lists_max};
+                        bounds->batch.seqs_max * blocks_of(bounds->batch.context_max) + bounds->lists_max};
     uint32_t *starts = (uint32_t *)(void *)(at + layout->table_start);
     for (uint32_t s = 0; s < S; s++) {
         CHECK(tail_put(&tail, batch->block_table[s], (uint32_t)blocks_of(batch->kv_len[s]), &starts[s]));

@@ -1,4 +1,4 @@
-/* A step on its way to a GPU: a batch, checked and laid out as kernels/cuda_step.h wants it, in one piece of memory
+/* A step on its way to a GPU: a checked batch, laid out as kernels/cuda_step.h wants it, in one piece of memory
  * that is copied once. Pure: it knows neither CUDA calls nor time.
  *
  *   headers | q_start | kv_len | table_start | rows | row_tokens | tokens | positions | seq_of_token | items | table,
@@ -9,7 +9,7 @@
  * the lists of rows, comes last, the lists behind the tables: both are reached from one pointer. Attention items are
  * planned by each rank for its own heads after the rest is filled.
  *
- * B1. Nothing is written before the whole batch was checked.
+ * B1. Only a batch that batch_check took is written.
  * B2. headers[0] is the step's; headers[1 + g] counts the rows of group g, which are sampled together.
  * Rejected: fixed places for the largest step (a decode of 64 rows would copy the gaps that 8,192 rows leave). */
 #ifndef RUNTIME_DEVICE_CUDA_CUDA_STEP_BUFFER_H
@@ -23,8 +23,7 @@
 #include <stdint.h>
 
 struct cuda_step_bounds {
-    uint32_t tokens_max, seqs_max, rows_max, context_max;
-    uint32_t vocab, kv_blocks;
+    struct batch_bounds batch;
     uint32_t group_rows; /* rows sampled together */
     size_t lists_max;    /* entries of all rows' lists together */
 };
@@ -48,17 +47,13 @@ void cuda_step_layout_make(const struct cuda_step_bounds *bounds, struct cuda_st
 size_t cuda_step_bytes_max(const struct cuda_step_bounds *bounds, uint32_t items_max);
 /* Entries that lists of so many sequences can need: all ids a sequence has seen, and as many allowed, biased and banned
  * ids as a request may bring (runtime/base/limits.h). */
-size_t cuda_step_lists_max(const struct cuda_step_bounds *bounds);
+size_t cuda_step_lists_max(const struct batch_bounds *bounds);
 
 /* Where kernels find the arrays of a buffer that lies at `base` (of the device). */
 struct cuda_step cuda_step_at(const struct cuda_step_layout *layout, const void *base);
 /* The same for group g of its rows: header and rows are the group's own. */
 struct cuda_step cuda_step_group(const struct cuda_step *step, uint32_t group_rows, uint32_t group);
 
-/* ST_INVAL: the batch breaks batch.h or the bounds. previous_rows: rows of the step launched before, while it is not
- * collected, else 0. marks: rows_max bytes of scratch. */
-NODISCARD enum status cuda_step_check(const struct cuda_step_bounds *bounds, const struct batch *batch,
-                                      uint32_t previous_rows, uint8_t *marks);
 /* Writes a checked batch, without its items, into `buffer`; *bytes is how much of it is used. ST_INVAL: lists_max. */
 NODISCARD enum status cuda_step_fill(const struct cuda_step_bounds *bounds, const struct cuda_step_layout *layout,
                                      const struct batch *batch, void *buffer, size_t *bytes);

@@ -84,7 +84,7 @@ static enum status launch(struct device *device, const struct batch *batch)
     struct cuda_rank *first = &cuda->ranks[0];
     struct cuda_generation *own = &first->generations[g];
     uint32_t previous_rows = cuda->launched > cuda->collected ? first->generations[before].rows : 0;
-    TRY(cuda_step_check(&cuda->bounds, batch, previous_rows, cuda->row_marks));
+    TRY(batch_check(&cuda->bounds.batch, batch, previous_rows, cuda->row_marks));
     uint32_t bucket = cuda_graph_bucket(cuda, batch);
     if (bucket < GRAPH_BUCKETS) {
         own->layout = first->graphs[bucket].layout;
@@ -312,7 +312,7 @@ static void describe(struct device_cuda *cuda)
     } else {
         snprintf(info->name, sizeof info->name, "cuda %.40s", first->name);
     }
-    cuda->bounds.kv_blocks = info->kv_blocks;
+    cuda->bounds.batch.kv_blocks = info->kv_blocks;
 }
 
 /* Tells every rank where the others' parts of sums are pushed; without peer access NCCL makes all sums. */
@@ -345,13 +345,12 @@ static enum status build(struct device_cuda *cuda, device_progress_fn progress, 
                                  .tokens_max = config->tokens_max,
                                  .seqs_max = config->seqs_max,
                                  .rows_max = config->rows_max};
-    cuda->bounds = (struct cuda_step_bounds){.tokens_max = config->tokens_max,
-                                             .seqs_max = config->seqs_max,
-                                             .rows_max = config->rows_max,
-                                             .context_max = config->context_max,
-                                             .vocab = cuda->spec.vocab,
-                                             .group_rows = LOGIT_ROWS};
-    cuda->bounds.lists_max = cuda_step_lists_max(&cuda->bounds);
+    struct batch_bounds bounds = {.tokens_max = config->tokens_max,
+                                  .seqs_max = config->seqs_max,
+                                  .rows_max = config->rows_max,
+                                  .context_max = config->context_max,
+                                  .vocab = cuda->spec.vocab};
+    cuda->bounds = (struct cuda_step_bounds){bounds, LOGIT_ROWS, cuda_step_lists_max(&bounds)};
     for (uint32_t l = 0; l < cuda->spec.layers; l++) {
         if (cuda->spec.layer_flags[l] & LAYER_WINDOWED) cuda->windowed = true;
     }
