@@ -6,30 +6,16 @@
 #include "runtime/device/device_cuda.h"
 #include "tests/emulator/faults.h"
 #include "tests/unit/cuda/fake_libraries.h"
+#include "tests/unit/runtime/make_batch.h"
 #include "tests/unit/runtime/tiny_model.h"
 
 #include <stdlib.h>
 
 enum { V = 597, TOKENS = 40, SEQS = 3, CONTEXT = 256, BLOCKS = SEQS * CONTEXT / KV_BLOCK_TOKENS };
 
-static const struct model_spec base_spec = {.arch = "tiny",
-                                            .layers = TINY_LAYERS,
-                                            .width = 64,
-                                            .heads = 4,
-                                            .kv_heads = 2,
-                                            .head_size = 64,
-                                            .ff_width = 96,
-                                            .vocab = V,
-                                            .context_max = CONTEXT,
-                                            .norm_eps = 1e-5f,
-                                            .rope = ROPE_INTERLEAVED,
-                                            .rope_size = 64,
-                                            .rope_main = {10000, 1, 1},
-                                            .embedding_scale = 1,
-                                            .residual_scale = 1,
-                                            .logit_scale = 1,
-                                            .tied_head = true,
-                                            .attention_scale = 0.125f};
+static const struct model_spec base_spec = {
+    TINY_SPEC,      .heads = 4, .head_size = 64,       .rope_size = 64, .attention_scale = 0.125f,
+    .ff_width = 96, .vocab = V, .context_max = CONTEXT};
 static const struct device_cuda_config base_config = {.ranks = 1,
                                                       .memory_utilization = 0.06,
                                                       .spare_bytes = 1 << 20,
@@ -107,34 +93,11 @@ static void fixture_free(struct fixture *f)
     batch_result_destroy(f->result);
 }
 
-static void batch_clear(struct batch *batch)
-{
-    batch->tokens_count = batch->seqs_count = batch->rows_count = 0;
-    batch->q_start[0] = 0;
-}
-
 /* Adds `count` tokens of sequence s from `position` on, all of which want logits. */
 static void batch_add(struct fixture *f, uint32_t s, uint32_t position, uint32_t count)
 {
-    struct batch *batch = f->batch;
-    uint32_t seq = batch->seqs_count++;
-    batch->q_start[seq] = batch->tokens_count;
-    batch->kv_len[seq] = position + count;
-    batch->block_table[seq] = f->tables[s];
-    for (uint32_t i = 0; i < count; i++) {
-        uint32_t n = batch->tokens_count++;
-        batch->tokens[n] = prompts[s][position + i];
-        batch->positions[n] = position + i;
-        batch->seq_of_token[n] = seq;
-        batch->rows[batch->rows_count++] = (struct batch_row){.token = n,
-                                                              .params = &greedy,
-                                                              .seed = s,
-                                                              .position = position + i + 1,
-                                                              .seen = prompts[s],
-                                                              .seen_prompt = (position + i) / 2,
-                                                              .seen_count = position + i + 1};
-    }
-    batch->q_start[batch->seqs_count] = batch->tokens_count;
+    struct batch_sequence sequence = {prompts[s], f->tables[s], s};
+    batch_add_sequence(f->batch, &sequence, position, count, &greedy);
 }
 
 static void step(struct fixture *f)
@@ -249,40 +212,10 @@ static void test_device_cuda_computes_every_kind_of_model(void **state)
     check_spec("qwen3 q8_0, untied", &spec, TENSOR_Q8_0, false, false, &config, 1, 0.1);
 }
 
-/* Layer 0 sees a window and has RoPE of its own, layer 1 sees all; every scale and norm that a family may have. */
-static struct model_spec rich_spec(void)
-{
-    struct model_spec spec = base_spec;
-    spec.rope = ROPE_HALVES;
-    spec.layer_flags[0] = LAYER_WINDOWED;
-    spec.window = 7;
-    spec.has_window_rope = true;
-    spec.rope_main = (struct rope_spec){100000, 0.125f, 1.1f};
-    spec.rope_window = (struct rope_spec){1000, 1, 1};
-    spec.has_qk_norm = spec.has_post_norms = true;
-    spec.activation = ACTIVATION_GELU_TANH;
-    spec.embedding_scale = 8;
-    spec.residual_scale = 0.7f;
-    spec.logit_scale = 0.25f;
-    return spec;
-}
-
-static struct model_spec experts_spec(void)
-{
-    struct model_spec spec = base_spec;
-    spec.layer_flags[0] = LAYER_EXPERTS;
-    spec.layer_flags[1] = LAYER_EXPERTS | LAYER_WINDOWED;
-    spec.window = 9;
-    spec.experts = 9;
-    spec.experts_used = 3;
-    spec.expert_width = 64;
-    return spec;
-}
-
 static void test_device_cuda_computes_windows_norms_and_scales(void **state)
 {
     (void)state;
-    struct model_spec spec = rich_spec();
+    struct model_spec spec = tiny_rich(base_spec, 7);
     check_spec("windows, norms, scales", &spec, TENSOR_F32, true, true, &base_config, 1, 0.1);
     spec.rope_switch = 128; /* the context is longer */
     check_spec("long rope, q8_0", &spec, TENSOR_Q8_0, false, true, &base_config, 1, 0.1);
@@ -291,7 +224,7 @@ static void test_device_cuda_computes_windows_norms_and_scales(void **state)
 static void test_device_cuda_computes_experts(void **state)
 {
     (void)state;
-    struct model_spec spec = experts_spec();
+    struct model_spec spec = tiny_mixture(base_spec);
     check_spec("experts q8_0", &spec, TENSOR_Q8_0, false, false, &base_config, 1, 0.1);
     spec.experts_normed = true;
     check_spec("experts of two types", &spec, TENSOR_F32, true, false, &base_config, 1, 0.1);
@@ -369,7 +302,7 @@ static void test_device_cuda_gives_the_same_bits_in_any_batch(void **state)
 {
     (void)state;
     static struct tiny_model tiny;
-    const struct model_spec specs[] = {base_spec, rich_spec(), experts_spec()};
+    const struct model_spec specs[] = {base_spec, tiny_rich(base_spec, 7), tiny_mixture(base_spec)};
     const enum tensor_type types[] = {TENSOR_Q4_1, TENSOR_Q8_0, TENSOR_F32};
     for (int i = 0; i < 3; i++) {
         tiny_make(&tiny, &specs[i], types[i], i == 0, false);
@@ -602,11 +535,11 @@ static void test_device_cuda_divides_a_model_over_gpus(void **state)
     spec.has_qkv_bias = true;
     spec.tied_head = false;
     check_spec("two GPUs, biases, graphs", &spec, TENSOR_F32, true, true, &config, 1, 0.1);
-    spec = rich_spec();
+    spec = tiny_rich(base_spec, 7);
     spec.heads = 3; /* uneven: two KV heads, and one */
     spec.kv_heads = 3;
     check_spec("two GPUs, windows, uneven heads", &spec, TENSOR_Q8_0, false, false, &config, 1, 0.1);
-    spec = experts_spec();
+    spec = tiny_mixture(base_spec);
     spec.expert_width = 256;
     check_spec("two GPUs, experts", &spec, TENSOR_Q8_0, false, false, &config, 1, 0.1);
 }

@@ -3,28 +3,14 @@
 #include "tests/unit/unit.h"
 
 #include "runtime/device/device_cpu_parts.h"
+#include "tests/unit/runtime/make_batch.h"
 #include "tests/unit/runtime/tiny_model.h"
 
 enum { V = 597, TOKENS = 150, SEQS = 3, CONTEXT = 1024, BLOCKS = 3 * CONTEXT / KV_BLOCK_TOKENS };
 
-static const struct model_spec base_spec = {.arch = "tiny",
-                                            .layers = TINY_LAYERS,
-                                            .width = 64,
-                                            .heads = 6,
-                                            .kv_heads = 2,
-                                            .head_size = 16,
-                                            .ff_width = 96,
-                                            .vocab = V,
-                                            .context_max = CONTEXT,
-                                            .norm_eps = 1e-5f,
-                                            .rope = ROPE_INTERLEAVED,
-                                            .rope_size = 16,
-                                            .rope_main = {10000, 1, 1},
-                                            .embedding_scale = 1,
-                                            .residual_scale = 1,
-                                            .logit_scale = 1,
-                                            .tied_head = true,
-                                            .attention_scale = 0.25f};
+static const struct model_spec base_spec = {
+    TINY_SPEC,      .heads = 6, .head_size = 16,       .rope_size = 16, .attention_scale = 0.25f,
+    .ff_width = 96, .vocab = V, .context_max = CONTEXT};
 /* Rows of a batch want different things: a row that changes its logits or reads few of them must not show in others. */
 static const uint32_t few[] = {3, 77, 127, 128, 255, 596};
 static const struct logit_bias bias[] = {{5, 2}, {200, -3}};
@@ -81,33 +67,14 @@ static void fixture_free(struct fixture *f)
     batch_result_destroy(f->result);
 }
 
-static void batch_clear(struct batch *batch)
-{
-    batch->tokens_count = batch->seqs_count = batch->rows_count = 0;
-}
-
 /* Adds `count` tokens of sequence s from `position` on, all of which want logits. */
 static void batch_add(struct fixture *f, uint32_t s, uint32_t position, uint32_t count)
 {
     struct batch *batch = f->batch;
-    uint32_t seq = batch->seqs_count++;
-    batch->q_start[seq] = batch->tokens_count;
-    batch->kv_len[seq] = position + count;
-    batch->block_table[seq] = f->tables[s];
-    for (uint32_t i = 0; i < count; i++) {
-        uint32_t n = batch->tokens_count++;
-        batch->tokens[n] = prompts[s][position + i];
-        batch->positions[n] = position + i;
-        batch->seq_of_token[n] = seq;
-        batch->rows[batch->rows_count++] = (struct batch_row){.token = n,
-                                                              .params = &params[(position + i) % PARAMS],
-                                                              .seed = s,
-                                                              .position = position + i + 1,
-                                                              .seen = prompts[s],
-                                                              .seen_prompt = (position + i) / 2,
-                                                              .seen_count = position + i + 1};
-    }
-    batch->q_start[batch->seqs_count] = batch->tokens_count;
+    struct batch_sequence sequence = {prompts[s], f->tables[s], s};
+    uint32_t first = batch->rows_count;
+    batch_add_sequence(batch, &sequence, position, count, params);
+    for (uint32_t i = 0; i < count; i++) batch->rows[first + i].params = &params[(position + i) % PARAMS];
 }
 
 static void step(struct fixture *f)
@@ -209,40 +176,10 @@ static void test_device_cpu_computes_every_kind_of_model(void **state)
     check_spec(&spec, TENSOR_F32, false, false);
 }
 
-/* Layer 0 sees a window and has RoPE of its own, layer 1 sees all; every scale and norm that a family may have. */
-static struct model_spec rich_spec(void)
-{
-    struct model_spec spec = base_spec;
-    spec.rope = ROPE_HALVES;
-    spec.layer_flags[0] = LAYER_WINDOWED;
-    spec.window = 21;
-    spec.has_window_rope = true;
-    spec.rope_main = (struct rope_spec){100000, 0.125f, 1.1f};
-    spec.rope_window = (struct rope_spec){1000, 1, 1};
-    spec.has_qk_norm = spec.has_post_norms = true;
-    spec.activation = ACTIVATION_GELU_TANH;
-    spec.embedding_scale = 8;
-    spec.residual_scale = 0.7f;
-    spec.logit_scale = 0.25f;
-    return spec;
-}
-
-static struct model_spec experts_spec(void)
-{
-    struct model_spec spec = base_spec;
-    spec.layer_flags[0] = LAYER_EXPERTS;
-    spec.layer_flags[1] = LAYER_EXPERTS | LAYER_WINDOWED;
-    spec.window = 9;
-    spec.experts = 9;
-    spec.experts_used = 3;
-    spec.expert_width = 64;
-    return spec;
-}
-
 static void test_device_cpu_computes_windows_norms_and_scales(void **state)
 {
     (void)state;
-    struct model_spec spec = rich_spec();
+    struct model_spec spec = tiny_rich(base_spec, 21);
     check_spec(&spec, TENSOR_F32, true, true);
     check_spec(&spec, TENSOR_Q8_0, false, false);
     spec.rope_switch = 512; /* the context is longer */
@@ -252,7 +189,7 @@ static void test_device_cpu_computes_windows_norms_and_scales(void **state)
 static void test_device_cpu_computes_experts(void **state)
 {
     (void)state;
-    struct model_spec spec = experts_spec();
+    struct model_spec spec = tiny_mixture(base_spec);
     check_spec(&spec, TENSOR_Q8_0, false, false);
     spec.experts_normed = true;
     check_spec(&spec, TENSOR_F32, true, false); /* two kinds of activations */
@@ -312,7 +249,7 @@ static void test_device_cpu_gives_the_same_bits_in_any_batch(void **state)
     check_same_bits(&tiny, NUMERICS_EXACT);
     check_same_bits(&tiny, NUMERICS_FAST);
     tiny_free(&tiny);
-    const struct model_spec specs[] = {rich_spec(), experts_spec()};
+    const struct model_spec specs[] = {tiny_rich(base_spec, 21), tiny_mixture(base_spec)};
     for (int i = 0; i < 2; i++) {
         tiny_make(&tiny, &specs[i], TENSOR_Q8_0, false, false);
         check_same_bits(&tiny, NUMERICS_EXACT);
@@ -500,7 +437,6 @@ static void test_device_cpu_refuses_batches_that_break_the_contract(void **state
         assert_int_equal(device_step(f.device, b, f.result), fault ? ST_INVAL : ST_OK);
     }
     batch_clear(f.batch);
-    f.batch->q_start[0] = 0;
     step(&f); /* empty: nothing happens */
     fixture_free(&f);
     tiny_free(&tiny);

@@ -11,24 +11,9 @@
 
 enum { V = 597, TOKENS = 45, CONTEXT = 128, BLOCKS = CONTEXT / KV_BLOCK_TOKENS, RANKS_TRIED = 6, SLOT_BYTES = 4096 };
 
-static const struct model_spec base_spec = {.arch = "tiny",
-                                            .layers = TINY_LAYERS,
-                                            .width = 64,
-                                            .heads = 6,
-                                            .kv_heads = 2,
-                                            .head_size = 16,
-                                            .ff_width = 224,
-                                            .vocab = V,
-                                            .context_max = CONTEXT,
-                                            .norm_eps = 1e-5f,
-                                            .rope = ROPE_INTERLEAVED,
-                                            .rope_size = 16,
-                                            .rope_main = {10000, 1, 1},
-                                            .embedding_scale = 1,
-                                            .residual_scale = 1,
-                                            .logit_scale = 1,
-                                            .tied_head = true,
-                                            .attention_scale = 0.25f};
+static const struct model_spec base_spec = {
+    TINY_SPEC,       .heads = 6, .head_size = 16,       .rope_size = 16, .attention_scale = 0.25f,
+    .ff_width = 224, .vocab = V, .context_max = CONTEXT};
 static const struct sampling_params params = {.temperature = 0.9f, .top_p = 1, .repetition_penalty = 1, .logprobs = 20};
 
 /* Devices of all ranks over one shared memory; rank 0's results. */
@@ -220,15 +205,9 @@ static void test_device_cpu_ranks_llama(void **state)
 static void test_device_cpu_ranks_biases_norms_scales(void **state)
 {
     (void)state;
-    struct model_spec spec = base_spec;
-    spec.rope = ROPE_HALVES;
-    spec.has_qkv_bias = spec.has_qk_norm = spec.has_post_norms = true;
+    struct model_spec spec = tiny_rich(base_spec, 21);
+    spec.has_qkv_bias = true;
     spec.tied_head = false;
-    spec.layer_flags[0] = LAYER_WINDOWED;
-    spec.window = 21;
-    spec.embedding_scale = 8;
-    spec.residual_scale = 0.7f;
-    spec.logit_scale = 0.25f;
     check_spec(&spec, TENSOR_Q8_0, false, 3);
     check_spec(&spec, TENSOR_F32, true, 2);
 }
@@ -236,13 +215,7 @@ static void test_device_cpu_ranks_biases_norms_scales(void **state)
 static void test_device_cpu_ranks_experts(void **state)
 {
     (void)state;
-    struct model_spec spec = base_spec;
-    spec.layer_flags[0] = LAYER_EXPERTS;
-    spec.layer_flags[1] = LAYER_EXPERTS | LAYER_WINDOWED;
-    spec.window = 9;
-    spec.experts = 9;
-    spec.experts_used = 3;
-    spec.expert_width = 64; /* whole experts */
+    struct model_spec spec = tiny_mixture(base_spec); /* whole experts */
     check_spec(&spec, TENSOR_Q8_0, true, 3);
     spec.expert_width = 256; /* split in two */
     spec.experts_normed = true;

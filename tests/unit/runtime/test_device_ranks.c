@@ -14,23 +14,9 @@
 
 enum { V = 597, CONTEXT = 128, BLOCKS = 2 * CONTEXT / KV_BLOCK_TOKENS, TOKENS = 60 };
 
-static const struct model_spec spec = {.arch = "tiny",
-                                       .layers = TINY_LAYERS,
-                                       .width = 64,
-                                       .heads = 6,
-                                       .kv_heads = 2,
-                                       .head_size = 16,
-                                       .ff_width = 224,
-                                       .vocab = V,
-                                       .context_max = CONTEXT,
-                                       .norm_eps = 1e-5f,
-                                       .rope_size = 16,
-                                       .rope_main = {10000, 1, 1},
-                                       .embedding_scale = 1,
-                                       .residual_scale = 1,
-                                       .logit_scale = 1,
-                                       .tied_head = true,
-                                       .attention_scale = 0.25f};
+static const struct model_spec spec = {
+    TINY_SPEC,       .heads = 6, .head_size = 16,       .rope_size = 16, .attention_scale = 0.25f,
+    .ff_width = 224, .vocab = V, .context_max = CONTEXT};
 static const struct sampling_params params = {.top_p = 1, .repetition_penalty = 1, .logprobs = 20};
 static struct tiny_model tiny;
 

@@ -13,6 +13,40 @@
 
 enum { TINY_LAYERS = 2, TINY_EXPERTS_MAX = 9, TINY_TENSORS_MAX = 128, TINY_TOKENS_MAX = 320 };
 
+/* A Llama, in part: a test adds .heads, .head_size, .rope_size, .attention_scale, .ff_width, .vocab, .context_max. */
+#define TINY_SPEC                                                                                                      \
+    .arch = "tiny", .layers = TINY_LAYERS, .width = 64, .kv_heads = 2, .norm_eps = 1e-5f, .rope = ROPE_INTERLEAVED,    \
+    .rope_main = {10000, 1, 1}, .embedding_scale = 1, .residual_scale = 1, .logit_scale = 1, .tied_head = true
+
+/* Layer 0 sees a window and has RoPE of its own, layer 1 sees all; every scale and norm that a family may have. */
+static inline struct model_spec tiny_rich(struct model_spec spec, uint32_t window)
+{
+    spec.rope = ROPE_HALVES;
+    spec.layer_flags[0] = LAYER_WINDOWED;
+    spec.window = window;
+    spec.has_window_rope = true;
+    spec.rope_main = (struct rope_spec){100000, 0.125f, 1.1f};
+    spec.rope_window = (struct rope_spec){1000, 1, 1};
+    spec.has_qk_norm = spec.has_post_norms = true;
+    spec.activation = ACTIVATION_GELU_TANH;
+    spec.embedding_scale = 8;
+    spec.residual_scale = 0.7f;
+    spec.logit_scale = 0.25f;
+    return spec;
+}
+
+/* Experts in both layers, a window in the second. */
+static inline struct model_spec tiny_mixture(struct model_spec spec)
+{
+    spec.layer_flags[0] = LAYER_EXPERTS;
+    spec.layer_flags[1] = LAYER_EXPERTS | LAYER_WINDOWED;
+    spec.window = 9;
+    spec.experts = 9;
+    spec.experts_used = 3;
+    spec.expert_width = 64;
+    return spec;
+}
+
 struct tiny_model {
     struct model model;
     struct layer_weights layers[TINY_LAYERS];
