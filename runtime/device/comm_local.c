@@ -2,6 +2,7 @@
 #include "runtime/device/comm_local.h"
 
 #include "runtime/base/mem.h"
+#include "runtime/base/pause.h"
 
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -50,15 +51,6 @@ _Static_assert(sizeof(struct shared) % LINE == 0 && sizeof(struct note) == LINE,
 static struct local *local_of(struct comm *comm)
 {
     return (struct local *)(void *)comm;
-}
-
-static void pause_cpu(void)
-{
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#else
-    atomic_signal_fence(memory_order_seq_cst);
-#endif
 }
 
 static void advance(struct shared *shared)

@@ -3,6 +3,7 @@
 
 #include "runtime/base/clock.h"
 #include "runtime/base/mem.h"
+#include "runtime/base/pause.h"
 
 #include <linux/futex.h>
 #include <pthread.h>
@@ -37,15 +38,6 @@ struct thread_team {
     void *state;
     struct team_worker workers[];
 };
-
-static void pause_cpu(void)
-{
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#else
-    atomic_signal_fence(memory_order_seq_cst);
-#endif
-}
 
 static void note_cpu(struct thread_team *team, uint32_t idx)
 {
