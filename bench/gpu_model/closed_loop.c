@@ -3,20 +3,13 @@
 
 #include "runtime/base/clock.h"
 #include "runtime/base/mem.h"
-#include "runtime/base/random.h"
 #include "scheduler/engine.h"
 
 #include <semaphore.h>
 
-struct job {
-    struct request request;
-    struct choice choice;
-    uint32_t *tokens;
-};
-
 struct loop {
-    const struct cluster_request *requests;
-    struct job *jobs;
+    struct cluster_request *requests;
+    struct cluster_job *jobs;
     struct engine *engine;
     uint32_t count, next, ended, vocab;
     struct cluster_report *report;
@@ -31,24 +24,8 @@ static void on_wake(void *state)
 static enum status submit_next(struct loop *loop)
 {
     uint32_t idx = loop->next++;
-    const struct cluster_request *asked = &loop->requests[idx];
-    struct job *job = &loop->jobs[idx];
-    uint64_t rng = idx + UINT64_C(0x100000000);
-    job->tokens = mem_alloc((size_t)asked->prompt_count + asked->output_count, sizeof *job->tokens);
-    if (!job->tokens) return ST_NOMEM;
-    for (uint32_t i = 0; i < asked->prompt_count; i++) job->tokens[i] = (uint32_t)(random_next(&rng) % loop->vocab);
-    job->choice = (struct choice){.tokens = job->tokens, .seed = idx};
-    job->request = (struct request){.id = idx + 1,
-                                    .owner = job,
-                                    .service_class = CLASS_DEFAULT,
-                                    .prompt = job->tokens,
-                                    .prompt_count = asked->prompt_count,
-                                    .choices = &job->choice,
-                                    .choices_count = 1,
-                                    .params = {.top_p = 1, .repetition_penalty = 1, .logprobs = -1},
-                                    .max_tokens = asked->output_count,
-                                    .ignore_eos = true};
-    return engine_submit(loop->engine, &job->request);
+    TRY(cluster_job_make(&loop->jobs[idx], idx, &loop->requests[idx], loop->vocab));
+    return engine_submit(loop->engine, &loop->jobs[idx].request);
 }
 
 static enum status run(struct loop *loop, uint32_t clients)
@@ -59,9 +36,8 @@ static enum status run(struct loop *loop, uint32_t clients)
         while (!engine_poll(loop->engine, &event)) sem_wait(&loop->events);
         if (event.kind == REQUEST_REFUSED || (event.kind == REQUEST_DONE && event.status != ST_OK)) return ST_DEVICE;
         if (event.kind != REQUEST_DONE) continue;
-        struct job *job = event.request->owner;
-        loop->report->prompt_tokens += job->request.usage.in_total;
-        loop->report->output_tokens += job->request.usage.out;
+        loop->report->prompt_tokens += event.request->usage.in_total;
+        loop->report->output_tokens += event.request->usage.out;
         loop->ended++;
         if (loop->next < loop->count) TRY(submit_next(loop));
     }
@@ -69,7 +45,7 @@ static enum status run(struct loop *loop, uint32_t clients)
 }
 
 enum status closed_loop_run(const struct cluster_config *config, struct device *device,
-                            const struct tokenizer *tokenizer, const struct cluster_request *requests, uint32_t count,
+                            const struct tokenizer *tokenizer, struct cluster_request *requests, uint32_t count,
                             struct cluster_report *report, struct error *err)
 {
     struct loop loop = {.requests = requests, .count = count, .vocab = device->info.vocab, .report = report};

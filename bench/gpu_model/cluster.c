@@ -9,13 +9,6 @@
 
 enum { VOCAB = 4096 };
 
-struct job {
-    struct request request;
-    struct choice choice;
-    uint32_t *tokens;
-    struct cluster_request *asked;
-};
-
 struct node {
     struct sched *sched;
     double step_end_s; /* INFINITY: no step runs */
@@ -25,7 +18,7 @@ struct node {
 struct cluster {
     const struct cluster_config *config;
     struct node *nodes;
-    struct job *jobs;
+    struct cluster_job *jobs;
     struct cluster_request *requests;
     struct batch_result *result;
     uint32_t count, next, ended;
@@ -38,14 +31,34 @@ static uint64_t ns_of(double seconds)
     return 1 + (uint64_t)llround(seconds * 1e9);
 }
 
-static void fill_prompt(struct job *job, uint32_t idx)
+static void fill_prompt(struct cluster_job *job, uint32_t idx, uint32_t vocab)
 {
     const struct cluster_request *asked = job->asked;
     uint64_t own = idx + UINT64_C(0x100000000), shared = asked->group;
     for (uint32_t i = 0; i < asked->prompt_count; i++) {
         bool of_group = asked->group && i < asked->shared_count;
-        job->tokens[i] = (uint32_t)(random_next(of_group ? &shared : &own) % VOCAB);
+        job->tokens[i] = (uint32_t)(random_next(of_group ? &shared : &own) % vocab);
     }
+}
+
+enum status cluster_job_make(struct cluster_job *job, uint32_t idx, struct cluster_request *asked, uint32_t vocab)
+{
+    job->asked = asked;
+    job->tokens = mem_alloc((size_t)asked->prompt_count + asked->output_count, sizeof *job->tokens);
+    if (!job->tokens) return ST_NOMEM;
+    fill_prompt(job, idx, vocab);
+    job->choice = (struct choice){.tokens = job->tokens, .seed = idx};
+    job->request = (struct request){.id = idx + 1,
+                                    .owner = job,
+                                    .service_class = CLASS_DEFAULT,
+                                    .prompt = job->tokens,
+                                    .prompt_count = asked->prompt_count,
+                                    .choices = &job->choice,
+                                    .choices_count = 1,
+                                    .params = {.top_p = 1, .repetition_penalty = 1, .logprobs = -1},
+                                    .max_tokens = asked->output_count,
+                                    .ignore_eos = true};
+    return ST_OK;
 }
 
 static uint32_t node_for(const struct cluster *cluster, const struct cluster_request *asked)
@@ -62,30 +75,16 @@ static bool submit_next(struct cluster *cluster)
 {
     uint32_t idx = cluster->next++;
     struct cluster_request *asked = &cluster->requests[idx];
-    struct job *job = &cluster->jobs[idx];
-    job->asked = asked;
-    job->tokens = mem_alloc((size_t)asked->prompt_count + asked->output_count, sizeof *job->tokens);
-    if (!job->tokens) return false;
-    fill_prompt(job, idx);
+    struct cluster_job *job = &cluster->jobs[idx];
+    if (cluster_job_make(job, idx, asked, VOCAB) != ST_OK) return false;
     asked->asked_s = cluster->now_s;
-    job->choice = (struct choice){.tokens = job->tokens, .seed = idx};
-    job->request = (struct request){.id = idx + 1,
-                                    .owner = job,
-                                    .service_class = CLASS_DEFAULT,
-                                    .prompt = job->tokens,
-                                    .prompt_count = asked->prompt_count,
-                                    .choices = &job->choice,
-                                    .choices_count = 1,
-                                    .params = {.top_p = 1, .repetition_penalty = 1, .logprobs = -1},
-                                    .max_tokens = asked->output_count,
-                                    .ignore_eos = true};
     struct node *node = &cluster->nodes[node_for(cluster, asked)];
     node->requests++;
     (void)sched_submit(node->sched, &job->request, ns_of(cluster->now_s)); /* a refusal is an event */
     return true;
 }
 
-static void end_job(struct cluster *cluster, struct node *node, struct job *job, bool refused)
+static void end_job(struct cluster *cluster, struct node *node, struct cluster_job *job, bool refused)
 {
     struct cluster_report *report = cluster->report;
     job->asked->refused = refused;
@@ -104,7 +103,7 @@ static bool take_events(struct cluster *cluster, struct node *node)
     uint32_t count, asking = 0;
     const struct event *events = sched_events(node->sched, &count);
     for (uint32_t i = 0; i < count; i++) {
-        struct job *job = events[i].request->owner;
+        struct cluster_job *job = events[i].request->owner;
         if (events[i].kind == CHOICE_TOKENS && job->asked->first_s == 0) job->asked->first_s = cluster->now_s;
         if (events[i].kind != REQUEST_DONE && events[i].kind != REQUEST_REFUSED) continue;
         end_job(cluster, node, job, events[i].kind == REQUEST_REFUSED);
@@ -151,10 +150,8 @@ static bool run_to(struct cluster *cluster, double time_s)
     }
     for (uint32_t i = 0; i < cluster->config->nodes; i++) {
         struct node *node = &cluster->nodes[i];
-        bool ends = node->step_end_s <= time_s;
-        if (ends) {
-            double seconds = cluster->config->host_s;
-            sched_commit(node->sched, cluster->result, ns_of(time_s - seconds));
+        if (node->step_end_s <= time_s) {
+            sched_commit(node->sched, cluster->result, ns_of(time_s - cluster->config->host_s));
             node->step_end_s = INFINITY;
         }
         if (!take_events(cluster, node)) return false;

@@ -19,6 +19,18 @@ struct cluster_request {
     bool refused;
 };
 
+/* Such a request, as an engine or a scheduler takes it. */
+struct cluster_job {
+    struct request request; /* its owner is the job */
+    struct choice choice;
+    uint32_t *tokens; /* of prompt and answer; mem_free */
+    struct cluster_request *asked;
+};
+/* Request number idx; its prompt is a function of idx, the group and the vocabulary. *job stays where it is while the
+ * request lives. ST_NOMEM. */
+NODISCARD enum status cluster_job_make(struct cluster_job *job, uint32_t idx, struct cluster_request *asked,
+                                       uint32_t vocab);
+
 typedef double (*cluster_step_fn)(const void *state, const struct step_shape *step); /* seconds */
 
 struct cluster_config {
