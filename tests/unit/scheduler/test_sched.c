@@ -136,6 +136,18 @@ static void one_make(struct one *o, uint64_t id, uint32_t prompt_count, uint32_t
                                   .max_tokens = max_tokens};
 }
 
+/* Two requests of one choice, submitted; mem_free. */
+static struct one *submit_two(struct scene *s, uint32_t prompt_count, uint32_t max_tokens, bool ignore_eos)
+{
+    struct one *o = mem_alloc(2, sizeof *o);
+    for (uint32_t i = 0; i < 2; i++) {
+        one_make(&o[i], i + 1, prompt_count, max_tokens, 1);
+        o[i].request.ignore_eos = ignore_eos;
+        assert_int_equal(sched_submit(s->sched, &o[i].request, 1), ST_OK);
+    }
+    return o;
+}
+
 static void script(struct scene *s, uint32_t count, const uint32_t *ids)
 {
     memcpy(s->script, ids, count * sizeof *ids);
@@ -679,11 +691,7 @@ static void test_sched_ahead_drops_what_ended(void **state)
     (void)state;
     struct scene *s = scene_make();
     scene_start(s);
-    struct one *o = mem_alloc(2, sizeof *o);
-    for (uint32_t i = 0; i < 2; i++) {
-        one_make(&o[i], i + 1, 4, 10, 1);
-        assert_int_equal(sched_submit(s->sched, &o[i].request, 1), ST_OK);
-    }
+    struct one *o = submit_two(s, 4, 10, false);
     plan(s);
     assert_int_equal(plan(s)->rows_count, 2);
     assert_int_equal(s->batch->tokens[1], TOKEN_OF_ROW | 1);
@@ -725,12 +733,7 @@ static void test_sched_ahead_waits_to_preempt(void **state)
     s->config.kv_blocks = 6;
     s->config.prefix_cache = false;
     scene_start(s);
-    struct one *o = mem_alloc(2, sizeof *o);
-    for (uint32_t i = 0; i < 2; i++) {
-        one_make(&o[i], i + 1, 14, 60, 1);
-        o[i].request.ignore_eos = true;
-        assert_int_equal(sched_submit(s->sched, &o[i].request, 1), ST_OK);
-    }
+    struct one *o = submit_two(s, 14, 60, true);
     bool waited = false;
     plan(s);
     for (uint32_t i = 0; !waited && i < 60; i++) {
@@ -788,11 +791,7 @@ static void test_sched_ahead_discards_both(void **state)
     (void)state;
     struct scene *s = scene_make();
     scene_start(s);
-    struct one *o = mem_alloc(2, sizeof *o);
-    for (uint32_t i = 0; i < 2; i++) {
-        one_make(&o[i], i + 1, 4, 10, 1);
-        assert_int_equal(sched_submit(s->sched, &o[i].request, 1), ST_OK);
-    }
+    struct one *o = submit_two(s, 4, 10, false);
     plan(s);
     plan(s);
     script(s, 2, (const uint32_t[]){END, 5});
