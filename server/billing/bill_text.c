@@ -240,12 +240,6 @@ void bill_append_tokens(struct buf *out, uint64_t units)
     append_fraction(out, units);
 }
 
-void bill_append_decimal(struct buf *out, uint64_t units)
-{
-    buf_append_format(out, "%" PRIu64, units / UNITS_PER_TOKEN);
-    append_fraction(out, units);
-}
-
 void bill_append_number(struct buf *out, uint64_t value)
 {
     append_grouped(out, value);

@@ -30,9 +30,8 @@ NODISCARD enum status bill_parse_offset(const char *text, int32_t *offset_s, str
 /* "0,3,7" or "all" -> a mask of model classes. */
 NODISCARD enum status bill_parse_classes(const char *text, uint64_t *mask, struct error *err);
 
-void bill_append_tokens(struct buf *out, uint64_t units);  /* "1,234,567.5" */
-void bill_append_decimal(struct buf *out, uint64_t units); /* "1234567.5": for files */
-void bill_append_number(struct buf *out, uint64_t value);  /* "1,234,567" */
+void bill_append_tokens(struct buf *out, uint64_t units); /* "1,234,567.5" */
+void bill_append_number(struct buf *out, uint64_t value); /* "1,234,567" */
 void bill_append_time_ms(struct buf *out, int64_t unix_ms);
 void bill_append_time_us(struct buf *out, int64_t unix_us);
 void bill_append_day(struct buf *out, int64_t unix_us, int32_t utc_offset_s); /* "2026-11-23" */

@@ -11,6 +11,8 @@
 #include "server/billing/frame.h"
 #include "tests/support/memory_ledger.h"
 
+#include <inttypes.h>
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 enum { SEGMENT_BYTES = 65536, SALT = 77 };
@@ -127,7 +129,7 @@ static void read_text(const char *text)
     uint32_t month;
     buf_init(&out, 0);
     if (bill_parse_tokens(text, PACKAGE_UNITS_MAX, &value, NULL) == ST_OK) {
-        bill_append_decimal(&out, value);
+        buf_append_format(&out, "%" PRIu64 ".%06" PRIu64, value / UNITS_PER_TOKEN, value % UNITS_PER_TOKEN);
         buf_append_char(&out, '\0');
         if (bill_parse_tokens(out.data, PACKAGE_UNITS_MAX, &back, NULL) != ST_OK || back != value) abort();
     }
