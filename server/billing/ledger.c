@@ -11,7 +11,6 @@
 
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* Who pays: shares of packages, in the order they are taken. `from` as the log writes it: L a lease, A free units, G
@@ -464,21 +463,4 @@ void ledger_marks(const struct ledger *ledger, uint16_t partition, ledger_mark_f
         mark_tell(mark, &hwm, hash8);
         visit(state, mark->producer, mark->epoch, hwm, hash8);
     }
-}
-
-static int compare_accounts(const void *a, const void *b, void *state)
-{
-    const struct ledger_account *accounts = state;
-    uint64_t x = accounts[*(const uint32_t *)a].number, y = accounts[*(const uint32_t *)b].number;
-    return (x > y) - (x < y);
-}
-
-void ledger_accounts(const struct ledger *ledger, void (*visit)(void *state, uint64_t account), void *state)
-{
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < ledger->accounts_count; i++) {
-        if (ledger->accounts[i].state != 0 || ledger->accounts[i].touched) ledger->sorted[count++] = i;
-    }
-    if (count > 0) qsort_r(ledger->sorted, count, sizeof ledger->sorted[0], compare_accounts, ledger->accounts);
-    for (uint32_t i = 0; i < count; i++) visit(state, ledger->accounts[ledger->sorted[i]].number);
 }

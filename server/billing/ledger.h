@@ -133,8 +133,6 @@ bool ledger_hwm(const struct ledger *ledger, uint16_t partition, uint64_t produc
 /* Marks of all producers of a partition, in no order. */
 typedef void (*ledger_mark_fn)(void *state, uint64_t producer, uint64_t epoch, uint64_t hwm, const char *hash8);
 void ledger_marks(const struct ledger *ledger, uint16_t partition, ledger_mark_fn visit, void *state);
-/* Every account in rising order of number. */
-void ledger_accounts(const struct ledger *ledger, void (*visit)(void *state, uint64_t account), void *state);
 /* Whether all invariants hold; false: err names the account and the rule. */
 bool ledger_check(const struct ledger *ledger, struct error *err);
 

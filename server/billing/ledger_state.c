@@ -76,17 +76,10 @@ uint32_t ledger_account_take(struct ledger *ledger, uint64_t account)
 {
     uint32_t entry = ledger_account_find(ledger, account);
     if (entry != ENTRY_NONE) return entry;
-    uint32_t capacity = ledger->accounts_capacity;
-    void *grown = array_room(ledger->accounts, ledger->accounts_count, &capacity, sizeof ledger->accounts[0]);
+    void *grown =
+        array_room(ledger->accounts, ledger->accounts_count, &ledger->accounts_capacity, sizeof ledger->accounts[0]);
     if (grown == NULL) return ENTRY_NONE;
     ledger->accounts = grown;
-    if (capacity != ledger->accounts_capacity) {
-        void *sorted = ledger->sorted == NULL ? mem_alloc(capacity, sizeof ledger->sorted[0])
-                                              : mem_resize(ledger->sorted, capacity, sizeof ledger->sorted[0]);
-        if (sorted == NULL) return ENTRY_NONE; /* the larger array is used at the next attempt */
-        ledger->sorted = sorted;
-        ledger->accounts_capacity = capacity;
-    }
     if (!index_room(&ledger->account_index)) return ENTRY_NONE;
     entry = ledger->accounts_count++;
     ledger->accounts[entry] = (struct ledger_account){.number = account};
@@ -294,7 +287,6 @@ void ledger_empty(struct ledger *ledger)
         mem_free(ledger->accounts[i].ends);
     }
     mem_free(ledger->accounts);
-    mem_free(ledger->sorted);
     mem_free(ledger->months);
     mem_free(ledger->marks);
     mem_free(ledger->orders);

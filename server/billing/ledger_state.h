@@ -76,7 +76,6 @@ struct ledger {
     uint32_t accounts_count, accounts_capacity, months_count, months_capacity, marks_count, marks_capacity,
         orders_count, orders_capacity;
     struct ledger_index account_index, month_index, mark_index, order_index;
-    uint32_t *sorted;   /* [accounts_capacity]: for ledger_accounts */
     struct buf funding; /* text for the log */
 };
 

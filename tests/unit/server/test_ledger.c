@@ -347,20 +347,7 @@ static void test_ledger_load_without_memory_keeps_the_old(void **state)
     free(lines);
 }
 
-struct visited {
-    uint64_t last;
-    uint32_t count;
-};
-
-static void visit_account(void *state, uint64_t account)
-{
-    struct visited *visited = state;
-    assert_true(account > visited->last);
-    visited->last = account;
-    visited->count++;
-}
-
-static void test_ledger_many_accounts_come_in_order(void **state)
+static void test_ledger_finds_each_of_many_accounts(void **state)
 {
     (void)state;
     struct ledger *ledger = make_ledger();
@@ -368,10 +355,13 @@ static void test_ledger_many_accounts_come_in_order(void **state)
         struct order order = order_of(i * 7919 % 20011, "o", "p", i);
         assert_int_equal(ledger_order(ledger, UUID, &order, 0), LEDGER_OK);
     }
-    struct visited visited = {0};
-    ledger_accounts(ledger, visit_account, &visited);
-    assert_int_equal(visited.count, 20000);
     static struct account_balance balance;
+    uint32_t known = 0;
+    for (uint64_t account = 0; account <= 20011; account++) {
+        ledger_balance(ledger, account, &balance);
+        known += balance.known;
+    }
+    assert_int_equal(known, 20000);
     ledger_balance(ledger, 7919, &balance);
     assert_true(balance.known && balance.open && balance.packages_count == 1 && balance.packages[0].free == 1);
     ledger_balance(ledger, 99999, &balance);
@@ -429,7 +419,7 @@ int main(void)
         cmocka_unit_test(test_ledger_load_survives_forged_bytes),
         cmocka_unit_test(test_ledger_without_memory_changes_nothing),
         cmocka_unit_test(test_ledger_load_without_memory_keeps_the_old),
-        cmocka_unit_test(test_ledger_many_accounts_come_in_order),
+        cmocka_unit_test(test_ledger_finds_each_of_many_accounts),
         cmocka_unit_test(test_ledger_more_packages_than_a_balance_shows),
         cmocka_unit_test(test_ledger_answers_have_names),
     };
