@@ -683,13 +683,6 @@ const char *journal_uuid(const struct journal *journal)
     return journal->uuid;
 }
 
-void journal_partition(const struct journal *journal, uint16_t partition, uint64_t *pseq, uint8_t chain[CHAIN_BYTES])
-{
-    CHECK(partition < PARTITIONS);
-    *pseq = journal->live.partitions[partition].pseq;
-    memcpy(chain, journal->live.partitions[partition].chain, CHAIN_BYTES);
-}
-
 void journal_stats_read(const struct journal *journal, struct journal_stats *stats)
 {
     *stats = journal->stats;

@@ -116,8 +116,6 @@ uint64_t journal_segment_lsn(const struct journal *journal); /* base of the segm
 uint64_t journal_producer(const struct journal *journal);
 uint64_t journal_epoch(const struct journal *journal);
 const char *journal_uuid(const struct journal *journal);
-/* Last record of a partition: pseq (0: none) and chain. */
-void journal_partition(const struct journal *journal, uint16_t partition, uint64_t *pseq, uint8_t chain[CHAIN_BYTES]);
 
 struct journal_stats { /* bytes: written to segments, checkpoints too */
     uint64_t commits, syncs, frames, bytes, sync_ns_total, sync_ns_max, failovers;

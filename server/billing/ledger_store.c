@@ -370,8 +370,3 @@ uint64_t ledger_store_kept_lsn(const struct ledger_store *store)
 {
     return store->kept_lsn;
 }
-
-uint64_t ledger_store_lsn(const struct ledger_store *store)
-{
-    return store->lsn;
-}

@@ -60,7 +60,6 @@ NODISCARD enum status ledger_store_follow(struct ledger_store *store, uint64_t u
                                           const struct ledger_store_events *events, struct error *err);
 
 const struct ledger *ledger_store_ledger(const struct ledger_store *store);
-uint64_t ledger_store_lsn(const struct ledger_store *store);
 uint64_t ledger_store_kept_lsn(const struct ledger_store *store); /* what both snapshots hold; 0: nothing yet */
 
 /* Snapshots. The state is copied when the ledger passes the end of a segment (milliseconds for 10,000 accounts), and

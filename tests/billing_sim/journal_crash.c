@@ -11,8 +11,8 @@
 #include "runtime/base/check.h"
 #include "runtime/base/mem.h"
 #include "runtime/base/random.h"
-#include "server/billing/journal_internal.h"
 #include "server/billing/journal_planted.h"
+#include "tests/support/journal_peek.h"
 #include "tests/support/sim_disk.h"
 
 #include <inttypes.h>

@@ -16,6 +16,7 @@
 
 #include "server/billing/journal.h"
 #include "server/billing/journal_repair.h"
+#include "tests/support/journal_peek.h"
 
 #include <errno.h>
 #include <inttypes.h>

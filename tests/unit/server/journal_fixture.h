@@ -6,6 +6,7 @@
 
 #include "server/billing/journal_reader.h"
 #include "server/billing/journal_repair.h"
+#include "tests/support/journal_peek.h"
 
 #include <dirent.h>
 #include <sys/stat.h>
