@@ -1,4 +1,4 @@
-"""Redis and Sentinel as child processes, a small RESP client, and a proxy that parts a network; all on loopback.
+"""Redis and Sentinel as child processes, and a proxy that parts a network; all on loopback.
 
 Redis runs as the server demands: append-only file, noeviction, aof-load-truncated no, and redis-check-aof --fix before each
 start that follows a kill (what a unit's ExecStartPre does)."""
@@ -8,76 +8,14 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 
+sys.path.insert(1, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "support"))
+
 from harness import RUNNING, WAIT, free_ports, wait_for
-
-
-class RedisError(Exception):
-    pass
-
-
-class Resp:
-    """Blocking RESP2 client. After any exception but RedisError the connection is dead."""
-
-    def __init__(self, port, timeout=5.0):
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.file = self.socket.makefile("rb", 1 << 16)
-
-    def read(self):
-        line = self.file.readline()
-        if not line.endswith(b"\r\n"):
-            raise ConnectionError("closed")
-        kind, value = line[:1], line[1:-2]
-        if kind == b"+":
-            return value.decode()
-        if kind == b":":
-            return int(value)
-        if kind == b"-":
-            return RedisError(value.decode())
-        if kind == b"$":
-            if int(value) < 0:
-                return None
-            data = self.file.read(int(value) + 2)
-            if len(data) != int(value) + 2:
-                raise ConnectionError("closed")
-            return data[:-2]
-        return None if int(value) < 0 else [self.read() for _ in range(int(value))]
-
-    def __call__(self, *words):
-        reply = self.many([words])[0]
-        if isinstance(reply, RedisError):
-            raise reply
-        return reply
-
-    def many(self, commands):
-        out = []
-        for words in commands:
-            out.append(b"*%d\r\n" % len(words))
-            for word in words:
-                word = word if isinstance(word, bytes) else str(word).encode()
-                out.append(b"$%d\r\n%s\r\n" % (len(word), word))
-        self.socket.sendall(b"".join(out))
-        return [self.read() for _ in commands]
-
-    def hash(self, key):
-        flat = self("HGETALL", key)
-        return {flat[i].decode(): flat[i + 1].decode() for i in range(0, len(flat), 2)}
-
-    def close(self):
-        try:
-            self.file.close()
-            self.socket.close()
-        except OSError:
-            pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
+from resp import RedisError, Resp
 
 
 class Redis:
@@ -236,7 +174,7 @@ class SentinelSet:
         return "redis-sentinel://" + ",".join(f"127.0.0.1:{s.port}" for s in self.sentinels) + "/" + self.NAME
 
     def master_port(self, sentinel=None):
-        with Resp((sentinel or random.choice(self.sentinels)).port) as c:
+        with Resp((sentinel or random.choice(self.sentinels)).port, 5.0) as c:
             return int(c("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.NAME)[1])
 
     def master(self):

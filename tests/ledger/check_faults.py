@@ -9,7 +9,7 @@ import shutil
 import threading
 import time
 
-from redis_tools import LUA, VERSION, RedisError, Server, pack
+from redis_tools import LUA, VERSION, RedisError, Server
 from vectors import *  # noqa: F401,F403
 
 
@@ -240,8 +240,7 @@ def test_orders(rnd, opt):
         for oid, u in r.sample(todo, len(todo)) + r.sample(todo, 50):
             k = s.conn()
             if r.random() < .2:                                # reset with the answer under way: outcome unknown
-                k.socket.sendall(pack(['FCALL', 'mr_order', 3, *keys_of(part), akey(part, acct), UUID, oid, 'inc', 'p', u, 5, 0, 0, 0,
-                                       MASK]))
+                k.send('FCALL', 'mr_order', 3, *keys_of(part), akey(part, acct), UUID, oid, 'inc', 'p', u, 5, 0, 0, 0, MASK)
                 k.close()
                 k = s.conn()
             v = order(k, part, acct, oid, 'inc', 'p', u)

@@ -1,4 +1,4 @@
-"""redis-server for tests: a blocking RESP2 client, and servers on free loopback ports in folders of tempfile, ended by their
+"""redis-server for tests: servers on free loopback ports in folders of tempfile, ended by their
 pid. Standard library only."""
 import os
 import resource
@@ -6,74 +6,19 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, '..', 'support'))
+from resp import RedisError, Resp  # noqa: E402
+
 LUA_PATH = os.environ.get('MILLRACE_LEDGER_LUA') or os.path.join(HERE, '..', '..', 'server', 'billing', 'ledger.lua')
 with open(LUA_PATH, 'rb') as file:
     LUA = file.read()
 with open(os.path.join(HERE, '..', '..', 'server', 'billing', 'ledger_lua.h')) as file:
     VERSION = int(file.read().split('LEDGER_LUA_VERSION = ')[1].split()[0])    # what the binary believes it to be
-
-
-class RedisError(Exception):
-    pass
-
-
-def pack(args):
-    out = [b'*%d\r\n' % len(args)]
-    for a in args:
-        a = a if isinstance(a, bytes) else str(a).encode()
-        out.append(b'$%d\r\n%s\r\n' % (len(a), a))
-    return b''.join(out)
-
-
-class Conn:
-    """After any exception but RedisError the connection is dead, as with hiredis."""
-    def __init__(self, port, timeout=5.0):
-        self.socket = socket.create_connection(('127.0.0.1', port), timeout)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.file = self.socket.makefile('rb', 1 << 16)
-
-    def read(self):
-        line = self.file.readline()
-        if not line.endswith(b'\r\n'):
-            raise ConnectionError('closed')
-        kind, value = line[:1], line[1:-2]
-        if kind == b'+':
-            return value.decode()
-        if kind == b':':
-            return int(value)
-        if kind == b'-':
-            return RedisError(value.decode())
-        n = int(value)
-        if n < 0:
-            return None
-        if kind == b'*':
-            return [self.read() for _ in range(n)]
-        data = self.file.read(n + 2)
-        if len(data) != n + 2:
-            raise ConnectionError('closed')
-        return data[:-2]
-
-    def __call__(self, *args):
-        self.socket.sendall(pack(args))
-        r = self.read()
-        if isinstance(r, RedisError):
-            raise r
-        return r
-
-    def many(self, commands):
-        self.socket.sendall(b''.join(pack(c) for c in commands))
-        return [self.read() for _ in commands]
-
-    def close(self):
-        try:
-            self.file.close()
-            self.socket.close()
-        except OSError:
-            pass
 
 
 def free_port():
@@ -122,7 +67,7 @@ class Server:
         end = time.time() + 60
         while True:
             try:
-                c = Conn(self.port)
+                c = self.conn()
                 c('PING')
                 c.close()
                 return self
@@ -137,8 +82,8 @@ class Server:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()
 
-    def conn(self, **options):
-        return Conn(self.port, **options)
+    def conn(self, timeout=5.0):
+        return Resp(self.port, timeout)
 
     def load(self):
         c = self.conn()

@@ -1,4 +1,4 @@
-"""Redis servers of a test, a RESP client, and the two programs of this folder as objects. Python's standard library alone.
+"""Redis servers of a test, and the two programs of this folder as objects. Python's standard library alone.
 
 Servers run on free ports of 127.0.0.1 in a folder of their own, with the settings that the ledger demands, and are ended by
 their process id."""
@@ -16,67 +16,13 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "support"))
+from resp import RedisError, Resp  # noqa: E402
+
 UUID = "11111111-2222-3333-4444-555555555555"
 LIBRARY = open(os.path.join(HERE, "..", "..", "server", "billing", "ledger.lua"), "rb").read()
 PATIENCE_S = float(os.environ.get("MILLRACE_TEST_PATIENCE_S", "60"))       # a bound for a stuck test, not a measure of speed
 FOLDER = tempfile.mkdtemp(prefix="millrace_redis_")
 children = []
-
-
-class RedisError(Exception):
-    pass
-
-
-class Resp:
-    def __init__(self, address, timeout_s=10.0, context=None):
-        if isinstance(address, str):
-            self.socket = socket.socket(socket.AF_UNIX)
-            self.socket.settimeout(timeout_s)
-            self.socket.connect(address)
-        else:
-            self.socket = socket.create_connection(("127.0.0.1", address), timeout_s)
-        if context:
-            self.socket = context.wrap_socket(self.socket)
-        self.file = self.socket.makefile("rb", 1 << 16)
-
-    def read(self):
-        line = self.file.readline()
-        if not line.endswith(b"\r\n"):
-            raise ConnectionError("closed")
-        kind, value = line[:1], line[1:-2]
-        if kind == b"+":
-            return value.decode()
-        if kind == b":":
-            return int(value)
-        if kind == b"-":
-            return RedisError(value.decode())
-        if kind == b"$":
-            if int(value) < 0:
-                return None
-            data = self.file.read(int(value) + 2)
-            if len(data) != int(value) + 2:
-                raise ConnectionError("closed")
-            return data[:-2]
-        return None if int(value) < 0 else [self.read() for _ in range(int(value))]
-
-    def send(self, *words):
-        out = [b"*%d\r\n" % len(words)]
-        for word in words:
-            word = word if isinstance(word, bytes) else str(word).encode()
-            out.append(b"$%d\r\n%s\r\n" % (len(word), word))
-        self.socket.sendall(b"".join(out))
-
-    def __call__(self, *words):
-        self.send(*words)
-        reply = self.read()
-        if isinstance(reply, RedisError):
-            raise reply
-        return reply
-
-    def many(self, commands):
-        for words in commands:
-            self.send(*words)
-        return [self.read() for _ in commands]
 
 
 def free_port():
