@@ -1,7 +1,8 @@
-"""A server under test: started on a free port with given options, ended and checked at the end."""
+"""A server under test: started on a free port with given options, ended and checked at the end; and Redis beside it."""
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -116,3 +117,31 @@ class Server:
             if " usage " in line:
                 records.append(dict(re.findall(r"(\w+)=(\"[^\"]*\"|\S+)", line.split(" usage ", 1)[1])))
         return records
+
+
+def wait_for(condition, what, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise AssertionError(f"never came: {what}")
+        time.sleep(0.05)
+
+
+class Redis:
+    """A Redis as README.md starts it, in a folder of its own."""
+
+    def __enter__(self):
+        self.folder, port = tempfile.mkdtemp(prefix="millrace-redis-"), free_port()
+        self.url = f"redis://127.0.0.1:{port}"
+        self.process = subprocess.Popen(
+            ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", self.folder, "--appendonly", "yes",
+             "--appendfsync", "always", "--aof-load-truncated", "no", "--maxmemory-policy", "noeviction"],
+            stdout=subprocess.DEVNULL)
+        wait_for(lambda: subprocess.run(["redis-cli", "-p", str(port), "ping"], capture_output=True).stdout == b"PONG\n",
+                 "Redis answers")
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)

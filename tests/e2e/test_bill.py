@@ -11,10 +11,9 @@ import signal
 import subprocess
 import tempfile
 import threading
-import time
 import unittest
 
-from harness import BINARY, NAME, Server, free_port
+from harness import BINARY, NAME, Redis, Server, free_port, wait_for
 
 ADMIN = "admin-secret"
 KEYLESS = {k: v for k, v in os.environ.items() if not k.startswith("MILLRACE_") or k.startswith("MILLRACE_TEST_")}
@@ -39,14 +38,6 @@ def chat(server, key, tokens=8, text="Say hi.", **more):
                        {"Authorization": f"Bearer {key}"})
 
 
-def wait_for(condition, what, seconds=30):
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            raise AssertionError(f"never came: {what}")
-        time.sleep(0.05)
-
-
 class Billed(Server):
     """A server that bills into folder, with an admin port."""
 
@@ -61,26 +52,6 @@ class Billed(Server):
         key = bill("key", "create", "--account", account, *self.at)[0].strip()
         wait_for(lambda: self.get("/v1/models", {"Authorization": f"Bearer {key}"})[0] == 200, "the key is known")
         return key
-
-
-class Redis:
-    """A Redis as the server demands it, on a Unix socket of its own folder."""
-
-    def __enter__(self):
-        self.folder = tempfile.mkdtemp(prefix="millrace-redis-")
-        self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}"
-        self.process = subprocess.Popen(
-            ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.folder, "--appendonly", "yes",
-             "--aof-load-truncated", "no", "--maxmemory-policy", "noeviction", "--save", ""], stdout=subprocess.DEVNULL)
-        wait_for(lambda: subprocess.run(["redis-cli", "-p", str(self.port), "ping"], capture_output=True).stdout == b"PONG\n",
-                 "Redis answers")
-        return self
-
-    def __exit__(self, *_):
-        self.process.kill()
-        self.process.wait()
-        shutil.rmtree(self.folder)
 
 
 class Bill(unittest.TestCase):

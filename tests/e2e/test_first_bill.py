@@ -9,12 +9,11 @@ import pathlib
 import shutil
 import subprocess
 import tempfile
-import time
 import unittest
 
 import openai
 
-from harness import BINARY, NAME, Server, free_port
+from harness import BINARY, NAME, Redis, Server, free_port, wait_for
 
 PACKAGE = 600  # tokens
 QUESTION = [{"role": "user", "content": "Tell me a story about a mill, a river and a clever miller."}]
@@ -25,28 +24,6 @@ def bill(*arguments, code=0, env=None):
     done = subprocess.run([BINARY, "bill", *arguments], capture_output=True, text=True, timeout=60, env={**os.environ, **(env or {})})
     assert done.returncode == code, f"bill {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}"
     return json.loads(done.stdout) if "--json" in arguments and code == 0 else done.stdout + done.stderr
-
-
-class Redis:
-    """As README.md starts it."""
-
-    def __enter__(self):
-        self.folder, port = tempfile.mkdtemp(prefix="first-bill-redis-"), free_port()
-        self.url = f"redis://127.0.0.1:{port}"
-        self.process = subprocess.Popen(
-            ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", self.folder, "--appendonly", "yes",
-             "--appendfsync", "always", "--aof-load-truncated", "no", "--maxmemory-policy", "noeviction"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for _ in range(500):
-            if subprocess.run(["redis-cli", "-p", str(port), "ping"], capture_output=True).stdout == b"PONG\n":
-                return self
-            time.sleep(0.02)
-        raise AssertionError("Redis did not answer in 10 s")
-
-    def __exit__(self, *_):
-        self.process.kill()
-        self.process.wait(30)
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class Sum:
@@ -78,14 +55,6 @@ def chat_until_empty(server, key, sums):
     raise AssertionError("the package never ran out")
 
 
-def eventually(check, what, seconds=30):
-    for _ in range(seconds * 20):
-        if check():
-            return
-        time.sleep(0.05)
-    raise AssertionError(what)
-
-
 class FirstBill(unittest.TestCase):
     def setUp(self):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="first-bill-"))
@@ -107,7 +76,7 @@ class FirstBill(unittest.TestCase):
         self.assertEqual(finish, "length")
         self.assertLessEqual(sums.units, PACKAGE * 1_000_000)
         # The ledger hears of a record a moment after the client.
-        eventually(lambda: self.balance(ledger, env)["used_units"] == sums.units,
+        wait_for(lambda: self.balance(ledger, env)["used_units"] == sums.units,
                    f"the ledger does not come to {sums.units}: {self.balance(ledger, env)}")
         self.assertEqual(self.balance(ledger, env)["overage_units"], 0)
 
