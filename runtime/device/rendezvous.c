@@ -507,7 +507,9 @@ static void beat_all(struct rendezvous *r, uint64_t now)
     r->beaten_ns = now;
     for (uint32_t i = 0; i < r->members_count; i++) {
         struct connection *c = &r->members[i];
-        if (c->fd >= 0 && signal_write(c, is_first(r), FRAME_BEAT, 0) != ST_OK) lose(r, c, "has ended");
+        if (c->fd < 0 || signal_write(c, is_first(r), FRAME_BEAT, 0) == ST_OK) continue;
+        hear(r, c); /* it may have said goodbye before it went */
+        if (c->fd >= 0) lose(r, c, "has ended");
     }
 }
 

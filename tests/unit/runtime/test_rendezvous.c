@@ -1,10 +1,11 @@
 /* Processes that meet, threads here, over loopback: all come, some do not, some are others than they say, strangers
- * talk nonsense, and afterwards some end or fall silent. */
+ * talk nonsense, and afterwards some end or fall silent. The .c is included to let one beat happen. */
 #include "tests/unit/unit.h"
 
 #include "runtime/base/clock.h"
 #include "runtime/base/hash.h"
 #include "runtime/base/random.h"
+#include "runtime/device/rendezvous.c"
 #include "runtime/device/rendezvous_wire.h"
 
 #include <arpa/inet.h>
@@ -33,20 +34,28 @@ static void on_end(void *state, const char *why)
     atomic_fetch_add(&p->ends, 1);
 }
 
-static uint16_t free_port(void)
+/* Bound for the program's life, so that neither another program nor the near end of a connection gets the port. Who
+ * sets SO_REUSEADDR may listen there all the same. */
+static int port_socket(uint16_t port)
 {
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int yes = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes), 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof at), 0);
+    return fd;
+}
+
+static uint16_t own_port(void)
+{
+    struct sockaddr_in at;
     socklen_t length = sizeof at;
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    assert_int_equal(bind(fd, (struct sockaddr *)&at, length), 0);
-    assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &length), 0);
-    close(fd);
+    assert_int_equal(getsockname(port_socket(0), (struct sockaddr *)&at, &length), 0);
     return ntohs(at.sin_port);
 }
 
 static void make(struct process *processes, uint32_t count, uint64_t join_ms)
 {
-    uint16_t port = free_port();
+    uint16_t port = own_port();
     memset(processes, 0, count * sizeof *processes);
     for (uint32_t i = 0; i < count; i++)
         processes[i].config = (struct rendezvous_config){.process = i,
@@ -124,38 +133,51 @@ static void test_rendezvous_meets(void **state)
 }
 
 /* One of three differs: it and process 0 say so; the third waits in vain. */
+enum { DIFFERENCES = 6, TAKEN = DIFFERENCES - 1 };
+
+static void differ(struct process *processes, uint32_t what)
+{
+    struct rendezvous_config *c = &processes[2].config;
+    make(processes, 3, 3000);
+    if (what != TAKEN) processes[1].config.join_ns = 60 * NS_PER_S; /* process 0 is the first to give up */
+    switch (what) {
+    case 0: c->secret = "another secret of some length"; break;
+    case 1: c->version = "0.1.1"; break;
+    case 2: c->config_hash[31] = 1; break;
+    case 3: c->model_hash[0] = 1; break;
+    case 4: c->processes = 4; break;
+    default: c->process = 1; break;
+    }
+}
+
+static void check_difference(const struct process *processes, uint32_t what)
+{
+    static const char *const words[] = {"launch secrets", "versions", "settings", "models", "how many", "that place"};
+    for (uint32_t i = 0; i < 3; i++) assert_true(processes[i].status != ST_OK && !processes[i].rendezvous);
+    assert_int_equal(processes[0].status, ST_TIMEOUT);
+    if (!strstr(processes[0].err.message, words[what]) || !strstr(processes[0].err.message, "2 of 3") ||
+        !strstr(processes[0].err.message, "missing: 2"))
+        fail_msg("process 0: %s", processes[0].err.message);
+    if (what != TAKEN) {
+        assert_int_equal(processes[2].status, ST_INVAL);
+        if (!strstr(processes[2].err.message, words[what])) fail_msg("process 2: %s", processes[2].err.message);
+        assert_int_equal(processes[1].status, ST_TIMEOUT);
+        if (!strstr(processes[1].err.message, "did not come in time")) fail_msg("%s", processes[1].err.message);
+    } else if (!strstr(processes[1].err.message, words[what]) && !strstr(processes[2].err.message, words[what])) {
+        fail_msg("neither knows that its place is taken: %s", processes[1].err.message);
+    }
+}
+
 static void test_rendezvous_refuses(void **state)
 {
     (void)state;
-    static const char *const words[] = {"launch secrets", "versions", "settings", "models", "how many", "that place"};
-    for (uint32_t what = 0; what < 6; what++) {
-        struct process processes[3];
-        make(processes, 3, 1500);
-        struct rendezvous_config *c = &processes[2].config;
-        switch (what) {
-        case 0: c->secret = "another secret of some length"; break;
-        case 1: c->version = "0.1.1"; break;
-        case 2: c->config_hash[31] = 1; break;
-        case 3: c->model_hash[0] = 1; break;
-        case 4: c->processes = 4; break;
-        default: c->process = 1; break;
-        }
-        for (uint32_t i = 0; i < 3; i++) begin(&processes[i]);
-        for (uint32_t i = 0; i < 3; i++) finish(&processes[i]);
-        for (uint32_t i = 0; i < 3; i++) assert_true(processes[i].status != ST_OK && !processes[i].rendezvous);
-        assert_int_equal(processes[0].status, ST_TIMEOUT);
-        if (!strstr(processes[0].err.message, words[what]) || !strstr(processes[0].err.message, "2 of 3") ||
-            !strstr(processes[0].err.message, "missing: 2"))
-            fail_msg("process 0: %s", processes[0].err.message);
-        if (what < 5) {
-            assert_int_equal(processes[2].status, ST_INVAL);
-            if (!strstr(processes[2].err.message, words[what])) fail_msg("process 2: %s", processes[2].err.message);
-            assert_int_equal(processes[1].status, ST_TIMEOUT);
-            if (!strstr(processes[1].err.message, "did not come in time")) fail_msg("%s", processes[1].err.message);
-        } else if (!strstr(processes[1].err.message, words[what]) && !strstr(processes[2].err.message, words[what])) {
-            fail_msg("neither knows that its place is taken: %s", processes[1].err.message);
-        }
-    }
+    static struct process processes[DIFFERENCES][3]; /* all at once: each waits out its time */
+    for (uint32_t what = 0; what < DIFFERENCES; what++) differ(processes[what], what);
+    for (uint32_t what = 0; what < DIFFERENCES; what++)
+        for (uint32_t i = 0; i < 3; i++) begin(&processes[what][i]);
+    for (uint32_t what = 0; what < DIFFERENCES; what++)
+        for (uint32_t i = 0; i < 3; i++) finish(&processes[what][i]);
+    for (uint32_t what = 0; what < DIFFERENCES; what++) check_difference(processes[what], what);
 }
 
 static void test_rendezvous_too_few(void **state)
@@ -197,10 +219,8 @@ static void test_rendezvous_settings(void **state)
     finish(&p);
     assert_int_equal(p.status, ST_INVAL);
     p.config.version = "1";
-    struct sockaddr_in at = {
-        .sin_family = AF_INET, .sin_port = htons(p.config.port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof at) | listen(fd, 1), 0);
+    int fd = port_socket(p.config.port);
+    assert_int_equal(listen(fd, 1), 0);
     begin(&p);
     finish(&p);
     assert_int_equal(p.status, ST_IO);
@@ -279,7 +299,8 @@ static void test_rendezvous_losses(void **state)
         finish(&processes[0]);
         finish(&processes[1]);
         assert_int_equal(processes[1].status, ST_OK);
-        for (int i = 0; i < 5; i++) assert_int_equal(signal_write(&c, false, FRAME_BEAT, 0), ST_OK);
+        for (int i = 0; i < 5 && harm != HARM_SILENCE; i++)
+            assert_int_equal(signal_write(&c, false, FRAME_BEAT, 0), ST_OK);
         memset(junk, 'x', sizeof junk);
         switch (harm) {
         case HARM_END: connection_close(&c); break;
@@ -301,6 +322,32 @@ static void test_rendezvous_losses(void **state)
         rendezvous_close(processes[0].rendezvous);
         rendezvous_close(processes[1].rendezvous);
     }
+}
+
+/* A goodbye is heard also where a beat fails first: who closes with something unread resets the connection. */
+static void test_rendezvous_goodbye_before_a_reset(void **state)
+{
+    (void)state;
+    int pair[2];
+    struct process told = {.ends = 0};
+    struct connection member = {.process = 1}, other = {.process = 1};
+    struct rendezvous r = {.config = {.processes = 2, .beat_ms = 1, .on_end = on_end, .state = &told},
+                           .members_count = 1,
+                           .members = &member,
+                           .mutex = PTHREAD_MUTEX_INITIALIZER};
+    struct error why = {""};
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+    member.fd = pair[0];
+    other.fd = pair[1];
+    beat_all(&r, NS_PER_S); /* never read */
+    assert_int_equal(rendezvous_state(&r, &why), RENDEZVOUS_RUNS);
+    assert_int_equal(signal_write(&other, false, FRAME_BYE, 1), ST_OK);
+    connection_close(&other);
+    beat_all(&r, 2 * NS_PER_S);
+    assert_int_equal(rendezvous_state(&r, &why), RENDEZVOUS_OVER);
+    assert_non_null(strstr(why.message, "process 1 has said goodbye"));
+    assert_int_equal(atomic_load(&told.ends), 1);
+    assert_int_equal(member.fd, -1);
 }
 
 /* ---- strangers ---- */
@@ -406,12 +453,10 @@ static void test_rendezvous_impostors(void **state)
                                         "has not proven", "no reason that this version knows"};
     for (int how = 0; how < 5; how++) {
         struct process processes[2];
-        struct impostor impostor = {.how = how, .listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
-        struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+        struct impostor impostor = {.how = how};
         pthread_t thread;
         make(processes, 2, 60000);
-        at.sin_port = htons(processes[0].config.port);
-        assert_int_equal(bind(impostor.listener, (struct sockaddr *)&at, sizeof at), 0);
+        impostor.listener = port_socket(processes[0].config.port);
         assert_int_equal(listen(impostor.listener, 1), 0);
         assert_int_equal(pthread_create(&thread, NULL, impostor_main, &impostor), 0);
         begin(&processes[1]);
@@ -432,7 +477,7 @@ int main(void)
         cmocka_unit_test(test_rendezvous_meets),     cmocka_unit_test(test_rendezvous_refuses),
         cmocka_unit_test(test_rendezvous_too_few),   cmocka_unit_test(test_rendezvous_settings),
         cmocka_unit_test(test_rendezvous_losses),    cmocka_unit_test(test_rendezvous_strangers),
-        cmocka_unit_test(test_rendezvous_impostors),
+        cmocka_unit_test(test_rendezvous_impostors), cmocka_unit_test(test_rendezvous_goodbye_before_a_reset),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
