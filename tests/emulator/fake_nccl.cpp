@@ -267,22 +267,31 @@ struct CollectiveGate : fk::Gate {
             if (g->fired) continue;
             for (const Call &c : g->calls) move(c);
         }
-        for (fk::Gate *other : all)
-            for (const Call &c : ((CollectiveGate *)other)->calls) forget(c);
+        for (fk::Gate *other : all) ((CollectiveGate *)other)->forget();
     }
 
-    /* The slot would outlive its gate. */
-    static void forget(const Call &c)
+    /* Where the call was posted, if it was. */
+    static Slot *place(const Call &c)
     {
         Clique *q = c.comm->clique;
         const int rank = c.comm->rank, n = q->ranks;
-        if (c.kind == SEND)
-            q->sends[(size_t)(rank * n + c.peer)][c.sequence].gate = nullptr;
-        else if (c.kind == RECEIVE)
-            q->receives[(size_t)(c.peer * n + rank)][c.sequence].gate = nullptr;
-        else
-            q->collectives[c.sequence][(size_t)rank].gate = nullptr;
+        if (c.kind < SEND)
+            return c.sequence < q->collectives.size() ? &q->collectives[c.sequence][(size_t)rank] : nullptr;
+        std::vector<Slot> &all =
+            c.kind == SEND ? q->sends[(size_t)(rank * n + c.peer)] : q->receives[(size_t)(c.peer * n + rank)];
+        return c.sequence < all.size() ? &all[c.sequence] : nullptr;
     }
+
+    void forget()
+    {
+        for (const Call &c : calls) {
+            Slot *slot = place(c);
+            if (slot && slot->gate == this) slot->gate = nullptr;
+        }
+    }
+
+    /* Before it has completed when its device broke. */
+    ~CollectiveGate() override { forget(); }
 };
 
 /* Gives the gate's calls their places among the other ranks'; for a captured graph at every launch. Locked. */

@@ -69,8 +69,10 @@ static void break_device(int device, cudaError_t error)
     Device &d = state().devices[(size_t)device];
     d.sticky = error;
     for (CUstream_st *s : d.streams) {
-        if (cs::have_tsan())
-            for (auto &op : s->queue) state().graveyard.push_back(op);
+        for (auto &op : s->queue) {
+            if (op->gate) op->gate->hangs = true; /* its peers wait until they abort */
+            if (cs::have_tsan()) state().graveyard.push_back(op);
+        }
         s->queue.clear();
         s->done = s->pushed;
     }
@@ -321,14 +323,12 @@ static bool run_gate(CUstream_st *s, Op &op, bool wait, Lock &l)
                                " waits in " + op.gate->describe() + ": a peer never posted its side");
             continue;
         }
-        bool ready = true;
-        for (Gate *g : set)
-            if (g != op.gate.get() && !g->fired && g->stream->done < g->index && !drive(g->stream, g->index, wait, l)) {
-                ready = false;
-                break;
-            }
-        if (!ready && !wait) return false;
-        if (ready && !op.gate->fired) gate_fire(op.gate.get(), set);
+        auto behind = std::find_if(set.begin(), set.end(),
+                                   [&](const Gate *g) { return g != op.gate.get() && g->stream->done < g->index; });
+        if (behind == set.end())
+            gate_fire(op.gate.get(), set);
+        else if (!drive((*behind)->stream, (*behind)->index, wait, l)) /* another thread may fire and free the set */
+            return false;
     }
     return true;
 }
@@ -562,7 +562,7 @@ API cudaEventDestroy(cudaEvent_t event)
 {
     Lock l(state().mutex);
     if (event->stream && !broken(event->stream)) drive(event->stream, event->count, true, l);
-    delete event;
+    if (!cs::have_tsan()) delete event; /* with its memory TSan would forget the order that later waits rely on */
     return cudaSuccess;
 }
 API cudaEventRecord(cudaEvent_t event, cudaStream_t stream)

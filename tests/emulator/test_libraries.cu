@@ -293,6 +293,37 @@ static void test_completed_by_the_peer()
     }
 }
 
+__global__ void k_nothing() {}
+
+/* A device breaks with its side of a collective posted: the peer gets nothing, and waits until it aborts. */
+static void test_broken_beside_a_collective()
+{
+    UniqueId id;
+    Rank r[RANKS];
+    cudaEvent_t event;
+    cudaStream_t other;
+    NEED(ncclGetUniqueId(&id));
+    for (int k = 0; k < RANKS; k++) rank_create(&r[k], k, id, false);
+    for (int k = 0; k < RANKS; k++) wait_ready(r[k].comm);
+    NEED(cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking));
+    NEED(ncclAllReduce(r[1].x, r[1].y, N, NCCL_F32, 0, r[1].comm, r[1].stream));
+    fault_sticky(cudaErrorIllegalAddress, 1);
+    (void)kx::launch(k_nothing, 1, 32, 0, other);
+    CHECK_EQUAL(cudaStreamSynchronize(other), cudaErrorIllegalAddress);
+    CHECK_EQUAL(cudaStreamSynchronize(r[1].stream), cudaErrorIllegalAddress);
+    NEED(cudaSetDevice(0));
+    NEED(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+    NEED(ncclAllReduce(r[0].x, r[0].y, N, NCCL_F32, 0, r[0].comm, r[0].stream));
+    NEED(cudaEventRecord(event, r[0].stream));
+    for (int i = 0; i < 5; i++) CHECK_EQUAL(cudaEventQuery(event), cudaErrorNotReady);
+    for (int k = 0; k < RANKS; k++) NEED(ncclCommAbort(r[k].comm));
+    NEED(cudaEventSynchronize(event));
+    NEED(cudaEventDestroy(event));
+    CHECK_EQUAL(cudaSetDevice(1), cudaErrorIllegalAddress);
+    NEED(cudaDeviceReset());
+    faults_clear();
+}
+
 /* One rank's collective never comes: both streams wait until both have aborted. */
 static void rank_hangs(int rank, UniqueId id)
 {
@@ -348,6 +379,7 @@ int main()
     test_products();
     both(rank_collectives);
     test_completed_by_the_peer();
+    test_broken_beside_a_collective();
     test_failures();
     both(rank_errors);
     faults_clear();

@@ -125,6 +125,28 @@ static void test_events_and_host_functions()
     NEED(cudaFree(p));
 }
 
+/* What waits for an event goes on doing so when the event is destroyed. */
+static void test_event_destroyed_while_waited_for()
+{
+    cudaStream_t other;
+    cudaEvent_t event;
+    int *p, back = 0;
+    NEED(cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking));
+    NEED(cudaMalloc((void **)&p, 128));
+    NEED(cudaMemsetAsync(p, 0, 128, stream));
+    NEED(kx::launch(k_add, 1, 32, 0, stream, p, 1));
+    NEED(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+    NEED(cudaEventRecord(event, stream));
+    NEED(cudaStreamWaitEvent(other, event, 0));
+    NEED(kx::launch(k_add, 1, 32, 0, other, p, 10));
+    NEED(cudaEventDestroy(event));
+    NEED(cudaMemcpyAsync(&back, p, 4, cudaMemcpyDeviceToHost, other));
+    NEED(cudaStreamSynchronize(other));
+    CHECK_EQUAL(back, 11);
+    NEED(cudaStreamDestroy(other));
+    NEED(cudaFree(p));
+}
+
 static void test_graphs_take_new_parameters()
 {
     int *p, *q, back[2];
@@ -289,6 +311,7 @@ int main()
     test_attributes();
     test_launch_limits();
     test_events_and_host_functions();
+    test_event_destroyed_while_waited_for();
     test_graphs_take_new_parameters();
     test_allocations_fail_one_by_one();
     test_launch_is_refused_once();
