@@ -1,4 +1,5 @@
-/* Collective operations among the ranks of one model (tensor parallelism): a table of operations, one object a rank.
+/* Collective operations among the ranks of one model (tensor parallelism, or the stages of its layers): a table of
+ * operations, one object a rank.
  *
  *   comm_local.c   CPU ranks: processes, or threads, over shared memory
  *   (CUDA ranks bring their own, which enqueue on a stream and report errors at the next wait)
@@ -29,6 +30,7 @@ struct comm_ops {
     enum status (*gather)(struct comm *comm, const void *part, size_t part_bytes, void *all, uint32_t root,
                           void *stream);
     enum status (*broadcast)(struct comm *comm, void *data, size_t size_bytes, uint32_t root, void *stream);
+    enum status (*pass)(struct comm *comm, void *data, size_t size_bytes, uint32_t from, uint32_t to, void *stream);
     enum status (*barrier)(struct comm *comm);
     void (*give_up)(struct comm *comm);
     void (*destroy)(struct comm *comm);
@@ -57,6 +59,12 @@ static inline enum status comm_gather(struct comm *comm, const void *part, size_
 static inline enum status comm_broadcast(struct comm *comm, void *data, size_t size_bytes, uint32_t root, void *stream)
 {
     return comm->ops->broadcast(comm, data, size_bytes, root, stream);
+}
+/* data becomes from's on the rank `to`. All ranks call it (C1); of the others data may be NULL. */
+static inline enum status comm_pass(struct comm *comm, void *data, size_t size_bytes, uint32_t from, uint32_t to,
+                                    void *stream)
+{
+    return comm->ops->pass(comm, data, size_bytes, from, to, stream);
 }
 /* Returns when all ranks are here. */
 static inline enum status comm_barrier(struct comm *comm)

@@ -17,7 +17,7 @@
 
 enum { MAGIC = 0x636f6d6d, LINE = 64 };
 
-enum kind { KIND_ALL_REDUCE = 1, KIND_GATHER, KIND_BROADCAST, KIND_BARRIER };
+enum kind { KIND_ALL_REDUCE = 1, KIND_GATHER, KIND_BROADCAST, KIND_PASS, KIND_BARRIER };
 
 struct shared { /* the header; shared by processes */
     uint32_t magic, ranks;
@@ -59,11 +59,16 @@ static void advance(struct shared *shared)
     if (atomic_load(&shared->sleepers)) syscall(SYS_futex, &shared->meetings, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
 }
 
-static void abort_all(struct comm *comm)
+void comm_local_abort(void *memory)
 {
-    struct shared *shared = local_of(comm)->shared;
+    struct shared *shared = memory;
     atomic_store(&shared->aborted, 1);
     advance(shared); /* a barrier that is not complete ends: all look at `aborted` behind it */
+}
+
+static void abort_all(struct comm *comm)
+{
+    comm_local_abort(local_of(comm)->shared);
 }
 
 static bool is_aborted(const struct local *local)
@@ -190,19 +195,30 @@ static enum status gather(struct comm *comm, const void *part, size_t part_bytes
     return ST_OK;
 }
 
-static enum status broadcast(struct comm *comm, void *data, size_t size_bytes, uint32_t root, void *stream)
+/* data of rank `from` to those that want it. `whole` says what is done, but for the piece. */
+static enum status hand_over(struct local *local, struct note whole, uint32_t from, bool wanted, void *data)
 {
-    struct local *local = local_of(comm);
-    bool own = root == comm->rank;
-    (void)stream;
-    for (size_t offset = 0; offset < size_bytes; offset += local->slot_bytes) {
-        size_t bytes = piece_of(local, size_bytes - offset);
-        uint8_t *piece = (uint8_t *)data + offset;
-        TRY(exchange(local, (struct note){KIND_BROADCAST, root, offset, bytes}, own ? piece : NULL));
-        if (!own) memcpy(piece, slot_of(local, root), bytes);
+    bool own = from == local->comm.rank;
+    for (size_t offset = 0; offset < whole.size_bytes; offset += local->slot_bytes) {
+        struct note note = {whole.kind, whole.root, offset, piece_of(local, whole.size_bytes - offset)};
+        TRY(exchange(local, note, own ? (const uint8_t *)data + offset : NULL));
+        if (wanted && !own) memcpy((uint8_t *)data + offset, slot_of(local, from), note.size_bytes);
         turn_over(local);
     }
     return ST_OK;
+}
+
+static enum status broadcast(struct comm *comm, void *data, size_t size_bytes, uint32_t root, void *stream)
+{
+    (void)stream;
+    return hand_over(local_of(comm), (struct note){KIND_BROADCAST, root, 0, size_bytes}, root, true, data);
+}
+
+static enum status pass(struct comm *comm, void *data, size_t size_bytes, uint32_t from, uint32_t to, void *stream)
+{
+    struct note note = {KIND_PASS, from * comm->ranks + to, 0, size_bytes};
+    (void)stream;
+    return hand_over(local_of(comm), note, from, to == comm->rank, data);
 }
 
 static enum status barrier(struct comm *comm)
@@ -238,7 +254,7 @@ void comm_local_prepare(void *memory, uint32_t ranks, size_t slot_bytes)
 
 enum status comm_local_join(void *memory, const struct comm_local_config *config, struct comm **comm)
 {
-    static const struct comm_ops ops = {all_reduce, gather, broadcast, barrier, abort_all, destroy};
+    static const struct comm_ops ops = {all_reduce, gather, broadcast, pass, barrier, abort_all, destroy};
     struct shared *shared = memory;
     if (shared->magic != MAGIC || shared->ranks != config->ranks || shared->slot_bytes != config->slot_bytes ||
         config->rank >= config->ranks || config->slot_bytes == 0 || config->slot_bytes % LINE)

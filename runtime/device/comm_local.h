@@ -34,6 +34,9 @@ void comm_local_prepare(void *memory, uint32_t ranks, size_t slot_bytes);
  * was not prepared for such ranks and sizes. */
 NODISCARD enum status comm_local_join(void *memory, const struct comm_local_config *config, struct comm **comm);
 
+/* As comm_abort, for all who have joined the memory; of who is none of them. Any thread. */
+void comm_local_abort(void *memory);
+
 /* Shared memory that can be passed to another process: a memfd of the size, zeroed and mapped. ST_NOMEM. Release with
  * comm_memory_unmap; fd is the caller's. */
 NODISCARD enum status comm_memory_create(size_t size_bytes, int *fd, void **memory);

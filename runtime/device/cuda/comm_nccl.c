@@ -52,6 +52,12 @@ static enum status broadcast(struct comm *comm, void *data, size_t size_bytes, u
     return ST_INVAL; /* all ranks draw from the same gathered logits */
 }
 
+static enum status pass(struct comm *comm, void *data, size_t size_bytes, uint32_t from, uint32_t to, void *stream)
+{
+    (void)comm, (void)data, (void)size_bytes, (void)from, (void)to, (void)stream;
+    return ST_INVAL; /* layers are not divided over GPUs */
+}
+
 static enum status barrier(struct comm *comm)
 {
     (void)comm;
@@ -116,7 +122,7 @@ static enum status meet(struct comm_nccl *own, const atomic_bool *stop, struct e
 enum status comm_nccl_create(const struct nccl_table *nccl, const struct nccl_id *id, uint32_t rank, uint32_t ranks,
                              const atomic_bool *stop, struct comm **comm, struct error *err)
 {
-    static const struct comm_ops ops = {all_reduce, gather, broadcast, barrier, give_up, destroy};
+    static const struct comm_ops ops = {all_reduce, gather, broadcast, pass, barrier, give_up, destroy};
     struct nccl_config config = {sizeof config, NCCL_CONFIG_MAGIC, NCCL_CONFIG_VERSION, 0};
     struct comm_nccl *own = mem_alloc(1, sizeof *own);
     if (!own) return error_set(err, ST_NOMEM, "no memory for a communicator");

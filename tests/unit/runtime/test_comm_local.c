@@ -65,7 +65,7 @@ static void *random_rank(void *state)
     float own[VALUES_MAX], other[VALUES_MAX], expected[VALUES_MAX];
     static _Thread_local float all[RANKS * VALUES_MAX];
     for (uint64_t round = 0; round < ROUNDS; round++) {
-        uint64_t what = random_next(&seed) % 4;
+        uint64_t what = random_next(&seed) % 5;
         size_t count = (size_t)(random_next(&seed) % VALUES_MAX);
         uint32_t root = (uint32_t)(random_next(&seed) % (RANKS + 1));
         values_of(round, comm->rank, own, count);
@@ -91,6 +91,14 @@ static void *random_rank(void *state)
             values_of(round, root, expected, count);
             if (comm_broadcast(comm, own, count * sizeof *own, root, NULL) != ST_OK) return "broadcast failed";
             if (memcmp(own, expected, count * sizeof *own) != 0) return "broadcast gave something else";
+        } else if (what == 3) { /* also to itself */
+            uint32_t to = (uint32_t)(random_next(&seed) % RANKS);
+            root %= RANKS;
+            bool involved = comm->rank == root || comm->rank == to;
+            values_of(round, comm->rank == to ? root : comm->rank, expected, count);
+            if (comm_pass(comm, involved ? own : NULL, count * sizeof *own, root, to, NULL) != ST_OK)
+                return "pass failed";
+            if (memcmp(own, expected, count * sizeof *own) != 0) return "passed something else";
         } else if (comm_barrier(comm) != ST_OK) {
             return "barrier failed";
         }
