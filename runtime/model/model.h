@@ -64,11 +64,13 @@ struct model_weights {
     struct layer_weights *layers; /* (L) */
 };
 
-/* Where a part of a model (model_shard.h) stands in the whole: what a device of tensor parallelism must know besides
- * the part's spec and views. All zero: the model is whole. */
+/* Where a part of a model (model_shard.h, model_stage.h) stands in the whole: what a device of several ranks must know
+ * besides the part's spec and views. All zero: the model is whole. */
 struct model_part {
     const struct model *whole; /* owns the file */
-    uint32_t rank, ranks;      /* ranks >= 2 */
+    uint32_t rank, ranks;      /* of its stage; 1: its matrices are whole */
+    uint32_t stage, stages;    /* 0 or 1 stages: it has all layers */
+    uint32_t layers_begin;     /* of the whole's layers, the first of the part's spec.layers */
     uint32_t heads_begin;      /* of the whole model's query heads, the first of the part's spec.heads */
     uint32_t kv_heads_begin;   /* the same for KV heads; ranks may share one */
     uint32_t ff_begin;         /* of the whole's feed-forward inputs, the first of the part's ff_width */
@@ -81,7 +83,7 @@ struct model_part {
 };
 
 struct model {
-    struct model_spec spec; /* of a part: its own heads, widths and vocabulary rows */
+    struct model_spec spec; /* of a part: its own heads, widths, vocabulary rows and layers */
     struct vocab vocab;
     struct model_weights weights;
     const char *chat_template; /* NUL-terminated, or NULL */

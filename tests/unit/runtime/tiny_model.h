@@ -11,7 +11,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { TINY_LAYERS = 2, TINY_EXPERTS_MAX = 9, TINY_TENSORS_MAX = 128, TINY_TOKENS_MAX = 320 };
+enum { TINY_LAYERS = 2, TINY_LAYERS_MAX = 5, TINY_EXPERTS_MAX = 9, TINY_TENSORS_MAX = 256, TINY_TOKENS_MAX = 320 };
 
 /* A Llama, in part: a test adds .heads, .head_size, .rope_size, .attention_scale, .ff_width, .vocab, .context_max. */
 #define TINY_SPEC                                                                                                      \
@@ -49,8 +49,8 @@ static inline struct model_spec tiny_mixture(struct model_spec spec)
 
 struct tiny_model {
     struct model model;
-    struct layer_weights layers[TINY_LAYERS];
-    struct expert_weights experts[TINY_LAYERS][TINY_EXPERTS_MAX];
+    struct layer_weights layers[TINY_LAYERS_MAX];
+    struct expert_weights experts[TINY_LAYERS_MAX][TINY_EXPERTS_MAX];
     void *owned[TINY_TENSORS_MAX];
     uint32_t owned_count;
     uint64_t seed;
@@ -95,12 +95,12 @@ static struct tensor_view tiny_vector(struct tiny_model *tiny, uint32_t cols, fl
 
 /* Fills the weights for tiny->model.spec. type: of matrices; V gets another where q8_v is set, so that a phase has two.
  */
-static void tiny_make(struct tiny_model *tiny, const struct model_spec *spec, enum tensor_type type, bool q8_v,
-                      bool factors)
+static void tiny_make_layers(struct tiny_model *tiny, const struct model_spec *spec, uint32_t layers,
+                             enum tensor_type type, bool q8_v, bool factors)
 {
     *tiny = (struct tiny_model){.seed = 18};
     tiny->model.spec = *spec;
-    tiny->model.spec.layers = TINY_LAYERS;
+    tiny->model.spec.layers = layers;
     struct model_weights *w = &tiny->model.weights;
     uint32_t E = spec->width, Q = spec->heads * spec->head_size, KV = spec->kv_heads * spec->head_size;
     w->layers = tiny->layers;
@@ -109,7 +109,7 @@ static void tiny_make(struct tiny_model *tiny, const struct model_spec *spec, en
     w->final_norm = tiny_vector(tiny, E, 0.5f, 1.5f, "final_norm");
     if (factors) w->rope_factors = tiny_vector(tiny, spec->rope_size / 2, 1, 8, "rope_factors");
     if (spec->rope_switch) w->rope_factors_long = tiny_vector(tiny, spec->rope_size / 2, 1, 8, "rope_factors_long");
-    for (uint32_t l = 0; l < TINY_LAYERS; l++) {
+    for (uint32_t l = 0; l < layers; l++) {
         struct layer_weights *layer = &tiny->layers[l];
         layer->attn_norm = tiny_vector(tiny, E, 0.5f, 1.5f, "attn_norm");
         layer->ffn_norm = tiny_vector(tiny, E, 0.5f, 1.5f, "ffn_norm");
@@ -145,6 +145,12 @@ static void tiny_make(struct tiny_model *tiny, const struct model_spec *spec, en
             layer->k_norm = tiny_vector(tiny, spec->head_size, 0.5f, 1.5f, "k_norm");
         }
     }
+}
+
+static __attribute__((unused)) void tiny_make(struct tiny_model *tiny, const struct model_spec *spec,
+                                              enum tensor_type type, bool q8_v, bool factors)
+{
+    tiny_make_layers(tiny, spec, TINY_LAYERS, type, q8_v, factors);
 }
 
 static void tiny_free(struct tiny_model *tiny)
