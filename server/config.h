@@ -62,6 +62,7 @@ struct config {
     char *kv_cache_dtype;             /* --kv-cache-dtype auto|bf16|int8|fp8 */
     char *device;                     /* --device auto|cpu|cuda */
     uint32_t tensor_parallel_size;    /* --tensor-parallel-size */
+    uint32_t pipeline_parallel_size;  /* --pipeline-parallel-size */
     char *dtype;                      /* --dtype auto|bf16|fp8 */
     double gpu_memory_utilization;    /* --gpu-memory-utilization */
     char *matmul_file;                /* --matmul-file FILE */

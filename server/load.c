@@ -91,6 +91,11 @@ static uint32_t ranks_of(const struct config *config)
     return config->tensor_parallel_size ? config->tensor_parallel_size : 1; /* tests leave it */
 }
 
+static uint32_t stages_of(const struct config *config)
+{
+    return config->pipeline_parallel_size ? config->pipeline_parallel_size : 1;
+}
+
 static bool is_kv_int8(const struct config *config)
 {
     return !strcmp(config->kv_cache_dtype, "int8");
@@ -111,6 +116,9 @@ static enum status check_device_options(const struct config *config, bool cuda, 
     if (cuda && (is_exact(config) || is_kv_int8(config)))
         return error_set(err, ST_INVAL, "%s is of the CPU device: leave it away, or give --device cpu",
                          is_exact(config) ? "--numerics exact" : "--kv-cache-dtype int8");
+    if (cuda && stages_of(config) > 1)
+        return error_set(err, ST_INVAL,
+                         "--pipeline-parallel-size is of the CPU device: leave it away, or give --device cpu");
     if (!cuda && (!strcmp(kv, "fp8") || strcmp(config->dtype, "auto") != 0))
         return error_set(err, ST_INVAL, "--%s %s is of the CUDA device, and this runs on the CPU",
                          !strcmp(kv, "fp8") ? "kv-cache-dtype" : "dtype", !strcmp(kv, "fp8") ? kv : config->dtype);
@@ -123,7 +131,8 @@ static enum status check_device_options(const struct config *config, bool cuda, 
 static bool wants_cpu(const struct config *config)
 {
     return !strcmp(config->device, "cpu") ||
-           (!strcmp(config->device, "auto") && (is_exact(config) || is_kv_int8(config) || config->models.count > 1));
+           (!strcmp(config->device, "auto") &&
+            (is_exact(config) || is_kv_int8(config) || config->models.count > 1 || stages_of(config) > 1));
 }
 
 /* Where the configuration's models run; a log line when --device auto found a GPU's driver or library missing. */
@@ -181,8 +190,8 @@ enum status load_open(const struct config *config, const char *path, struct load
     }
     if (loaded->on_cuda) return ST_OK; /* its memory is the GPU's */
     enum numerics numerics = is_exact(config) ? NUMERICS_EXACT : NUMERICS_FAST;
-    uint64_t block_bytes =
-        device_ranks_kv_block_bytes(loaded->model, ranks_of(config), numerics, is_kv_int8(config), err);
+    uint64_t block_bytes = device_ranks_kv_block_bytes(loaded->model, ranks_of(config), stages_of(config), numerics,
+                                                       is_kv_int8(config), err);
     if (block_bytes == 0) { /* it does not divide into so many parts */
         load_free(loaded);
         return ST_INVAL;
@@ -195,8 +204,9 @@ enum status load_open(const struct config *config, const char *path, struct load
 static enum status build_ranks(const struct config *config, const struct device_config *settings, struct loaded *loaded,
                                struct progress *progress, struct error *err)
 {
-    struct device_ranks_config ranks = {.device = *settings, .ranks = ranks_of(config), .model_path = loaded->path};
-    ranks.device.threads = settings->threads / ranks.ranks; /* together as many as one process has */
+    struct device_ranks_config ranks = {
+        .device = *settings, .ranks = ranks_of(config), .stages = stages_of(config), .model_path = loaded->path};
+    ranks.device.threads = settings->threads / ranks.ranks; /* those of a stage together: stages work by turns */
     if (ranks.device.threads == 0) ranks.device.threads = 1;
     return device_ranks_create(loaded->model, &ranks, show_progress, progress, &loaded->device, err);
 }
@@ -255,7 +265,7 @@ static enum status build_device(const struct config *config, uint64_t kv_bytes, 
         .context_max = loaded->context_max,
     };
     TRY(cpu_path_parse(config->cpu_path, &settings.path, err));
-    if (ranks_of(config) > 1) return build_ranks(config, &settings, loaded, &progress, err);
+    if (ranks_of(config) * stages_of(config) > 1) return build_ranks(config, &settings, loaded, &progress, err);
     return device_cpu_create(loaded->model, &settings, show_progress, &progress, &loaded->device, err);
 }
 

@@ -102,6 +102,7 @@ struct device_config {
     uint32_t context_max; /* positions a sequence may reach */
     struct comm
         *comm; /* of a model's part (model_shard.h) among the ranks of all parts, which it outlives; else NULL */
+    struct comm *stages; /* the same among the stages of its layers (model_stage.h) */
 };
 
 /* Called while weights are packed, with bytes done and in all. The caller's thread. */
@@ -111,8 +112,8 @@ typedef void (*device_progress_fn)(void *state, size_t done_bytes, size_t total_
  * released afterwards. ST_NOMEM, ST_INVAL (err names the tensor or setting). The caller owns the device.
  *
  * A device of a part runs every step together with those of the other parts, which are given the same batches in the
- * same order and have as many KV blocks. Rows are chosen by rank 0; other ranks leave results as they are and look at
- * no params. When the comm fails the device is lost: ST_DEVICE, for this step and all after it. */
+ * same order and have as many KV blocks. Rows are chosen by rank 0 of stage 0; others leave results as they are and
+ * look at no params. When the comm fails the device is lost: ST_DEVICE, for this step and all after it. */
 NODISCARD enum status device_cpu_create(const struct model *model, const struct device_config *config,
                                         device_progress_fn progress, void *progress_state, struct device **device,
                                         struct error *err);

@@ -26,7 +26,8 @@ static void step_thread(void *state, uint32_t thread_idx)
     struct device_cpu *cpu = state;
     cpu->threads[thread_idx].lap_ticks = tick_count();
     device_cpu_run_layers(state, thread_idx);
-    device_cpu_run_rows(state, thread_idx);
+    if (cpu->stages) device_cpu_pass_rows(state, thread_idx);
+    if (cpu->has_head) device_cpu_run_rows(state, thread_idx);
 }
 
 /* The tokens that the last layer needs, and where each row finds its own. */
@@ -91,6 +92,12 @@ static enum status check_config(const struct model *model, const struct device_c
                               : comm != NULL) {
         return error_set(err, ST_INVAL, "the model's part is rank %u of %u, its comm another", model->part.rank,
                          model->part.ranks);
+    }
+    const struct comm *stages = config->stages;
+    if (model->part.stages > 1 ? !stages || stages->rank != model->part.stage || stages->ranks != model->part.stages
+                               : stages != NULL) {
+        return error_set(err, ST_INVAL, "the model's part is stage %u of %u, its comm another", model->part.stage,
+                         model->part.stages);
     }
     if (!cpu_path_supported(config->path)) {
         return error_set(err, ST_INVAL, "this CPU cannot run the path %s", cpu_path_name(config->path));
@@ -161,12 +168,12 @@ static size_t place_scratch(struct device_cpu *cpu, uint8_t *base)
     const struct model_spec *s = &cpu->spec;
     const struct device_info *info = &cpu->device.info;
     uint32_t most = max_of(info->tokens_max, info->rows_max);
-    size_t N = info->tokens_max, used = 0;
+    size_t N = info->tokens_max, used = 0, marks = cpu->stages ? N : 0;
     size_t row = max_of(max_of(s->width, s->heads * s->head_size), max_of(s->ff_width, s->head_size));
 #define TAKE(pointer, bytes) ((pointer) = base ? (void *)(base + used) : NULL, used += aligned(bytes))
     cpu->act_slot_bytes = act_bytes_max(cpu, most);
     cpu->act_private_slot_bytes = act_bytes_max(cpu, PRIVATE_ROWS_MAX);
-    TAKE(cpu->x, N * s->width * sizeof(float));
+    TAKE(cpu->x, N * s->width * sizeof(float) + marks);
     TAKE(cpu->qkv, N * (s->heads + 2 * s->kv_heads) * s->head_size * sizeof(float));
     TAKE(cpu->attended, N * s->heads * s->head_size * sizeof(float));
     TAKE(cpu->down_acts, down_acts_bytes(cpu, info->tokens_max));
@@ -181,7 +188,7 @@ static size_t place_scratch(struct device_cpu *cpu, uint8_t *base)
     TAKE(routes->rows, items * sizeof *routes->rows);
     TAKE(routes->shares, items * sizeof *routes->shares);
     TAKE(routes->tokens, items * sizeof *routes->tokens);
-    uint32_t logit_rows = LOGIT_ROWS * (info->rows_max > LOGIT_ROWS ? LOGIT_BUFFERS : 1);
+    uint32_t logit_rows = !cpu->has_head ? 0 : LOGIT_ROWS * (info->rows_max > LOGIT_ROWS ? LOGIT_BUFFERS : 1);
     cpu->logits_stride = logits_stride(cpu->vocab_stride);
     cpu->highest_stride = (sample_units(s->vocab) + 15) & ~15u;
     TAKE(cpu->logits, logit_rows * cpu->logits_stride * sizeof(float));
@@ -196,12 +203,12 @@ static size_t place_scratch(struct device_cpu *cpu, uint8_t *base)
         TAKE(plan->pending, device_cpu_divided_max(cpu) * sizeof *plan->pending);
     }
     TAKE(cpu->partials, device_cpu_partials_floats(cpu) * sizeof(float));
-    TAKE(cpu->last_x, (size_t)info->rows_max * s->width * sizeof(float));
+    TAKE(cpu->last_x, (size_t)info->rows_max * s->width * sizeof(float) + marks);
     TAKE(cpu->last_tokens, info->rows_max * sizeof *cpu->last_tokens);
     TAKE(cpu->last_of_row, info->rows_max * sizeof *cpu->last_of_row);
     TAKE(cpu->next_item, (s->layers + info->rows_max / LOGIT_ROWS + 1) * sizeof *cpu->next_item);
     if (cpu->comm) {
-        size_t rows = cpu->comm->rank == 0 ? LOGIT_ROWS : 0;
+        size_t rows = cpu->has_head && cpu->comm->rank == 0 ? LOGIT_ROWS : 0;
         cpu->whole_stride = logits_stride(cpu->vocab);
         cpu->whole_highest_stride = (sample_units(cpu->vocab) + 15) & ~15u;
         TAKE(cpu->ranks_bad, N * (cpu->comm->ranks + 1));
@@ -217,8 +224,8 @@ static size_t place_scratch(struct device_cpu *cpu, uint8_t *base)
         TAKE(own->attention,
              attention_scratch_floats(cpu->kv_layout.type, s->heads / s->kv_heads, s->head_size) * sizeof(float));
         TAKE(own->acts, ACT_KINDS_MAX * cpu->act_private_slot_bytes);
-        TAKE(sampler, sampler_bytes(cpu->vocab));
-        if (base) sampler_init(&own->sampler, cpu->path, cpu->vocab, sampler);
+        TAKE(sampler, cpu->has_head ? sampler_bytes(cpu->vocab) : 0);
+        if (base && cpu->has_head) sampler_init(&own->sampler, cpu->path, cpu->vocab, sampler);
     }
 #undef TAKE
     return used;
@@ -271,6 +278,10 @@ enum status device_cpu_create(const struct model *model, const struct device_con
     cpu->context_max = config->context_max;
     cpu->ropes = cpu->spec.has_window_rope ? 2 : 1;
     cpu->comm = config->comm;
+    cpu->stages = config->stages;
+    cpu->has_head = !cpu->stages || cpu->stages->rank == 0;
+    bool is_end = !cpu->stages || cpu->stages->rank + 1 == cpu->stages->ranks;
+    cpu->last_layer = is_end ? cpu->spec.layers - 1 : UINT32_MAX;
     bool is_part = cpu->comm != NULL;
     cpu->vocab = is_part ? model->part.vocab : cpu->spec.vocab;
     cpu->vocab_begin = is_part ? model->part.vocab_begin : 0;

@@ -156,7 +156,7 @@ void device_cpu_attend(struct device_cpu *cpu, uint32_t thread_idx, uint32_t l)
 {
     const struct attention_plan *plan = &cpu->plans[cpu->layers[l].windowed];
     uint32_t heads = cpu->spec.kv_heads, items = plan->tiles_count * heads;
-    bool last = l + 1 == cpu->spec.layers;
+    bool last = l == cpu->last_layer;
     for (;;) {
         uint32_t item = atomic_fetch_add_explicit(&cpu->next_item[l], 1, memory_order_relaxed);
         if (item >= items) break;

@@ -1,6 +1,6 @@
 /* The parts of the CPU device, shared by its files alone: device_cpu.c (life), device_cpu_weights.c (plan, pack),
  * device_cpu_step.c (the layers), device_cpu_attention.c (theirs), device_cpu_experts.c (mixtures of experts),
- * device_cpu_rows.c (logits and sampling). README.md draws the step.
+ * device_cpu_rows.c (logits and sampling), device_cpu_stages.c (some of the layers). README.md draws the step.
  *
  * D1. Everything is taken in device_cpu_create; a step only reads and writes it.
  * D2. A thread owns panels (their columns of every matrix, packed and multiplied by it), rows while activations are
@@ -99,6 +99,9 @@ struct device_cpu {
     bool apart; /* what attention and feed-forward give is normed, scaled or summed before it is added: y comes first */
 
     struct comm *comm;                   /* of the ranks, or NULL */
+    struct comm *stages;                 /* of the stages, or NULL: all layers are here */
+    bool has_head;                       /* and embedding and final norm: stage 0 */
+    uint32_t last_layer;                 /* index of the model's last, or UINT32_MAX: another stage has it */
     uint32_t experts_begin, experts_end; /* whose weights this rank has */
     bool lost;                           /* it failed. Written by thread 0 before a barrier */
     uint32_t vocab;                      /* of the whole model */
@@ -110,7 +113,7 @@ struct device_cpu {
 
     uint8_t *scratch;
     size_t scratch_bytes;
-    float *x;        /* (N, E) residual stream */
+    float *x;        /* (N, E) residual stream; with stages (N) marks behind the rows, as behind last_x */
     float *qkv;      /* (N, (H + 2 KH) D) */
     float *attended; /* (N, H D) */
     float *y;        /* (N, E) what attention or feed-forward gives, where it cannot be added at once; or NULL */
@@ -231,6 +234,11 @@ void device_cpu_mark_bad(struct device_cpu *cpu, uint32_t token);
 /* Makes of data (count) its sum over the ranks. All threads, after a barrier; ends with one. When it fails cpu->lost is
  * set, the same for all threads from then on. */
 void device_cpu_sum_ranks(struct device_cpu *cpu, uint32_t thread_idx, float *data, size_t count);
+
+/* Stages. Takes x and the marks from the stage before: thread 0, before a barrier. Passes them to the next, or on
+ * stage 0 also takes the rows with logits from the last: all threads, as device_cpu_sum_ranks. */
+void device_cpu_take_rows(struct device_cpu *cpu);
+void device_cpu_pass_rows(struct device_cpu *cpu, uint32_t thread_idx);
 
 /* team_fn: the layers of a step, then logits and sampling of its rows. */
 void device_cpu_run_layers(struct device_cpu *cpu, uint32_t thread_idx);

@@ -64,29 +64,42 @@ static float *angles_of(const struct device_cpu *cpu, uint32_t token, uint32_t r
     return cpu->angles + ((size_t)token * cpu->ropes + rope) * 2 * cpu->spec.rope_size;
 }
 
-static void embed(struct device_cpu *cpu, uint32_t thread_idx)
+static void embed(struct device_cpu *cpu, uint32_t token)
+{
+    const struct model_spec *s = &cpu->spec;
+    float *x = cpu->x + (size_t)token * s->width;
+    uint32_t row = cpu->batch->tokens[token] - cpu->vocab_begin; /* of another rank, before or after, it is too large */
+    if (row < s->vocab)
+        matmul_unpack_row(&cpu->embed, row, x);
+    else
+        memset(x, 0, s->width * sizeof *x);
+    for (uint32_t e = 0; s->embedding_scale != 1 && e < s->width; e++) x[e] *= s->embedding_scale;
+    cpu->bad[token] = 0;
+}
+
+/* The residual stream that the layers here begin with, and RoPE's angles. */
+static void begin(struct device_cpu *cpu, uint32_t thread_idx)
 {
     const struct model_spec *s = &cpu->spec;
     const struct batch *batch = cpu->batch;
     struct span rows = span_of(batch->tokens_count, thread_idx, cpu->threads_count);
     enum rope_pairs pairs = s->rope == ROPE_INTERLEAVED ? ROPE_PAIRS_INTERLEAVED : ROPE_PAIRS_HALVES;
     for (uint32_t n = rows.begin; n < rows.end; n++) {
-        float *x = cpu->x + (size_t)n * s->width;
-        uint32_t row = batch->tokens[n] - cpu->vocab_begin; /* of another rank, before or after, it is too large */
-        if (row < s->vocab)
-            matmul_unpack_row(&cpu->embed, row, x);
-        else
-            memset(x, 0, s->width * sizeof *x);
-        for (uint32_t e = 0; s->embedding_scale != 1 && e < s->width; e++) x[e] *= s->embedding_scale;
+        if (cpu->has_head) embed(cpu, n);
         for (uint32_t i = 0; i < cpu->ropes; i++) {
             float *angles = angles_of(cpu, n, i), magnitude = i ? s->rope_window.magnitude : s->rope_main.magnitude;
             rope_angles(angles, angles + s->rope_size, pairs, s->rope_size, cpu->frequencies[i], magnitude,
                         batch->positions[n]);
         }
-        cpu->bad[n] = 0;
+    }
+    if (thread_idx == 0 && !cpu->has_head) {
+        phase_end(cpu, thread_idx, PHASE_EMBED);
+        device_cpu_take_rows(cpu);
+        phase_end(cpu, thread_idx, PHASE_RANKS);
     }
     phase_meet(cpu, thread_idx, PHASE_EMBED);
-    if (cpu->comm) device_cpu_sum_ranks(cpu, thread_idx, cpu->x, (size_t)batch->tokens_count * s->width);
+    if (cpu->comm && cpu->has_head)
+        device_cpu_sum_ranks(cpu, thread_idx, cpu->x, (size_t)batch->tokens_count * s->width);
 }
 
 static void add(float *restrict x, const float *restrict y, uint32_t count)
@@ -293,10 +306,10 @@ static void phase_down(struct device_cpu *cpu, uint32_t thread_idx, const struct
 
 void device_cpu_run_layers(struct device_cpu *cpu, uint32_t thread_idx)
 {
-    embed(cpu, thread_idx);
+    begin(cpu, thread_idx);
     for (uint32_t l = 0; l < cpu->spec.layers && !cpu->lost; l++) {
         const struct cpu_layer *layer = &cpu->layers[l];
-        const struct live_rows *live = l + 1 < cpu->spec.layers ? &cpu->all : &cpu->last;
+        const struct live_rows *live = l == cpu->last_layer ? &cpu->last : &cpu->all;
         phase_qkv(cpu, thread_idx, l);
         if (live->count == 0) break;
         device_cpu_attend(cpu, thread_idx, l);

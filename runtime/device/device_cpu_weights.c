@@ -122,12 +122,14 @@ static enum status plan(struct device_cpu *cpu, const struct model_weights *from
 {
     const struct model_spec *s = &cpu->spec;
     const struct tensor_view *head = s->tied_head ? &from->embed : &from->head;
-    TRY(plan_matrix(cpu, &from->embed, s->vocab, s->width, &cpu->embed, err));
-    TRY(plan_matrix(cpu, head, s->vocab, s->width, &cpu->head, err));
-    TRY(check_shape(&from->final_norm, 1, s->width, err));
+    if (cpu->has_head) {
+        TRY(plan_matrix(cpu, &from->embed, s->vocab, s->width, &cpu->embed, err));
+        TRY(plan_matrix(cpu, head, s->vocab, s->width, &cpu->head, err));
+        TRY(check_shape(&from->final_norm, 1, s->width, err));
+        (void)act_set_add(&cpu->head_acts, cpu->head.act);
+    }
     if (from->rope_factors.data) TRY(check_shape(&from->rope_factors, 1, s->rope_size / 2, err));
     if (from->rope_factors_long.data) TRY(check_shape(&from->rope_factors_long, 1, s->rope_size / 2, err));
-    (void)act_set_add(&cpu->head_acts, cpu->head.act);
     for (uint32_t l = 0; l < s->layers; l++) TRY(plan_layer(cpu, &from->layers[l], &cpu->layers[l], err));
     return ST_OK;
 }
@@ -148,7 +150,7 @@ static void place(struct device_cpu *cpu, struct space *space)
     } else {
         place_matrix(space, &cpu->embed);
     }
-    cpu->final_norm = space_take(space, s->width * sizeof(float));
+    cpu->final_norm = cpu->has_head ? space_take(space, s->width * sizeof(float)) : NULL;
     for (uint32_t i = 0; i < cpu->ropes; i++)
         cpu->frequencies[i] = space_take(space, s->rope_size / 2 * sizeof(double));
     for (uint32_t l = 0; l < s->layers; l++) {
@@ -277,8 +279,9 @@ static void pack_thread(void *state, uint32_t t)
     struct device_cpu *cpu = job->cpu;
     const struct cpu_thread *own = &cpu->threads[t];
     const struct tensor_view *head = cpu->spec.tied_head ? &job->from->embed : &job->from->head;
-    pack(job, t, &cpu->head, head, own->head.begin, own->head.end);
-    if (!cpu->spec.tied_head) pack(job, t, &cpu->embed, &job->from->embed, own->head.begin, own->head.end);
+    if (cpu->has_head) pack(job, t, &cpu->head, head, own->head.begin, own->head.end);
+    if (cpu->has_head && !cpu->spec.tied_head)
+        pack(job, t, &cpu->embed, &job->from->embed, own->head.begin, own->head.end);
     for (uint32_t l = 0; l < cpu->spec.layers; l++) {
         const struct cpu_layer *layer = &cpu->layers[l];
         const struct layer_weights *from = &job->from->layers[l];
@@ -311,7 +314,8 @@ static void unpack_vectors(struct device_cpu *cpu, const struct model_weights *f
 {
     const struct model_spec *s = &cpu->spec;
     unpack_vector(cpu->final_norm, &from->final_norm);
-    for (uint32_t e = 0; s->logit_scale != 1 && e < s->width; e++) cpu->final_norm[e] *= s->logit_scale;
+    for (uint32_t e = 0; cpu->has_head && s->logit_scale != 1 && e < s->width; e++)
+        cpu->final_norm[e] *= s->logit_scale;
     for (uint32_t l = 0; l < s->layers; l++) {
         struct cpu_layer *layer = &cpu->layers[l];
         const struct layer_weights *view = &from->layers[l];

@@ -4,10 +4,10 @@
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
 #include "runtime/batch_wire.h"
-#include "runtime/device/comm_local.h"
 #include "runtime/device/device_cpu_parts.h"
+#include "runtime/device/rank_comms.h"
 #include "runtime/device/rank_message.h"
-#include "runtime/model/model_shard.h"
+#include "runtime/model/model_stage.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -51,10 +51,10 @@ struct rank {
 struct device_ranks {
     struct device device; /* first */
     struct device_ranks_config config;
-    struct device *inner; /* rank 0's part */
-    uint32_t ranks;
-    struct rank *others; /* [ranks], 0 unused. The supervisor's, but for sending on their sockets */
-    struct comm *comm;
+    struct device *inner;   /* rank 0's part */
+    uint32_t ranks, stages; /* ranks: of all stages */
+    struct rank *others;    /* [ranks], 0 unused. The supervisor's, but for sending on their sockets */
+    struct rank_comms comms;
     void *memory, *wire;
     size_t memory_bytes;
     int memory_fd, bell; /* the bell wakes the supervisor */
@@ -104,7 +104,7 @@ static void lose(struct device_ranks *d, enum status status, const char *format,
     atomic_store(&d->lost, true);
     pthread_cond_broadcast(&d->condition);
     pthread_mutex_unlock(&d->mutex);
-    comm_abort(d->comm);
+    rank_comms_abort(&d->comms);
     log_line(LOG_ERROR, "ranks", "lost %s", d->reason.message);
 }
 
@@ -369,7 +369,7 @@ static enum status step_of_all(struct device_ranks *d, const struct batch *batch
     message.u.step_bytes = bytes;
     batch_wire_write(batch, d->wire);
     TRY(tell_all(d, &message));
-    if (comm_broadcast(d->comm, d->wire, bytes, 0, NULL) != ST_OK) return ST_DEVICE;
+    if (comm_broadcast(d->comms.all, d->wire, bytes, 0, NULL) != ST_OK) return ST_DEVICE;
     return device_step(d->inner, batch, result);
 }
 
@@ -382,7 +382,7 @@ static enum status step(struct device *device, const struct batch *batch, struct
     enum status status = step_of_all(d, batch, result);
     memcpy(device->phase_ticks, d->inner->phase_ticks, sizeof device->phase_ticks);
     if (status == ST_OK) return ST_OK;
-    comm_abort(d->comm);
+    rank_comms_abort(&d->comms);
     for (int i = 0; i < 1000 && !atomic_load(&d->lost); i++) usleep(1000); /* the supervisor may know why */
     lose(d, ST_DEVICE, "rank=0 reason=\"the ranks did not meet within %" PRIu64 " ms\"",
          d->setup.deadline_ns / NS_PER_MS);
@@ -411,7 +411,7 @@ static void destroy(struct device *device)
         pthread_join(d->supervisor, NULL);
     }
     device_destroy(d->inner);
-    comm_destroy(d->comm);
+    rank_comms_leave(&d->comms);
     if (d->memory) comm_memory_unmap(d->memory, d->memory_bytes);
     if (d->memory_fd >= 0) close(d->memory_fd);
     if (d->bell >= 0) close(d->bell);
@@ -428,14 +428,14 @@ static void destroy(struct device *device)
 
 /* ---- creation ---- */
 
-size_t device_ranks_kv_block_bytes(const struct model *whole, uint32_t ranks, enum numerics numerics, bool kv_int8,
-                                   struct error *err)
+size_t device_ranks_kv_block_bytes(const struct model *whole, uint32_t ranks, uint32_t stages, enum numerics numerics,
+                                   bool kv_int8, struct error *err)
 {
     size_t sum = 0;
-    if (ranks == 1) return device_cpu_kv_block_bytes(&whole->spec, numerics, kv_int8);
-    for (uint32_t rank = 0; rank < ranks; rank++) {
+    if (ranks == 1 && stages == 1) return device_cpu_kv_block_bytes(&whole->spec, numerics, kv_int8);
+    for (uint32_t number = 0; number < ranks * stages; number++) {
         struct model *part = NULL;
-        if (model_shard(whole, rank, ranks, &part, err) != ST_OK) return 0;
+        if (model_divide(whole, model_place_of(number, ranks, stages), &part, err) != ST_OK) return 0;
         sum += device_cpu_kv_block_bytes(&part->spec, numerics, kv_int8);
         model_close(part);
     }
@@ -444,7 +444,7 @@ size_t device_ranks_kv_block_bytes(const struct model *whole, uint32_t ranks, en
 
 static size_t slot_bytes_of(const struct model_spec *spec, const struct device_config *config)
 {
-    size_t sum = (size_t)config->tokens_max * spec->width * sizeof(float);
+    size_t sum = (size_t)config->tokens_max * (spec->width * sizeof(float) + 1); /* marks go with the rows of stages */
     size_t bytes = sum < SLOT_BYTES_MIN ? SLOT_BYTES_MIN : sum > SLOT_BYTES_MOST ? SLOT_BYTES_MOST : sum;
     return (bytes + 63) & ~(size_t)63;
 }
@@ -453,7 +453,8 @@ static size_t slot_bytes_of(const struct model_spec *spec, const struct device_c
 static enum status plan(struct device_ranks *d, const struct model *whole, struct error *err)
 {
     const struct device_config *config = &d->config.device;
-    size_t block_bytes = device_ranks_kv_block_bytes(whole, d->ranks, config->numerics, config->kv_int8, err);
+    size_t block_bytes =
+        device_ranks_kv_block_bytes(whole, d->ranks / d->stages, d->stages, config->numerics, config->kv_int8, err);
     if (!block_bytes) return ST_INVAL;
     d->kv_block_bytes = block_bytes;
     size_t sequence = ((size_t)config->context_max + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
@@ -464,6 +465,7 @@ static enum status plan(struct device_ranks *d, const struct model *whole, struc
     size_t entries = sequence * config->seqs_max;
     d->setup = (struct rank_setup){
         .ranks = d->ranks,
+        .stages = d->stages,
         .parent_pid = getpid(),
         .path = config->path,
         .numerics = config->numerics,
@@ -502,7 +504,7 @@ static enum status make_memory(struct device_ranks *d, struct error *err)
                                        .deadline_ns = s->deadline_ns,
                                        .spin_ns = s->spin_ns,
                                        .clock = clock_system()};
-    d->memory_bytes = comm_local_bytes(d->ranks, s->slot_bytes);
+    d->memory_bytes = rank_comms_bytes(d->ranks / d->stages, d->stages, s->slot_bytes);
     d->wire = mem_alloc(s->batch_bytes_max, 1);
     d->others = mem_alloc(d->ranks, sizeof *d->others);
     d->bell = eventfd(0, EFD_CLOEXEC);
@@ -510,8 +512,8 @@ static enum status make_memory(struct device_ranks *d, struct error *err)
     if (!d->wire || !d->others || d->bell < 0 ||
         comm_memory_create(d->memory_bytes, &d->memory_fd, &d->memory) != ST_OK)
         return error_set(err, ST_NOMEM, "no memory for what %" PRIu32 " ranks share", d->ranks);
-    comm_local_prepare(d->memory, d->ranks, s->slot_bytes);
-    enum status status = comm_local_join(d->memory, &config, &d->comm);
+    rank_comms_prepare(d->memory, d->ranks / d->stages, d->stages, s->slot_bytes);
+    enum status status = rank_comms_join(d->memory, &config, d->stages, &d->comms);
     return status == ST_OK ? ST_OK : error_set(err, status, "no memory for what %" PRIu32 " ranks share", d->ranks);
 }
 
@@ -520,8 +522,9 @@ static enum status make_inner(struct device_ranks *d, const struct model *whole,
 {
     struct model *part = NULL;
     struct device_config config = d->config.device;
-    TRY(model_shard(whole, 0, d->ranks, &part, err));
-    config.comm = d->comm;
+    TRY(model_divide(whole, model_place_of(0, d->ranks / d->stages, d->stages), &part, err));
+    config.comm = d->comms.peers;
+    config.stages = d->comms.line;
     config.kv_bytes = d->setup.kv_blocks * device_cpu_kv_block_bytes(&part->spec, config.numerics, config.kv_int8);
     enum status status = device_cpu_create(part, &config, progress, progress_state, &d->inner, err);
     model_close(part);
@@ -551,19 +554,29 @@ static void describe(struct device_ranks *d)
         info->scratch_bytes += d->others[rank].scratch_bytes;
     }
     info->scratch_bytes += d->memory_bytes;
-    snprintf(info->name, sizeof info->name, "%" PRIu32 " ranks of %.40s", d->ranks, d->inner->info.name);
+    const char *inner = d->inner->info.name;
+    unsigned char stages = (unsigned char)d->stages, ranks = (unsigned char)(d->ranks / d->stages); /* at most 64 */
+    if (stages == 1)
+        snprintf(info->name, sizeof info->name, "%hhu ranks of %.40s", ranks, inner);
+    else if (ranks == 1)
+        snprintf(info->name, sizeof info->name, "%hhu stages of %.40s", stages, inner);
+    else
+        snprintf(info->name, sizeof info->name, "%hhu stages of %hhu ranks of %.34s", stages, ranks, inner);
 }
 
 enum status device_ranks_create(const struct model *whole, const struct device_ranks_config *config,
                                 device_progress_fn progress, void *progress_state, struct device **device,
                                 struct error *err)
 {
-    if (config->ranks < 2 || config->ranks > MODEL_RANKS_MAX)
-        return error_set(err, ST_INVAL, "%" PRIu32 " ranks: must be 2 to %d", config->ranks, MODEL_RANKS_MAX);
+    uint32_t stages = config->stages ? config->stages : 1;
+    uint64_t ranks = (uint64_t)config->ranks * stages;
+    if (ranks < 2 || ranks > MODEL_RANKS_MAX)
+        return error_set(err, ST_INVAL, "%" PRIu64 " ranks: must be 2 to %d", ranks, MODEL_RANKS_MAX);
     struct device_ranks *d = mem_alloc(1, sizeof *d);
     if (!d) return error_set(err, ST_NOMEM, "no memory for the device");
     d->config = *config;
-    d->ranks = config->ranks;
+    d->ranks = (uint32_t)ranks;
+    d->stages = stages;
     d->memory_fd = d->bell = -1;
     pthread_mutex_init(&d->mutex, NULL);
     pthread_cond_init(&d->condition, NULL);

@@ -1,4 +1,5 @@
-/* A CPU device of several processes (tensor parallelism): each has a part of the model, rank 0 is the caller's.
+/* A CPU device of several processes (tensor parallelism, stages of layers, or both: model_stage.h): each has a part of
+ * the model, rank 0 is the caller's.
  *
  *   engine thread       step -> STEP to all ranks, the batch by comm -> own part of the step -> results
  *   supervisor thread   starts the ranks, hears their beats, sees their ends; says once who was lost and why, ends what
@@ -22,7 +23,8 @@ enum { RANKS_SILENT_MS = 4000 /* of a beat each second; reported within 5 s */ }
 
 struct device_ranks_config {
     struct device_config device; /* of each rank, but for kv_bytes; its comm is not looked at */
-    uint32_t ranks;              /* >= 2 */
+    uint32_t ranks;              /* of a stage */
+    uint32_t stages;             /* 0: 1. stages * ranks processes, 2 to MODEL_RANKS_MAX */
     const char *model_path;      /* other ranks open the model again */
     uint64_t deadline_ns;        /* of a wait of one rank for the others in a step; 0: a minute */
     /* Starts a rank that serves the socket (rank_worker_run), which becomes its own; gives its process, or 0 where it
@@ -41,8 +43,8 @@ NODISCARD enum status device_ranks_create(const struct model *whole, const struc
                                           struct error *err);
 
 /* Bytes of one block of 16 tokens over all layers and ranks: KV heads that ranks share count for each. 0: the model
- * does not divide into so many parts, err says why. ranks 1: as device_cpu_kv_block_bytes. */
-size_t device_ranks_kv_block_bytes(const struct model *whole, uint32_t ranks, enum numerics numerics, bool kv_int8,
-                                   struct error *err);
+ * does not divide into so many parts, err says why. One rank: as device_cpu_kv_block_bytes. */
+size_t device_ranks_kv_block_bytes(const struct model *whole, uint32_t ranks, uint32_t stages, enum numerics numerics,
+                                   bool kv_int8, struct error *err);
 
 #endif

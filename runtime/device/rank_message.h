@@ -20,7 +20,8 @@ enum rank_message_kind { RANK_SETUP = 1, RANK_STEP, RANK_EMPTY_KV, RANK_STOP, RA
 enum { RANK_PATH_MAX = 1024, RANK_BEAT_MS = 1000, RANK_SLOT_BYTES_MAX = 1 << 26, RANK_BATCH_BYTES_MAX = 1 << 30 };
 
 struct rank_setup {
-    uint32_t rank, ranks;
+    uint32_t rank, ranks; /* numbers of all stages */
+    uint32_t stages;      /* ranks / stages divide the matrices of each */
     int32_t parent_pid;
     uint32_t path, numerics, kv_int8, threads; /* as struct device_config */
     uint32_t kv_blocks, tokens_max, seqs_max, rows_max, context_max;

@@ -1,6 +1,6 @@
 /* See rank_worker.h.
  *
- *   main thread   SETUP -> memory, comm, model, part, device -> READY -> STEP .. -> STOP
+ *   main thread   SETUP -> memory, comms, model, part, device -> READY -> STEP .. -> STOP
  *   beat thread   a BEAT each second, from the start, also while the model is being packed
  *
  * The beat proves that the process is scheduled, not that a step goes on: that is the comm's deadline. When rank 0 is
@@ -9,9 +9,9 @@
 
 #include "runtime/base/mem.h"
 #include "runtime/batch_wire.h"
-#include "runtime/device/comm_local.h"
+#include "runtime/device/rank_comms.h"
 #include "runtime/device/rank_message.h"
-#include "runtime/model/model_shard.h"
+#include "runtime/model/model_stage.h"
 
 #include <inttypes.h>
 #include <pthread.h>
@@ -28,14 +28,14 @@ struct worker {
     struct rank_setup setup;
     void *memory;
     size_t memory_bytes;
-    struct comm *comm;
+    struct rank_comms comms;
     struct device *device;
     struct batch *batch;
     block_id *entries;
     void *bytes; /* of a batch */
 
     pthread_t beat_thread;
-    pthread_mutex_t mutex; /* guards stopping, and the comm against its end */
+    pthread_mutex_t mutex; /* guards stopping, and the comms against their beginning */
     pthread_cond_t condition;
     bool stopping, beating;
 };
@@ -61,7 +61,7 @@ static void *beat_main(void *state)
     pthread_mutex_lock(&w->mutex);
     while (!w->stopping) {
         if (rank_send(w->socket, &beat, -1) == ST_IO) {
-            if (w->comm) comm_abort(w->comm);
+            if (w->comms.memory) rank_comms_abort(&w->comms);
             break;
         }
         uint64_t until_ns = clock_now_ns(clock_system()) + RANK_BEAT_MS * NS_PER_MS;
@@ -103,14 +103,14 @@ static enum status join(struct worker *w, int fd, struct error *err)
                                        .deadline_ns = s->deadline_ns,
                                        .spin_ns = s->spin_ns,
                                        .clock = clock_system()};
-    struct comm *comm = NULL;
-    w->memory_bytes = comm_local_bytes(s->ranks, s->slot_bytes);
+    struct rank_comms comms;
+    w->memory_bytes = rank_comms_bytes(s->ranks / s->stages, s->stages, s->slot_bytes);
     if (comm_memory_map(fd, w->memory_bytes, &w->memory) != ST_OK)
         return error_set(err, ST_PROTO, "the ranks' shared memory is not what rank 0 says");
-    enum status status = comm_local_join(w->memory, &config, &comm);
+    enum status status = rank_comms_join(w->memory, &config, s->stages, &comms);
     if (status != ST_OK) return error_set(err, ST_PROTO, "the ranks' shared memory was not prepared");
     pthread_mutex_lock(&w->mutex);
-    w->comm = comm;
+    w->comms = comms;
     pthread_mutex_unlock(&w->mutex);
     return ST_OK;
 }
@@ -122,7 +122,8 @@ static enum status make_device(struct worker *w, const struct model *whole, stru
     if (whole->file_bytes != s->file_bytes || whole->spec.parameters != s->parameters)
         return error_set(err, ST_INVAL, "%.160s is another model than rank 0 has opened: was it replaced?",
                          s->model_path);
-    TRY(model_shard(whole, s->rank, s->ranks, &part, err));
+    struct model_place place = model_place_of(s->rank, s->ranks / s->stages, s->stages);
+    TRY(model_divide(whole, place, &part, err));
     struct device_config config = {.path = (enum cpu_path)s->path,
                                    .numerics = (enum numerics)s->numerics,
                                    .kv_int8 = s->kv_int8,
@@ -131,7 +132,8 @@ static enum status make_device(struct worker *w, const struct model *whole, stru
                                    .seqs_max = s->seqs_max,
                                    .rows_max = s->rows_max,
                                    .context_max = s->context_max,
-                                   .comm = w->comm};
+                                   .comm = w->comms.peers,
+                                   .stages = w->comms.line};
     config.kv_bytes = s->kv_blocks * device_cpu_kv_block_bytes(&part->spec, config.numerics, config.kv_int8);
     enum status status = device_cpu_create(part, &config, NULL, NULL, &w->device, err);
     model_close(part);
@@ -190,7 +192,7 @@ static enum status run_step(struct worker *w, uint64_t bytes, struct error *err)
     if (bytes > w->setup.batch_bytes_max)
         return error_set(err, ST_PROTO, "a batch of %" PRIu64 " bytes: at most %" PRIu64 " were agreed on", bytes,
                          w->setup.batch_bytes_max);
-    enum status status = comm_broadcast(w->comm, w->bytes, bytes, 0, NULL);
+    enum status status = comm_broadcast(w->comms.all, w->bytes, bytes, 0, NULL);
     if (status != ST_OK) return error_set(err, status, "a batch did not arrive: %s", status_text(status));
     status = batch_wire_read(w->bytes, bytes, w->batch, w->entries, w->setup.entries_max);
     if (status != ST_OK) return error_set(err, status, "%" PRIu64 " bytes came that are no batch", bytes);
@@ -243,10 +245,10 @@ enum status rank_worker_run(int socket, const struct rank_worker_config *config,
         struct rank_message message = rank_message_failed(status, err->message);
         if (rank_send(socket, &message, -1) != ST_OK) status = ST_IO;
     }
-    if (status != ST_OK && w.comm) comm_abort(w.comm); /* after the reason: nobody guesses */
+    if (status != ST_OK && w.comms.memory) rank_comms_abort(&w.comms); /* after the reason: nobody guesses */
     beat_stop(&w);
     device_destroy(w.device);
-    comm_destroy(w.comm);
+    rank_comms_leave(&w.comms);
     if (w.memory) comm_memory_unmap(w.memory, w.memory_bytes);
     batch_destroy(w.batch);
     mem_free(w.entries);

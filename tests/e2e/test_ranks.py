@@ -1,4 +1,4 @@
-"""--tensor-parallel-size on the CPU: ranks are processes. The same tokens as one rank's; a rank that is killed or stopped while
+"""--tensor-parallel-size and --pipeline-parallel-size on the CPU: ranks are processes. The same tokens as one rank's; a rank that is killed or stopped while
 answers stream ends them with an error and what they used in the journal, the server with code 3, and no process stays."""
 import json
 import os
@@ -99,12 +99,14 @@ class Ranks(unittest.TestCase):
             others, processes = self.answers("--tensor-parallel-size", str(ranks))
             self.assertEqual(processes, ranks - 1)
             self.assertEqual(one, others)
+        others, processes = self.answers("--pipeline-parallel-size", "2")
+        self.assertEqual(processes, 1)
+        self.assertEqual(one, others)
 
-    def lose(self, harm, word):
+    def lose(self, option, harm, word):
         """Two streams, then harm to one of two other ranks."""
         with tempfile.TemporaryDirectory() as folder:
-            with Server("--tensor-parallel-size", "3", "--max-model-len", "2048", "--journal", folder, "--enforce", "off",
-                        expect_exit=3) as server:
+            with Server(option, "3", "--max-model-len", "2048", "--journal", folder, "--enforce", "off", expect_exit=3) as server:
                 ranks = children(server.process.pid)
                 self.assertEqual(len(ranks), 2)
                 streams = [Stream(server), Stream(server)]
@@ -133,10 +135,12 @@ class Ranks(unittest.TestCase):
                 self.assertTrue(5 < tokens <= billed, (sent, committed))
 
     def test_killed_rank(self):
-        self.lose(lambda pid: os.kill(pid, signal.SIGKILL), "signal=9")
+        for option in ("--tensor-parallel-size", "--pipeline-parallel-size"):
+            with self.subTest(option):
+                self.lose(option, lambda pid: os.kill(pid, signal.SIGKILL), "signal=9")
 
     def test_stopped_rank(self):
-        self.lose(lambda pid: os.kill(pid, signal.SIGSTOP), "silent")
+        self.lose("--tensor-parallel-size", lambda pid: os.kill(pid, signal.SIGSTOP), "silent")
 
     def test_idle_loss(self):
         with Server("--tensor-parallel-size", "2", "--max-model-len", "2048", expect_exit=3) as server:
@@ -180,7 +184,9 @@ class Ranks(unittest.TestCase):
             streams[0].join()
 
     def test_refused(self):
-        for options, word in (("--tensor-parallel-size", "10"), "1-9 do"), (("--tensor-parallel-size", "65"), "tensor-parallel-size"):
+        for options, word in ((("--tensor-parallel-size", "10"), "1-9 do"), (("--tensor-parallel-size", "65"), "tensor-parallel-size"),
+                              (("--pipeline-parallel-size", "31"), "1-30 do"),
+                              (("--pipeline-parallel-size", "8", "--tensor-parallel-size", "9"), "at most 64")):
             done = subprocess.run([BINARY, "serve", MODEL, "--port", "0", *options], capture_output=True, text=True, timeout=60)
             self.assertIn(done.returncode, (1, 2))
             self.assertIn(word, done.stderr)

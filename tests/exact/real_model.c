@@ -80,7 +80,7 @@ void real_model_open_changed(struct real_model *real, const char *path, uint32_t
 }
 
 void real_model_open_ranks(struct real_model *real, const char *path, enum numerics numerics, uint32_t ranks,
-                           uint32_t context_max)
+                           uint32_t stages, uint32_t context_max)
 {
     struct error err = {""};
     *real = (struct real_model){.ranks = mem_alloc(1, sizeof *real->ranks)};
@@ -94,6 +94,7 @@ void real_model_open_ranks(struct real_model *real, const char *path, enum numer
                                                     .rows_max = CHUNK,
                                                     .context_max = context_max},
                                          .ranks = ranks,
+                                         .stages = stages,
                                          .model_path = path,
                                          .start = rank_threads_start,
                                          .start_state = real->ranks,

@@ -23,9 +23,9 @@ const char *real_model_second_path(void);
  * and the reason when that fails. */
 void real_model_open(struct real_model *real, const char *path, enum numerics numerics, enum cpu_path cpu_path,
                      bool kv_int8, uint32_t context_max);
-/* The same in parts, on so many ranks, which are threads of this process with a thread each. */
+/* The same in parts, on so many stages of so many ranks, which are threads of this process with a thread each. */
 void real_model_open_ranks(struct real_model *real, const char *path, enum numerics numerics, uint32_t ranks,
-                           uint32_t context_max);
+                           uint32_t stages, uint32_t context_max);
 /* In exact numerics, with views of weights that `change` may have replaced. */
 void real_model_open_changed(struct real_model *real, const char *path, uint32_t context_max,
                              void (*change)(struct model *model));

@@ -1,6 +1,7 @@
 /* The real model in 2 and 4 parts, whose ranks are threads: in exact numerics every golden prompt goes on with the ids
  * of one rank; in fast numerics, where ranks round activations of other blocks, how many of them do is printed and must
- * be most. Golden data as in test_exact_greedy.c; SmolLM2's 3 KV heads divide unevenly over 2, and 4 share one. */
+ * be most. Stages of its layers change no id in either: 2 and 3 give those of one rank, 2 of 2 ranks those of 2. Golden
+ * data as in test_exact_greedy.c; SmolLM2's 3 KV heads divide unevenly over 2, and 4 share one. */
 #include "tests/exact/real_model.h"
 
 #include "runtime/base/json.h"
@@ -55,9 +56,22 @@ static uint32_t same_ids(const struct answers *one, const struct answers *others
     return same;
 }
 
+/* 0: the stages give what one stage of as many ranks gives. */
+static int check_stages(const char *model, enum numerics numerics, const struct json *prompts, uint32_t ranks,
+                        uint32_t stages, const struct answers *wanted)
+{
+    static struct answers answers;
+    struct real_model real;
+    real_model_open_ranks(&real, model, numerics, ranks, stages, IDS_MAX);
+    uint32_t count = answer_all(&real, prompts, &answers), same = same_ids(wanted, &answers, count);
+    printf("%s numerics, %u stages of %u: %u of %u ids of %u prompts are those of one stage\n",
+           numerics == NUMERICS_EXACT ? "exact" : "fast", stages, ranks, same, count * OUTPUT, count);
+    return count < 8 || same != count * OUTPUT;
+}
+
 int main(void)
 {
-    static struct answers one, others;
+    static struct answers one, two, others;
     const char *model = real_model_path(), *path = REPOSITORY_DIR "/tests/golden/greedy_smollm2.json";
     struct real_model real;
     struct json *root;
@@ -74,14 +88,21 @@ int main(void)
         real_model_open(&real, model, numerics, cpu_path_best(), false, IDS_MAX);
         uint32_t count = answer_all(&real, prompts, &one);
         for (uint32_t ranks = 2; ranks <= 4; ranks += 2) {
-            real_model_open_ranks(&real, model, numerics, ranks, IDS_MAX);
+            real_model_open_ranks(&real, model, numerics, ranks, 1, IDS_MAX);
             (void)answer_all(&real, prompts, &others);
             uint32_t same = same_ids(&one, &others, count), all = count * OUTPUT;
             bool exact = numerics == NUMERICS_EXACT;
             printf("%s numerics, %u ranks: %u of %u ids of %u prompts are one rank's\n", exact ? "exact" : "fast",
                    ranks, same, all, count);
             if (count < 8 || (exact ? same != all : same < all / 2)) failed = 1;
+            if (ranks == 2) two = others;
         }
+        if (numerics == NUMERICS_EXACT) {
+            failed |= check_stages(model, numerics, prompts, 2, 2, &two);
+        } else {
+            failed |= check_stages(model, numerics, prompts, 1, 3, &one);
+        }
+        failed |= check_stages(model, numerics, prompts, 1, 2, &one);
     }
     json_release(root);
     mem_free(text);

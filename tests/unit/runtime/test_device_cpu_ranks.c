@@ -335,7 +335,7 @@ static void test_device_cpu_ranks_refuses(void **state)
     struct error err = {""};
     struct device *device = NULL;
     struct model *part = NULL;
-    struct device_config config = {cpu_path_best(), NUMERICS_FAST, false, 1, 0, 8, 1, 8, 64, NULL};
+    struct device_config config = {cpu_path_best(), NUMERICS_FAST, false, 1, 0, 8, 1, 8, 64, NULL, NULL};
     tiny_make(&tiny, &base_spec, TENSOR_Q4_1, false, false);
     ranks_make(&r, &tiny, 2, NUMERICS_FAST, 1, NS_PER_S);
     assert_int_equal(model_shard(&tiny.model, 0, 2, &part, &err), ST_OK);

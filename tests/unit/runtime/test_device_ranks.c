@@ -137,7 +137,8 @@ static void test_device_ranks_gives_what_the_whole_gives(void **state)
     uint32_t count = run(&rig, whole, whole_rows);
     for (uint32_t ranks = 2; ranks <= 4; ranks++) {
         config = config_of(&rig, ranks, NUMERICS_EXACT);
-        config.device.kv_bytes = BLOCKS * device_ranks_kv_block_bytes(&tiny.model, ranks, NUMERICS_EXACT, false, &err);
+        config.device.kv_bytes =
+            BLOCKS * device_ranks_kv_block_bytes(&tiny.model, ranks, 1, NUMERICS_EXACT, false, &err);
         if (device_ranks_create(&tiny.model, &config, NULL, NULL, &rig.device, &err) != ST_OK)
             fail_msg("%s", err.message);
         const struct device_info *info = &rig.device->info;
@@ -167,6 +168,46 @@ static void test_device_ranks_gives_what_the_whole_gives(void **state)
         for (uint32_t i = 0; i < rig.threads.count; i++) pthread_join(rig.threads.threads[i].thread, NULL);
         for (uint32_t i = 0; i < rig.threads.count; i++) assert_int_equal(rig.threads.threads[i].status, ST_OK);
         rig.threads.count = 0;
+    }
+    device_destroy(whole);
+    rig_free(&rig);
+}
+
+/* A stage a layer, of one rank with the bits of the whole, and of two. */
+static void test_device_ranks_stages(void **state)
+{
+    (void)state;
+    static struct row_result whole_rows[CONTEXT], rows[CONTEXT];
+    static const char *const names[] = {"", "2 stages of cpu", "2 stages of 2 ranks of cpu"};
+    struct rig rig;
+    struct error err = {""};
+    struct device *whole = NULL;
+    rig_make(&rig);
+    struct device_config alone = config_of(&rig, 1, NUMERICS_FAST).device;
+    alone.kv_bytes = BLOCKS * device_cpu_kv_block_bytes(&spec, NUMERICS_FAST, false);
+    assert_int_equal(device_cpu_create(&tiny.model, &alone, NULL, NULL, &whole, &err), ST_OK);
+    uint32_t count = run(&rig, whole, whole_rows);
+    for (uint32_t ranks = 1; ranks <= 2; ranks++) {
+        struct device_ranks_config config = config_of(&rig, ranks, NUMERICS_FAST);
+        config.stages = 2;
+        config.device.kv_bytes =
+            BLOCKS * device_ranks_kv_block_bytes(&tiny.model, ranks, 2, NUMERICS_FAST, false, &err);
+        if (device_ranks_create(&tiny.model, &config, NULL, NULL, &rig.device, &err) != ST_OK)
+            fail_msg("%s", err.message);
+        const struct device_info *info = &rig.device->info;
+        assert_int_equal(rig.threads.count, 2 * ranks - 1);
+        assert_int_equal(strncmp(info->name, names[ranks], strlen(names[ranks])), 0);
+        assert_int_equal(info->kv_blocks, BLOCKS);
+        assert_int_equal(info->kv_block_bytes, whole->info.kv_block_bytes);
+        assert_true(info->weights_bytes < whole->info.weights_bytes * 3 / 2);
+        assert_int_equal(run(&rig, rig.device, rows), count);
+        if (ranks == 1) assert_memory_equal(rows, whole_rows, count * sizeof *rows);
+        device_empty_kv(rig.device);
+        assert_int_equal(run(&rig, rig.device, rows), count);
+        if (ranks == 1) assert_memory_equal(rows, whole_rows, count * sizeof *rows);
+        device_destroy(rig.device);
+        rig.device = NULL;
+        rank_threads_join(&rig.threads);
     }
     device_destroy(whole);
     rig_free(&rig);
@@ -270,7 +311,7 @@ static void check_fault(enum fault fault)
     struct faulty faulty = {.fault = fault, .good = &rig.threads};
     struct device_ranks_config config = config_of(&rig, 3, NUMERICS_FAST);
     config.start = faulty_start;
-    config.device.kv_bytes = BLOCKS * device_ranks_kv_block_bytes(&tiny.model, 3, NUMERICS_FAST, false, &err);
+    config.device.kv_bytes = BLOCKS * device_ranks_kv_block_bytes(&tiny.model, 3, 1, NUMERICS_FAST, false, &err);
     config.start_state = &faulty;
     if (fault == FAULT_SILENT_FROM_THE_START || fault == FAULT_FALLS_SILENT) config.silent_ms = 1500;
     config.deadline_ns = fault == FAULT_DOES_NOT_MEET ? 50 * NS_PER_MS : 3600 * NS_PER_S;
@@ -355,6 +396,12 @@ static void test_device_ranks_refuses(void **state)
     expect_refusal(&rig, &config, ST_INVAL, "1 ranks");
     config.ranks = 65;
     expect_refusal(&rig, &config, ST_INVAL, "2 to 64");
+    config.ranks = 2;
+    config.stages = 33;
+    expect_refusal(&rig, &config, ST_INVAL, "66 ranks");
+    config.stages = 3;
+    expect_refusal(&rig, &config, ST_INVAL, "1-2 do");
+    config.stages = 0;
     config.ranks = 3;
     config.start = start_refused;
     expect_refusal(&rig, &config, ST_NOMEM, "rank=2");
@@ -383,6 +430,7 @@ static struct rank_message setup_message(void)
     struct rank_message message = rank_message_of(RANK_SETUP);
     message.u.setup = (struct rank_setup){.rank = 1,
                                           .ranks = 2,
+                                          .stages = 1,
                                           .threads = 1,
                                           .numerics = NUMERICS_FAST,
                                           .kv_blocks = 8,
@@ -466,6 +514,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_device_ranks_gives_what_the_whole_gives),
+        cmocka_unit_test(test_device_ranks_stages),
         cmocka_unit_test(test_device_ranks_lost_ranks),
         cmocka_unit_test(test_device_ranks_refuses),
         cmocka_unit_test(test_device_ranks_nonsense_for_a_rank),
