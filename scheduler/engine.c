@@ -7,18 +7,17 @@
  * commit n. When nothing can be planned before the commit (or the turn is to be handed on) the round only collects.
  *
  * Submissions and cancels come through one ring, so that a cancel never overtakes its request. Events are pushed from
- * the scheduler's own list; what does not fit stays there, and no further step is planned until it does. Sleeping uses
- * a doorbell: a counter that the io thread raises after each push; the mutex and the condition are touched only when
- * the engine has said that it sleeps, so neither side waits for the other while there is work. Beside another engine on
- * the same cores (config.turn) a round with work waits for the turn, so that its plan is of the moment it runs, and the
- * turn is given back before every sleep. The cost model sees the step alone: the gap between tokens that a stream sees
- * is then that of both engines' steps.
+ * the scheduler's own list; what does not fit stays there, and no further step is planned until it does. The io thread
+ * rings the doorbell after each push. Beside another engine on the same cores (config.turn) a round with work waits for
+ * the turn, so that its plan is of the moment it runs, and the turn is given back before every sleep. The cost model
+ * sees the step alone: the gap between tokens that a stream sees is then that of both engines' steps.
  *
- * Rejected: eventfd (a system call a submission), spinning (a core for an idle server), one ring for cancels alone
- * (order), a second thread that waits for the device (two owners of the scheduler, and nothing left to hide). */
+ * Rejected: one ring for cancels alone (order), a second thread that waits for the device (two owners of the scheduler,
+ * and nothing left to hide). */
 #include "scheduler/engine.h"
 
 #include "runtime/base/check.h"
+#include "runtime/base/doorbell.h"
 #include "runtime/base/mem.h"
 #include "runtime/base/ring.h"
 #include "scheduler/sched.h"
@@ -26,7 +25,6 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
-#include <time.h>
 
 enum { COMMANDS_MIN = 1024, EVENTS_MIN = 4096, IDLE_TURN_MS = 500, EMPTY_PLAN_TURN_MS = 5 };
 
@@ -72,11 +70,8 @@ struct engine {
     _Atomic uint64_t stats_words[STATS_WORDS];
 
     _Atomic bool stop;
-    _Atomic uint32_t doorbell;
-    _Atomic bool sleeping;       /* guards nothing: tells the io thread to signal */
+    struct doorbell doorbell;
     _Atomic uint32_t wants_room; /* the event ring was full */
-    pthread_mutex_t mutex;       /* for `condition` only */
-    pthread_cond_t condition;
 };
 
 /* ---- statistics: a seqlock over words; the release stores order the words behind the odd sequence ---- */
@@ -139,15 +134,6 @@ void engine_stats_read(const struct engine *e, struct engine_stats *stats)
 
 /* ---- sleeping ---- */
 
-static void ring_doorbell(struct engine *e)
-{
-    atomic_fetch_add(&e->doorbell, 1);
-    if (!atomic_load(&e->sleeping)) return;
-    pthread_mutex_lock(&e->mutex);
-    pthread_cond_signal(&e->condition);
-    pthread_mutex_unlock(&e->mutex);
-}
-
 /* Nothing of this engine runs. */
 static void give_turn(struct engine *e)
 {
@@ -173,15 +159,8 @@ static void take_turn(struct engine *e)
 static void sleep_until_rung(struct engine *e, uint32_t heard, uint32_t timeout_ms)
 {
     give_turn(e);
-    uint64_t until_ns = clock_now_ns(clock_system()) + timeout_ms * NS_PER_MS;
     account(e, &e->stats.own_ns_total, clock_now_ns(e->config.clock));
-    struct timespec until = {.tv_sec = (time_t)(until_ns / NS_PER_S), .tv_nsec = (long)(until_ns % NS_PER_S)};
-    pthread_mutex_lock(&e->mutex);
-    atomic_store(&e->sleeping, true);
-    while (atomic_load(&e->doorbell) == heard)
-        if (pthread_cond_timedwait(&e->condition, &e->mutex, &until) != 0) break;
-    atomic_store(&e->sleeping, false);
-    pthread_mutex_unlock(&e->mutex);
+    doorbell_sleep(&e->doorbell, heard, timeout_ms * NS_PER_MS);
     account(e, &e->stats.idle_ns_total, clock_now_ns(e->config.clock));
 }
 
@@ -344,7 +323,7 @@ static void finish_steps(struct engine *e)
 
 static void go_round(struct engine *e)
 {
-    uint32_t heard = atomic_load(&e->doorbell);
+    uint32_t heard = doorbell_rings(&e->doorbell);
     if (!give_events(e)) {
         atomic_store(&e->wants_room, 1);
         wake_server(e);
@@ -450,8 +429,7 @@ static void engine_free(struct engine *e)
     sched_destroy(e->sched);
     if (e->config.turn) turn_leave(e->config.turn, e->turn_member);
     mem_free(e->texts);
-    pthread_cond_destroy(&e->condition);
-    pthread_mutex_destroy(&e->mutex);
+    doorbell_free(&e->doorbell);
     mem_free(e);
 }
 
@@ -466,12 +444,7 @@ enum status engine_create(const struct engine_config *config, struct device *dev
     }
     e->config = *config;
     e->device = device;
-    pthread_condattr_t attributes;
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(&e->condition, &attributes);
-    pthread_condattr_destroy(&attributes);
-    pthread_mutex_init(&e->mutex, NULL);
+    doorbell_init(&e->doorbell);
     enum status status = make_scheduler(e, tokenizer, err);
     if (status == ST_OK) {
         e->accounted_ns = clock_now_ns(config->clock);
@@ -491,7 +464,7 @@ void engine_stop(struct engine *e)
 {
     if (e->joined) return;
     atomic_store(&e->stop, true);
-    ring_doorbell(e);
+    doorbell_ring(&e->doorbell);
     CHECK(pthread_join(e->thread, NULL) == 0);
     e->joined = true;
 }
@@ -511,7 +484,7 @@ enum status engine_submit(struct engine *e, struct request *request)
     if (e->joined || ring_room(&e->commands) <= (e->commands.mask + 1) / 4) return ST_AGAIN;
     struct command command = {.request = request};
     if (!ring_push(&e->commands, &command)) return ST_AGAIN;
-    ring_doorbell(e);
+    doorbell_ring(&e->doorbell);
     return ST_OK;
 }
 
@@ -519,7 +492,7 @@ static bool command(struct engine *e, const struct command *command)
 {
     if (e->joined) return true; /* everything has ended */
     if (!ring_push(&e->commands, command)) return false;
-    ring_doorbell(e);
+    doorbell_ring(&e->doorbell);
     return true;
 }
 
@@ -556,6 +529,6 @@ bool engine_poll(struct engine *e, struct event *event)
 {
     if (!ring_pop(&e->events, event)) return e->joined && poll_leftovers(e, event);
     /* A read-modify-write, so that it comes after the pop's store: the engine sees the room, or we see its wish. */
-    if (atomic_fetch_add(&e->wants_room, 0)) ring_doorbell(e);
+    if (atomic_fetch_add(&e->wants_room, 0)) doorbell_ring(&e->doorbell);
     return true;
 }

@@ -12,27 +12,9 @@
 #include <string.h>
 #include <time.h>
 
-/* ---- sleeping: as the engine does (engine.c) ---- */
-
 void meter_wake(struct meter *m)
 {
-    atomic_fetch_add(&m->doorbell, 1);
-    if (!atomic_load(&m->sleeping)) return;
-    pthread_mutex_lock(&m->sleep_mutex);
-    pthread_cond_signal(&m->condition);
-    pthread_mutex_unlock(&m->sleep_mutex);
-}
-
-static void sleep_until_rung(struct meter *m, uint32_t heard, uint64_t wait_ns)
-{
-    uint64_t until_ns = clock_now_ns(clock_system()) + wait_ns;
-    struct timespec until = {.tv_sec = (time_t)(until_ns / NS_PER_S), .tv_nsec = (long)(until_ns % NS_PER_S)};
-    pthread_mutex_lock(&m->sleep_mutex);
-    atomic_store(&m->sleeping, true);
-    while (atomic_load(&m->doorbell) == heard && !atomic_load(&m->stop))
-        if (pthread_cond_timedwait(&m->condition, &m->sleep_mutex, &until) != 0) break;
-    atomic_store(&m->sleeping, false);
-    pthread_mutex_unlock(&m->sleep_mutex);
+    doorbell_ring(&m->doorbell);
 }
 
 static void wake_io(struct meter *m)
@@ -45,40 +27,40 @@ static void wake_io(struct meter *m)
 static void *spare_thread(void *state)
 {
     struct meter *m = state;
-    pthread_mutex_lock(&m->sleep_mutex);
+    pthread_mutex_lock(&m->spare_mutex);
     while (!atomic_load(&m->stop)) {
         if (!m->spare_wanted) {
-            pthread_cond_wait(&m->spare_condition, &m->sleep_mutex);
+            pthread_cond_wait(&m->spare_condition, &m->spare_mutex);
             continue;
         }
-        pthread_mutex_unlock(&m->sleep_mutex);
+        pthread_mutex_unlock(&m->spare_mutex);
         struct error err = {""};
         bool made = journal_spare_make(&m->config.journal, &err) == ST_OK;
         if (!made) log_line(LOG_ERROR, "billing", "no spare segment reason=\"%s\"", err.message);
-        pthread_mutex_lock(&m->sleep_mutex);
+        pthread_mutex_lock(&m->spare_mutex);
         m->spare_wanted = false;
         m->spare_made = made;
         if (made) continue;
         struct timespec until;
         uint64_t until_ns = clock_now_ns(clock_system()) + NS_PER_S; /* a full disk is not asked without end */
         until = (struct timespec){.tv_sec = (time_t)(until_ns / NS_PER_S), .tv_nsec = (long)(until_ns % NS_PER_S)};
-        (void)pthread_cond_timedwait(&m->spare_condition, &m->sleep_mutex, &until);
+        (void)pthread_cond_timedwait(&m->spare_condition, &m->spare_mutex, &until);
     }
-    pthread_mutex_unlock(&m->sleep_mutex);
+    pthread_mutex_unlock(&m->spare_mutex);
     return NULL;
 }
 
 static void look_after_spares(struct meter *m)
 {
     bool wanted = journal_spare_wanted(m->journal), made;
-    pthread_mutex_lock(&m->sleep_mutex);
+    pthread_mutex_lock(&m->spare_mutex);
     made = m->spare_made;
     m->spare_made = false;
     if (wanted && !made && !m->spare_wanted) {
         m->spare_wanted = true;
         pthread_cond_signal(&m->spare_condition);
     }
-    pthread_mutex_unlock(&m->sleep_mutex);
+    pthread_mutex_unlock(&m->spare_mutex);
     if (made) journal_spare_add(m->journal);
 }
 
@@ -258,11 +240,11 @@ static void *meter_thread(void *state)
 {
     struct meter *m = state;
     uint64_t rest_ns;
-    while (!atomic_load(&m->stop)) {
-        uint32_t heard = atomic_load(&m->doorbell);
-        if (!do_round(m, &rest_ns)) sleep_until_rung(m, heard, rest_ns);
+    for (;;) {
+        uint32_t heard = doorbell_rings(&m->doorbell);
+        if (atomic_load(&m->stop)) return NULL;
+        if (!do_round(m, &rest_ns)) doorbell_sleep(&m->doorbell, heard, rest_ns);
     }
-    return NULL;
 }
 
 /* ---- ports ---- */
@@ -369,15 +351,15 @@ void meter_applied(struct meter *m, uint16_t partition, uint64_t hwm, const char
 static void make_conditions(struct meter *m)
 {
     pthread_condattr_t attributes;
+    doorbell_init(&m->doorbell);
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(&m->condition, &attributes);
     pthread_cond_init(&m->spare_condition, &attributes);
     pthread_condattr_destroy(&attributes);
     pthread_mutex_init(&m->work, NULL);
     pthread_mutex_init(&m->leases_mutex, NULL);
     pthread_mutex_init(&m->acks_mutex, NULL);
-    pthread_mutex_init(&m->sleep_mutex, NULL);
+    pthread_mutex_init(&m->spare_mutex, NULL);
 }
 
 static void meter_free(struct meter *m)
@@ -386,12 +368,12 @@ static void meter_free(struct meter *m)
     journal_close(m->journal);
     leases_destroy(m->leases);
     mem_free(m->pending);
-    pthread_cond_destroy(&m->condition);
+    doorbell_free(&m->doorbell);
     pthread_cond_destroy(&m->spare_condition);
     pthread_mutex_destroy(&m->work);
     pthread_mutex_destroy(&m->leases_mutex);
     pthread_mutex_destroy(&m->acks_mutex);
-    pthread_mutex_destroy(&m->sleep_mutex);
+    pthread_mutex_destroy(&m->spare_mutex);
     mem_free(m);
 }
 
@@ -448,10 +430,10 @@ void meter_stop(struct meter *m)
 {
     if (!m || m->stopped) return;
     atomic_store(&m->stop, true);
-    pthread_mutex_lock(&m->sleep_mutex);
-    pthread_cond_signal(&m->condition);
+    meter_wake(m);
+    pthread_mutex_lock(&m->spare_mutex);
     pthread_cond_signal(&m->spare_condition);
-    pthread_mutex_unlock(&m->sleep_mutex);
+    pthread_mutex_unlock(&m->spare_mutex);
     CHECK(pthread_join(m->thread, NULL) == 0 && pthread_join(m->spare_thread, NULL) == 0);
     m->stopped = true;
 }

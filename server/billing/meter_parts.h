@@ -8,6 +8,7 @@
 #ifndef SERVER_BILLING_METER_PARTS_H
 #define SERVER_BILLING_METER_PARTS_H
 
+#include "runtime/base/doorbell.h"
 #include "runtime/base/ring.h"
 #include "server/billing/ledger_store.h"
 #include "server/billing/meter.h"
@@ -77,11 +78,10 @@ struct meter {
     void (*durable)(void *state, uint64_t lsn);
     void *durable_state;
 
-    _Atomic uint32_t doorbell;
-    _Atomic bool sleeping;
-    pthread_mutex_t sleep_mutex; /* for the conditions only */
-    pthread_cond_t condition, spare_condition;
-    bool spare_wanted, spare_made; /* under sleep_mutex */
+    struct doorbell doorbell;
+    pthread_mutex_t spare_mutex;
+    pthread_cond_t spare_condition;
+    bool spare_wanted, spare_made; /* under spare_mutex */
 };
 
 /* meter_events.c: writes what the event tells into the journal's memory. *counted: what it tells is in a commit of an
