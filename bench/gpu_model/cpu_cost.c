@@ -1,10 +1,9 @@
-/* See cpu_cost.h. Each figure is the median of steps that take turns, so that all see the machine in the same moods. */
+/* See cpu_cost.h. Each figure is the mean of steps that take turns, so that all see the machine in the same moods. The
+ * mean, since a run's time is the sum of its steps': medians leave out the slow ones and predict too much. */
 #include "bench/gpu_model/cpu_cost.h"
 
 #include "runtime/base/clock.h"
 #include "runtime/base/random.h"
-
-#include <stdlib.h>
 
 enum { SEQS = 64, CONTEXT = 1024, RUNS_MAX = 400, BLOCKS = SEQS * CONTEXT / KV_BLOCK_TOKENS };
 
@@ -70,33 +69,27 @@ static enum status time_probe(struct bench *b, uint32_t idx, uint32_t run)
     return ST_OK;
 }
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static double at_least_0(double value)
 {
     return value > 0 ? value : 0;
 }
 
-/* The probes' medians into the model. What a base step has of rows and pairs is taken out of it again. */
-static void fit(const double median[PROBES], struct cpu_cost *cost)
+/* The probes' means into the model. What a base step has of rows and pairs is taken out of it again. */
+static void fit(const double mean[PROBES], struct cpu_cost *cost)
 {
-    const double *more = median + COST_POINTS;
+    const double *more = mean + COST_POINTS;
     uint32_t at_64 = 6, at_256 = 8;
     double pairs_0 = 256.0 * 257 / 2, pairs_deep = (769.0 + 1024.0) / 2 * 256;
-    cost->pair_s = at_least_0(more[2] - median[at_256]) / (pairs_deep - pairs_0);
+    cost->pair_s = at_least_0(more[2] - mean[at_256]) / (pairs_deep - pairs_0);
     cost->kv_s = at_least_0(more[1] - more[0]) / (64.0 * (1024 - 33));
     cost->kv_s = at_least_0(cost->kv_s - cost->pair_s); /* a decode's pairs are as many as its KV positions */
-    double base_64 = median[at_64] - cost->pair_s * 64 * 65 / 2;
+    double base_64 = mean[at_64] - cost->pair_s * 64 * 65 / 2;
     double decode_64 = more[0] - (cost->pair_s + cost->kv_s) * 64 * 33;
     cost->row_s = at_least_0(decode_64 - base_64) / 63;
     for (uint32_t i = 0; i < COST_POINTS; i++) {
         double M = base_tokens[i];
         cost->tokens[i] = M;
-        cost->base_s[i] = at_least_0(median[i] - cost->row_s - cost->kv_s * M - cost->pair_s * M * (M + 1) / 2);
+        cost->base_s[i] = at_least_0(mean[i] - cost->row_s - cost->kv_s * M - cost->pair_s * M * (M + 1) / 2);
     }
 }
 
@@ -104,7 +97,7 @@ enum status cpu_cost_measure(struct device *device, double seconds, struct cpu_c
 {
     static struct bench b;
     const struct clock *clock = clock_system();
-    double median[PROBES];
+    double mean[PROBES];
     uint32_t runs = 0;
     b.device = device;
     for (uint32_t i = 0; i < BLOCKS; i++) b.blocks[i] = i;
@@ -118,10 +111,10 @@ enum status cpu_cost_measure(struct device *device, double seconds, struct cpu_c
     }
     if (status != ST_OK) error_set(err, status, "cost of the CPU device: %s", status_text(status));
     for (uint32_t i = 0; status == ST_OK && i < PROBES; i++) {
-        qsort(b.times[i], runs, sizeof **b.times, by_value);
-        median[i] = b.times[i][runs / 2];
+        mean[i] = 0;
+        for (uint32_t k = 0; k < runs; k++) mean[i] += b.times[i][k] / runs;
     }
-    if (status == ST_OK) fit(median, cost);
+    if (status == ST_OK) fit(mean, cost);
     batch_result_destroy(b.result);
     batch_destroy(b.batch);
     b.result = NULL;
