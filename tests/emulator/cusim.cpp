@@ -678,11 +678,16 @@ static void block_fresh(Block *b, Grid *g)
     for (int i = 0; i < b->warp_count; i++) b->warps[i].sync = fresh_sync(4);
 }
 
-/* A guard page below each stack that is used for the first time (under TSan stacks are mapped anew for each block). */
+/* A guard page below each stack that is used for the first time (under TSan stacks are mapped anew for each block).
+ * Each divides a mapping into three, and Linux gives a process 65,530 (vm.max_map_count): where many blocks of joint
+ * launches are resident at a time, the later ones go without. */
 static void stacks_guard(Block *b)
 {
+    enum { GUARDS_MAX = 20000 };
+    static std::atomic<int> guards;
     for (; b->guarded < b->threads; b->guarded++) {
         Fiber *f = &b->fibers[b->guarded];
+        if (guards.fetch_add(1) >= GUARDS_MAX) continue;
         mprotect(f->stack, 4096, PROT_NONE);
         f->stack = (char *)f->stack + 4096;
         f->stack_bytes -= 4096;
