@@ -5,8 +5,9 @@ Prints a table: for each kernel entry and architecture its registers, static sha
 blocks an SM holds, by registers (65,536, given in groups of 256 a warp), warps (64), blocks (32) and shared memory
 (164 KiB on sm_80, 228 KiB on sm_90 and sm_100, of which each block costs 1 KiB more). Exits 1 when a kernel has no line
 in the budget, needs more registers than it says, spills, uses local memory without a reason, or reaches fewer blocks an SM
-than planned; and when a line of the budget belongs to no kernel. Source of the limits: CUDA C++ Programming Guide,
-"Technical Specifications per Compute Capability".
+than planned; and when a line of the budget belongs to no kernel. What a build folder still has of a kernel file that is gone
+(no .cu beside the budget) counts for nothing. Source of the limits: CUDA C++ Programming Guide, "Technical Specifications
+per Compute Capability".
 
 budget.csv: kernel, threads of a block, dynamic shared bytes, registers at most, blocks an SM at least, local bytes allowed,
 reason. kernel is the entry's name with or without template arguments; the longest that fits counts.
@@ -76,6 +77,8 @@ def main():
     findings = [f"{key}: local memory without a reason" for key, row in budget.items() if int(row["local"]) and not row["reason"]]
     used, table = set(), []
     for file in sorted(folder.glob("*.o.ptxas")):
+        if not (path.parent / file.name.replace(".o.ptxas", ".cu")).exists():
+            continue
         found = list(entries(file.read_text()))
         names = subprocess.run(["c++filt"], input="\n".join(e[0] for e in found), capture_output=True, text=True, check=True)
         for (_, arch, n), demangled in zip(found, names.stdout.split("\n")):

@@ -36,6 +36,8 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder)
             (path / "x.o.ptxas").write_text(OUTPUT.format(**{**FITS, **changes}))
+            (path / "x.cu").touch()
+            (path / "removed.o.ptxas").write_text(OUTPUT.format(**{**FITS, "spill": 4000}))  # its .cu is gone
             (path / "budget.csv").write_text(HEAD + lines)
             done = subprocess.run([sys.executable, sys.argv[1], folder, str(path / "budget.csv")], capture_output=True, text=True)
         if (done.returncode != 0) != bool(words) or words not in done.stdout:
@@ -44,7 +46,12 @@ def main():
         done = subprocess.run([sys.executable, sys.argv[1], folder], capture_output=True, text=True)
         if done.returncode == 0:
             bad.append("an empty folder passes")
-    print("\n".join(bad) if bad else f"{len(CASES) + 1} cases")
+        (pathlib.Path(folder) / "removed.o.ptxas").write_text(OUTPUT.format(**FITS))
+        (pathlib.Path(folder) / "budget.csv").write_text(HEAD)
+        done = subprocess.run([sys.executable, sys.argv[1], folder, folder + "/budget.csv"], capture_output=True, text=True)
+        if done.returncode == 0:
+            bad.append("a folder of nothing but what is gone passes")
+    print("\n".join(bad) if bad else f"{len(CASES) + 2} cases")
     return 1 if bad else 0
 
 
