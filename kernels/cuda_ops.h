@@ -195,9 +195,9 @@ struct cuda_moe {
 cudaError_t cuda_moe_route(const struct cuda_moe *moe, const uint32_t *live, uint32_t M, cudaStream_t stream);
 /* y[p] = weight of p's expert * x[places ? places[p] : p] for each place p. weights (X): all of one shape and type,
  * their codes, scales and biases at equal distances in memory. A place's bits depend on its activations and expert
- * alone, not on sms or M. scratch is not used and may be NULL. */
+ * alone, not on sms or M. */
 cudaError_t cuda_moe_matmul(const struct cuda_moe *moe, const struct cuda_weight *weights, const uint16_t *x,
-                            const uint32_t *places, uint16_t *y, bool gelu, uint32_t M, uint32_t sms, void *scratch,
+                            const uint32_t *places, uint16_t *y, bool gelu, uint32_t M, uint32_t sms,
                             cudaStream_t stream);
 /* out[m] = sum over the token's experts, in the router's order, of weight * y[its place]; bf16 (M, E), E a multiple
  * of 8. */

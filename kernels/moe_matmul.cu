@@ -107,9 +107,8 @@ const go_fn table[4][2] = {{go<matmul_bf16, 1>, go<matmul_bf16, 2>},
  * alike. */
 extern "C" cudaError_t cuda_moe_matmul(const struct cuda_moe *moe, const struct cuda_weight *weights, const uint16_t *x,
                                        const uint32_t *places, uint16_t *y, bool gelu, uint32_t M, uint32_t sms,
-                                       void *scratch, cudaStream_t stream)
+                                       cudaStream_t stream)
 {
-    (void)scratch;
     const struct cuda_weight *w = weights;
     call c = {moe, w, {}, x, places, y, gelu, 0, stream};
     if (moe->X == 0 || moe->X > EXPERTS_MAX || sms == 0 || w->type >= CUDA_TYPES) return cudaErrorInvalidValue;

@@ -168,10 +168,10 @@ static enum status mix_experts(const struct run *run, const struct cuda_layer *l
     CUDA_TRY(cuda_multiply(rank, &router, run->M), "router", run->err);
     CUDA_TRY(cuda_moe_route(&s->moe, run->live, run->M, rank->stream), "moe_route", run->err);
     CUDA_TRY(cuda_moe_matmul(&s->moe, layer->expert_gated, s->h, s->moe.places, s->expert_act, gelu, run->M, rank->sms,
-                             s->matmul, rank->stream),
+                             rank->stream),
              "moe_matmul", run->err);
     CUDA_TRY(cuda_moe_matmul(&s->moe, layer->expert_down, s->expert_act, NULL, s->expert_y, gelu, run->M, rank->sms,
-                             s->matmul, rank->stream),
+                             rank->stream),
              "moe_matmul", run->err);
     CUDA_TRY(cuda_moe_combine(s->y, &s->moe, s->expert_y, rank->spec.width, run->live, run->M, rank->stream),
              "moe_combine", run->err);

@@ -198,9 +198,9 @@ static void layer_multiply(struct layer *l)
     device_poison(l->act, items * l->F * 2);
     device_poison(l->y, items * l->E * 2);
     device_poison(l->out, (size_t)l->M * l->E * 2);
-    cuda_ok(cuda_moe_matmul(&l->moe, l->gated, l->device_x, l->moe.places, l->act, l->gelu, l->M, SMS, NULL,
-                            device_stream()));
-    cuda_ok(cuda_moe_matmul(&l->moe, l->down, l->act, NULL, l->y, false, l->M, SMS, NULL, device_stream()));
+    cuda_ok(
+        cuda_moe_matmul(&l->moe, l->gated, l->device_x, l->moe.places, l->act, l->gelu, l->M, SMS, device_stream()));
+    cuda_ok(cuda_moe_matmul(&l->moe, l->down, l->act, NULL, l->y, false, l->M, SMS, device_stream()));
     cuda_ok(cuda_moe_combine(l->out, &l->moe, l->y, l->E, l->device_live, l->M, device_stream()));
     device_wait();
     device_read(l->got_act, l->act, items * l->F * 2);
@@ -435,9 +435,9 @@ static void test_moe_refuses_what_it_cannot(void **state)
     uint16_t codes[3 * 64] = {0};
     struct cuda_weight weights[4] = {{.N = 8, .K = 8}, {.N = 8, .K = 8}, {.N = 8, .K = 8}, {.N = 8, .K = 8}};
     for (uint32_t x = 0; x < 4; x++) weights[x].codes = codes + x * 32;
-    assert_int_equal(cuda_moe_matmul(&moe, weights, NULL, NULL, NULL, false, 0, 1, NULL, NULL), cudaSuccess);
+    assert_int_equal(cuda_moe_matmul(&moe, weights, NULL, NULL, NULL, false, 0, 1, NULL), cudaSuccess);
     weights[3].codes = codes; /* not at the others' distance */
-    assert_int_equal(cuda_moe_matmul(&moe, weights, NULL, NULL, NULL, false, 1, 1, NULL, NULL), cudaErrorInvalidValue);
+    assert_int_equal(cuda_moe_matmul(&moe, weights, NULL, NULL, NULL, false, 1, 1, NULL), cudaErrorInvalidValue);
 }
 
 int main(void)
