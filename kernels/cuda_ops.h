@@ -184,6 +184,7 @@ cudaError_t cuda_sample(const struct cuda_sample *sample, const struct cuda_step
 struct cuda_moe {
     const float *router_logits; /* f32 (M, X) */
     uint32_t X, used;           /* experts, and how many a token goes to */
+    uint32_t first, count;      /* experts [first, first + count) are this GPU's; others' places are left alone */
     bool normed;                /* weights of the used are divided by their sum */
     uint32_t *chosen;           /* (M, used) in the router's order */
     float *weights;             /* (M, used) */
@@ -193,14 +194,14 @@ struct cuda_moe {
 };
 /* X at most 256, used at most 32. Choices and weights have the bits of kernels/route.h; places are stable. */
 cudaError_t cuda_moe_route(const struct cuda_moe *moe, const uint32_t *live, uint32_t M, cudaStream_t stream);
-/* y[p] = weight of p's expert * x[places ? places[p] : p] for each place p. weights (X): all of one shape and type,
- * their codes, scales and biases at equal distances in memory. A place's bits depend on its activations and expert
- * alone, not on sms or M. */
+/* y[p] = weight of p's expert * x[places ? places[p] : p] for each place p of this GPU's experts. weights (count): all
+ * of one shape and type, their codes, scales and biases at equal distances in memory. A place's bits depend on its
+ * activations and expert alone, not on sms or M. */
 cudaError_t cuda_moe_matmul(const struct cuda_moe *moe, const struct cuda_weight *weights, const uint16_t *x,
                             const uint32_t *places, uint16_t *y, bool gelu, uint32_t M, uint32_t sms,
                             cudaStream_t stream);
-/* out[m] = sum over the token's experts, in the router's order, of weight * y[its place]; bf16 (M, E), E a multiple
- * of 8. */
+/* out[m] = sum over the token's experts that are this GPU's, in the router's order, of weight * y[its place]; bf16
+ * (M, E), E a multiple of 8. */
 cudaError_t cuda_moe_combine(uint16_t *out, const struct cuda_moe *moe, const uint16_t *y, uint32_t E,
                              const uint32_t *live, uint32_t M, cudaStream_t stream);
 

@@ -8,7 +8,8 @@
  * scratch and one launch, for X times as many reads of an array that lies in L2: 8,192 tokens, 8 of 128 experts each,
  * are 32 MB. Rejected: counters in device memory, which something would have to clear.
  *
- * moe_combine, a thread eight outputs: f32 FMAs in the router's order, whatever the order of experts in memory. */
+ * moe_combine, a thread eight outputs: f32 FMAs in the router's order, whatever the order of experts in memory. Where
+ * the experts are divided over GPUs, each adds its own, and a sum over the GPUs follows. */
 #include "kernels/cuda_ops.h"
 #include "kernels/exp_as_cpu.cuh"
 #include "kernels/vec.cuh"
@@ -123,14 +124,16 @@ __global__ void __launch_bounds__(1024) moe_sort(const uint32_t *chosen, uint32_
 constexpr uint32_t COMBINE_THREADS = 128;
 
 __global__ void __launch_bounds__(COMBINE_THREADS)
-    moe_combine(uint16_t *out, const uint16_t *y, const float *weights, const uint32_t *place_of, uint32_t used,
-                uint32_t E, const uint32_t *live)
+    moe_combine(uint16_t *out, const uint16_t *y, const float *weights, const uint32_t *chosen,
+                const uint32_t *place_of, uint32_t used, uint32_t first, uint32_t count, uint32_t E,
+                const uint32_t *live)
 {
     const uint32_t m = blockIdx.x, group = blockIdx.y * COMBINE_THREADS + threadIdx.x;
     if (m >= *live || group >= E / 8) return;
     float sum[8] = {};
     for (uint32_t u = 0; u < used; u++) {
         const size_t choice = (size_t)m * used + u;
+        if (chosen[choice] - first >= count) continue; /* another GPU's */
         float value[8];
         kx::bf16x8_unpack(kx::load((const uint4 *)(y + (size_t)place_of[choice] * E) + group), value);
         const float weight = weights[choice];
@@ -165,6 +168,6 @@ extern "C" cudaError_t cuda_moe_combine(uint16_t *out, const struct cuda_moe *mo
     if (E == 0 || E % 8) return cudaErrorInvalidValue;
     if (M == 0) return cudaSuccess;
     const dim3 grid(M, (E / 8 + COMBINE_THREADS - 1) / COMBINE_THREADS);
-    return kx::launch(moe_combine, grid, COMBINE_THREADS, 0, stream, out, y, moe->weights, moe->place_of, moe->used, E,
-                      live);
+    return kx::launch(moe_combine, grid, COMBINE_THREADS, 0, stream, out, y, moe->weights, moe->chosen, moe->place_of,
+                      moe->used, moe->first, moe->count, E, live);
 }

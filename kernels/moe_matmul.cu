@@ -3,8 +3,8 @@
  * The places of an expert are cut into items of 8 NT tokens and a group of 128 rows; a fixed grid takes the items of
  * all experts in turn, by expert, then rows, then tokens: blocks that share weights run side by side, so that further
  * tokens find them in L2. An item is a run of matmul_tile.cuh over all of K, whose tokens are gathered by their places
- * while they are copied. Experts without tokens have no item. How many tokens there are is read on the device: the
- * launch is the same for any routing.
+ * while they are copied. Experts without tokens have no item, nor have those of other GPUs. How many tokens there are
+ * is read on the device: the launch is the same for any routing.
  *
  * A token's bits depend on its activations and the expert alone: K is never sliced, and NT, the other tokens and the
  * grid only decide where the sums are made. Rejected: slices of K as in matmul_skinny.cu, since some experts times row
@@ -17,7 +17,7 @@ using namespace kx;
 
 constexpr uint32_t EXPERTS_MAX = 256;
 
-/* The weights of all experts: the first, and from one to the next. */
+/* The weights of this GPU's experts: the first, and from one to the next. */
 struct expert_strides {
     uint64_t codes_bytes, scales_bytes;
     uint32_t bias, experts;
@@ -92,7 +92,7 @@ template <class F, int NT> cudaError_t go(const call &c)
     const struct cuda_weight &w = *c.weight;
     const matmul_output out = {w.alternating ? w.N / 2 : w.N, false, c.gelu, w.alternating};
     return launch(moe_matmul<F, NT>, c.grid, MATMUL_THREADS, matmul_plan<F, NT>::bytes(), c.stream, c.y, c.x, c.places,
-                  c.moe->begins, (const uint8_t *)w.codes, (const uint8_t *)w.scales, w.bias, c.strides,
+                  c.moe->begins + c.moe->first, (const uint8_t *)w.codes, (const uint8_t *)w.scales, w.bias, c.strides,
                   weight_shape_of(w), out);
 }
 
@@ -112,7 +112,8 @@ extern "C" cudaError_t cuda_moe_matmul(const struct cuda_moe *moe, const struct 
     const struct cuda_weight *w = weights;
     call c = {moe, w, {}, x, places, y, gelu, 0, stream};
     if (moe->X == 0 || moe->X > EXPERTS_MAX || sms == 0 || w->type >= CUDA_TYPES) return cudaErrorInvalidValue;
-    if (!measure_strides(weights, moe->X, &c.strides)) return cudaErrorInvalidValue;
+    if (moe->count == 0 || moe->first >= moe->X || moe->count > moe->X - moe->first) return cudaErrorInvalidValue;
+    if (!measure_strides(weights, moe->count, &c.strides)) return cudaErrorInvalidValue;
     if (M == 0 || w->N == 0) return cudaSuccess;
     const uint64_t choices = (uint64_t)M * moe->used, mean = (choices + moe->X - 1) / moe->X;
     const uint64_t items = choices * ((w->N + MATMUL_ROWS - 1) / MATMUL_ROWS);

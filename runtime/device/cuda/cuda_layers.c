@@ -162,16 +162,16 @@ static enum status mix_experts(const struct run *run, const struct cuda_layer *l
 {
     struct cuda_rank *rank = run->rank;
     const struct cuda_space *s = &rank->space;
+    const struct cuda_weight *gated = layer->expert_gated + rank->experts_begin;
+    const struct cuda_weight *down = layer->expert_down + rank->experts_begin;
     bool gelu = rank->spec.activation == ACTIVATION_GELU_TANH;
     struct cuda_product router = {
         .weight = &layer->router, .x = s->h, .y = s->router_logits, .y_f32 = true, .live = run->live};
     CUDA_TRY(cuda_multiply(rank, &router, run->M), "router", run->err);
     CUDA_TRY(cuda_moe_route(&s->moe, run->live, run->M, rank->stream), "moe_route", run->err);
-    CUDA_TRY(cuda_moe_matmul(&s->moe, layer->expert_gated, s->h, s->moe.places, s->expert_act, gelu, run->M, rank->sms,
-                             rank->stream),
+    CUDA_TRY(cuda_moe_matmul(&s->moe, gated, s->h, s->moe.places, s->expert_act, gelu, run->M, rank->sms, rank->stream),
              "moe_matmul", run->err);
-    CUDA_TRY(cuda_moe_matmul(&s->moe, layer->expert_down, s->expert_act, NULL, s->expert_y, gelu, run->M, rank->sms,
-                             rank->stream),
+    CUDA_TRY(cuda_moe_matmul(&s->moe, down, s->expert_act, NULL, s->expert_y, gelu, run->M, rank->sms, rank->stream),
              "moe_matmul", run->err);
     CUDA_TRY(cuda_moe_combine(s->y, &s->moe, s->expert_y, rank->spec.width, run->live, run->M, rank->stream),
              "moe_combine", run->err);

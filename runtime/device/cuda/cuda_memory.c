@@ -31,7 +31,11 @@ static void place_experts(struct cuda_rank *rank, uint8_t *base, size_t *used)
     size_t N = rank->device->device.info.tokens_max, items = N * spec->experts_used;
     struct cuda_moe *moe = &s->moe;
 #define TAKE(pointer, bytes) ((pointer) = base ? (void *)(base + *used) : NULL, *used += aligned(bytes))
-    *moe = (struct cuda_moe){.X = spec->experts, .used = spec->experts_used, .normed = spec->experts_normed};
+    *moe = (struct cuda_moe){.X = spec->experts,
+                             .used = spec->experts_used,
+                             .first = rank->experts_begin,
+                             .count = rank->experts_end - rank->experts_begin,
+                             .normed = spec->experts_normed};
     TAKE(s->router_logits, N * spec->experts * sizeof(float));
     TAKE(s->expert_act, items * spec->expert_width * sizeof(uint16_t));
     TAKE(s->expert_y, items * spec->width * sizeof(uint16_t));

@@ -39,7 +39,8 @@ struct cuda_layer {
     struct cuda_weight o, down, router;
     struct cuda_weight gated[2]; /* one of alternating rows, or gate and up */
     uint32_t qkv_parts, gated_parts;
-    struct cuda_weight *expert_gated, *expert_down; /* (X), with experts: then no gated and down */
+    struct cuda_weight *expert_gated, *expert_down; /* (X), with experts: then no gated and down. This rank's experts
+                                                       alone are there */
     bool windowed;
     float *attn_norm, *ffn_norm;           /* (E) */
     float *attn_post_norm, *ffn_post_norm; /* (E) or NULL */
@@ -109,10 +110,11 @@ struct cuda_rank {
     struct device_cuda *device;
     uint32_t rank;
     int gpu;
-    const struct model *model;          /* this rank's part; NULL once loaded */
-    struct model *part;                 /* the same where it had to be made */
-    struct model_spec spec;             /* of the part */
-    uint32_t vocab_begin, vocab_stride; /* of this rank's rows of embedding and head */
+    const struct model *model;           /* this rank's part; NULL once loaded */
+    struct model *part;                  /* the same where it had to be made */
+    struct model_spec spec;              /* of the part */
+    uint32_t vocab_begin, vocab_stride;  /* of this rank's rows of embedding and head */
+    uint32_t experts_begin, experts_end; /* this rank's, or all where each is split */
 
     char label[16]; /* "GPU 1: " before its messages where there are several */
     char name[256]; /* of the GPU */

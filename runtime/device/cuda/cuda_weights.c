@@ -115,27 +115,26 @@ static enum status plan_gated(struct loading *load, const struct layer_weights *
     return plan_matrix(load, &from->down, s->width, s->ff_width, true, &layer->down);
 }
 
-/* All experts of a layer are multiplied by one kernel: where their types differ they become BF16. */
+/* This rank's experts of a layer are multiplied by one kernel: where their types differ they become BF16. */
 static enum status plan_experts(struct loading *load, const struct layer_weights *from, struct cuda_layer *layer)
 {
     const struct model_spec *s = &load->rank->spec;
+    uint32_t begin = load->rank->experts_begin, end = load->rank->experts_end;
     bool alike = true;
     if (s->expert_width % 8)
         return error_set(load->err, ST_INVAL, "expert width %u: the CUDA device takes multiples of 8", s->expert_width);
     TRY(plan_matrix(load, &from->router, s->experts, s->width, false, &layer->router));
-    for (uint32_t x = 0; x < s->experts; x++) {
+    for (uint32_t x = begin; x < end; x++) {
         struct cuda_weight up, *gated = &layer->expert_gated[x], *down = &layer->expert_down[x];
-        if (!from->experts[x].gate.data && load->model->part.ranks > 1)
-            return error_set(load->err, ST_INVAL, "tensor parallelism by whole experts is not offered on CUDA");
         TRY(plan_matrix(load, &from->experts[x].gate, s->expert_width, s->width, true, gated));
         TRY(plan_matrix(load, &from->experts[x].up, s->expert_width, s->width, true, &up));
         TRY(plan_matrix(load, &from->experts[x].down, s->width, s->expert_width, true, down));
-        alike = alike && gated->type == up.type && gated->type == layer->expert_gated[0].type &&
-                down->type == layer->expert_down[0].type;
+        alike = alike && gated->type == up.type && gated->type == layer->expert_gated[begin].type &&
+                down->type == layer->expert_down[begin].type;
         gated->N *= 2;
         gated->alternating = true;
     }
-    for (uint32_t x = 0; !alike && x < s->experts; x++) {
+    for (uint32_t x = begin; !alike && x < end; x++) {
         layer->expert_gated[x].type = layer->expert_down[x].type = CUDA_TYPE_BF16;
     }
     return ST_OK;
@@ -429,7 +428,7 @@ static enum status load_layer(struct loading *load, const struct layer_weights *
         return load_matrix(load, &layer->down, &from->down, 0, 0);
     }
     TRY(load_matrix(load, &layer->router, &from->router, 0, 0));
-    for (uint32_t x = 0; x < load->rank->spec.experts; x++) {
+    for (uint32_t x = load->rank->experts_begin; x < load->rank->experts_end; x++) {
         TRY(load_matrix(load, &layer->expert_gated[x], &from->experts[x].gate, 0, 0));
         TRY(load_matrix(load, &layer->expert_gated[x], &from->experts[x].up, 0, 1));
         TRY(load_matrix(load, &layer->expert_down[x], &from->experts[x].down, 0, 0));

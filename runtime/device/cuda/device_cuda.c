@@ -249,11 +249,14 @@ static enum status divide_model(struct device_cuda *cuda, struct error *err)
         if (cuda->ranks_count > 1) snprintf(rank->label, sizeof rank->label, "GPU %d: ", rank->gpu);
         rank->model = cuda->model;
         rank->vocab_stride = (cuda->spec.vocab + 63) / 64 * 64;
+        rank->experts_end = cuda->spec.experts;
         if (cuda->ranks_count > 1) {
             TRY(model_shard(cuda->model, r, cuda->ranks_count, &rank->part, err));
             rank->model = rank->part;
             rank->vocab_begin = rank->part->part.vocab_begin;
             rank->vocab_stride = rank->part->part.vocab_stride;
+            rank->experts_begin = rank->part->part.experts_begin;
+            rank->experts_end = rank->part->part.experts_end;
         }
         rank->spec = rank->model->spec;
     }

@@ -544,6 +544,23 @@ static void test_device_cuda_divides_a_model_over_gpus(void **state)
     check_spec("two GPUs, experts", &spec, TENSOR_Q8_0, false, false, &config, 1, 0.1);
 }
 
+/* Experts too narrow to be split: each has one GPU, some GPUs one expert more. */
+static void test_device_cuda_divides_experts_over_gpus(void **state)
+{
+    (void)state;
+    struct device_cuda_config config = base_config;
+    struct model_spec spec = tiny_mixture(base_spec);
+    config.ranks = 2;
+    check_spec("two GPUs, whole experts", &spec, TENSOR_Q8_0, false, false, &config, 1, 0.1);
+    config.ranks = 4;
+    config.graphs = true;
+    spec.experts_normed = true;
+    check_spec("four GPUs, whole experts of two types", &spec, TENSOR_F32, true, false, &config, 1, 0.1);
+    spec.experts_used = 1; /* most GPUs have nothing to add */
+    config.one_shot_bytes = 1;
+    check_spec("four GPUs, one expert a token", &spec, TENSOR_Q4_1, false, false, &config, 1, 0.1);
+}
+
 static void test_device_cuda_gpus_run_ahead_without_a_trace(void **state)
 {
     (void)state;
@@ -709,7 +726,7 @@ static void end_broken(struct fixture *f)
 {
     assert_true(faults_struck() > 0);
     end_faulty(f);
-    for (int gpu = 1; gpu >= 0; gpu--) {
+    for (int gpu = 3; gpu >= 0; gpu--) {
         (void)cudaSetDevice(gpu); /* gives the sticky error */
         assert_int_equal(cudaDeviceReset(), cudaSuccess);
     }
@@ -803,7 +820,7 @@ static void test_device_cuda_says_why_there_is_no_gpu(void **state)
     uint32_t gpus = 0;
     tiny_make(&tiny, &base_spec, TENSOR_Q8_0, false, false);
     assert_int_equal(device_cuda_probe(&gpus, &err), ST_OK);
-    assert_int_equal(gpus, 2);
+    assert_int_equal(gpus, 4);
     fault_no_device(35);
     assert_not_created(&tiny.model, &base_config, ST_NOTFOUND, "driver");
     assert_int_equal(device_cuda_probe(&gpus, &err), ST_NOTFOUND);
@@ -829,6 +846,7 @@ int main(void)
         cmocka_unit_test(test_device_cuda_step_allocates_nothing),
         cmocka_unit_test(test_device_cuda_refuses_what_breaks_the_contract),
         cmocka_unit_test(test_device_cuda_divides_a_model_over_gpus),
+        cmocka_unit_test(test_device_cuda_divides_experts_over_gpus),
         cmocka_unit_test(test_device_cuda_gpus_run_ahead_without_a_trace),
         cmocka_unit_test(test_device_cuda_create_fails_cleanly),
         cmocka_unit_test(test_device_cuda_create_survives_every_failed_allocation),
@@ -838,6 +856,7 @@ int main(void)
         cmocka_unit_test(test_device_cuda_is_lost_by_a_step_that_hangs),
         cmocka_unit_test(test_device_cuda_is_lost_with_a_rank),
     };
+    setenv("CUSIM_DEVICES", "4", 1);
     if (getenv("MILLRACE_TEST_FILTER")) cmocka_set_test_filter(getenv("MILLRACE_TEST_FILTER"));
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

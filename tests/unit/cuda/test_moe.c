@@ -151,6 +151,7 @@ static void layer_make(struct layer *l, uint32_t X, uint32_t used, uint32_t M, u
     l->moe = (struct cuda_moe){.router_logits = keep(l, device_copy(l->logits, (size_t)M * X * sizeof(float))),
                                .X = X,
                                .used = used,
+                               .count = X,
                                .normed = l->normed,
                                .chosen = keep(l, device_take(items * 4)),
                                .weights = keep(l, device_take(items * 4)),
@@ -198,9 +199,9 @@ static void layer_multiply(struct layer *l)
     device_poison(l->act, items * l->F * 2);
     device_poison(l->y, items * l->E * 2);
     device_poison(l->out, (size_t)l->M * l->E * 2);
-    cuda_ok(
-        cuda_moe_matmul(&l->moe, l->gated, l->device_x, l->moe.places, l->act, l->gelu, l->M, SMS, device_stream()));
-    cuda_ok(cuda_moe_matmul(&l->moe, l->down, l->act, NULL, l->y, false, l->M, SMS, device_stream()));
+    cuda_ok(cuda_moe_matmul(&l->moe, l->gated + l->moe.first, l->device_x, l->moe.places, l->act, l->gelu, l->M, SMS,
+                            device_stream()));
+    cuda_ok(cuda_moe_matmul(&l->moe, l->down + l->moe.first, l->act, NULL, l->y, false, l->M, SMS, device_stream()));
     cuda_ok(cuda_moe_combine(l->out, &l->moe, l->y, l->E, l->device_live, l->M, device_stream()));
     device_wait();
     device_read(l->got_act, l->act, items * l->F * 2);
@@ -422,12 +423,64 @@ static void test_moe_depends_on_its_token_alone(void **state)
     layer_free(&l);
 }
 
+/* Places of other GPUs' experts keep what they have, and add nothing. */
+static void expect_part(const struct layer *l, const uint16_t *act, const uint16_t *y)
+{
+    uint32_t begin = l->begins[l->moe.first], end = l->begins[l->moe.first + l->moe.count];
+    for (uint32_t place = 0; place < l->live * l->used; place++) {
+        const size_t act_at = (size_t)place * l->F, y_at = (size_t)place * l->E;
+        if (place < begin || place >= end) {
+            expect_poison(l->got_act + act_at, l->F * 2, "act");
+            expect_poison(l->got_y + y_at, l->E * 2, "y");
+        } else {
+            assert_memory_equal(l->got_act + act_at, act + act_at, l->F * 2);
+            assert_memory_equal(l->got_y + y_at, y + y_at, l->E * 2);
+        }
+    }
+    for (uint32_t m = 0; m < l->live; m++) {
+        for (uint32_t n = 0; n < l->E; n++) {
+            double wanted = 0, magnitude = 0;
+            for (uint32_t u = 0; u < l->used; u++) {
+                const size_t i = (size_t)m * l->used + u;
+                if (l->chosen[i] < l->moe.first || l->chosen[i] >= l->moe.first + l->moe.count) continue;
+                const double part = (double)l->weights[i] * bf16_value(y[(size_t)l->place_of[i] * l->E + n]);
+                wanted += part;
+                magnitude += fabs(part);
+            }
+            expect_bf16(l->got_out[(size_t)m * l->E + n], wanted, magnitude * 0x1p-22, "out", m, n);
+        }
+    }
+}
+
+static void test_moe_multiplies_experts_of_one_gpu(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        struct layer l = {.E = 64, .F = 80, .fp8 = i};
+        layer_make(&l, 7, 3, 20, 19, 0);
+        layer_route(&l);
+        layer_multiply(&l);
+        const size_t items = (size_t)l.M * l.used;
+        uint16_t *act = mem_alloc(items * l.F, sizeof *act), *y = mem_alloc(items * l.E, sizeof *y);
+        memcpy(act, l.got_act, items * l.F * sizeof *act);
+        memcpy(y, l.got_y, items * l.E * sizeof *y);
+        for (l.moe.first = 0; l.moe.first < l.X; l.moe.first += l.moe.count) {
+            l.moe.count = l.moe.first == 0 ? 3 : l.moe.first == 3 ? 1 : 3;
+            layer_multiply(&l);
+            expect_part(&l, act, y);
+        }
+        mem_free(act);
+        mem_free(y);
+        layer_free(&l);
+    }
+}
+
 static void test_moe_refuses_what_it_cannot(void **state)
 {
     (void)state;
     struct cuda_moe moe = {.X = 257, .used = 2};
     assert_int_equal(cuda_moe_route(&moe, NULL, 1, device_stream()), cudaErrorInvalidValue);
-    moe = (struct cuda_moe){.X = 4, .used = 5};
+    moe = (struct cuda_moe){.X = 4, .used = 5, .count = 4};
     assert_int_equal(cuda_moe_route(&moe, NULL, 1, device_stream()), cudaErrorInvalidValue);
     moe.used = 2;
     assert_int_equal(cuda_moe_route(&moe, NULL, 0, device_stream()), cudaSuccess);
@@ -436,6 +489,11 @@ static void test_moe_refuses_what_it_cannot(void **state)
     struct cuda_weight weights[4] = {{.N = 8, .K = 8}, {.N = 8, .K = 8}, {.N = 8, .K = 8}, {.N = 8, .K = 8}};
     for (uint32_t x = 0; x < 4; x++) weights[x].codes = codes + x * 32;
     assert_int_equal(cuda_moe_matmul(&moe, weights, NULL, NULL, NULL, false, 0, 1, NULL), cudaSuccess);
+    for (uint32_t count = 0; count <= 3; count += 3) { /* none, and one more than there is */
+        moe.first = 2, moe.count = count;
+        assert_int_equal(cuda_moe_matmul(&moe, weights, NULL, NULL, NULL, false, 0, 1, NULL), cudaErrorInvalidValue);
+    }
+    moe.first = 0, moe.count = 4;
     weights[3].codes = codes; /* not at the others' distance */
     assert_int_equal(cuda_moe_matmul(&moe, weights, NULL, NULL, NULL, false, 1, 1, NULL), cudaErrorInvalidValue);
 }
@@ -448,6 +506,7 @@ int main(void)
         cmocka_unit_test(test_moe_multiplies),
         cmocka_unit_test(test_moe_multiplies_formats_of_files),
         cmocka_unit_test(test_moe_depends_on_its_token_alone),
+        cmocka_unit_test(test_moe_multiplies_experts_of_one_gpu),
         cmocka_unit_test(test_moe_refuses_what_it_cannot),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
