@@ -64,6 +64,12 @@ static bool is_lost(const struct device_cuda *cuda)
     return atomic_load(&cuda->lost_now);
 }
 
+/* NVML's thread may have seen what no step has met yet. */
+static bool has_gone(struct device *device)
+{
+    return is_lost(of(device));
+}
+
 /* The same step for another rank, in pinned memory of its own: each rank writes its attention into it. */
 static void give_step(struct cuda_generation *to, const struct cuda_generation *from)
 {
@@ -375,7 +381,8 @@ enum status device_cuda_create(const struct model *model, const struct device_cu
                                device_progress_fn progress, void *progress_state, struct device **device,
                                struct error *err)
 {
-    static const struct device_ops ops = {.destroy = destroy, .launch = launch, .collect = collect};
+    static const struct device_ops ops = {
+        .destroy = destroy, .launch = launch, .collect = collect, .is_lost = has_gone};
     uint32_t gpus = 0;
     TRY(check_config(config, err));
     TRY(check_model(&model->spec, err));
