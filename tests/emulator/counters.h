@@ -53,6 +53,8 @@ bool counters_kernel(const char *prefix, struct kernel_counts *counts);
 bool counters_range(const char *name, struct range_counts *counts);
 /* One line a kernel and a range on stderr. */
 void counters_print(void);
+/* Graphs launched since the program began, on all devices; counted always. Any thread. */
+uint64_t counters_graphs(void);
 
 #ifdef __cplusplus
 }

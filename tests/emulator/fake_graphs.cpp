@@ -1,7 +1,16 @@
 /* Launches, captures and graphs. A graph replays in one legal topological order, which the seed chooses; under TSan its
  * nodes are ordered by their edges alone, so a missing edge shows as a race. */
+#include "tests/emulator/counters.h"
 #include "tests/emulator/fakes.h"
 #include <algorithm>
+#include <atomic>
+
+static std::atomic<uint64_t> graphs_launched;
+
+extern "C" uint64_t counters_graphs(void)
+{
+    return graphs_launched;
+}
 
 struct CUgraphExec_st {
     std::vector<CUgraph_st::Node> nodes;
@@ -313,6 +322,7 @@ API cudaGraphLaunch(cudaGraphExec_t x, cudaStream_t stream)
     if (sticky) return remember(sticky);
     if (s->capture) return remember(cudaErrorStreamCaptureUnsupported);
     if (fault_strikes(&state().faults.launch)) return remember((cudaError_t)state().faults.launch_error);
+    graphs_launched++;
     push_graph(x, s);
     nudge(s, l);
     return cudaSuccess;
