@@ -115,9 +115,9 @@ class Ranks(unittest.TestCase):
                 begin = time.monotonic()
                 harm(ranks[1])
                 for stream in streams:
-                    stream.join(30)
+                    stream.join(60)
                     self.assertIn("error", stream.events[-1], stream.events[-2:])
-                    self.assertLess(stream.ended - begin, 6)  # 4 s of silence at most, one step, and a crowded machine
+                    self.assertLess(stream.ended - begin, 10)  # 4 s of silence at most, one step, and a crowded machine
                 self.assertEqual(server.process.wait(30), 3)
                 self.assertTrue(gone(ranks), "a rank has outlived its server")
                 log = server.log()
@@ -151,7 +151,7 @@ class Ranks(unittest.TestCase):
             os.kill(rank, signal.SIGKILL)
             begin = time.monotonic()
             self.assertEqual(server.process.wait(30), 3)
-            self.assertLess(time.monotonic() - begin, 5)
+            self.assertLess(time.monotonic() - begin, 10)
 
     def test_sleep_and_unload(self):
         """Asleep with the KV of all ranks given back, then without ranks at all; and the same answers afterwards."""

@@ -468,7 +468,11 @@ static enum status run_worker(const void *const *packets, const size_t *lengths,
 static void test_device_ranks_nonsense_for_a_rank(void **state)
 {
     (void)state;
+#ifdef __SANITIZE_THREAD__ /* a device's memory is cleared in its shadow too */
+    enum { ROUNDS = 100 };
+#else
     enum { ROUNDS = 400 };
+#endif
     uint64_t seed = 20261123;
     uint32_t ended[2] = {0};
     print_message("seed %llu\n", (unsigned long long)seed);
@@ -506,7 +510,7 @@ static void test_device_ranks_nonsense_for_a_rank(void **state)
         close(fd);
     }
     print_message("%u stopped, %u refused\n", ended[1], ended[0]);
-    assert_true(ended[0] > 20 && ended[1] > 5);
+    assert_true(ended[0] > ROUNDS / 20 && ended[1] > ROUNDS / 80);
     tiny_free(&tiny);
 }
 
