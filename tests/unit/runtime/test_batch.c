@@ -6,10 +6,11 @@
 
 enum { TOKENS = 40, SEQS = 6, ROWS = 24, CONTEXT = 100, V = 500, BLOCKS = 30 };
 
-static const struct batch_bounds bounds = {TOKENS, SEQS, ROWS, CONTEXT, V, BLOCKS};
+static const struct batch_bounds whole = {TOKENS, SEQS, ROWS, CONTEXT, V, BLOCKS};
 static const struct sampling_params params = {.top_p = 1, .repetition_penalty = 1, .logprobs = -1};
 
 struct fixture {
+    struct batch_bounds bounds;
     struct batch *batch;
     uint32_t ids[SEQS][CONTEXT];
     block_id tables[SEQS][8];
@@ -18,7 +19,7 @@ struct fixture {
 
 static void fixture_make(struct fixture *f)
 {
-    memset(f, 0, sizeof *f);
+    *f = (struct fixture){.bounds = whole};
     assert_int_equal(batch_create(TOKENS, SEQS, ROWS, &f->batch), ST_OK);
     for (uint32_t s = 0; s < SEQS; s++) {
         for (uint32_t b = 0; b < 8; b++) f->tables[s][b] = (s * 8 + b) % BLOCKS;
@@ -34,7 +35,7 @@ static void add(struct fixture *f, uint32_t s, uint32_t position, uint32_t count
 
 static enum status check(struct fixture *f, uint32_t previous_rows)
 {
-    return batch_check(&bounds, f->batch, previous_rows, f->marks);
+    return batch_check(&f->bounds, f->batch, previous_rows, f->marks);
 }
 
 static void test_batch_refuses_what_breaks_the_contract(void **state)
@@ -42,7 +43,8 @@ static void test_batch_refuses_what_breaks_the_contract(void **state)
     (void)state;
     struct fixture f;
     fixture_make(&f);
-    for (int fault = 0; fault <= 22; fault++) {
+    for (int fault = 0; fault <= 30; fault++) {
+        f.bounds = whole;
         batch_clear(f.batch);
         add(&f, 0, 0, 17);
         add(&f, 1, 30, 1);
@@ -75,11 +77,28 @@ static void test_batch_refuses_what_breaks_the_contract(void **state)
         case 20: b->rows[3].seen_count = CONTEXT + 1; break;
         case 21: b->tokens_count = TOKENS + 1; break;
         case 22: b->q_start[0] = 1; break;
+        case 23: b->rows[18].token = 19; break;
+        case 24: b->tokens_count = 20; break; /* one of no sequence */
+        case 25: b->positions[18] = UINT32_MAX, b->kv_len[2] = 0; break;
+        case 26: f.bounds.tokens_max = 18; break;
+        case 27: f.bounds.seqs_max = 2; break;
+        case 28: f.bounds.rows_max = 18; break;
+        case 29: /* a sequence without tokens; all else is sound */
+            b->q_start[2] = 17, b->seq_of_token[17] = 2;
+            b->kv_len[1] = b->positions[17] = 98;
+            b->tokens[17] = 1, b->rows[17].pending = false;
+            break;
+        case 30: /* longer than the batch, whose arrays end there */
+            for (uint32_t n = 0; n < TOKENS; n++) b->tokens[n] = b->seq_of_token[n] = 0, b->positions[n] = n;
+            b->q_start[1] = b->kv_len[0] = TOKENS + 1;
+            break;
         default: break;
         }
         enum status status = check(&f, previous);
         if (status != (fault ? ST_INVAL : ST_OK)) fail_msg("fault %d gives %s", fault, status_name(status));
+        if (!fault) assert_int_equal(check(&f, previous), ST_OK); /* it leaves no marks */
     }
+    f.bounds = whole;
     batch_clear(f.batch);
     assert_int_equal(check(&f, 0), ST_OK); /* nothing to do */
     batch_destroy(f.batch);
