@@ -48,24 +48,17 @@ struct norm_row { /* made inside a kernel from its arguments */
     norm_row_numbers n;
 };
 
-/* The sum over the block in every thread. partial: 16 floats that nothing else uses in this row. */
-__device__ __forceinline__ float norm_row_sum(float v, float *partial)
+/* The sum over the block, or its largest value (none is below 0), in every thread. partial: 16 floats that nothing else
+ * uses in this row. */
+enum norm_row_op { NORM_ROW_SUM, NORM_ROW_MAX };
+template <norm_row_op OP> __device__ __forceinline__ float norm_row_reduce(float v, float *partial)
 {
     const uint32_t warps = blockDim.x / 32;
-    v = kx::warp_sum(v);
+    v = OP == NORM_ROW_SUM ? kx::warp_sum(v) : kx::warp_max(v);
     if (kx::lane() == 0) partial[threadIdx.x / 32] = v;
     __syncthreads();
     v = (uint32_t)kx::lane() < warps ? partial[kx::lane()] : 0.0f;
-    return kx::warp_sum(v);
-}
-__device__ __forceinline__ float norm_row_max(float v, float *partial)
-{
-    const uint32_t warps = blockDim.x / 32;
-    v = kx::warp_max(v);
-    if (kx::lane() == 0) partial[threadIdx.x / 32] = v;
-    __syncthreads();
-    v = (uint32_t)kx::lane() < warps ? partial[kx::lane()] : 0.0f;
-    return kx::warp_max(v);
+    return OP == NORM_ROW_SUM ? kx::warp_sum(v) : kx::warp_max(v);
 }
 
 /* The first value of a thread's unit u; rows have E / 4 of them. */
@@ -84,7 +77,7 @@ template <int UNITS> __device__ __forceinline__ float norm_row_squares(const flo
         squares = fmaf(v[u].z, v[u].z, squares);
         squares = fmaf(v[u].w, v[u].w, squares);
     }
-    return norm_row_sum(squares, partial);
+    return norm_row_reduce<NORM_ROW_SUM>(squares, partial);
 }
 
 /* Units beyond the row are 0. */
@@ -113,7 +106,7 @@ __device__ __forceinline__ void norm_row_store_e4m3(const norm_row &r, const flo
     for (int u = 0; u < UNITS; u++) {
         amax = fmaxf(amax, fmaxf(fmaxf(fabsf(v[u].x), fabsf(v[u].y)), fmaxf(fabsf(v[u].z), fabsf(v[u].w))));
     }
-    amax = norm_row_max(amax, partial);
+    amax = norm_row_reduce<NORM_ROW_MAX>(amax, partial);
     const bool live = amax >= E4M3_LEAST && amax <= 0x1.fffffep127f;
     const float inverse = live ? E4M3_MAX / amax : 0.0f;
     if (threadIdx.x == 0) *r.scale = !sound ? __uint_as_float(0x7fc00000u) : live ? amax / E4M3_MAX : 0.0f;

@@ -88,15 +88,16 @@ __device__ __forceinline__ float2 bf16x2_unpack(uint32_t w)
     return make_float2(__uint_as_float(w << 16), __uint_as_float(w & 0xffff0000u));
 }
 /* a - b and a * b of both halves, for values whose result is a BF16 (what the emulator does not round). */
+#ifdef __CUDACC__
+union bf16x2_word {
+    uint32_t w;
+    __nv_bfloat162 v;
+};
+#endif
 __device__ __forceinline__ uint32_t bf16x2_sub(uint32_t a, uint32_t b)
 {
 #ifdef __CUDACC__
-    union {
-        uint32_t w;
-        __nv_bfloat162 v;
-    } x, y;
-    x.w = a;
-    y.w = b;
+    bf16x2_word x = {a}, y = {b};
     x.v = __hsub2(x.v, y.v);
     return x.w;
 #else
@@ -107,12 +108,7 @@ __device__ __forceinline__ uint32_t bf16x2_sub(uint32_t a, uint32_t b)
 __device__ __forceinline__ uint32_t bf16x2_mul(uint32_t a, uint32_t b)
 {
 #ifdef __CUDACC__
-    union {
-        uint32_t w;
-        __nv_bfloat162 v;
-    } x, y;
-    x.w = a;
-    y.w = b;
+    bf16x2_word x = {a}, y = {b};
     x.v = __hmul2(x.v, y.v);
     return x.w;
 #else
