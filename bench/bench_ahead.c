@@ -9,10 +9,9 @@
  * time is more than scheduler and engine alone. The thread that takes events only drops them. */
 #include "runtime/base/clock.h"
 #include "runtime/base/mem.h"
-#include "runtime/model/vocab.h"
-#include "runtime/text/tokenizer.h"
 #include "scheduler/engine.h"
 #include "tests/support/null_device.h"
+#include "tests/support/plain_tokenizer.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -42,32 +41,6 @@ static void die(const char *what)
 {
     fprintf(stderr, "bench_ahead: %s\n", what);
     exit(1);
-}
-
-static struct tokenizer *make_tokenizer(void)
-{
-    static struct vocab_string tokens[VOCAB];
-    static uint8_t kinds[VOCAB];
-    static char texts[VOCAB][8];
-    for (uint32_t i = 0; i < VOCAB; i++) {
-        tokens[i] = (struct vocab_string){.text = texts[i], .length = (uint32_t)snprintf(texts[i], 8, "w%u", i)};
-        kinds[i] = VOCAB_NORMAL;
-    }
-    struct vocab vocab = {.model = "gpt2",
-                          .pre = "gpt-2",
-                          .count = VOCAB,
-                          .tokens = tokens,
-                          .kinds = kinds,
-                          .bos_id = VOCAB_NO_ID,
-                          .eos_id = 0,
-                          .unknown_id = VOCAB_NO_ID,
-                          .padding_id = VOCAB_NO_ID,
-                          .end_ids = {0},
-                          .end_ids_count = 1};
-    struct tokenizer *tokenizer;
-    struct error err;
-    if (tokenizer_create(&vocab, &tokenizer, &err) != ST_OK) die(err.message);
-    return tokenizer;
 }
 
 static void on_wake(void *state)
@@ -186,7 +159,9 @@ int main(int argc, char **argv)
             die("usage: bench_ahead [--json] [--step-us N ...]");
     }
     if (given) count = given;
-    struct tokenizer *tokenizer = make_tokenizer();
+    struct tokenizer *tokenizer = NULL;
+    struct error err = {""};
+    if (plain_tokenizer_create(VOCAB, &tokenizer, &err) != ST_OK) die(err.message);
     if (!json)
         printf("%u rows, us a step\n%10s %22s %22s %8s\n", ROWS, "device", "one at a time (idle)", "one ahead (idle)",
                "hidden");

@@ -6,6 +6,7 @@
 #include "runtime/device/turn.c" /* to see who waits for the turn */
 #include "scheduler/engine.h"
 #include "tests/support/null_device.h"
+#include "tests/support/plain_tokenizer.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -17,30 +18,9 @@ enum { VOCAB = 64, END_ID = 63, SPECIAL_ID = 62, CONTEXT = 2048, PROMPT_MAX = 51
 
 static struct tokenizer *tokenizer_make(void)
 {
-    static struct vocab_string tokens[VOCAB];
-    static uint8_t kinds[VOCAB];
-    static const char characters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
-    for (uint32_t i = 0; i < VOCAB - 2; i++) {
-        tokens[i] = (struct vocab_string){.text = &characters[i], .length = 1};
-        kinds[i] = VOCAB_NORMAL;
-    }
-    tokens[SPECIAL_ID] = (struct vocab_string){.text = "<s>", .length = 3};
-    tokens[END_ID] = (struct vocab_string){.text = "</s>", .length = 4};
-    kinds[SPECIAL_ID] = kinds[END_ID] = VOCAB_CONTROL;
-    struct vocab vocab = {.model = "gpt2",
-                          .pre = "gpt-2",
-                          .count = VOCAB,
-                          .tokens = tokens,
-                          .kinds = kinds,
-                          .bos_id = VOCAB_NO_ID,
-                          .eos_id = END_ID,
-                          .unknown_id = VOCAB_NO_ID,
-                          .padding_id = VOCAB_NO_ID,
-                          .end_ids = {END_ID},
-                          .end_ids_count = 1};
     struct tokenizer *tokenizer = NULL;
-    struct error err = {{0}};
-    if (tokenizer_create(&vocab, &tokenizer, &err) != ST_OK) fail_msg("tokenizer: %s", err.message);
+    struct error err = {""};
+    if (plain_tokenizer_create(VOCAB, &tokenizer, &err) != ST_OK) fail_msg("tokenizer: %s", err.message);
     return tokenizer;
 }
 
