@@ -1,7 +1,8 @@
-/* See rendezvous.h, V1-V3. Process 0 waits for the others in one loop over all sockets; afterwards a thread on each
- * side sends and hears beats. */
+/* See rendezvous.h, V1-V4. Process 0 waits for the others in one loop over all sockets; afterwards a thread on each
+ * side sends and hears beats. Channels are met for by the same loop, once the beats go. */
 #include "runtime/device/rendezvous.h"
 
+#include "runtime/base/check.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/hash.h"
 #include "runtime/base/log.h"
@@ -28,14 +29,17 @@
 
 enum { TURN_MS = 50, RETRY_MS = 200, LATE_MS = 1000, LISTENERS = 2, PROCESSES_MAX = 1024 };
 
+#define CHANNEL UINT32_C(0x80000000) /* with the process in a JOIN: it comes for its channel */
+
 struct rendezvous {
     struct rendezvous_config config;
-    uint32_t members_count;     /* connections: process 0 has processes - 1, others one */
-    struct connection *members; /* of process 0: member i is process i + 1 */
+    uint32_t members_count;      /* connections: process 0 has processes - 1, others one */
+    struct connection *members;  /* of process 0: member i is process i + 1 */
+    struct connection *channels; /* as many, or NULL */
     int bell;
     pthread_t thread;
     bool threaded;
-    atomic_bool closing;
+    atomic_bool closing, mute;     /* mute: it goes without goodbye */
     uint64_t looked_ns, beaten_ns; /* the thread's */
 
     pthread_mutex_t mutex; /* guards what follows */
@@ -53,12 +57,34 @@ static bool is_first(const struct rendezvous *r)
     return r->config.process == 0;
 }
 
+/* While channels are met for, the beats may tell that somebody is gone. */
+static bool has_ended(struct rendezvous *r, struct error *why)
+{
+    pthread_mutex_lock(&r->mutex);
+    bool ended = r->state != RENDEZVOUS_RUNS;
+    if (ended && why) *why = r->why;
+    pthread_mutex_unlock(&r->mutex);
+    return ended;
+}
+
+/* Where process 0 waits. */
+struct hall {
+    struct rendezvous *r;
+    uint32_t what;             /* 0, or CHANNEL */
+    struct connection *places; /* to fill: members, or channels */
+    int listeners[LISTENERS];
+    struct connection strangers[RENDEZVOUS_STRANGERS_MAX];
+    uint32_t joined;
+    uint32_t refusals_told;
+    uint32_t last_refusal, last_process; /* for the message at the end */
+};
+
 /* ---- what JOIN says ---- */
 
-static void write_join(const struct rendezvous_config *c, const uint8_t nonce[NONCE_BYTES], uint8_t *to)
+static void write_join(const struct rendezvous_config *c, uint32_t what, const uint8_t nonce[NONCE_BYTES], uint8_t *to)
 {
     memset(to, 0, JOIN_PLAIN_BYTES);
-    put_u32(to, c->process);
+    put_u32(to, c->process | what);
     put_u32(to + 4, c->processes);
     memcpy(to + 8, c->version, strlen(c->version));
     memcpy(to + 8 + VERSION_BYTES, c->config_hash, 32);
@@ -92,11 +118,11 @@ static const char *refusal_text(uint32_t refusal)
 }
 
 /* 0: it may join. Only the secret is judged before the secret is proven. */
-static uint32_t judge(const struct rendezvous *r, const struct connection *stranger, const uint8_t *join)
+static uint32_t judge(const struct hall *h, const struct connection *stranger, const uint8_t *join)
 {
-    const struct rendezvous_config *c = &r->config;
+    const struct rendezvous_config *c = &h->r->config;
     uint8_t proof[PROOF_BYTES], version[VERSION_BYTES] = {0};
-    uint32_t process = get_u32(join), processes = get_u32(join + 4);
+    uint32_t process = get_u32(join) & ~CHANNEL, what = get_u32(join) & CHANNEL, processes = get_u32(join + 4);
     join_proof(c, stranger->nonce, join, proof);
     if (!equal_constant_time(proof, join + JOIN_PLAIN_BYTES, PROOF_BYTES)) return REFUSED_SECRET;
     memcpy(version, c->version, strlen(c->version));
@@ -104,7 +130,7 @@ static uint32_t judge(const struct rendezvous *r, const struct connection *stran
     if (processes != c->processes || process == 0 || process >= c->processes) return REFUSED_COUNT;
     if (memcmp(join + 8 + VERSION_BYTES, c->config_hash, 32) != 0) return REFUSED_CONFIG;
     if (memcmp(join + 40 + VERSION_BYTES, c->model_hash, 32) != 0) return REFUSED_MODEL;
-    if (r->members[process - 1].fd >= 0) return REFUSED_TAKEN;
+    if (what != h->what || h->places[process - 1].fd >= 0) return REFUSED_TAKEN;
     return 0;
 }
 
@@ -170,15 +196,6 @@ static enum status listen_all(const struct rendezvous_config *c, int listeners[L
 
 /* ---- process 0: all come ---- */
 
-struct hall {
-    struct rendezvous *r;
-    int listeners[LISTENERS];
-    struct connection strangers[RENDEZVOUS_STRANGERS_MAX];
-    uint32_t joined;
-    uint32_t refusals_told;
-    uint32_t last_refusal, last_process; /* for the message at the end */
-};
-
 static void greet(struct hall *h, int listener)
 {
     int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
@@ -223,12 +240,12 @@ static void hear_stranger(struct hall *h, struct connection *stranger)
         connection_close(stranger);
         return;
     }
-    uint32_t process = get_u32(frame.payload), refusal = judge(r, stranger, frame.payload);
+    uint32_t process = get_u32(frame.payload) & ~CHANNEL, refusal = judge(h, stranger, frame.payload);
     if (refusal) {
         refuse(h, stranger, refusal, process);
         return;
     }
-    struct connection *member = &r->members[process - 1];
+    struct connection *member = &h->places[process - 1];
     *member = *stranger;
     member->process = process;
     member->in_bytes = member->taken_bytes = 0;
@@ -254,7 +271,7 @@ static void hall_turn(struct hall *h, struct pollfd *fds)
     for (uint32_t i = 0; i < LISTENERS; i++) fds[count++] = (struct pollfd){h->listeners[i], POLLIN, 0};
     for (uint32_t i = 0; i < RENDEZVOUS_STRANGERS_MAX; i++)
         fds[count++] = (struct pollfd){h->strangers[i].fd, POLLIN, 0};
-    for (uint32_t i = 0; i < r->members_count; i++) fds[count++] = (struct pollfd){r->members[i].fd, POLLIN, 0};
+    for (uint32_t i = 0; i < r->members_count; i++) fds[count++] = (struct pollfd){h->places[i].fd, POLLIN, 0};
     if (poll(fds, count, TURN_MS) < 0) return;
     uint64_t now = now_ns();
     const struct pollfd *at = fds + LISTENERS;
@@ -264,15 +281,15 @@ static void hall_turn(struct hall *h, struct pollfd *fds)
         if (c->fd >= 0 && now - c->since_ns > RENDEZVOUS_JOIN_MS * NS_PER_MS) connection_close(c);
     }
     for (uint32_t i = 0; i < r->members_count; i++, at++)
-        if (at->fd >= 0 && at->revents) hear_waiting(h, &r->members[i]);
+        if (at->fd >= 0 && at->revents) hear_waiting(h, &h->places[i]);
     for (uint32_t i = 0; i < LISTENERS; i++)
         if (fds[i].fd >= 0 && fds[i].revents) greet(h, fds[i].fd);
 }
 
-static enum status start_all(struct rendezvous *r, const uint8_t *blob, struct error *err)
+static enum status start_all(struct hall *h, const uint8_t *blob, struct error *err)
 {
-    for (uint32_t i = 0; i < r->members_count; i++) {
-        struct connection *member = &r->members[i];
+    for (uint32_t i = 0; i < h->r->members_count; i++) {
+        struct connection *member = &h->places[i];
         uint8_t payload[RENDEZVOUS_BLOB_BYTES + PROOF_BYTES];
         memcpy(payload, blob, RENDEZVOUS_BLOB_BYTES);
         session_proof(member, true, FRAME_START, blob, RENDEZVOUS_BLOB_BYTES, payload + RENDEZVOUS_BLOB_BYTES);
@@ -290,8 +307,8 @@ static enum status give_up(struct hall *h, struct error *err)
     size_t used = 0;
     put_u32(in_time, REFUSED_TIME);
     for (uint32_t i = 0; i < r->members_count; i++)
-        if (r->members[i].fd >= 0)
-            (void)!connection_write(&r->members[i], FRAME_REFUSED, in_time);
+        if (h->places[i].fd >= 0)
+            (void)!connection_write(&h->places[i], FRAME_REFUSED, in_time);
         else if (used < sizeof missing - 16)
             used += (size_t)snprintf(missing + used, sizeof missing - used, "%s%" PRIu32, used ? ", " : "", i + 1);
     if (h->last_refusal) snprintf(last, sizeof last, "; one was refused: %s", refusal_text(h->last_refusal));
@@ -300,25 +317,30 @@ static enum status give_up(struct hall *h, struct error *err)
                      h->joined + 1, r->config.processes, r->config.join_ns / NS_PER_S, missing, last);
 }
 
-static enum status gather_all(struct rendezvous *r, const uint8_t *blob, struct error *err)
+static enum status gather_all(struct rendezvous *r, uint32_t what, const uint8_t *blob, struct error *err)
 {
     struct hall *h = mem_alloc(1, sizeof *h);
     struct pollfd *fds = mem_alloc(LISTENERS + RENDEZVOUS_STRANGERS_MAX + r->members_count, sizeof *fds);
     enum status status = h && fds ? ST_OK : error_set(err, ST_NOMEM, "no memory to meet the other processes");
     if (status == ST_OK) {
         h->r = r;
+        h->what = what;
+        h->places = what ? r->channels : r->members;
         for (uint32_t i = 0; i < LISTENERS; i++) h->listeners[i] = -1;
         for (uint32_t i = 0; i < RENDEZVOUS_STRANGERS_MAX; i++) h->strangers[i].fd = -1;
         status = listen_all(&r->config, h->listeners, err);
         uint64_t begin_ns = now_ns();
         while (status == ST_OK && h->joined < r->members_count) {
             hall_turn(h, fds);
-            if (h->joined < r->members_count && now_ns() - begin_ns > r->config.join_ns) status = give_up(h, err);
+            if (has_ended(r, err))
+                status = ST_DEVICE;
+            else if (h->joined < r->members_count && now_ns() - begin_ns > r->config.join_ns)
+                status = give_up(h, err);
         }
         for (uint32_t i = 0; i < LISTENERS; i++)
             if (h->listeners[i] >= 0) close(h->listeners[i]);
         for (uint32_t i = 0; i < RENDEZVOUS_STRANGERS_MAX; i++) connection_close(&h->strangers[i]);
-        if (status == ST_OK) status = start_all(r, blob, err);
+        if (status == ST_OK) status = start_all(h, blob, err);
     }
     mem_free(fds);
     mem_free(h);
@@ -335,16 +357,16 @@ static uint64_t left_ns(const struct rendezvous *r, uint64_t begin_ns)
 }
 
 /* Until the socket can do that, TURN_MS at most at a time; false: not within the time. */
-static bool wait_for(const struct rendezvous *r, int fd, short what, uint64_t begin_ns)
+static bool wait_for(struct rendezvous *r, int fd, short what, uint64_t begin_ns)
 {
-    while (left_ns(r, begin_ns)) {
+    while (left_ns(r, begin_ns) && !has_ended(r, NULL)) {
         struct pollfd at = {fd, what, 0};
         if (poll(&at, 1, TURN_MS) > 0) return true;
     }
     return false;
 }
 
-static int connect_once(const struct rendezvous *r, uint64_t begin_ns)
+static int connect_once(struct rendezvous *r, uint64_t begin_ns)
 {
     struct addrinfo *all = look_up(r->config.address, r->config.port, 0);
     int fd = -1;
@@ -366,33 +388,33 @@ static int connect_once(const struct rendezvous *r, uint64_t begin_ns)
 }
 
 /* The next frame, waited for. */
-static enum status await(struct rendezvous *r, struct frame *frame, uint64_t begin_ns)
+static enum status await(struct rendezvous *r, struct connection *c, struct frame *frame, uint64_t begin_ns)
 {
     for (;;) {
-        enum status status = connection_read(&r->members[0], frame);
+        enum status status = connection_read(c, frame);
         if (status != ST_AGAIN) return status;
-        if (!wait_for(r, r->members[0].fd, POLLIN, begin_ns)) return ST_TIMEOUT;
+        if (!wait_for(r, c->fd, POLLIN, begin_ns)) return ST_TIMEOUT;
     }
 }
 
 /* One connection's talk. ST_AGAIN: it broke off before anything was decided: try again. */
-static enum status talk(struct rendezvous *r, uint8_t *blob, uint64_t begin_ns, struct error *err)
+static enum status talk(struct rendezvous *r, uint32_t what, uint8_t *blob, uint64_t begin_ns, struct error *err)
 {
-    struct connection *c = &r->members[0];
+    struct connection *c = what ? r->channels : r->members;
     struct frame frame;
     uint8_t join[JOIN_PLAIN_BYTES + PROOF_BYTES], nonce[NONCE_BYTES], proof[PROOF_BYTES];
-    enum status status = await(r, &frame, begin_ns);
+    enum status status = await(r, c, &frame, begin_ns);
     if (status == ST_IO) return ST_AGAIN;
     if (status == ST_OK && frame.kind != FRAME_HELLO) status = ST_PROTO;
     if (status == ST_PROTO)
         return error_set(err, ST_INVAL, "what listens at %s:%u is not process 0", r->config.address, r->config.port);
     if (status != ST_OK) return status;
     random_fill(nonce, sizeof nonce);
-    write_join(&r->config, nonce, join);
+    write_join(&r->config, what, nonce, join);
     join_proof(&r->config, frame.payload, join, join + JOIN_PLAIN_BYTES);
     session_key(r->config.secret, r->config.secret_bytes, frame.payload, nonce, c->key);
     if (connection_write(c, FRAME_JOIN, join) != ST_OK) return ST_AGAIN;
-    status = await(r, &frame, begin_ns);
+    status = await(r, c, &frame, begin_ns);
     if (status == ST_IO) return ST_AGAIN;
     if (status == ST_OK && frame.kind == FRAME_REFUSED) {
         uint32_t refusal = get_u32(frame.payload);
@@ -410,18 +432,19 @@ static enum status talk(struct rendezvous *r, uint8_t *blob, uint64_t begin_ns, 
     return ST_OK;
 }
 
-static enum status go_there(struct rendezvous *r, uint8_t *blob, struct error *err)
+static enum status go_there(struct rendezvous *r, uint32_t what, uint8_t *blob, struct error *err)
 {
     uint64_t begin_ns = now_ns();
     bool met = false;
     if (err) err->message[0] = '\0';
     while (left_ns(r, begin_ns)) {
-        struct connection *c = &r->members[0];
+        struct connection *c = what ? r->channels : r->members;
+        if (has_ended(r, err)) return ST_DEVICE;
         *c = (struct connection){.fd = connect_once(r, begin_ns)};
         enum status status = ST_AGAIN;
         if (c->fd >= 0) {
             met = true;
-            status = talk(r, blob, begin_ns, err);
+            status = talk(r, what, blob, begin_ns, err);
         }
         if (status == ST_OK) return ST_OK;
         connection_close(c);
@@ -542,7 +565,7 @@ static void *beat_main(void *state)
         look_for_silence(r, now);
         beat_all(r, now);
     }
-    for (uint32_t i = 0; i < r->members_count; i++)
+    for (uint32_t i = 0; i < r->members_count && !atomic_load(&r->mute); i++)
         if (r->members[i].fd >= 0) (void)!signal_write(&r->members[i], is_first(r), FRAME_BYE, r->config.process);
     mem_free(fds);
     return NULL;
@@ -576,6 +599,18 @@ static enum status check(const struct rendezvous_config *c, struct error *err)
     return ST_OK;
 }
 
+static enum status meet(struct rendezvous *r, uint32_t what, uint8_t *blob, struct error *err)
+{
+    return is_first(r) ? gather_all(r, what, blob, err) : go_there(r, what, blob, err);
+}
+
+static struct connection *take_places(uint32_t count)
+{
+    struct connection *places = mem_alloc(count, sizeof *places);
+    for (uint32_t i = 0; places && i < count; i++) places[i].fd = -1;
+    return places;
+}
+
 enum status rendezvous_open(const struct rendezvous_config *config, uint8_t blob[RENDEZVOUS_BLOB_BYTES],
                             struct rendezvous **rendezvous, struct error *err)
 {
@@ -589,12 +624,14 @@ enum status rendezvous_open(const struct rendezvous_config *config, uint8_t blob
     r->bell = -1;
     pthread_mutex_init(&r->mutex, NULL);
     r->members_count = is_first(r) ? config->processes - 1 : 1;
-    r->members = mem_alloc(r->members_count, sizeof *r->members);
-    enum status status = r->members ? ST_OK : error_set(err, ST_NOMEM, "no memory to meet the other processes");
-    for (uint32_t i = 0; r->members && i < r->members_count; i++) r->members[i].fd = -1;
-    if (status == ST_OK) status = is_first(r) ? gather_all(r, blob, err) : go_there(r, blob, err);
-    r->config.secret = NULL; /* the caller's, and done with */
+    r->members = take_places(r->members_count);
+    if (config->channels) r->channels = take_places(r->members_count);
+    bool taken = r->members && (r->channels || !config->channels);
+    enum status status = taken ? ST_OK : error_set(err, ST_NOMEM, "no memory to meet the other processes");
+    if (status == ST_OK) status = meet(r, 0, blob, err);
     if (status == ST_OK) status = beat_start(r, err);
+    if (status == ST_OK && r->channels) status = meet(r, CHANNEL, blob, err);
+    r->config.secret = NULL; /* the caller's, and done with */
     if (status != ST_OK) {
         rendezvous_close(r);
         return status;
@@ -612,6 +649,20 @@ enum rendezvous_state rendezvous_state(struct rendezvous *r, struct error *why)
     return state;
 }
 
+void rendezvous_take_channel(struct rendezvous *r, uint32_t idx, int *fd, uint8_t key[32])
+{
+    CHECK(r->channels && idx < r->members_count && r->channels[idx].fd >= 0);
+    *fd = r->channels[idx].fd;
+    memcpy(key, r->channels[idx].key, 32);
+    r->channels[idx].fd = -1;
+}
+
+void rendezvous_abandon(struct rendezvous *r)
+{
+    if (r) atomic_store(&r->mute, true);
+    rendezvous_close(r);
+}
+
 void rendezvous_close(struct rendezvous *r)
 {
     if (!r) return;
@@ -622,7 +673,9 @@ void rendezvous_close(struct rendezvous *r)
         pthread_join(r->thread, NULL);
     }
     for (uint32_t i = 0; r->members && i < r->members_count; i++) connection_close(&r->members[i]);
+    for (uint32_t i = 0; r->channels && i < r->members_count; i++) connection_close(&r->channels[i]);
     if (r->bell >= 0) close(r->bell);
+    mem_free(r->channels);
     mem_free(r->members);
     pthread_mutex_destroy(&r->mutex);
     mem_free(r);

@@ -17,7 +17,9 @@
  *     nobody: there is room for RENDEZVOUS_STRANGERS_MAX, and the oldest gives way.
  * V2. A process that ends, or says nothing for lost_ms, is lost: on_lost is called once, everywhere, since process 0
  *     tells the others. A BYE is no loss but an end.
- * V3. Every wait has an end: join_ns for all to be there. Messages say who is missing, or what differs. */
+ * V3. Every wait has an end: join_ns for all to be there. Messages say who is missing, or what differs.
+ * V4. With `channels` every process comes a second time in the same way, at the same port, and leaves a connection for
+ *     whatever else is to be said (node_link.h); both ends have proven themselves as for the first. */
 #ifndef RUNTIME_DEVICE_RENDEZVOUS_H
 #define RUNTIME_DEVICE_RENDEZVOUS_H
 
@@ -46,6 +48,7 @@ struct rendezvous_config {
     uint32_t beat_ms, lost_ms;                    /* 0: 1000, 5000 */
     void (*on_end)(void *state, const char *why); /* the beat thread, once: lost, or goodbye; NULL: none */
     void *state;
+    bool channels; /* V4 */
 };
 
 enum rendezvous_state { RENDEZVOUS_RUNS, RENDEZVOUS_OVER /* somebody has said goodbye */, RENDEZVOUS_LOST };
@@ -58,7 +61,12 @@ NODISCARD enum status rendezvous_open(const struct rendezvous_config *config, ui
                                       struct rendezvous **rendezvous, struct error *err);
 /* why: who and what, where it does not run. Any thread. */
 enum rendezvous_state rendezvous_state(struct rendezvous *rendezvous, struct error *why);
+/* V4, once for each: the socket, which becomes the caller's, and the key that both ends have for it alone. idx: of
+ * process 0's, from process idx + 1; elsewhere 0. */
+void rendezvous_take_channel(struct rendezvous *rendezvous, uint32_t idx, int *fd, uint8_t key[32]);
 /* Says goodbye. NULL is fine. Not from on_end. */
 void rendezvous_close(struct rendezvous *rendezvous);
+/* The same without a word: the others lose this process. */
+void rendezvous_abandon(struct rendezvous *rendezvous);
 
 #endif

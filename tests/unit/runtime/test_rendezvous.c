@@ -9,6 +9,7 @@
 #include "runtime/device/rendezvous_wire.h"
 
 #include <arpa/inet.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <sys/socket.h>
@@ -130,6 +131,39 @@ static void test_rendezvous_meets(void **state)
         for (uint32_t i = 0; i < PROCESSES; i++)
             if (i != first) rendezvous_close(processes[i].rendezvous);
     }
+}
+
+/* A second connection of each: what is written at one end comes out at the other, and only these two have its key. */
+static void test_rendezvous_channels(void **state)
+{
+    (void)state;
+    struct process processes[PROCESSES];
+    uint8_t keys[PROCESSES][2][32];
+    int fds[PROCESSES][2];
+    make(processes, PROCESSES, 60000);
+    for (uint32_t i = 0; i < PROCESSES; i++) processes[i].config.channels = true;
+    for (uint32_t i = 0; i < PROCESSES; i++) begin(&processes[i]);
+    for (uint32_t i = 0; i < PROCESSES; i++) finish(&processes[i]);
+    for (uint32_t i = 0; i < PROCESSES; i++) must_run(&processes[i]);
+    for (uint32_t i = 1; i < PROCESSES; i++) {
+        char text[8] = "";
+        struct pollfd at;
+        rendezvous_take_channel(processes[0].rendezvous, i - 1, &fds[i][0], keys[i][0]);
+        rendezvous_take_channel(processes[i].rendezvous, 0, &fds[i][1], keys[i][1]);
+        assert_memory_equal(keys[i][0], keys[i][1], 32);
+        for (uint32_t k = 1; k < i; k++) assert_memory_not_equal(keys[i][0], keys[k][0], 32);
+        assert_int_equal(send(fds[i][0], &i, sizeof i, 0), sizeof i);
+        at = (struct pollfd){fds[i][1], POLLIN, 0};
+        assert_int_equal(poll(&at, 1, 60000), 1);
+        assert_int_equal(recv(fds[i][1], text, sizeof text, 0), sizeof i);
+        assert_memory_equal(text, &i, sizeof i);
+    }
+    rendezvous_abandon(processes[2].rendezvous); /* without a word */
+    await_state(&processes[0], RENDEZVOUS_LOST, "process 2 has ended");
+    await_state(&processes[3], RENDEZVOUS_LOST, "process 2 is lost");
+    for (uint32_t i = 0; i < PROCESSES; i++)
+        if (i != 2) rendezvous_close(processes[i].rendezvous);
+    for (uint32_t i = 1; i < PROCESSES; i++) close(fds[i][0]), close(fds[i][1]);
 }
 
 /* One of three differs: it and process 0 say so; the third waits in vain. */
@@ -474,10 +508,15 @@ static void test_rendezvous_impostors(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rendezvous_meets),     cmocka_unit_test(test_rendezvous_refuses),
-        cmocka_unit_test(test_rendezvous_too_few),   cmocka_unit_test(test_rendezvous_settings),
-        cmocka_unit_test(test_rendezvous_losses),    cmocka_unit_test(test_rendezvous_strangers),
-        cmocka_unit_test(test_rendezvous_impostors), cmocka_unit_test(test_rendezvous_goodbye_before_a_reset),
+        cmocka_unit_test(test_rendezvous_meets),
+        cmocka_unit_test(test_rendezvous_channels),
+        cmocka_unit_test(test_rendezvous_refuses),
+        cmocka_unit_test(test_rendezvous_too_few),
+        cmocka_unit_test(test_rendezvous_settings),
+        cmocka_unit_test(test_rendezvous_losses),
+        cmocka_unit_test(test_rendezvous_strangers),
+        cmocka_unit_test(test_rendezvous_impostors),
+        cmocka_unit_test(test_rendezvous_goodbye_before_a_reset),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
