@@ -98,6 +98,13 @@ struct batch_result {
     struct row_result *rows; /* [rows_max] */
 };
 
+/* Does choosing the row look at seen ids? */
+static inline bool batch_row_wants_seen(const struct batch_row *row)
+{
+    const struct sampling_params *p = row->params;
+    return !row->score_only && (p->repetition_penalty != 1 || p->frequency_penalty != 0 || p->presence_penalty != 0);
+}
+
 /* Arrays for at most so many tokens, sequences and rows a step. ST_NOMEM. Owner: the engine. */
 NODISCARD enum status batch_create(uint32_t tokens_max, uint32_t seqs_max, uint32_t rows_max, struct batch **batch);
 void batch_destroy(struct batch *batch);

@@ -2,14 +2,14 @@
 #include "runtime/device/cuda/cuda_step_buffer.h"
 
 #include "runtime/base/check.h"
-#include "runtime/base/limits.h"
+#include "runtime/batch_rows_wire.h"
 
 #include <string.h>
 
 _Static_assert(CUDA_TOKEN_OF_ROW == TOKEN_OF_ROW, "one mark on both sides");
 _Static_assert(sizeof(struct cuda_step_header) % 16 == 0 && sizeof(struct cuda_row) % 8 == 0, "aligned in a row");
 
-enum { ARRAY_ALIGNMENT = 16, BANNED_MAX = 256 /* ids a row may have banned besides a request's stop ids */ };
+enum { ARRAY_ALIGNMENT = 16 };
 
 static size_t aligned(size_t bytes)
 {
@@ -57,16 +57,9 @@ size_t cuda_step_bytes_max(const struct cuda_step_bounds *bounds, uint32_t items
     return layout.table + aligned(entries * sizeof(uint32_t));
 }
 
-static size_t least(uint64_t a, size_t b)
-{
-    return a < b ? (size_t)a : b;
-}
-
 size_t cuda_step_lists_max(const struct batch_bounds *l)
 {
-    size_t request = least(limits.api_allowed_token_ids, l->vocab) + 2 * least(limits.api_logit_bias, l->vocab) +
-                     limits.api_stop_token_ids + BANNED_MAX;
-    return l->seqs_max * (l->context_max + request);
+    return batch_rows_lists_max(l->seqs_max, l->context_max, l->vocab);
 }
 
 struct cuda_step cuda_step_at(const struct cuda_step_layout *layout, const void *base)
@@ -111,27 +104,21 @@ static bool tail_put(struct tail *tail, const void *words, uint32_t count, uint3
     return true;
 }
 
-static bool wants_seen(const struct batch_row *row)
-{
-    const struct sampling_params *p = row->params;
-    return !row->score_only && (p->repetition_penalty != 1 || p->frequency_penalty != 0 || p->presence_penalty != 0);
-}
-
 /* Rows of one sequence look at one growing list: it travels once, as long as its last row wants it. */
 static bool put_seen(struct tail *tail, const struct batch *batch, uint32_t r, struct cuda_row *rows)
 {
     const struct batch_row *row = &batch->rows[r];
-    if (!wants_seen(row)) return true;
+    if (!batch_row_wants_seen(row)) return true;
     rows[r].seen_prompt = row->seen_prompt;
     rows[r].seen_count = row->seen_count;
-    if (r && wants_seen(row - 1) && row[-1].seen == row->seen) {
+    if (r && batch_row_wants_seen(row - 1) && row[-1].seen == row->seen) {
         rows[r].seen = rows[r - 1].seen;
         return true;
     }
     uint32_t longest = row->seen_count;
     for (uint32_t i = r + 1; i < batch->rows_count; i++) {
         const struct batch_row *next = &batch->rows[i];
-        if (!wants_seen(next) || next->seen != row->seen) break;
+        if (!batch_row_wants_seen(next) || next->seen != row->seen) break;
         if (next->seen_count > longest) longest = next->seen_count;
     }
     return tail_put(tail, row->seen, longest, &rows[r].seen);

@@ -45,8 +45,7 @@ void cuda_step_layout_make(const struct cuda_step_bounds *bounds, struct cuda_st
                            struct cuda_step_layout *layout);
 /* Of the largest step within the bounds, whose plans have so many items. */
 size_t cuda_step_bytes_max(const struct cuda_step_bounds *bounds, uint32_t items_max);
-/* Entries that lists of so many sequences can need: all ids a sequence has seen, and as many allowed, biased and banned
- * ids as a request may bring (runtime/base/limits.h). */
+/* Entries that lists of so many sequences can need (batch_rows_lists_max). */
 size_t cuda_step_lists_max(const struct batch_bounds *bounds);
 
 /* Where kernels find the arrays of a buffer that lies at `base` (of the device). */
