@@ -4,13 +4,14 @@
 #define RUNTIME_DEVICE_DEVICE_CUDA_H
 
 #include "runtime/device/device.h"
+#include "runtime/device/device_share.h"
 
 struct cuda_libraries; /* runtime/device/cuda/cuda_api.h: cuBLASLt, NCCL, NVML; NULL: opened with dlopen */
 
 enum cuda_dtype { CUDA_DTYPE_AUTO /* as the file */, CUDA_DTYPE_BF16, CUDA_DTYPE_FP8 };
 
 struct device_cuda_config {
-    uint32_t ranks;            /* GPUs: --tensor-parallel-size */
+    uint32_t ranks;            /* GPUs of this process: --tensor-parallel-size, or its part of it */
     uint32_t first_gpu;        /* their ids are first_gpu .. first_gpu + ranks - 1 */
     enum cuda_dtype dtype;     /* of the weights of matmuls */
     bool kv_fp8;               /* KV in E4M3 with a scale a token and head, in place of BF16 */
@@ -25,10 +26,17 @@ struct device_cuda_config {
                                 With deterministic all are ours */
     const char *matmul_file; /* where algorithms of cuBLASLt are kept from start to start (matmul_choice.h), or NULL */
     const struct cuda_libraries *libraries;
+    const struct device_share *share; /* where other processes have more ranks (device_nodes.h), else NULL; outlives
+                                         the device. All sums are then NCCL's: not with deterministic */
 };
 
 /* How many GPUs there are, in *gpus (at least 1), or why none can be used: ST_NOTFOUND, err is one line. */
 NODISCARD enum status device_cuda_probe(uint32_t *gpus, struct error *err);
+
+/* The id by which GPUs of several processes find each other, made by one of them. libraries as in the config.
+ * ST_NOTFOUND: no NCCL; ST_DEVICE. */
+NODISCARD enum status device_cuda_nccl_id(const struct cuda_libraries *libraries, uint8_t id[DEVICE_SHARE_ID_BYTES],
+                                          struct error *err);
 
 /* Loads the model's weights onto the GPUs and takes all memory the device will ever need; KV gets what is left of
  * memory_utilization. ST_NOTFOUND: no GPU, driver or library; ST_NOMEM: err names what did not fit, what is free and

@@ -199,7 +199,7 @@ static enum status gather_logits(const struct run *run, uint32_t R)
     size_t row_bytes = rank->vocab_stride * sizeof(float), part_bytes = R * row_bytes;
     enum status status = comm_gather(rank->comm, s->logits, part_bytes, s->gathered, COMM_ALL, rank->stream);
     if (status != ST_OK) return error_set(run->err, ST_DEVICE, "gathering logits: %s", status_text(status));
-    uint32_t ranks = rank->device->ranks_count;
+    uint32_t ranks = rank->device->ranks_all;
     for (uint32_t r = 0; r < ranks; r++) {
         CUDA_TRY(cudaMemcpy2DAsync(s->all_logits + r * (size_t)rank->vocab_stride, ranks * row_bytes,
                                    (const uint8_t *)s->gathered + r * part_bytes, row_bytes, row_bytes, R,
@@ -235,7 +235,7 @@ static enum status choose(const struct run *run, uint32_t group, uint32_t R)
     CUDA_TRY(cuda_multiply(rank, &head, R), "head", run->err);
     TRY(gather_logits(run, R));
     struct cuda_sample sample = {.logits = s->all_logits,
-                                 .stride = rank->device->ranks_count * rank->vocab_stride,
+                                 .stride = rank->device->ranks_all * rank->vocab_stride,
                                  .V = rank->device->spec.vocab,
                                  .logit_scale = rank->spec.logit_scale,
                                  .bad = s->bad,

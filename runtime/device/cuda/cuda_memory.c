@@ -97,11 +97,11 @@ static size_t place_space(struct cuda_rank *rank, uint8_t *base)
     TAKE(s->bad, N * sizeof *s->bad);
     TAKE(s->logits, logit_rows * head_rows * sizeof(float));
     s->all_logits = s->logits;
-    if (cuda->ranks_count > 1) {
-        TAKE(s->gathered, cuda->ranks_count * logit_rows * head_rows * sizeof(float));
-        TAKE(s->all_logits, cuda->ranks_count * logit_rows * head_rows * sizeof(float));
+    if (cuda->ranks_all > 1) {
+        TAKE(s->gathered, cuda->ranks_all * logit_rows * head_rows * sizeof(float));
+        TAKE(s->all_logits, cuda->ranks_all * logit_rows * head_rows * sizeof(float));
     }
-    if (cuda->ranks_count > 1) {
+    if (cuda->ranks_count > 1 && cuda->ranks_all == cuda->ranks_count) {
         rank->reduce.slot_values = slot_values_of(rank);
         TAKE(s->parts, 2 * cuda->ranks_count * rank->reduce.slot_values * sizeof *s->parts);
         TAKE(s->part_flags, CUDA_ALL_REDUCE_BLOCKS * CUDA_RANKS_MAX * sizeof *s->part_flags);
@@ -127,7 +127,7 @@ static size_t place_space(struct cuda_rank *rank, uint8_t *base)
 static enum status take_generations(struct cuda_rank *rank, struct error *err)
 {
     const struct device_cuda *cuda = rank->device;
-    if (cuda->ranks_count > 1) {
+    if (cuda->ranks_all > 1) {
         CUDA_TRY(cudaHostAlloc((void **)&rank->stop, sizeof *rank->stop, cudaHostAllocMapped | cudaHostAllocPortable),
                  "taking pinned memory", err);
         *rank->stop = 0;

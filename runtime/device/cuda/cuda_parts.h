@@ -108,7 +108,7 @@ struct device_cuda;
 
 struct cuda_rank {
     struct device_cuda *device;
-    uint32_t rank;
+    uint32_t rank; /* among all processes' */
     int gpu;
     const struct model *model;           /* this rank's part; NULL once loaded */
     struct model *part;                  /* the same where it had to be made */
@@ -158,7 +158,8 @@ struct device_cuda {
     struct cuda_libraries libraries;
     struct cuda_step_bounds bounds;
     struct nccl_id nccl_id;
-    uint32_t ranks_count;
+    uint32_t ranks_count;           /* of this process */
+    uint32_t rank_first, ranks_all; /* its first, and how many all processes have */
     struct cuda_rank *ranks;
     uint8_t *row_marks; /* scratch of batch_check */
     bool windowed;      /* some layers have a window: attention has a second plan */

@@ -57,7 +57,7 @@ static enum status open_peers(struct cuda_rank *rank, struct error *err)
     rank->reaches_peers = true;
     for (uint32_t r = 0; r < cuda->ranks_count; r++) {
         int can = 0;
-        if (r == rank->rank) continue;
+        if (&cuda->ranks[r] == rank) continue;
         CUDA_TRY(cudaDeviceCanAccessPeer(&can, rank->gpu, cuda->ranks[r].gpu), "asking for peers", err);
         if (!can) rank->reaches_peers = false;
         if (!can) continue;
@@ -74,11 +74,11 @@ static enum status open_peers(struct cuda_rank *rank, struct error *err)
 static enum status load(struct cuda_rank *rank, struct error *err)
 {
     struct device_cuda *cuda = rank->device;
-    if (cuda->ranks_count > 1) {
-        TRY(comm_nccl_create(cuda->libraries.nccl, &cuda->nccl_id, rank->rank, cuda->ranks_count, &cuda->lost_now,
+    if (cuda->ranks_all > 1) {
+        TRY(comm_nccl_create(cuda->libraries.nccl, &cuda->nccl_id, rank->rank, cuda->ranks_all, &cuda->lost_now,
                              &rank->comm, err));
-        TRY(open_peers(rank, err));
     }
+    if (cuda->ranks_count > 1 && !cuda->config.share) TRY(open_peers(rank, err));
     TRY(cuda_weights_load(rank, err));
     TRY(cuda_matmul_open(rank, err));
     enum status status = attention_plan_create(&rank->attention_config, &rank->attention);
@@ -122,7 +122,7 @@ static enum status launch(struct cuda_rank *rank, uint32_t g, struct error *err)
         } else {
             TRY(cuda_run_layers(rank, &own->layout, own->tokens, own->rows, err));
         }
-        if (own->rows && rank->rank == 0) {
+        if (own->rows && rank == &rank->device->ranks[0]) {
             CUDA_TRY(cudaMemcpyAsync(own->results, rank->space.results, own->rows * sizeof *own->results,
                                      cudaMemcpyDeviceToHost, rank->stream),
                      "copying results", err);

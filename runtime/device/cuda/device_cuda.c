@@ -64,12 +64,6 @@ static bool is_lost(const struct device_cuda *cuda)
     return atomic_load(&cuda->lost_now);
 }
 
-/* NVML's thread may have seen what no step has met yet. */
-static bool has_gone(struct device *device)
-{
-    return is_lost(of(device));
-}
-
 /* The same step for another rank, in pinned memory of its own: each rank writes its attention into it. */
 static void give_step(struct cuda_generation *to, const struct cuda_generation *from)
 {
@@ -137,10 +131,28 @@ static void note_step(struct device_cuda *cuda, uint32_t tokens, uint64_t begin_
     }
 }
 
-/* Every 100 ms of a wait: NCCL knows that a rank is gone before the deadline does. */
+/* Where ranks of other processes take part: are these still there? */
+static void ask_share(void *state)
+{
+    struct device_cuda *cuda = state;
+    const struct device_share *share = cuda->config.share;
+    struct error err = {""};
+    if (share && !is_lost(cuda) && share->check(share->state, &err) != ST_OK)
+        device_cuda_lose(cuda, ST_DEVICE, "%s", err.message);
+}
+
+/* NVML's thread may have seen what no step has met yet, or another process be gone. */
+static bool has_gone(struct device *device)
+{
+    ask_share(of(device));
+    return is_lost(of(device));
+}
+
+/* Every 100 ms of a wait: NCCL, or another process, knows that a rank is gone before the deadline does. */
 static void ask_comms(void *state)
 {
     struct device_cuda *cuda = state;
+    ask_share(cuda);
     for (uint32_t r = 0; r < cuda->ranks_count; r++) {
         struct error err = {""};
         if (is_lost(cuda) || comm_nccl_check(cuda->ranks[r].comm, &err) == ST_OK) continue;
@@ -158,7 +170,7 @@ static enum status collect(struct device *device, struct batch_result *result)
     uint64_t begin_ns = cuda->launch_ns[g] > cuda->finished_ns ? cuda->launch_ns[g] : cuda->finished_ns;
     uint64_t limit_ns = allowed_ns(cuda, own->tokens);
     cuda_ranks_tell(cuda, RANK_COLLECT, g);
-    enum status status = cuda_ranks_wait(cuda, begin_ns + limit_ns, cuda->ranks_count > 1 ? ask_comms : NULL, cuda);
+    enum status status = cuda_ranks_wait(cuda, begin_ns + limit_ns, cuda->ranks_all > 1 ? ask_comms : NULL, cuda);
     if (status == ST_TIMEOUT) {
         device_cuda_lose(cuda, ST_DEVICE, "a step of %u tokens did not end within %llu ms", own->tokens,
                          (unsigned long long)(limit_ns / NS_PER_MS));
@@ -220,6 +232,14 @@ static enum status check_config(const struct device_cuda_config *config, struct 
         return error_set(err, ST_INVAL, "tokens_max, seqs_max, rows_max and context_max must be at least 1");
     if (!(config->memory_utilization > 0 && config->memory_utilization <= 1))
         return error_set(err, ST_INVAL, "memory utilization is %g, must be in (0, 1]", config->memory_utilization);
+    const struct device_share *share = config->share;
+    if (share && (share->ranks_all > MODEL_RANKS_MAX || share->rank_first + config->ranks > share->ranks_all))
+        return error_set(err, ST_INVAL, "ranks %u to %u of %u: there can be at most %d", share->rank_first,
+                         share->rank_first + config->ranks - 1, share->ranks_all, MODEL_RANKS_MAX);
+    if (share && config->deterministic)
+        return error_set(err, ST_INVAL,
+                         "--deterministic sums over GPUs in one machine's memory; over several processes NCCL adds, in "
+                         "an order of its own: leave one of them away");
     return ST_OK;
 }
 
@@ -236,12 +256,28 @@ static enum status open_libraries(struct device_cuda *cuda, struct error *err)
         if (cuda_api_nvml(&cuda->libraries.nvml, &reason) != ST_OK)
             log_line(LOG_WARN, "cuda", "event=no_nvml effect=\"hardware errors show in steps alone\" reason=\"%s\"",
                      reason.message);
-        if (cuda->config.ranks > 1) TRY(cuda_api_nccl(&cuda->libraries.nccl, err));
+        if (cuda->ranks_all > 1) TRY(cuda_api_nccl(&cuda->libraries.nccl, err));
     }
     if (cuda->config.deterministic) cuda->libraries.cublaslt = NULL;
-    if (cuda->config.ranks == 1) return ST_OK;
+    if (cuda->ranks_all == 1) return ST_OK;
     if (!cuda->libraries.nccl) return error_set(err, ST_NOTFOUND, "several GPUs need NCCL");
+    if (cuda->config.share) {
+        memcpy(&cuda->nccl_id, cuda->config.share->id, sizeof cuda->nccl_id);
+        return ST_OK;
+    }
     if (cuda->libraries.nccl->id(&cuda->nccl_id) != NCCL_SUCCESS) return error_set(err, ST_DEVICE, "NCCL gives no id");
+    return ST_OK;
+}
+
+enum status device_cuda_nccl_id(const struct cuda_libraries *libraries, uint8_t id[DEVICE_SHARE_ID_BYTES],
+                                struct error *err)
+{
+    const struct nccl_table *nccl = libraries ? libraries->nccl : NULL;
+    struct nccl_id made;
+    if (!libraries) TRY(cuda_api_nccl(&nccl, err));
+    if (!nccl) return error_set(err, ST_NOTFOUND, "several GPUs need NCCL");
+    if (nccl->id(&made) != NCCL_SUCCESS) return error_set(err, ST_DEVICE, "NCCL gives no id");
+    memcpy(id, &made, sizeof made);
     return ST_OK;
 }
 
@@ -250,14 +286,14 @@ static enum status divide_model(struct device_cuda *cuda, struct error *err)
     for (uint32_t r = 0; r < cuda->ranks_count; r++) {
         struct cuda_rank *rank = &cuda->ranks[r];
         rank->device = cuda;
-        rank->rank = r;
+        rank->rank = cuda->rank_first + r;
         rank->gpu = (int)(cuda->config.first_gpu + r);
         if (cuda->ranks_count > 1) snprintf(rank->label, sizeof rank->label, "GPU %d: ", rank->gpu);
         rank->model = cuda->model;
         rank->vocab_stride = (cuda->spec.vocab + 63) / 64 * 64;
         rank->experts_end = cuda->spec.experts;
-        if (cuda->ranks_count > 1) {
-            TRY(model_shard(cuda->model, r, cuda->ranks_count, &rank->part, err));
+        if (cuda->ranks_all > 1) {
+            TRY(model_shard(cuda->model, rank->rank, cuda->ranks_all, &rank->part, err));
             rank->model = rank->part;
             rank->vocab_begin = rank->part->part.vocab_begin;
             rank->vocab_stride = rank->part->part.vocab_stride;
@@ -285,9 +321,11 @@ struct loading_progress {
     void *state;
 };
 
+/* Every 100 ms while the ranks are at it. */
 static void show_progress(void *state)
 {
     const struct loading_progress *loading = state;
+    ask_share(loading->cuda);
     size_t done_bytes = 0, total_bytes = loading->cuda->model->file_bytes;
     for (uint32_t r = 0; r < loading->cuda->ranks_count; r++)
         done_bytes += atomic_load_explicit(&loading->cuda->ranks[r].loaded_bytes, memory_order_relaxed);
@@ -300,7 +338,8 @@ static enum status have_done(struct device_cuda *cuda, enum rank_command command
                              struct error *err)
 {
     cuda_ranks_tell(cuda, command, 0);
-    enum status status = cuda_ranks_wait(cuda, UINT64_MAX, loading ? show_progress : NULL, loading);
+    enum status status = loading ? cuda_ranks_wait(cuda, UINT64_MAX, show_progress, loading)
+                                 : cuda_ranks_wait(cuda, UINT64_MAX, ask_share, cuda);
     return status == ST_OK ? ST_OK : error_set(err, status, "%s", cuda->reason.message);
 }
 
@@ -321,13 +360,13 @@ static void describe(struct device_cuda *cuda)
     } else {
         snprintf(info->name, sizeof info->name, "cuda %.40s", first->name);
     }
-    cuda->bounds.batch.kv_blocks = info->kv_blocks;
 }
 
 /* Tells every rank where the others' parts of sums are pushed; without peer access NCCL makes all sums. */
 static void join_peers(struct device_cuda *cuda)
 {
     bool all = true;
+    if (cuda->config.share) return; /* other machines' memory cannot be reached */
     for (uint32_t r = 0; r < cuda->ranks_count; r++) all = all && cuda->ranks[r].reaches_peers;
     for (uint32_t r = 0; r < cuda->ranks_count; r++) {
         struct cuda_rank *rank = &cuda->ranks[r];
@@ -370,6 +409,8 @@ static enum status build(struct device_cuda *cuda, device_progress_fn progress, 
     TRY(cuda_watch_start(cuda, err));
     TRY(have_done(cuda, RANK_LOAD, &loading, err));
     describe(cuda);
+    if (config->share) TRY(config->share->agree(config->share->state, &info->kv_blocks, err));
+    cuda->bounds.batch.kv_blocks = info->kv_blocks;
     join_peers(cuda);
     TRY(have_done(cuda, RANK_PREPARE, NULL, err));
     free_ranks(cuda);
@@ -403,7 +444,9 @@ enum status device_cuda_create(const struct model *model, const struct device_cu
     cuda->config = *config;
     cuda->model = model;
     cuda->spec = model->spec;
-    cuda->ranks_count = config->ranks;
+    cuda->ranks_count = cuda->ranks_all = config->ranks;
+    if (config->share) cuda->rank_first = config->share->rank_first;
+    if (config->share) cuda->ranks_all = config->share->ranks_all;
     cuda->ranks = ranks;
     cuda->row_marks = marks;
     enum status status = build(cuda, progress, progress_state, err);
