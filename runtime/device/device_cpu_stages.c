@@ -49,7 +49,6 @@ static void pass_ring(struct device_cpu *cpu)
 
 void device_cpu_pass_rows(struct device_cpu *cpu, uint32_t thread_idx)
 {
-    if (cpu->lost) return;
     phase_meet(cpu, thread_idx, PHASE_RANKS); /* all have looked at `lost`: it may change again */
     if (thread_idx == 0) pass_ring(cpu);
     phase_end(cpu, thread_idx, PHASE_RANKS);

@@ -70,7 +70,7 @@ enum status model_divide(const struct model *whole, struct model_place place, st
                          "the model (%s) does not divide into %" PRIu32 " stages: it has %" PRIu32 " layers, 1-%" PRIu32
                          " do",
                          whole->spec.arch, place.stages, whole->spec.layers, whole->spec.layers);
-    if (place.ranks > MODEL_RANKS_MAX || place.ranks * (uint64_t)place.stages > MODEL_RANKS_MAX)
+    if (place.ranks * (uint64_t)place.stages > MODEL_RANKS_MAX)
         return error_set(err, ST_INVAL, "%" PRIu32 " stages of %" PRIu32 " ranks: at most %d ranks in all",
                          place.stages, place.ranks, MODEL_RANKS_MAX);
     TRY(model_shard(whole, place.rank, place.ranks, part, err));

@@ -199,6 +199,15 @@ static void *disagrees_in_size(void *state)
     return NULL;
 }
 
+static void *disagrees_in_target(void *state)
+{
+    struct comm *comm = state;
+    float x[64] = {0};
+    enum status status = comm_pass(comm, x, sizeof x, 0, comm->rank == 1 ? 1 : 2, NULL);
+    if (status != ST_PROTO && status != ST_CANCELED) return "two ranks took what one was to have";
+    return NULL;
+}
+
 static void test_comm_local_disagreement(void **state)
 {
     (void)state;
@@ -208,6 +217,9 @@ static void test_comm_local_disagreement(void **state)
     ranks_close(&r);
     ranks_open(&r, 3, SLOT_BYTES, 60 * NS_PER_S, 0);
     run_ranks(&r, disagrees_in_size);
+    ranks_close(&r);
+    ranks_open(&r, 3, SLOT_BYTES, 60 * NS_PER_S, 0);
+    run_ranks(&r, disagrees_in_target);
     ranks_close(&r);
 }
 

@@ -177,7 +177,10 @@ static void run(struct grid *g, uint32_t chunk, uint32_t every)
 static void same_rows(const struct grid *a, const struct grid *b, uint32_t every, const char *what)
 {
     for (uint32_t i = 0; i < TOKENS; i += every)
-        if (memcmp(&a->rows[i], &b->rows[i], sizeof a->rows[i])) fail_msg("%s: row %u has other bits", what, i);
+        if (memcmp(&a->rows[i], &b->rows[i], sizeof a->rows[i]))
+            fail_msg("%s: row %u has other bits: flags %u and %u, ids %u and %u, log-probabilities %g and %g", what, i,
+                     a->rows[i].flags, b->rows[i].flags, a->rows[i].id, b->rows[i].id, (double)a->rows[i].logprob,
+                     (double)b->rows[i].logprob);
 }
 
 static void check_stages(const struct tiny_model *tiny, uint32_t ranks, uint32_t stages, enum numerics numerics)

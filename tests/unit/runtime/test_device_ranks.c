@@ -465,6 +465,22 @@ static enum status run_worker(const void *const *packets, const size_t *lengths,
     return status;
 }
 
+static void test_device_ranks_sound_setups(void **state)
+{
+    (void)state;
+    static const uint32_t sound[][2] = {{2, 1}, {2, 2}, {6, 3}, {64, 64}},
+                          unsound[][2] = {{2, 0}, {2, 3}, {6, 4}, {65, 1}};
+    struct rank_setup setup = setup_message().u.setup;
+    for (size_t i = 0; i < sizeof sound / sizeof *sound; i++) {
+        setup.ranks = sound[i][0];
+        setup.stages = sound[i][1];
+        assert_true(rank_setup_is_sound(&setup));
+        setup.ranks = unsound[i][0];
+        setup.stages = unsound[i][1];
+        assert_false(rank_setup_is_sound(&setup));
+    }
+}
+
 static void test_device_ranks_nonsense_for_a_rank(void **state)
 {
     (void)state;
@@ -521,6 +537,7 @@ int main(void)
         cmocka_unit_test(test_device_ranks_stages),
         cmocka_unit_test(test_device_ranks_lost_ranks),
         cmocka_unit_test(test_device_ranks_refuses),
+        cmocka_unit_test(test_device_ranks_sound_setups),
         cmocka_unit_test(test_device_ranks_nonsense_for_a_rank),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
