@@ -1,11 +1,10 @@
 /* A meter of a device's or a node's electricity: a table of functions, one object a meter.
  *
- *   sensor_nvml.c        GPUs: the energy counter, else instant power, else the mean over a second
- *   sensor_rapl.c        CPU packages through powercap
- *   sensor_simulated.c   plant.h driven by the work of real steps: what a node without a meter shows, as an estimate
+ * A reading is the last that the meter published. Who reads, about every 20 ms, forms windows between two readings
+ * whose `changes` differ: a counter read at its own pace shows nothing, then double. Where `breaks` differ as well, the
+ * window's watts mean nothing (throttle_resume), but its joules still count.
  *
- * A reading is the last that the meter published. Who reads forms windows between two readings whose `changes` differ:
- * a counter read at its own pace shows nothing, then double. One thread. */
+ * S1. energy_uj never falls and counts no joule of the meter twice, whatever the meter and the clock do. One thread. */
 #ifndef RUNTIME_POWER_SENSOR_H
 #define RUNTIME_POWER_SENSOR_H
 
@@ -14,15 +13,17 @@
 #include <stdint.h>
 
 enum sensor_flag {
-    SENSOR_ESTIMATED = 1, /* no meter: computed from the work */
-    SENSOR_MEAN_1S = 2,   /* the watts are a mean over the last second */
-    SENSOR_INTEGRATED = 4 /* the joules are watts times time, not a counter */
+    SENSOR_ESTIMATED = 1,  /* no meter: computed from the work */
+    SENSOR_MEAN_1S = 2,    /* the watts are a mean over the last second */
+    SENSOR_INTEGRATED = 4, /* the joules are watts times time, not a counter */
+    SENSOR_DISPUTED = 8    /* an alarm: the device's own two meters have long told different watts */
 };
 
 struct sensor_reading {
-    uint64_t energy_uj;    /* since the sensor was opened: wraps and resets of the meter are taken out */
+    uint64_t energy_uj;    /* since the sensor was opened: wraps, resets and spikes of the meter are taken out */
     uint64_t published_ns; /* when the meter moved, as well as can be told */
-    uint64_t changes;      /* how often it has moved */
+    uint64_t changes;      /* how often it has moved; 0: not since the sensor was opened */
+    uint64_t breaks;       /* how often the meter or the clock jumped: joules were lost, or seconds are not known */
     uint32_t flags;
 };
 
@@ -37,12 +38,11 @@ struct sensor_ops {
 
 struct sensor { /* the first member of every implementation */
     const struct sensor_ops *ops;
-    char name[64];        /* "NVML, 8 GPUs" */
+    char name[64];         /* "NVML, 8 GPUs" */
     double idle_w, full_w; /* what the meter's device draws, as far as it tells; 0: unknown */
 };
 
-/* ST_DEVICE: this reading failed, a later one may not; err says why. A meter that went backwards gives no joules for
- * that time: energy_uj stays, changes moves, and the next window starts there. */
+/* now_ns: of the monotonic clock. ST_DEVICE: this reading failed, a later one may not; err says why, *reading stays. */
 NODISCARD static inline enum status sensor_read(struct sensor *sensor, uint64_t now_ns, struct sensor_reading *reading,
                                                 struct error *err)
 {
