@@ -74,9 +74,7 @@ enum { SEGMENT_BYTES_DEFAULT = 64 << 20 };
 enum status bill_journal_config(const struct bill *bill, const char *folder, const char *uuid,
                                 char own_uuid[LEDGER_UUID_CHARS + 1], struct journal_config *config, struct error *err)
 {
-    uint32_t count = 0;
-    struct segment_info *segments = mem_alloc(BILL_SEGMENTS_MAX, sizeof *segments);
-    if (!segments) return error_set(err, ST_NOMEM, "%s", status_text(ST_NOMEM));
+    struct segment_info newest;
     *config = (struct journal_config){.disk = bill->disk,
                                       .clock = bill->clock,
                                       .folder = folder,
@@ -85,17 +83,12 @@ enum status bill_journal_config(const struct bill *bill, const char *folder, con
                                       .mode = COMMIT_STEP,
                                       .segment_bytes = SEGMENT_BYTES_DEFAULT,
                                       .utc_offset_s = bill->options->utc_offset_s};
-    enum status status =
-        journal_segments(bill->disk, folder, bill->options->fallback, segments, BILL_SEGMENTS_MAX, &count, err);
-    if (status == ST_NOTFOUND && uuid) status = ST_OK; /* it will be made */
-    if (status == ST_OK && count > 0) {
-        config->segment_bytes = segments[count - 1].bytes;
-        if (!uuid) memcpy(own_uuid, segments[count - 1].uuid, LEDGER_UUID_CHARS + 1), config->uuid = own_uuid;
-    } else if (status == ST_OK && !uuid) {
-        status = error_set(err, ST_NOTFOUND, "%.300s holds no journal", folder);
-    }
-    mem_free(segments);
-    return status;
+    enum status status = journal_newest(bill->disk, folder, bill->options->fallback, &newest, err);
+    if (status == ST_NOTFOUND && uuid) return ST_OK; /* it will be made */
+    if (status != ST_OK) return status;
+    config->segment_bytes = newest.bytes;
+    if (!uuid) memcpy(own_uuid, newest.uuid, LEDGER_UUID_CHARS + 1), config->uuid = own_uuid;
+    return ST_OK;
 }
 
 static enum status open_journal(struct bill *bill, struct error *err)

@@ -89,19 +89,15 @@ static enum status read_settings(const struct config *config, struct meter_confi
     return ST_OK;
 }
 
-/* The ledger that the folder's journal belongs to: its last segment's, an older one may be from before an adopt. */
+/* The ledger that the folder's journal belongs to. */
 static enum status uuid_of_folder(const struct config *config, char uuid[LEDGER_UUID_CHARS + 1], bool *found,
                                   struct error *err)
 {
-    struct journal_reader *reader;
-    enum status status =
-        journal_reader_open(disk_system(), config->journal, config->journal_fallback, UINT64_MAX, &reader, err);
+    struct segment_info newest;
+    enum status status = journal_newest(disk_system(), config->journal, config->journal_fallback, &newest, err);
     *found = status == ST_OK;
-    if (status == ST_NOTFOUND) return ST_OK;
-    if (status != ST_OK) return status;
-    memcpy(uuid, journal_reader_segment(reader)->uuid, LEDGER_UUID_CHARS + 1);
-    journal_reader_close(reader);
-    return ST_OK;
+    if (status == ST_OK) memcpy(uuid, newest.uuid, LEDGER_UUID_CHARS + 1);
+    return status == ST_NOTFOUND ? ST_OK : status;
 }
 
 /* A new folder's ledger in the process is a new one: a UUID of version 4. */

@@ -271,3 +271,14 @@ enum status journal_segments(const struct disk *disk, const char *folder, const 
     segment_list_free(&list);
     return status;
 }
+
+enum status journal_newest(const struct disk *disk, const char *folder, const char *fallback,
+                           struct segment_info *newest, struct error *err)
+{
+    struct segment_list list;
+    TRY(segment_list_read(disk, folder, fallback, &list, err));
+    enum status status = list.count > 0 ? ST_OK : error_set(err, ST_NOTFOUND, "%.300s holds no journal", folder);
+    if (status == ST_OK) *newest = list.items[list.count - 1].info;
+    segment_list_free(&list);
+    return status;
+}

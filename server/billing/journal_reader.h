@@ -65,6 +65,9 @@ uint64_t journal_reader_tail(const struct journal_reader *reader);
 /* Segments in order, as their headers tell. ST_LIMIT: more than max. */
 NODISCARD enum status journal_segments(const struct disk *disk, const char *folder, const char *fallback,
                                        struct segment_info *segments, uint32_t max, uint32_t *count, struct error *err);
+/* The last of them, whose uuid is the journal's: older ones may be from before an adopt. ST_NOTFOUND: there is none. */
+NODISCARD enum status journal_newest(const struct disk *disk, const char *folder, const char *fallback,
+                                     struct segment_info *newest, struct error *err);
 
 /* Payloads. FINAL, GRANT and RELEASE are record.h's bytes, as they are. */
 struct open_frame {

@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { SEGMENTS_MAX = 4096, FOLDER_BYTES = 512 };
+enum { FOLDER_BYTES = 512 };
 
 struct rest_client {
     const struct disk *disk;
@@ -171,22 +171,6 @@ static const struct ledger_client_calls CALLS = {
     .directory_put = rest_directory_put,
 };
 
-/* The uuid that the folder's newest segment names. */
-static enum status folder_uuid(const struct journal_config *config, char uuid[LEDGER_UUID_CHARS + 1], struct error *err)
-{
-    struct segment_info *segments = mem_alloc(SEGMENTS_MAX, sizeof *segments);
-    if (segments == NULL) return error_set(err, ST_NOMEM, "out of memory for a list of segments");
-    uint32_t count = 0;
-    enum status status =
-        journal_segments(config->disk, config->folder, config->fallback, segments, SEGMENTS_MAX, &count, err);
-    if (status == ST_OK && count == 0) {
-        status = error_set(err, ST_NOTFOUND, "%s: no journal there", config->folder);
-    }
-    if (status == ST_OK) memcpy(uuid, segments[count - 1].uuid, LEDGER_UUID_CHARS + 1);
-    mem_free(segments);
-    return status;
-}
-
 static enum status open_parts(struct rest_client *client, const struct journal_config *config, struct error *err)
 {
     if (snprintf(client->folder, FOLDER_BYTES, "%s", config->folder) >= FOLDER_BYTES ||
@@ -198,7 +182,9 @@ static enum status open_parts(struct rest_client *client, const struct journal_c
     mine.folder = client->folder;
     mine.fallback = config->fallback != NULL ? client->fallback : NULL;
     if (config->uuid == NULL) {
-        TRY(folder_uuid(config, client->uuid, err));
+        struct segment_info newest;
+        TRY(journal_newest(config->disk, config->folder, config->fallback, &newest, err));
+        memcpy(client->uuid, newest.uuid, sizeof client->uuid);
     } else if (snprintf(client->uuid, sizeof client->uuid, "%s", config->uuid) > LEDGER_UUID_CHARS) {
         return error_set(err, ST_INVAL, "the ledger's uuid is too long");
     }

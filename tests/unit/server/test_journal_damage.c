@@ -161,6 +161,10 @@ static void test_an_older_segment_is_not_believed_when_damaged(void **state)
     struct error err = {""};
     assert_int_equal(journal_segments(config.disk, config.folder, NULL, info, 8, &count, &err), ST_OK);
     assert_int_equal(count, 4);
+    struct segment_info newest;
+    assert_int_equal(journal_newest(config.disk, config.folder, NULL, &newest, &err), ST_OK);
+    assert_string_equal(newest.path, info[3].path);
+    assert_int_equal(journal_newest(config.disk, "/nowhere", NULL, &newest, &err), ST_NOTFOUND);
     assert_int_equal(read_through(&config, &whole), ST_OK);
     file_read(info[1].path);
     for (size_t offset = 0; offset < file_length; offset += 97) {
