@@ -65,7 +65,7 @@ struct config {
     uint32_t pipeline_parallel_size;  /* --pipeline-parallel-size */
     char *dtype;                      /* --dtype auto|bf16|fp8 */
     double gpu_memory_utilization;    /* --gpu-memory-utilization */
-    char *matmul_file;                /* --matmul-file FILE */
+    char *matmul_file;                /* --matmul-file auto|none|FILE */
     bool enforce_eager;               /* --enforce-eager */
     bool deterministic;               /* --deterministic */
     uint32_t itl_target_ms;           /* --itl-target-ms */

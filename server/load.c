@@ -7,12 +7,14 @@
 #include "runtime/device/device_cuda.h"
 #include "runtime/device/device_ranks.h"
 #include "server/machine.h"
+#include "server/matmul_place.h"
 #include "server/memory_plan.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -229,6 +231,12 @@ static enum status build_cuda(const struct config *config, struct loaded *loaded
 {
     const char *dtype = config->dtype;
     struct step_limits step = step_limits_of(config);
+    struct matmul_place place;
+    matmul_place_find(&place, config->matmul_file, getenv("XDG_CACHE_HOME"), getenv("HOME"));
+    if (place.homeless && !config->deterministic)
+        log_line(LOG_WARN, "load",
+                 "event=no_matmul_file effect=\"each start times cuBLASLt again\" "
+                 "reason=\"neither XDG_CACHE_HOME nor HOME names a folder\"");
     struct device_cuda_config settings = {
         .ranks = ranks_of(config),
         .dtype = !strcmp(dtype, "fp8")    ? CUDA_DTYPE_FP8
@@ -237,7 +245,8 @@ static enum status build_cuda(const struct config *config, struct loaded *loaded
         .kv_fp8 = !strcmp(config->kv_cache_dtype, "fp8"),
         .memory_utilization = config->gpu_memory_utilization,
         .graphs = !config->enforce_eager,
-        .matmul_file = config->matmul_file,
+        .matmul_file = place.file,
+        .matmul_folder = place.folder,
         .deterministic = config->deterministic,
         .tokens_max = step.tokens_max,
         .seqs_max = step.seqs_max,

@@ -142,8 +142,9 @@ const struct option option_table[] = {
      false},
     {"gpu-memory-utilization", 0, OPTION_DOUBLE, SERVE | GENERATE, AT(gpu_memory_utilization), "0.92", 0.05, 1, "SHARE",
      "Share of each GPU's memory for weights, work space and KV blocks; KV takes what the others leave.", false},
-    {"matmul-file", 0, OPTION_TEXT, SERVE | GENERATE, AT(matmul_file), NULL, 0, 0, "FILE",
-     "Where the algorithms of cuBLASLt that were fastest on this GPU are kept; without it each start times them again.",
+    {"matmul-file", 0, OPTION_TEXT, SERVE | GENERATE, AT(matmul_file), "auto", 0, 0, "FILE",
+     "Where the algorithms of cuBLASLt that were fastest on this GPU are kept. auto: a file of the GPU's name and the "
+     "library's version in $XDG_CACHE_HOME/millrace, else ~/.cache/millrace. none: each start times them again.",
      false},
     {"enforce-eager", 0, OPTION_BOOL, SERVE | GENERATE, AT(enforce_eager), "false", 0, 0, NULL,
      "Launch each kernel of a decode step by itself instead of replaying a CUDA graph.", false},

@@ -25,6 +25,7 @@ struct device_cuda_config {
     size_t one_shot_bytes;   /* sums over GPUs of at most so many bytes are our own kernel's, others NCCL's; 0: 512 KiB.
                                 With deterministic all are ours */
     const char *matmul_file; /* where algorithms of cuBLASLt are kept from start to start (matmul_choice.h), or NULL */
+    const char *matmul_folder; /* where, without it, one file a GPU's name and library is kept for them, or NULL */
     const struct cuda_libraries *libraries;
     const struct device_share *share; /* where other processes have more ranks (device_nodes.h), else NULL; outlives
                                          the device. All sums are then NCCL's: not with deterministic */

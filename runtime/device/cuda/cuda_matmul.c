@@ -34,8 +34,10 @@ cudaError_t cuda_multiply(struct cuda_rank *rank, const struct cuda_product *pro
 enum status cuda_matmul_open(struct cuda_rank *rank, struct error *err)
 {
     const struct device_cuda *cuda = rank->device;
-    struct matmul_library_config config = {
-        .table = cuda->libraries.cublaslt, .gpu = rank->name, .file = cuda->config.matmul_file};
+    struct matmul_library_config config = {.table = cuda->libraries.cublaslt,
+                                           .gpu = rank->name,
+                                           .file = cuda->config.matmul_file,
+                                           .folder = cuda->config.matmul_folder};
     if (!config.table) return ST_OK;
     CUDA_TRY(cudaDriverGetVersion(&config.driver), "asking for the driver's version", err);
     return matmul_library_create(&config, &rank->library, err);
@@ -68,8 +70,10 @@ enum status cuda_matmul_prepare(struct cuda_rank *rank, struct error *err)
     M = least(rank->device->device.info.rows_max, LOGIT_ROWS);
     TRY(prepare(rank, &rank->weights.head, true, s->logits, M, err));
     struct error reason = {""};
-    if (rank->rank == 0 && rank->device->config.matmul_file && matmul_library_save(rank->library, &reason) != ST_OK)
-        log_line(LOG_WARN, "cuda", "event=matmul_file_not_written reason=\"%s\"", reason.message);
+    if (rank->rank == 0 && matmul_library_save(rank->library, &reason) != ST_OK)
+        log_line(LOG_WARN, "cuda",
+                 "event=matmul_file_not_written effect=\"each start times cuBLASLt again\" reason=\"%s\"",
+                 reason.message);
     return ST_OK;
 }
 

@@ -7,16 +7,16 @@
  *   millrace-matmul 1 <crc32c> <GPU>; driver <version>; cublaslt <version>
  *   <crc32c> <N> <K> <M> <f32> <bias> <workspace bytes> <ns> <algorithm: 8 words of 16 hexadecimal digits>
  *
- * An algorithm is the library's own bytes: good for the same GPU, driver and library only, so a file of another
- * platform counts for nothing, and so does any line whose checksum or content is wrong: what is missing is measured
- * again. A table belongs to one thread. */
+ * Models share a file: what is there of other shapes stays. An algorithm is the library's own bytes: good for the same
+ * GPU, driver and library only, so a file of another platform counts for nothing, and so does any line whose checksum
+ * or content is wrong: what is missing is measured again. A table belongs to one thread. */
 #ifndef RUNTIME_DEVICE_CUDA_MATMUL_CHOICE_H
 #define RUNTIME_DEVICE_CUDA_MATMUL_CHOICE_H
 
 #include "runtime/device/cuda/cuda_api.h"
 
 enum {
-    MATMUL_CHOICES_MAX = 1024,
+    MATMUL_CHOICES_MAX = 4096, /* some twenty models */
     MATMUL_PLATFORM_MAX = 320,
     MATMUL_LINE_MAX = 400,
     MATMUL_FILE_MAX = (MATMUL_CHOICES_MAX + 1) * MATMUL_LINE_MAX /* bytes */

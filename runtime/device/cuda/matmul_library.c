@@ -10,8 +10,11 @@
 #include "runtime/base/mem.h"
 #include "runtime/device/cuda/matmul_choice.h"
 
+#include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { PLANS = 16, CANDIDATES = 8, RUNS = 5, PATH_MAX_BYTES = 4096, ALLOC_FAILED = 3 /* CUBLAS_STATUS_ALLOC_FAILED */ };
@@ -36,6 +39,7 @@ struct plan {
 struct matmul_library {
     struct matmul_library_config config;
     char file[PATH_MAX_BYTES]; /* "" where none is kept */
+    bool makes_folders;        /* of the file's path */
     struct cublaslt_handle *handle;
     struct cublaslt_preference *preference;
     struct matmul_space space;
@@ -292,6 +296,34 @@ enum status matmul_library_prepare(struct matmul_library *library, const struct 
     return ST_OK;
 }
 
+/* "NVIDIA-H100-80GB-HBM3": what a file's name may hold of a GPU's. */
+static void name_gpu(const char *gpu, char name[64])
+{
+    size_t length = 0;
+    for (; gpu[length] && length < 63; length++) {
+        const char c = gpu[length];
+        const bool plain = (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
+        name[length] = plain ? c : '-';
+    }
+    name[length] = '\0';
+}
+
+/* A path that is too long is none. */
+static void choose_file(struct matmul_library *library, const struct matmul_library_config *config)
+{
+    int length = 0;
+    char gpu[64];
+    name_gpu(config->gpu, gpu);
+    library->makes_folders = !config->file;
+    if (config->file) {
+        length = snprintf(library->file, sizeof library->file, "%s", config->file);
+    } else if (config->folder) {
+        length = snprintf(library->file, sizeof library->file, "%s/matmul-%s-cublaslt-%zu.txt", config->folder, gpu,
+                          config->table->version());
+    }
+    if (length < 0 || (size_t)length >= sizeof library->file) library->file[0] = '\0';
+}
+
 static void read_file(struct matmul_library *library)
 {
     char *text;
@@ -309,7 +341,7 @@ enum status matmul_library_create(const struct matmul_library_config *config, st
     if (!made) return error_set(err, ST_NOMEM, "no memory for cuBLASLt's table of algorithms");
     memset(made, 0, sizeof *made);
     made->config = *config;
-    made->config.file = NULL;
+    made->config.file = made->config.folder = NULL;
     matmul_choices_init(&made->choices, config->gpu, config->driver, config->table->version());
     int status = config->table->create(&made->handle);
     if (!status) status = config->table->preference_create(&made->preference);
@@ -318,10 +350,8 @@ enum status matmul_library_create(const struct matmul_library_config *config, st
         return error_set(err, status == ALLOC_FAILED ? ST_NOMEM : ST_DEVICE, "cuBLASLt does not start: status %d",
                          status);
     }
-    if (config->file && strlen(config->file) < sizeof made->file) {
-        memcpy(made->file, config->file, strlen(config->file) + 1);
-        read_file(made);
-    }
+    choose_file(made, config);
+    if (made->file[0]) read_file(made);
     *library = made;
     return ST_OK;
 }
@@ -340,23 +370,52 @@ void matmul_library_set_space(struct matmul_library *library, const struct matmu
     library->space = *space;
 }
 
+/* Those of a path that are missing. What fails here fails once more, with its reason, when the file is made. */
+static void make_folders(const char *path)
+{
+    char folder[PATH_MAX_BYTES];
+    for (size_t i = 0; path[i] && i < sizeof folder; i++) {
+        folder[i] = path[i];
+        if (path[i] != '/' || i == 0) continue;
+        folder[i] = '\0';
+        (void)mkdir(folder, 0700);
+        folder[i] = '/';
+    }
+}
+
+/* A file of another name takes the place of the old one when it is whole: others may read or write at the same time. */
+static bool write_file(const char *path, const char *text, size_t length)
+{
+    char half[PATH_MAX_BYTES + 16];
+    (void)snprintf(half, sizeof half, "%s.XXXXXX", path);
+    const int fd = mkstemp(half);
+    if (fd < 0) return false;
+    size_t done = 0;
+    while (done < length) {
+        const ssize_t written = write(fd, text + done, length - done);
+        if (written < 0 && errno == EINTR) continue;
+        if (written <= 0) break;
+        done += (size_t)written;
+    }
+    bool good = done == length && fchmod(fd, 0644) == 0;
+    good = close(fd) == 0 && good && rename(half, path) == 0;
+    const int reason = errno;
+    if (!good) (void)unlink(half);
+    errno = reason;
+    return good;
+}
+
 enum status matmul_library_save(struct matmul_library *library, struct error *err)
 {
     if (!library->changed || !library->file[0]) return ST_OK;
-    char half[PATH_MAX_BYTES + 16];
-    (void)snprintf(half, sizeof half, "%s.%d", library->file, (int)getpid());
     char *const text = mem_alloc(MATMUL_FILE_MAX, 1);
-    FILE *const file = text ? fopen(half, "w") : NULL;
-    bool done = false;
-    if (file) {
-        const size_t length = matmul_choices_print(&library->choices, text);
-        done = fwrite(text, 1, length, file) == length;
-        done &= fclose(file) == 0;
-        done = done && rename(half, library->file) == 0;
-        if (!done) (void)unlink(half);
-    }
+    if (!text) return error_set(err, ST_NOMEM, "no memory to write %s", library->file);
+    const size_t length = matmul_choices_print(&library->choices, text);
+    if (library->makes_folders) make_folders(library->file);
+    const bool done = write_file(library->file, text, length);
+    const int reason = errno;
     mem_free(text);
-    if (!done) return error_set(err, ST_IO, "the matmul algorithms that were measured could not be kept");
+    if (!done) return error_set(err, ST_IO, "%s: %s", library->file, strerror(reason));
     library->changed = false;
     return ST_OK;
 }

@@ -32,9 +32,10 @@ typedef uint64_t (*matmul_time_fn)(void *state, cudaError_t (*run)(void *product
 
 struct matmul_library_config {
     const struct cublaslt_table *table;
-    const char *gpu;  /* its name */
-    int driver;       /* its version */
-    const char *file; /* where choices are kept, or NULL; read by create, replaced by prepare */
+    const char *gpu;    /* its name */
+    int driver;         /* its version */
+    const char *file;   /* where choices are kept, or NULL; read by create, replaced by save */
+    const char *folder; /* where, without file, one of this GPU and library is kept; save makes the folder. Or NULL */
     matmul_time_fn time;
     void *time_state;
 };
@@ -56,8 +57,8 @@ bool matmul_library_takes(const struct matmul_library *library, const struct cud
 NODISCARD enum status matmul_library_prepare(struct matmul_library *library, const struct cuda_weight *weight,
                                              bool y_f32, uint32_t M_min, uint32_t M_max, const uint16_t *x, void *y,
                                              cudaStream_t stream, struct error *err);
-/* Writes the file if anything was measured since it was read, whole or not at all. ST_IO: it could not be written; the
- * choices stay good. */
+/* Writes the file if anything was measured since it was read, whole or not at all. ST_IO: it could not be written (err
+ * names it); the choices stay good. */
 NODISCARD enum status matmul_library_save(struct matmul_library *library, struct error *err);
 
 /* Enqueues y = x times weight, with the weight's bias. An alternating weight's rows come as they lie: (M, N) gate and

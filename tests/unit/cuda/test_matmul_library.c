@@ -344,6 +344,48 @@ static void test_refusals(void **state)
     matmul_library_destroy(NULL);
 }
 
+/* Without a file of its own: one of this GPU and library in a folder, which is made with those above it. */
+static void test_a_folder_keeps_a_file_a_gpu(void **state)
+{
+    struct fixture *const f = *state;
+    struct error err;
+    struct test_weight w;
+    char base[64], below[96], folder[128], wanted[256], blocked[300];
+    test_weight_make(&w, TENSOR_BF16, CUDA_TYPE_BF16, 16, 64, false, &seed);
+    (void)snprintf(base, sizeof base, "/tmp/matmul-folder-%d", (int)getpid());
+    (void)snprintf(below, sizeof below, "%s/new", base);
+    (void)snprintf(folder, sizeof folder, "%s/millrace", below);
+    (void)snprintf(wanted, sizeof wanted, "%s/matmul-GPU-80-GB--cublaslt-%zu.txt", folder, spied()->version());
+    struct matmul_library_config config = {
+        .table = spied(), .gpu = "GPU 80/GB!", .folder = folder, .time = time_of, .time_state = &f->timed};
+    for (unsigned turn = 0; turn < 3;
+         turn++) { /* nothing there; found again; another GPU of the same name in letters */
+        f->timed = 0;
+        if (turn == 2) config.gpu = "GPU 80.GB!";
+        assert_int_equal(matmul_library_create(&config, &f->library, &err), ST_OK);
+        matmul_library_set_space(f->library, &f->space);
+        prepare(f, &w.weight, 20, ST_OK);
+        assert_int_equal(matmul_library_measured(f->library), turn != 1);
+        assert_int_equal(matmul_library_save(f->library, &err), ST_OK);
+        assert_int_equal(access(wanted, R_OK), 0);
+        library_close(f);
+    }
+    (void)snprintf(blocked, sizeof blocked, "%s/no-folder", wanted); /* below a file nothing can be made */
+    config.folder = blocked;
+    assert_int_equal(matmul_library_create(&config, &f->library, &err), ST_OK);
+    matmul_library_set_space(f->library, &f->space);
+    prepare(f, &w.weight, 20, ST_OK);
+    assert_int_equal(matmul_library_save(f->library, &err), ST_IO);
+    assert_non_null(strstr(err.message, "Not a directory"));
+    check_product(f, &w, 20, false, 0);
+    library_close(f);
+    assert_int_equal(unlink(wanted), 0);
+    assert_int_equal(rmdir(folder), 0); /* nothing else was left there */
+    assert_int_equal(rmdir(below), 0);
+    assert_int_equal(rmdir(base), 0);
+    test_weight_free(&w);
+}
+
 /* Without a clock of ours, events of the stream measure. A file that cannot be written is an error and no more. */
 static void test_events_measure_and_files_fail(void **state)
 {
@@ -358,6 +400,7 @@ static void test_events_measure_and_files_fail(void **state)
     prepare(f, &w.weight, 20, ST_OK);
     assert_int_equal(matmul_library_measured(f->library), 1);
     assert_int_equal(matmul_library_save(f->library, &err), ST_IO);
+    assert_non_null(strstr(err.message, "/nowhere/at/all: No such file"));
     check_product(f, &w, 20, false, 0);
     library_close(f);
     test_weight_free(&w);
@@ -370,6 +413,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_the_fastest_is_taken_and_kept, setup, teardown),
         cmocka_unit_test_setup_teardown(test_plans_come_and_go, setup, teardown),
         cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_folder_keeps_a_file_a_gpu, setup, teardown),
         cmocka_unit_test_setup_teardown(test_events_measure_and_files_fail, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
