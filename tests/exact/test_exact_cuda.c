@@ -1,8 +1,9 @@
-/* The real model through the whole CUDA device under the emulator: continuous batching of several prompts, prefill in
- * chunks beside decodes, decodes by graphs, one step ahead. Each greedy token must be the one that the CPU device
- * chooses in exact numerics, on the same weights: for dtypes other than the file's, rounded alike.
+/* The real model through the real engine and the whole CUDA device under the emulator: continuous batching of several
+ * prompts, prefill in chunks beside decodes, decodes by graphs, one step ahead, a prefix from the cache and, with few
+ * BLOCKS of KV, preemption; that each of these happened is part of the test. Each greedy token must be the one that the
+ * CPU device chooses in exact numerics, on the same weights: for dtypes other than the file's, rounded alike.
  *
- *   test_exact_cuda DTYPE RANKS [PROMPTS TOKENS]      DTYPE: auto, bf16, fp8
+ *   test_exact_cuda DTYPE RANKS [PROMPTS TOKENS [BLOCKS]]      DTYPE: auto, bf16, fp8
  *
  * A token that differs is printed with the margin (of log-probabilities) by which the CPU preferred its own; where that
  * is more than rounding explains (twice what it did where both agree), or less than four prompts of five agree, the
@@ -12,7 +13,9 @@
 #include "runtime/base/mem.h"
 #include "runtime/device/device_cuda.h"
 #include "runtime/text/tokenizer.h"
+#include "tests/emulator/counters.h"
 #include "tests/exact/real_model.h"
+#include "tests/support/engine_run.h"
 #include "tests/unit/cuda/fake_libraries.h"
 
 #include <math.h>
@@ -22,31 +25,29 @@
 
 /* BF16 between kernels moves log-probabilities of this model by up to 0.1; a row's logits span about 30. */
 #define WORST 0.25f
-enum { PROMPTS_MAX = 11, PROMPT_TOKENS_MAX = 64, TOKENS_MAX = 64, CONTEXT = 256, STEP_TOKENS = 32, BLOCKS = 16 };
+enum { PROMPTS_MAX = 11, PROMPT_TOKENS_MAX = 64, TOKENS_MAX = 64, CONTEXT = 256, STEP_TOKENS = 32 };
 
-/* The last three meet near ties, which BF16 decides by chance: longer runs alone take them. */
+/* The eighth begins with the first, whose block it finds in the cache. The last three meet near ties, which BF16
+ * decides by chance: longer runs alone take them. */
 static const char *const texts[PROMPTS_MAX] = {
+    "Once upon a time, in a small village by the sea, there lived a",
+    "def fibonacci(n):\n    if n < 2:\n        return",
     "The capital of France is",
     "Water boils at a temperature of",
-    "def fibonacci(n):\n    if n < 2:\n        return",
-    "Once upon a time, in a small village by the sea, there lived",
     "1, 2, 3, 4, 5,",
     "The opposite of hot is",
     "In 1969, the first humans walked on",
-    "Monday, Tuesday, Wednesday,",
+    "Once upon a time, in a small village by the sea, there lived a young",
     "The three primary colours are red,",
     "To make a cup of tea, first",
     "SELECT name FROM users WHERE",
 };
 
 struct prompt {
-    uint32_t ids[PROMPT_TOKENS_MAX + TOKENS_MAX];
-    uint32_t length;                /* of the prompt */
-    uint32_t wanted[TOKENS_MAX];    /* the CPU's choices, */
-    float margins[TOKENS_MAX];      /* by how much the second was less likely, */
-    float logprobs[2][TOKENS_MAX];  /* and what the CPU and the device give their choices */
-    uint32_t done, launched, given; /* tokens the device has; that it was told; that came back */
-    block_id table[BLOCKS];
+    uint32_t ids[PROMPT_TOKENS_MAX], length;
+    uint32_t wanted[TOKENS_MAX], given[TOKENS_MAX]; /* the CPU's choices, and the device's */
+    float margins[TOKENS_MAX];                      /* by how much the CPU's second was less likely */
+    float logprobs[2][TOKENS_MAX];                  /* what the CPU and the device give their choices */
 };
 
 static struct prompt prompts[PROMPTS_MAX];
@@ -161,96 +162,51 @@ static void choose_on_cpu(struct real_model *real, struct prompt *p)
 
 /* ---- what the CUDA device chooses ---- */
 
-static const struct sampling_params greedy = {.top_p = 1, .repetition_penalty = 1, .logprobs = 2};
-
-static void add(struct batch *b, struct prompt *p, uint32_t from, uint32_t count, bool of_row, uint32_t row)
+/* All prompts at once through the engine. blocks: of KV, 0 for all that the device has. */
+static void run_on_cuda(struct device *device, const struct tokenizer *tokenizer, uint32_t blocks,
+                        struct engine_stats *stats)
 {
-    uint32_t seq = b->seqs_count++, end = from + count;
-    b->q_start[seq] = b->tokens_count;
-    b->kv_len[seq] = end;
-    b->block_table[seq] = p->table;
-    for (uint32_t i = from; i < end; i++) {
-        uint32_t n = b->tokens_count++;
-        b->tokens[n] = of_row ? TOKEN_OF_ROW | row : p->ids[i];
-        b->positions[n] = i;
-        b->seq_of_token[n] = seq;
-    }
-    b->q_start[b->seqs_count] = b->tokens_count;
-    if (end < p->length) return;
-    b->rows[b->rows_count++] = (struct batch_row){.token = b->tokens_count - 1,
-                                                  .params = &greedy,
-                                                  .seed = 1,
-                                                  .position = end,
-                                                  .seen = p->ids,
-                                                  .seen_prompt = p->length,
-                                                  .seen_count = of_row ? end - 1 : end,
-                                                  .pending = of_row};
-}
-
-/* Which prompt each row of a step belongs to. */
-struct rows {
-    uint32_t prompt[PROMPTS_MAX], count;
-};
-
-/* The next step: every sequence that is under way decodes, and what room is left goes to prompts. */
-static bool plan(struct batch *b, const struct rows *before, struct rows *now)
-{
-    b->tokens_count = b->seqs_count = b->rows_count = now->count = 0;
-    b->q_start[0] = 0;
+    static struct engine_job jobs[PROMPTS_MAX];
+    struct error err = {""};
+    struct engine_config config = {.context_max = CONTEXT,
+                                   .running_max = PROMPTS_MAX,
+                                   .step_tokens_max = STEP_TOKENS,
+                                   .queue_requests_max = PROMPTS_MAX,
+                                   .queue_tokens_max = PROMPTS_MAX * CONTEXT,
+                                   .tenants_max = 1,
+                                   .tenant_share_percent = 100,
+                                   .prefix_cache = true,
+                                   .think_start_id = VOCAB_NO_ID,
+                                   .think_end_id = VOCAB_NO_ID};
+    if (blocks) device->info.kv_blocks = blocks;
+    for (uint32_t i = 0; i < prompts_count; i++)
+        engine_job_make(&jobs[i], i + 1, prompts[i].ids, prompts[i].length, tokens_count, 1);
+    require(engine_jobs_run(&config, device, tokenizer, jobs, prompts_count, stats, &err) == ST_OK, "engine", &err);
     for (uint32_t i = 0; i < prompts_count; i++) {
-        struct prompt *p = &prompts[i];
-        uint32_t row = UINT32_MAX, room = STEP_TOKENS - b->tokens_count;
-        for (uint32_t r = 0; r < before->count; r++) {
-            if (before->prompt[r] == i) row = r;
-        }
-        uint32_t count = p->done < p->length ? p->length - p->done : 1;
-        if (count > room) count = room;
-        if (p->done < p->length && count > 11) count = 11; /* chunks */
-        if (p->launched == tokens_count || count == 0) continue;
-        bool of_row = p->done >= p->length && p->given < p->launched;
-        add(b, p, p->done, count, of_row, row);
-        p->done += count;
-        if (p->done < p->length) continue;
-        p->launched++;
-        now->prompt[now->count++] = i;
-    }
-    return b->tokens_count > 0;
-}
-
-static void take(const struct rows *rows, const struct batch_result *result)
-{
-    for (uint32_t r = 0; r < rows->count; r++) {
-        struct prompt *p = &prompts[rows->prompt[r]];
-        p->logprobs[1][p->given] = result->rows[r].logprob;
-        p->ids[p->length + p->given++] = result->rows[r].id;
-        if (result->rows[r].flags) require(false, "a row has flags", NULL);
+        const struct choice *choice = &jobs[i].choices[0];
+        require(jobs[i].status == ST_OK && choice->output_count == tokens_count, "a request", NULL);
+        memcpy(prompts[i].given, choice->tokens + prompts[i].length, tokens_count * sizeof(uint32_t));
+        for (uint32_t t = 0; t < tokens_count; t++) prompts[i].logprobs[1][t] = choice->logprobs[t].logprob;
+        engine_job_free(&jobs[i]);
     }
 }
 
-static uint32_t run_on_cuda(struct device *device)
+/* What the run was to meet on its way. */
+static bool has_met_all(const struct engine_stats *stats, uint64_t graphs, uint32_t blocks)
 {
-    struct batch *batch;
-    struct batch_result *result;
-    struct rows rows[3] = {{{0}, 0}};
-    uint32_t launched = 0, collected = 0;
-    require(batch_create(STEP_TOKENS, PROMPTS_MAX, STEP_TOKENS, &batch) == ST_OK, "batch", NULL);
-    require(batch_result_create(STEP_TOKENS, &result) == ST_OK, "result", NULL);
-    for (;;) {
-        struct rows none = {{0}, 0}, *now = &rows[launched % 3];
-        const struct rows *before = launched > collected ? &rows[(launched + 2) % 3] : &none;
-        bool more = plan(batch, before, now);
-        if (more) {
-            require(device_launch(device, batch) == ST_OK, "launch", NULL);
-            launched++;
-        }
-        if (launched == collected) break;
-        if (launched - collected < 2 && more) continue;
-        require(device_collect(device, result) == ST_OK, "collect", NULL);
-        take(&rows[collected++ % 3], result);
-    }
-    batch_destroy(batch);
-    batch_result_destroy(result);
-    return launched;
+    printf("%u steps, %u one ahead, %u graphs replayed; %u prompt tokens of %u from the prefix cache; %u preemptions, "
+           "%u tokens computed again\n",
+           (unsigned)stats->steps, (unsigned)stats->steps_ahead, (unsigned)graphs, (unsigned)stats->prefix_hits_tokens,
+           (unsigned)stats->prompt_tokens, (unsigned)stats->preemptions, (unsigned)stats->recomputed_tokens);
+    bool batched = prompts_count == 1 || stats->steps < (uint64_t)prompts_count * tokens_count;
+    bool cached = prompts_count < 8 || stats->prefix_hits_tokens > 0;
+    bool preempted = !blocks || (stats->preemptions > 0 && stats->recomputed_tokens > 0);
+    if (!batched) printf("no step had several sequences\n");
+    if (!cached) printf("the last prompt begins as the first, and nothing was taken from the prefix cache\n");
+    if (!preempted) printf("%u blocks were enough for all\n", blocks);
+    if (!graphs) printf("no graph was replayed\n");
+    if (!stats->steps_ahead) printf("no step was launched ahead\n");
+    return batched && cached && preempted && graphs && stats->steps_ahead;
 }
 
 /* The largest difference of a log-probability where both chose the same in the same context. */
@@ -259,7 +215,7 @@ static float worst_difference(void)
     float worst = 0;
     for (uint32_t i = 0; i < prompts_count; i++) {
         const struct prompt *p = &prompts[i];
-        for (uint32_t t = 0; t < tokens_count && p->ids[p->length + t] == p->wanted[t]; t++)
+        for (uint32_t t = 0; t < tokens_count && p->given[t] == p->wanted[t]; t++)
             worst = fmaxf(worst, fabsf(p->logprobs[0][t] - p->logprobs[1][t]));
     }
     return worst;
@@ -275,9 +231,9 @@ static uint32_t compare(uint32_t *equal)
     for (uint32_t i = 0; i < prompts_count; i++) {
         const struct prompt *p = &prompts[i];
         for (uint32_t t = 0; t < tokens_count; t++) {
-            if (p->ids[p->length + t] == p->wanted[t]) continue;
-            printf("prompt %u, token %u: %u, the CPU chose %u by a margin of %.4f\n", i, t, p->ids[p->length + t],
-                   p->wanted[t], (double)p->margins[t]);
+            if (p->given[t] == p->wanted[t]) continue;
+            printf("prompt %u, token %u: %u, the CPU chose %u by a margin of %.4f\n", i, t, p->given[t], p->wanted[t],
+                   (double)p->margins[t]);
             mistakes += p->margins[t] > 2 * worst;
             --*equal;
             break; /* what follows has another context */
@@ -296,11 +252,13 @@ int main(int argc, char **argv)
     struct model *model;
     struct tokenizer *tokenizer;
     struct device *device;
+    struct engine_stats stats;
     if (argc < 3) return 2;
     if (argc > 4) {
         prompts_count = (uint32_t)strtoul(argv[3], NULL, 10);
         tokens_count = (uint32_t)strtoul(argv[4], NULL, 10);
     }
+    uint32_t blocks = argc > 5 ? (uint32_t)strtoul(argv[5], NULL, 10) : 0;
     require(prompts_count <= PROMPTS_MAX && tokens_count <= TOKENS_MAX, "too many", NULL);
     uint64_t begin_ns = clock_now_ns(clock_system());
     round_to_fp8 = !strcmp(argv[1], "fp8");
@@ -312,7 +270,6 @@ int main(int argc, char **argv)
         require(ids.count > 0 && ids.count <= PROMPT_TOKENS_MAX, "prompt", NULL);
         memcpy(prompts[i].ids, ids.ids, ids.count * sizeof ids.ids[0]);
         prompts[i].length = (uint32_t)ids.count;
-        for (uint32_t b = 0; b < BLOCKS; b++) prompts[i].table[b] = (b * PROMPTS_MAX + i) * 7 % (PROMPTS_MAX * BLOCKS);
         token_list_free(&ids);
         choose_on_cpu(&cpu, &prompts[i]);
     }
@@ -332,12 +289,14 @@ int main(int argc, char **argv)
     require(model_open(real_model_path(), &model, &err) == ST_OK, "model_open", &err);
     require(device_cuda_create(model, &config, NULL, NULL, &device, &err) == ST_OK, "device_cuda_create", &err);
     uint64_t created_ns = clock_now_ns(clock_system());
-    uint32_t steps = run_on_cuda(device);
+    uint64_t graphs = counters_graphs();
+    run_on_cuda(device, tokenizer, blocks, &stats);
     uint64_t end_ns = clock_now_ns(clock_system());
-    printf("%s, %s: CPU %.1f s, loading %.1f s, %u steps %.1f s\n", device->info.name, argv[1],
-           (double)(chosen_ns - begin_ns) * 1e-9, (double)(created_ns - chosen_ns) * 1e-9, steps,
+    printf("%s, %s: CPU %.1f s, loading %.1f s, steps %.1f s\n", device->info.name, argv[1],
+           (double)(chosen_ns - begin_ns) * 1e-9, (double)(created_ns - chosen_ns) * 1e-9,
            (double)(end_ns - created_ns) * 1e-9);
     uint32_t equal, mistakes = compare(&equal);
+    if (!has_met_all(&stats, counters_graphs() - graphs, blocks)) mistakes++;
     if (equal < prompts_count * 4 / 5) mistakes++;
     device_destroy(device);
     model_close(model);
