@@ -92,7 +92,7 @@ enum status journal_reader_open(const struct disk *disk, const char *folder, con
     (void)snprintf(made->folder, sizeof made->folder, "%s", folder);
     if (fallback != NULL) (void)snprintf(made->fallback, sizeof made->fallback, "%s", fallback);
     made->window_capacity = WINDOW_BYTES;
-    made->window = mem_alloc(1, made->window_capacity);
+    made->window = mem_resize(NULL, 1, made->window_capacity); /* written before it is read */
     enum status status = made->window == NULL ? error_set(err, ST_NOMEM, "billing journal: no memory") : ST_OK;
     if (status == ST_OK) status = list_again(made, err);
     if (status == ST_OK && made->segments.count == 0) {
