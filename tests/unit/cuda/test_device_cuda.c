@@ -6,12 +6,12 @@
 #include "runtime/device/device_cuda.h"
 #include "tests/emulator/faults.h"
 #include "tests/unit/cuda/fake_libraries.h"
-#include "tests/unit/runtime/make_batch.h"
+#include "tests/unit/runtime/device_run.h"
 #include "tests/unit/runtime/tiny_model.h"
 
 #include <stdlib.h>
 
-enum { V = 597, TOKENS = 40, SEQS = 3, CONTEXT = 256, BLOCKS = SEQS * CONTEXT / KV_BLOCK_TOKENS };
+enum { V = 597, TOKENS = 40, SEQS = RUN_SEQS, CONTEXT = 256, BLOCKS = SEQS * CONTEXT / KV_BLOCK_TOKENS };
 
 static const struct model_spec base_spec = {
     TINY_SPEC,      .heads = 4, .head_size = 64,       .rope_size = 64, .attention_scale = 0.125f,
@@ -27,27 +27,8 @@ static const struct device_cuda_config base_config = {.ranks = 1,
                                                       .libraries = &fake_libraries};
 static const struct sampling_params greedy = {.top_p = 1, .repetition_penalty = 1, .logprobs = 20};
 
-/* A device with its batch, and what every token of every sequence has given. */
-struct fixture {
-    struct device *device;
-    struct batch *batch;
-    struct batch_result *result;
-    block_id tables[SEQS][CONTEXT / KV_BLOCK_TOKENS];
-    struct row_result rows[SEQS][CONTEXT];
-};
-
-static uint32_t prompts[SEQS][CONTEXT];
-static const uint32_t lengths[SEQS] = {TOKENS, 23, 9};
-
-static void fixture_begin(struct fixture *f)
-{
-    uint64_t seed = 19;
-    assert_true(batch_create(80, SEQS, 80, &f->batch) == ST_OK && batch_result_create(80, &f->result) == ST_OK);
-    for (uint32_t s = 0; s < SEQS; s++) {
-        for (uint32_t i = 0; i < CONTEXT; i++) prompts[s][i] = (uint32_t)(random_next(&seed) % V);
-        for (uint32_t b = 0; b < CONTEXT / KV_BLOCK_TOKENS; b++) f->tables[s][b] = (b * SEQS + s) * 7 % BLOCKS;
-    }
-}
+static const struct run_plan plan = {CONTEXT, V, BLOCKS, {TOKENS, 23, 9}, &greedy, 1};
+static const uint32_t *const lengths = plan.lengths;
 
 /* Lost devices keep their memory: others get theirs beside. */
 static struct device_cuda_config beside_others(const struct device_cuda_config *config)
@@ -59,17 +40,17 @@ static struct device_cuda_config beside_others(const struct device_cuda_config *
     return other;
 }
 
-static void fixture_cuda(struct fixture *f, const struct tiny_model *tiny, const struct device_cuda_config *config)
+static void fixture_cuda(struct device_run *f, const struct tiny_model *tiny, const struct device_cuda_config *config)
 {
     struct error err = {""};
     struct device_cuda_config beside = beside_others(config);
-    memset(f, 0, sizeof *f);
-    if (device_cuda_create(&tiny->model, &beside, NULL, NULL, &f->device, &err) != ST_OK) fail_msg("%s", err.message);
-    assert_true(f->device->info.kv_blocks >= BLOCKS);
-    fixture_begin(f);
+    struct device *device = NULL;
+    if (device_cuda_create(&tiny->model, &beside, NULL, NULL, &device, &err) != ST_OK) fail_msg("%s", err.message);
+    assert_true(device->info.kv_blocks >= BLOCKS);
+    run_begin(f, &plan, device);
 }
 
-static void fixture_cpu(struct fixture *f, const struct tiny_model *tiny)
+static void fixture_cpu(struct device_run *f, const struct tiny_model *tiny)
 {
     struct error err = {""};
     size_t block_bytes = device_cpu_kv_block_bytes(&tiny->model.spec, NUMERICS_EXACT, false);
@@ -81,60 +62,9 @@ static void fixture_cpu(struct fixture *f, const struct tiny_model *tiny)
                                    .rows_max = 80,
                                    .context_max = CONTEXT,
                                    .kv_bytes = BLOCKS * block_bytes};
-    memset(f, 0, sizeof *f);
-    if (device_cpu_create(&tiny->model, &config, NULL, NULL, &f->device, &err) != ST_OK) fail_msg("%s", err.message);
-    fixture_begin(f);
-}
-
-static void fixture_free(struct fixture *f)
-{
-    device_destroy(f->device);
-    batch_destroy(f->batch);
-    batch_result_destroy(f->result);
-}
-
-/* Adds `count` tokens of sequence s from `position` on, all of which want logits. */
-static void batch_add(struct fixture *f, uint32_t s, uint32_t position, uint32_t count)
-{
-    struct batch_sequence sequence = {prompts[s], f->tables[s], s};
-    batch_add_sequence(f->batch, &sequence, position, count, &greedy);
-}
-
-static void step(struct fixture *f)
-{
-    assert_int_equal(device_step(f->device, f->batch, f->result), ST_OK);
-}
-
-/* Copies the rows of the sequence in place `seq` of the batch to f->rows[s]. */
-static void keep(struct fixture *f, uint32_t seq, uint32_t s)
-{
-    for (uint32_t n = f->batch->q_start[seq]; n < f->batch->q_start[seq + 1]; n++) {
-        struct row_result *row = &f->rows[s][f->batch->positions[n]];
-        *row = f->result->rows[n];
-        for (uint32_t i = row->top_count; i < LOGPROBS_MAX; i++) row->top_ids[i] = 0, row->top_logprobs[i] = 0;
-    }
-}
-
-/* The first `prefill` tokens `chunk` at a time, then one by one. */
-static void run_alone(struct fixture *f, uint32_t s, uint32_t prefill, uint32_t chunk)
-{
-    for (uint32_t position = 0, count; position < lengths[s]; position += count) {
-        count = position >= prefill ? 1 : prefill - position < chunk ? prefill - position : chunk;
-        batch_clear(f->batch);
-        batch_add(f, s, position, count);
-        step(f);
-        keep(f, 0, s);
-    }
-}
-
-static void assert_same_rows(const struct fixture *a, const struct fixture *b, uint32_t s)
-{
-    for (uint32_t i = 0; i < lengths[s]; i++) {
-        assert_int_equal(a->rows[s][i].flags, 0);
-        if (memcmp(&a->rows[s][i], &b->rows[s][i], sizeof a->rows[s][i]) != 0)
-            fail_msg("sequence %u, token %u: %u (%.9g) and %u (%.9g)", s, i, a->rows[s][i].id,
-                     (double)a->rows[s][i].logprob, b->rows[s][i].id, (double)b->rows[s][i].logprob);
-    }
+    struct device *device = NULL;
+    if (device_cpu_create(&tiny->model, &config, NULL, NULL, &device, &err) != ST_OK) fail_msg("%s", err.message);
+    run_begin(f, &plan, device);
 }
 
 /* Differences of log-probabilities of ids that are among the highest of both. */
@@ -143,7 +73,7 @@ struct difference {
     uint32_t choices, equal; /* ids that had to be equal by their margin */
 };
 
-static struct difference compare(const struct fixture *got, const struct fixture *wanted, uint32_t s)
+static struct difference compare(const struct device_run *got, const struct device_run *wanted, uint32_t s)
 {
     struct difference d = {0, 0, 0, 0};
     uint32_t count = 0;
@@ -177,7 +107,7 @@ static void check_spec(const char *what, const struct model_spec *spec, enum ten
                        const struct device_cuda_config *config, double worst, double mean)
 {
     static struct tiny_model tiny;
-    static struct fixture cuda, cpu;
+    static struct device_run cuda, cpu;
     tiny_make(&tiny, spec, type, q8_v, factors);
     fixture_cpu(&cpu, &tiny);
     fixture_cuda(&cuda, &tiny, config);
@@ -188,8 +118,8 @@ static void check_spec(const char *what, const struct model_spec *spec, enum ten
                   what, d.worst, d.mean, d.equal, d.choices);
     assert_int_equal(d.equal, d.choices);
     if (!(d.worst < worst && d.mean < mean)) fail_msg("%s: off by %g, %g in the mean", what, d.worst, d.mean);
-    fixture_free(&cuda);
-    fixture_free(&cpu);
+    run_end(&cuda);
+    run_end(&cpu);
     tiny_free(&tiny);
 }
 
@@ -250,33 +180,9 @@ static void test_device_cuda_takes_other_dtypes(void **state)
 
 /* ---- the same bits ---- */
 
-/* All sequences beside each other, each in chunks of its own, with other block tables. */
-static void run_mixed(struct fixture *f, uint32_t turn)
-{
-    uint32_t done[SEQS] = {0}, chunks[SEQS] = {13, 1, 4};
-    for (uint32_t s = 0; s < SEQS; s++) {
-        for (uint32_t b = 0; b < CONTEXT / KV_BLOCK_TOKENS; b++)
-            f->tables[s][b] = BLOCKS - 1 - (b * SEQS + s) * 11 % BLOCKS;
-    }
-    while (done[0] < lengths[0] || done[1] < lengths[1] || done[2] < lengths[2]) {
-        uint32_t places[SEQS], count = 0;
-        batch_clear(f->batch);
-        for (uint32_t i = 0; i < SEQS; i++) {
-            uint32_t s = (i + turn) % SEQS, left = lengths[s] - done[s];
-            if (!left) continue;
-            uint32_t chunk = left < chunks[s] ? left : chunks[s];
-            batch_add(f, s, done[s], chunk);
-            done[s] += chunk;
-            places[count++] = s;
-        }
-        step(f);
-        for (uint32_t i = 0; i < count; i++) keep(f, i, places[i]);
-    }
-}
-
 static void check_same_bits(const struct tiny_model *tiny)
 {
-    static struct fixture alone, other;
+    static struct device_run alone, other;
     struct device_cuda_config config = base_config;
     config.deterministic = true;
     fixture_cuda(&alone, tiny, &config);
@@ -288,14 +194,14 @@ static void check_same_bits(const struct tiny_model *tiny)
         assert_same_rows(&other, &alone, 1);
     }
     for (uint32_t turn = 0; turn < SEQS; turn++) {
-        run_mixed(&other, turn);
+        run_mixed(&other, (const uint32_t[]){13, 1, 4}, turn);
         for (uint32_t s = 0; s < SEQS; s++) assert_same_rows(&other, &alone, s);
     }
     memcpy(other.tables[1], other.tables[2], sizeof other.tables[1]); /* blocks that others have used */
     run_alone(&other, 1, 5, 5);
     assert_same_rows(&other, &alone, 1);
-    fixture_free(&other);
-    fixture_free(&alone);
+    run_end(&other);
+    run_end(&alone);
 }
 
 static void test_device_cuda_gives_the_same_bits_in_any_batch(void **state)
@@ -315,7 +221,7 @@ static void test_device_cuda_reads_a_prefix_from_shared_blocks(void **state)
 {
     (void)state;
     static struct tiny_model tiny;
-    static struct fixture alone, shared;
+    static struct device_run alone, shared;
     struct device_cuda_config config = base_config;
     config.deterministic = true;
     tiny_make(&tiny, &base_spec, TENSOR_Q8_0, false, false);
@@ -326,13 +232,13 @@ static void test_device_cuda_reads_a_prefix_from_shared_blocks(void **state)
     run_alone(&shared, 0, TOKENS, TOKENS);
     shared.tables[1][0] = shared.tables[0][0];
     batch_clear(shared.batch);
-    batch_add(&shared, 1, 16, lengths[1] - 16);
-    step(&shared);
-    keep(&shared, 0, 1);
+    run_add(&shared, 1, 16, lengths[1] - 16);
+    run_step(&shared);
+    run_keep(&shared, 0, 1);
     for (uint32_t i = 16; i < lengths[1]; i++)
         assert_memory_equal(&shared.rows[1][i], &alone.rows[1][i], sizeof alone.rows[1][i]);
-    fixture_free(&alone);
-    fixture_free(&shared);
+    run_end(&alone);
+    run_end(&shared);
     tiny_free(&tiny);
 }
 
@@ -349,7 +255,7 @@ static const struct sampling_params kinds[SEQS] = {
 /* Sequences that generate `new` tokens each after their prompt: ids_of[s] is the prompt and what came. Ahead: the
  * next step is launched before the last one's ids are known. Returns with the rows of all new tokens in f->rows[s][i].
  */
-static void generate(struct fixture *f, bool ahead, uint32_t new, uint32_t ids_of[SEQS][CONTEXT])
+static void generate(struct device_run *f, bool ahead, uint32_t new, uint32_t ids_of[SEQS][CONTEXT])
 {
     static struct sampling_params params[SEQS];
     for (uint32_t s = 0; s < SEQS; s++) memcpy(ids_of[s], prompts[s], lengths[s] * sizeof(uint32_t));
@@ -359,7 +265,7 @@ static void generate(struct fixture *f, bool ahead, uint32_t new, uint32_t ids_o
         for (uint32_t s = 0; i < new &&s < SEQS; s++) {
             uint32_t position = i ? lengths[s] + i - 1 : 0, count = i ? 1 : lengths[s], n = b->tokens_count;
             bool pending = ahead && i;
-            batch_add(f, s, position, count);
+            run_add(f, s, position, count);
             b->rows_count -= count;
             memcpy(b->tokens + n, ids_of[s] + position, count * sizeof(uint32_t));
             if (pending) b->tokens[n] = TOKEN_OF_ROW | s;
@@ -397,7 +303,7 @@ static void test_device_cuda_runs_ahead_without_a_trace(void **state)
     (void)state;
     enum { NEW = 9 };
     static struct tiny_model tiny;
-    static struct fixture by_step, ahead;
+    static struct device_run by_step, ahead;
     static uint32_t ids[2][SEQS][CONTEXT];
     tiny_make(&tiny, &base_spec, TENSOR_Q8_0, false, false);
     struct device_cuda_config config = base_config;
@@ -414,9 +320,9 @@ static void test_device_cuda_runs_ahead_without_a_trace(void **state)
                     fail_msg("sequence %u, new token %u: %u, not %u", s, i, ahead.rows[s][i].id, by_step.rows[s][i].id);
             }
         }
-        fixture_free(&ahead);
+        run_end(&ahead);
     }
-    fixture_free(&by_step);
+    run_end(&by_step);
     tiny_free(&tiny);
 }
 
@@ -426,7 +332,7 @@ static void test_device_cuda_flags_rows_that_are_not_finite(void **state)
 {
     (void)state;
     static struct tiny_model tiny;
-    static struct fixture alone, other;
+    static struct device_run alone, other;
     struct device_cuda_config config = base_config;
     config.deterministic = true;
     tiny_make(&tiny, &base_spec, TENSOR_F32, true, false);
@@ -445,22 +351,22 @@ static void test_device_cuda_flags_rows_that_are_not_finite(void **state)
     }
     prompts[2][9] = V - 1;
     batch_clear(other.batch);
-    batch_add(&other, 2, 0, 16);
-    batch_add(&other, 1, 0, lengths[1]);
-    step(&other);
-    keep(&other, 0, 2);
-    keep(&other, 1, 1);
+    run_add(&other, 2, 0, 16);
+    run_add(&other, 1, 0, lengths[1]);
+    run_step(&other);
+    run_keep(&other, 0, 2);
+    run_keep(&other, 1, 1);
     assert_same_rows(&other, &alone, 1); /* the neighbour has not noticed */
     for (uint32_t i = 9; i < 16; i++) assert_int_equal(other.rows[2][i].flags, ROW_NOT_FINITE);
     batch_clear(other.batch);
-    batch_add(&other, 2, 16, 3); /* a later step of the same sequence: only its KV is spoilt */
-    step(&other);
+    run_add(&other, 2, 16, 3); /* a later step of the same sequence: only its KV is spoilt */
+    run_step(&other);
     for (uint32_t i = 0; i < 3; i++) assert_int_equal(other.result->rows[i].flags, ROW_NOT_FINITE);
     memcpy(other.tables[1], other.tables[2], sizeof other.tables[2]); /* its blocks, used again */
     run_alone(&other, 1, 5, 5);
     assert_same_rows(&other, &alone, 1);
-    fixture_free(&alone);
-    fixture_free(&other);
+    run_end(&alone);
+    run_end(&other);
     tiny_free(&tiny);
 }
 
@@ -468,7 +374,7 @@ static void test_device_cuda_step_allocates_nothing(void **state)
 {
     (void)state;
     static struct tiny_model tiny;
-    static struct fixture f;
+    static struct device_run f;
     size_t all_bytes, before_bytes, after_bytes, total_bytes;
     tiny_make(&tiny, &base_spec, TENSOR_Q4_1, false, false);
     assert_int_equal(cudaMemGetInfo(&all_bytes, &total_bytes), cudaSuccess);
@@ -481,7 +387,7 @@ static void test_device_cuda_step_allocates_nothing(void **state)
     assert_int_equal(mem_allocations() - before, 0);
     assert_int_equal(cudaMemGetInfo(&after_bytes, &total_bytes), cudaSuccess);
     assert_int_equal(after_bytes, before_bytes);
-    fixture_free(&f);
+    run_end(&f);
     assert_int_equal(cudaMemGetInfo(&after_bytes, &total_bytes), cudaSuccess);
     assert_int_equal(after_bytes, all_bytes); /* all of it was given back */
     assert_int_equal(atomic_load(&fake_nvml_open), 0);
@@ -492,18 +398,18 @@ static void test_device_cuda_refuses_what_breaks_the_contract(void **state)
 {
     (void)state;
     static struct tiny_model tiny;
-    static struct fixture f;
+    static struct device_run f;
     tiny_make(&tiny, &base_spec, TENSOR_Q4_1, false, false);
     fixture_cuda(&f, &tiny, &base_config);
     assert_int_equal(device_collect(f.device, f.result), ST_INVAL);
     batch_clear(f.batch);
-    batch_add(&f, 0, 0, 20);
+    run_add(&f, 0, 0, 20);
     f.batch->tokens[7] = V;
     assert_int_equal(device_launch(f.device, f.batch), ST_INVAL);
     f.batch->tokens[7] = 1;
     assert_int_equal(device_launch(f.device, f.batch), ST_OK);
     batch_clear(f.batch);
-    batch_add(&f, 1, 30, 1);
+    run_add(&f, 1, 30, 1);
     f.batch->tokens[0] = TOKEN_OF_ROW | 20;
     assert_int_equal(device_launch(f.device, f.batch), ST_INVAL); /* rows 0 .. 19 */
     f.batch->tokens[0] = TOKEN_OF_ROW | 19;
@@ -515,7 +421,7 @@ static void test_device_cuda_refuses_what_breaks_the_contract(void **state)
     assert_int_equal(device_collect(f.device, f.result), ST_OK);
     assert_int_equal(device_collect(f.device, f.result), ST_OK);
     assert_int_equal(device_collect(f.device, f.result), ST_INVAL);
-    fixture_free(&f);
+    run_end(&f);
     tiny_free(&tiny);
 }
 
@@ -566,7 +472,7 @@ static void test_device_cuda_gpus_run_ahead_without_a_trace(void **state)
     (void)state;
     enum { NEW = 5 };
     static struct tiny_model tiny;
-    static struct fixture by_step, ahead;
+    static struct device_run by_step, ahead;
     static uint32_t ids[2][SEQS][CONTEXT];
     struct device_cuda_config config = base_config;
     config.ranks = 2;
@@ -579,8 +485,8 @@ static void test_device_cuda_gpus_run_ahead_without_a_trace(void **state)
     for (uint32_t s = 0; s < SEQS; s++)
         for (uint32_t i = 0; i < NEW; i++)
             assert_memory_equal(&ahead.rows[s][i], &by_step.rows[s][i], sizeof ahead.rows[s][i]);
-    fixture_free(&ahead);
-    fixture_free(&by_step);
+    run_end(&ahead);
+    run_end(&by_step);
     tiny_free(&tiny);
 }
 
@@ -650,12 +556,12 @@ static void test_device_cuda_create_fails_cleanly(void **state)
 }
 
 /* Waits for the watch to see what was planted: it looks every 2 ms. */
-static enum status step_until_lost(struct fixture *f)
+static enum status step_until_lost(struct device_run *f)
 {
     enum status status = ST_OK;
     for (int i = 0; i < 2000 && status == ST_OK; i++) {
         batch_clear(f->batch);
-        batch_add(f, 2, 0, 1);
+        run_add(f, 2, 0, 1);
         status = device_step(f->device, f->batch, f->result);
     }
     return status;
@@ -665,7 +571,7 @@ static void test_device_cuda_ends_with_a_gpu_that_reports_an_error(void **state)
 {
     (void)state;
     static struct tiny_model tiny;
-    static struct fixture f;
+    static struct device_run f;
     tiny_make(&tiny, &base_spec, TENSOR_Q8_0, false, false);
     for (int i = 0; i < 3; i++) {
         fixture_cuda(&f, &tiny, &base_config);
@@ -673,8 +579,8 @@ static void test_device_cuda_ends_with_a_gpu_that_reports_an_error(void **state)
             atomic_store(&fake_nvml_xid, 13); /* a step's own: its CUDA error, if any, says more */
             while (atomic_load(&fake_nvml_xid)) (void)nanosleep(&(struct timespec){0, 1000000}, NULL);
             batch_clear(f.batch);
-            batch_add(&f, 2, 0, 1);
-            step(&f);
+            run_add(&f, 2, 0, 1);
+            run_step(&f);
         }
         assert_false(device_is_lost(f.device));
         if (i == 2) {
@@ -689,17 +595,17 @@ static void test_device_cuda_ends_with_a_gpu_that_reports_an_error(void **state)
         assert_int_equal(device_launch(f.device, f.batch), ST_DEVICE);
         assert_int_equal(device_collect(f.device, f.result), ST_DEVICE);
         atomic_store(&fake_nvml_result, 0);
-        fixture_free(&f);
+        run_end(&f);
     }
     tiny_free(&tiny);
 }
 
 /* ---- planted faults ---- */
 
-static void assert_lost(struct fixture *f, const char *what)
+static void assert_lost(struct device_run *f, const char *what)
 {
     batch_clear(f->batch);
-    batch_add(f, 1, 0, 9);
+    run_add(f, 1, 0, 9);
     enum status status = device_step(f->device, f->batch, f->result);
     if (status != ST_DEVICE) fail_msg("%s: %s", what, status_name(status));
     assert_int_equal(device_launch(f->device, f->batch), ST_DEVICE);
@@ -707,26 +613,26 @@ static void assert_lost(struct fixture *f, const char *what)
 }
 
 /* A device that has run a step, so that it knows how long one takes. */
-static void begin_faulty(struct fixture *f, const struct tiny_model *tiny, uint32_t ranks)
+static void begin_faulty(struct device_run *f, const struct tiny_model *tiny, uint32_t ranks)
 {
     struct device_cuda_config config = base_config;
     config.ranks = ranks;
     config.step_deadline_ns = 1;
     fixture_cuda(f, tiny, &config);
     batch_clear(f->batch);
-    batch_add(f, 1, 0, 9);
-    step(f);
+    run_add(f, 1, 0, 9);
+    run_step(f);
 }
 
-static void end_faulty(struct fixture *f)
+static void end_faulty(struct device_run *f)
 {
-    fixture_free(f);
+    run_end(f);
     faults_clear();
 }
 
 /* A sticky error stays with a GPU until its process ends, or here until it is reset: the device's threads have ended.
  */
-static void end_broken(struct fixture *f)
+static void end_broken(struct device_run *f)
 {
     assert_true(faults_struck() > 0);
     end_faulty(f);
@@ -740,7 +646,7 @@ static void test_device_cuda_is_lost_by_a_sticky_error(void **state)
 {
     (void)state;
     static struct tiny_model tiny;
-    static struct fixture f;
+    static struct device_run f;
     const int errors[] = {214, 700, 719};
     tiny_make(&tiny, &base_spec, TENSOR_Q8_0, false, false);
     for (uint64_t i = 0; i < 3; i++) {
@@ -760,7 +666,7 @@ static void test_device_cuda_is_lost_by_a_step_that_hangs(void **state)
 {
     (void)state;
     static struct tiny_model tiny;
-    static struct fixture f;
+    static struct device_run f;
     tiny_make(&tiny, &base_spec, TENSOR_Q8_0, false, false);
     for (uint64_t k = 1; k < 12; k += 10) {
         begin_faulty(&f, &tiny, 1);
@@ -775,7 +681,7 @@ static void test_device_cuda_is_lost_with_a_rank(void **state)
 {
     (void)state;
     static struct tiny_model tiny;
-    static struct fixture f;
+    static struct device_run f;
     tiny_make(&tiny, &base_spec, TENSOR_Q8_0, false, false);
     for (int fault = 0; fault < 4; fault++) {
         begin_faulty(&f, &tiny, 2);

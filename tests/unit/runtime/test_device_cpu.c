@@ -3,10 +3,10 @@
 #include "tests/unit/unit.h"
 
 #include "runtime/device/device_cpu_parts.h"
-#include "tests/unit/runtime/make_batch.h"
+#include "tests/unit/runtime/device_run.h"
 #include "tests/unit/runtime/tiny_model.h"
 
-enum { V = 597, TOKENS = 150, SEQS = 3, CONTEXT = 1024, BLOCKS = 3 * CONTEXT / KV_BLOCK_TOKENS };
+enum { V = 597, TOKENS = 150, SEQS = RUN_SEQS, CONTEXT = 1024, BLOCKS = 3 * CONTEXT / KV_BLOCK_TOKENS };
 
 static const struct model_spec base_spec = {
     TINY_SPEC,      .heads = 6, .head_size = 16,       .rope_size = 16, .attention_scale = 0.25f,
@@ -23,23 +23,13 @@ static const struct sampling_params params[] = {
 };
 enum { PARAMS = sizeof params / sizeof params[0] };
 
-/* A device with its batch, and what every token of every sequence has given. */
-struct fixture {
-    struct device *device;
-    struct batch *batch;
-    struct batch_result *result;
-    block_id tables[SEQS][CONTEXT / KV_BLOCK_TOKENS];
-    struct row_result rows[SEQS][CONTEXT];
-};
+static const struct run_plan plan = {CONTEXT, V, BLOCKS, {TOKENS, 37, 20}, params, PARAMS};
+static const uint32_t *const lengths = plan.lengths;
 
-static uint32_t prompts[SEQS][CONTEXT];
-static const uint32_t lengths[SEQS] = {TOKENS, 37, 20};
-
-static void fixture_make(struct fixture *f, const struct tiny_model *tiny, enum cpu_path path, enum numerics numerics,
-                         uint32_t threads)
+static void fixture_make(struct device_run *f, const struct tiny_model *tiny, enum cpu_path path,
+                         enum numerics numerics, uint32_t threads)
 {
     struct error err = {""};
-    uint64_t seed = 19;
     struct device_config config = {.path = path,
                                    .numerics = numerics,
                                    .threads = threads,
@@ -48,71 +38,17 @@ static void fixture_make(struct fixture *f, const struct tiny_model *tiny, enum 
                                    .rows_max = 256,
                                    .context_max = CONTEXT,
                                    .kv_bytes = BLOCKS * device_cpu_kv_block_bytes(&tiny->model.spec, numerics, false)};
-    memset(f, 0, sizeof *f);
-    if (device_cpu_create(&tiny->model, &config, NULL, NULL, &f->device, &err) != ST_OK) fail_msg("%s", err.message);
-    assert_true(batch_create(256, SEQS, 256, &f->batch) == ST_OK && batch_result_create(256, &f->result) == ST_OK);
-    assert_int_equal(f->device->info.kv_blocks, BLOCKS);
-    struct device_cpu *cpu = (struct device_cpu *)(void *)f->device;
+    struct device *device = NULL;
+    if (device_cpu_create(&tiny->model, &config, NULL, NULL, &device, &err) != ST_OK) fail_msg("%s", err.message);
+    assert_int_equal(device->info.kv_blocks, BLOCKS);
+    struct device_cpu *cpu = (struct device_cpu *)(void *)device;
     memset(cpu->kv, 0xff, cpu->kv_bytes); /* stale blocks hold NaN */
-    for (uint32_t s = 0; s < SEQS; s++) {
-        for (uint32_t i = 0; i < CONTEXT; i++) prompts[s][i] = (uint32_t)(random_next(&seed) % V);
-        for (uint32_t b = 0; b < CONTEXT / KV_BLOCK_TOKENS; b++) f->tables[s][b] = (b * SEQS + s) * 7 % BLOCKS;
-    }
-}
-
-static void fixture_free(struct fixture *f)
-{
-    device_destroy(f->device);
-    batch_destroy(f->batch);
-    batch_result_destroy(f->result);
-}
-
-/* Adds `count` tokens of sequence s from `position` on, all of which want logits. */
-static void batch_add(struct fixture *f, uint32_t s, uint32_t position, uint32_t count)
-{
-    struct batch *batch = f->batch;
-    struct batch_sequence sequence = {prompts[s], f->tables[s], s};
-    uint32_t first = batch->rows_count;
-    batch_add_sequence(batch, &sequence, position, count, params);
-    for (uint32_t i = 0; i < count; i++) batch->rows[first + i].params = &params[(position + i) % PARAMS];
-}
-
-static void step(struct fixture *f)
-{
-    assert_int_equal(device_step(f->device, f->batch, f->result), ST_OK);
-}
-
-/* Copies the rows of the sequence in place `seq` of the batch to f->rows[s]. */
-static void collect(struct fixture *f, uint32_t seq, uint32_t s)
-{
-    for (uint32_t n = f->batch->q_start[seq]; n < f->batch->q_start[seq + 1]; n++) {
-        struct row_result *row = &f->rows[s][f->batch->positions[n]];
-        *row = f->result->rows[n];
-        for (uint32_t i = row->top_count; i < LOGPROBS_MAX; i++) row->top_ids[i] = 0, row->top_logprobs[i] = 0;
-    }
-}
-
-static void run_alone(struct fixture *f, uint32_t s, uint32_t chunk)
-{
-    for (uint32_t position = 0; position < lengths[s]; position += chunk) {
-        batch_clear(f->batch);
-        batch_add(f, s, position, lengths[s] - position < chunk ? lengths[s] - position : chunk);
-        step(f);
-        collect(f, 0, s);
-    }
-}
-
-static void assert_same_rows(const struct fixture *a, const struct fixture *b, uint32_t s)
-{
-    for (uint32_t i = 0; i < lengths[s]; i++) {
-        assert_int_equal(a->rows[s][i].flags, 0);
-        assert_memory_equal(&a->rows[s][i], &b->rows[s][i], sizeof a->rows[s][i]);
-    }
+    run_begin(f, &plan, device);
 }
 
 /* (Random weights amplify what int8 activations round; the real model is held to closer bounds in tests/exact.)
  * Differences of all log-probabilities that came back from the reference's: the largest, and the mean. */
-static void compare(const struct fixture *f, const struct tiny_model *tiny, uint32_t s, double *worst, double *mean)
+static void compare(const struct device_run *f, const struct tiny_model *tiny, uint32_t s, double *worst, double *mean)
 {
     static double wanted[CONTEXT * V];
     double sum = 0;
@@ -136,21 +72,21 @@ static void compare(const struct fixture *f, const struct tiny_model *tiny, uint
 static void check_spec(const struct model_spec *spec, enum tensor_type type, bool q8_v, bool factors)
 {
     static struct tiny_model tiny;
-    static struct fixture f;
+    static struct device_run f;
     double worst, mean;
     tiny_make(&tiny, spec, type, q8_v, factors);
     for (enum cpu_path path = CPU_PATH_SCALAR; path < CPU_PATH_COUNT; path++) {
         if (!cpu_path_supported(path)) continue;
         fixture_make(&f, &tiny, path, NUMERICS_EXACT, 2);
-        run_alone(&f, 1, 37);
+        run_alone(&f, 1, lengths[1], 37);
         compare(&f, &tiny, 1, &worst, &mean);
         if (!(worst < 1e-4)) fail_msg("exact, %s: off by %g", cpu_path_name(path), worst);
-        fixture_free(&f);
+        run_end(&f);
         fixture_make(&f, &tiny, path, NUMERICS_FAST, 2);
-        run_alone(&f, 1, 37);
+        run_alone(&f, 1, lengths[1], 37);
         compare(&f, &tiny, 1, &worst, &mean);
         if (!(mean < 0.3)) fail_msg("fast, %s: off by %g in the mean", cpu_path_name(path), mean);
-        fixture_free(&f);
+        run_end(&f);
     }
     tiny_free(&tiny);
 }
@@ -201,44 +137,26 @@ static void test_device_cpu_computes_experts(void **state)
 
 static void check_same_bits(const struct tiny_model *tiny, enum numerics numerics)
 {
-    static struct fixture alone, other;
+    static struct device_run alone, other;
     fixture_make(&alone, tiny, cpu_path_best(), numerics, 1);
-    for (uint32_t s = 0; s < SEQS; s++) run_alone(&alone, s, lengths[s]);
+    for (uint32_t s = 0; s < SEQS; s++) run_alone(&alone, s, lengths[s], lengths[s]);
     for (uint32_t threads = 1; threads <= 4; threads++) { /* chunks, one by one and all together */
         fixture_make(&other, tiny, cpu_path_best(), numerics, threads);
         for (uint32_t chunk = 1; chunk <= lengths[1]; chunk += threads == 2 ? 1 : 9) {
-            run_alone(&other, 1, chunk);
+            run_alone(&other, 1, lengths[1], chunk);
             assert_same_rows(&other, &alone, 1);
         }
-        run_alone(&other, 0, 1 + 16 * threads);
+        run_alone(&other, 0, lengths[0], 1 + 16 * threads);
         assert_same_rows(&other, &alone, 0);
-        fixture_free(&other);
+        run_end(&other);
     }
     for (uint32_t turn = 0; turn < SEQS; turn++) { /* permuted batches, prefill beside decode, other block tables */
         fixture_make(&other, tiny, cpu_path_best(), numerics, 1 + turn);
-        for (uint32_t s = 0; s < SEQS; s++) {
-            for (uint32_t b = 0; b < CONTEXT / KV_BLOCK_TOKENS; b++)
-                other.tables[s][b] = BLOCKS - 1 - (b * SEQS + s) * 11 % BLOCKS;
-        }
-        uint32_t done[SEQS] = {0}, chunks[SEQS] = {33, 1, 6};
-        while (done[0] < lengths[0] || done[1] < lengths[1] || done[2] < lengths[2]) {
-            uint32_t places[SEQS], count = 0;
-            batch_clear(other.batch);
-            for (uint32_t i = 0; i < SEQS; i++) {
-                uint32_t s = (i + turn) % SEQS, left = lengths[s] - done[s];
-                if (!left) continue;
-                uint32_t chunk = left < chunks[s] ? left : chunks[s];
-                batch_add(&other, s, done[s], chunk);
-                done[s] += chunk;
-                places[count++] = s;
-            }
-            step(&other);
-            for (uint32_t i = 0; i < count; i++) collect(&other, i, places[i]);
-        }
+        run_mixed(&other, (const uint32_t[]){33, 1, 6}, turn);
         for (uint32_t s = 0; s < SEQS; s++) assert_same_rows(&other, &alone, s);
-        fixture_free(&other);
+        run_end(&other);
     }
-    fixture_free(&alone);
+    run_end(&alone);
 }
 
 static void test_device_cpu_gives_the_same_bits_in_any_batch(void **state)
@@ -259,17 +177,17 @@ static void test_device_cpu_gives_the_same_bits_in_any_batch(void **state)
 }
 
 /* Tokens of sequence 0 up to `end`, `chunk` at a time, then one by one to `length`; gives the most parts of a tile. */
-static uint32_t run_long(struct fixture *f, uint32_t chunk, uint32_t end, uint32_t length)
+static uint32_t run_long(struct device_run *f, uint32_t chunk, uint32_t end, uint32_t length)
 {
     const struct device_cpu *cpu = (const struct device_cpu *)(const void *)f->device;
     uint32_t parts_max = 0;
     for (uint32_t position = 0, count; position < length; position += count) {
         count = position >= end ? 1 : end - position < chunk ? end - position : chunk;
         batch_clear(f->batch);
-        batch_add(f, 0, position, count);
-        if (position >= end) batch_add(f, 1, position - end, 1); /* a short one beside it */
-        step(f);
-        collect(f, 0, 0);
+        run_add(f, 0, position, count);
+        if (position >= end) run_add(f, 1, position - end, 1); /* a short one beside it */
+        run_step(f);
+        run_keep(f, 0, 0);
         for (uint32_t i = 0; i < cpu->plans[0].tiles_count; i++) {
             if (cpu->plans[0].tiles[i].parts > parts_max) parts_max = cpu->plans[0].tiles[i].parts;
         }
@@ -281,7 +199,7 @@ static void test_device_cpu_divides_long_contexts_without_a_trace(void **state)
 {
     (void)state;
     static struct tiny_model tiny;
-    static struct fixture alone, other;
+    static struct device_run alone, other;
     const uint32_t length = 1010;
     struct model_spec spec = base_spec;
     spec.layer_flags[1] = LAYER_WINDOWED;
@@ -294,9 +212,9 @@ static void test_device_cpu_divides_long_contexts_without_a_trace(void **state)
             fixture_make(&other, &tiny, cpu_path_best(), numerics, threads);
             assert_true(run_long(&other, 101, 990, length) > 1);
             assert_memory_equal(other.rows[0], alone.rows[0], length * sizeof alone.rows[0][0]);
-            fixture_free(&other);
+            run_end(&other);
         }
-        fixture_free(&alone);
+        run_end(&alone);
     }
     tiny_free(&tiny);
 }
@@ -305,19 +223,19 @@ static void test_device_cpu_exact_paths_give_the_same_bits(void **state)
 {
     (void)state;
     static struct tiny_model tiny;
-    static struct fixture scalar, other;
+    static struct device_run scalar, other;
     tiny_make(&tiny, &base_spec, TENSOR_Q4_1, true, true);
     for (int numerics = NUMERICS_FAST; numerics <= NUMERICS_EXACT; numerics++) {
         fixture_make(&scalar, &tiny, CPU_PATH_SCALAR, (enum numerics)numerics, 2);
-        for (uint32_t s = 0; s < SEQS; s++) run_alone(&scalar, s, 64);
+        for (uint32_t s = 0; s < SEQS; s++) run_alone(&scalar, s, lengths[s], 64);
         for (enum cpu_path path = CPU_PATH_AVX2; path < CPU_PATH_COUNT; path++) {
             if (!cpu_path_supported(path)) continue;
             fixture_make(&other, &tiny, path, (enum numerics)numerics, 2);
-            for (uint32_t s = 0; s < SEQS; s++) run_alone(&other, s, 64);
+            for (uint32_t s = 0; s < SEQS; s++) run_alone(&other, s, lengths[s], 64);
             for (uint32_t s = 0; s < SEQS; s++) assert_same_rows(&other, &scalar, s);
-            fixture_free(&other);
+            run_end(&other);
         }
-        fixture_free(&scalar);
+        run_end(&scalar);
     }
     tiny_free(&tiny);
 }
@@ -326,52 +244,52 @@ static void test_device_cpu_reads_a_prefix_from_shared_blocks(void **state)
 {
     (void)state;
     static struct tiny_model tiny;
-    static struct fixture alone, shared;
+    static struct device_run alone, shared;
     tiny_make(&tiny, &base_spec, TENSOR_Q4_1, false, false);
     fixture_make(&alone, &tiny, cpu_path_best(), NUMERICS_EXACT, 2);
     fixture_make(&shared, &tiny, cpu_path_best(), NUMERICS_EXACT, 2);
     memcpy(prompts[1], prompts[0], 32 * sizeof prompts[0][0]); /* two blocks alike */
-    run_alone(&alone, 1, lengths[1]);
-    run_alone(&shared, 0, TOKENS);
+    run_alone(&alone, 1, lengths[1], lengths[1]);
+    run_alone(&shared, 0, lengths[0], TOKENS);
     memcpy(shared.tables[1], shared.tables[0], 2 * sizeof shared.tables[0][0]);
     batch_clear(shared.batch);
-    batch_add(&shared, 1, 32, lengths[1] - 32);
-    step(&shared);
-    collect(&shared, 0, 1);
+    run_add(&shared, 1, 32, lengths[1] - 32);
+    run_step(&shared);
+    run_keep(&shared, 0, 1);
     for (uint32_t i = 32; i < lengths[1]; i++)
         assert_memory_equal(&shared.rows[1][i], &alone.rows[1][i], sizeof alone.rows[1][i]);
-    fixture_free(&alone);
-    fixture_free(&shared);
+    run_end(&alone);
+    run_end(&shared);
     tiny_free(&tiny);
 }
 
 static void check_not_finite(const struct tiny_model *tiny, enum numerics numerics, uint32_t threads)
 {
-    static struct fixture alone, other;
+    static struct device_run alone, other;
     fixture_make(&alone, tiny, cpu_path_best(), numerics, threads);
     for (uint32_t i = 0; i < lengths[1]; i++) prompts[1][i] %= V - 1; /* without the token whose embedding is NaN */
-    run_alone(&alone, 1, lengths[1]);
+    run_alone(&alone, 1, lengths[1], lengths[1]);
     fixture_make(&other, tiny, cpu_path_best(), numerics, threads);
     for (uint32_t i = 0; i < lengths[1]; i++) prompts[1][i] %= V - 1;
     for (uint32_t i = 0; i < 30; i++) prompts[2][i] %= V - 1;
     prompts[2][9] = V - 1;
     batch_clear(other.batch);
-    batch_add(&other, 2, 0, 16);
-    batch_add(&other, 1, 0, lengths[1]);
-    step(&other);
-    collect(&other, 0, 2);
-    collect(&other, 1, 1);
+    run_add(&other, 2, 0, 16);
+    run_add(&other, 1, 0, lengths[1]);
+    run_step(&other);
+    run_keep(&other, 0, 2);
+    run_keep(&other, 1, 1);
     assert_same_rows(&other, &alone, 1); /* the neighbour has not noticed */
     for (uint32_t i = 0; i < 16; i++) assert_int_equal(other.rows[2][i].flags, i < 9 ? 0 : ROW_NOT_FINITE);
     batch_clear(other.batch);
-    batch_add(&other, 2, 16, 3); /* a later step of the same sequence: only its KV is spoilt */
-    step(&other);
+    run_add(&other, 2, 16, 3); /* a later step of the same sequence: only its KV is spoilt */
+    run_step(&other);
     for (uint32_t i = 0; i < 3; i++) assert_int_equal(other.result->rows[i].flags, ROW_NOT_FINITE);
     memcpy(other.tables[1], other.tables[2], sizeof other.tables[2]); /* its blocks, used again */
-    run_alone(&other, 1, 5);
+    run_alone(&other, 1, lengths[1], 5);
     assert_same_rows(&other, &alone, 1);
-    fixture_free(&alone);
-    fixture_free(&other);
+    run_end(&alone);
+    run_end(&other);
 }
 
 static void test_device_cpu_flags_rows_that_are_not_finite(void **state)
@@ -396,13 +314,13 @@ static void test_device_cpu_step_allocates_nothing(void **state)
 {
     (void)state;
     static struct tiny_model tiny;
-    static struct fixture f;
+    static struct device_run f;
     tiny_make(&tiny, &base_spec, TENSOR_Q4_1, false, false);
     fixture_make(&f, &tiny, cpu_path_best(), NUMERICS_FAST, 3);
     uint64_t before = mem_allocations();
-    for (uint32_t s = 0; s < SEQS; s++) run_alone(&f, s, 64);
+    for (uint32_t s = 0; s < SEQS; s++) run_alone(&f, s, lengths[s], 64);
     assert_int_equal(mem_allocations() - before, 0);
-    fixture_free(&f);
+    run_end(&f);
     tiny_free(&tiny);
 }
 
@@ -410,13 +328,13 @@ static void test_device_cpu_refuses_batches_that_break_the_contract(void **state
 {
     (void)state;
     static struct tiny_model tiny;
-    static struct fixture f;
+    static struct device_run f;
     tiny_make(&tiny, &base_spec, TENSOR_Q4_1, false, false);
     fixture_make(&f, &tiny, cpu_path_best(), NUMERICS_FAST, 2);
     for (int fault = 0; fault <= 12; fault++) {
         batch_clear(f.batch);
-        batch_add(&f, 0, 0, 20);
-        batch_add(&f, 1, 0, 5);
+        run_add(&f, 0, 0, 20);
+        run_add(&f, 1, 0, 5);
         struct batch *b = f.batch;
         block_id bad_table[2] = {0, BLOCKS};
         switch (fault) {
@@ -437,8 +355,8 @@ static void test_device_cpu_refuses_batches_that_break_the_contract(void **state
         assert_int_equal(device_step(f.device, b, f.result), fault ? ST_INVAL : ST_OK);
     }
     batch_clear(f.batch);
-    step(&f); /* empty: nothing happens */
-    fixture_free(&f);
+    run_step(&f); /* empty: nothing happens */
+    run_end(&f);
     tiny_free(&tiny);
 }
 
