@@ -6,12 +6,11 @@
 #include "runtime/device/device_cuda.h"
 #include "runtime/device/device_nodes.h"
 #include "tests/emulator/faults.h"
+#include "tests/support/loopback.h"
 #include "tests/unit/cuda/fake_libraries.h"
 #include "tests/unit/runtime/tiny_model.h"
 
-#include <arpa/inet.h>
 #include <stdlib.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 enum {
@@ -23,24 +22,9 @@ enum {
     PROCESSES_MAX = 4
 };
 
-static const struct model_spec base_spec = {.arch = "tiny",
-                                            .layers = TINY_LAYERS,
-                                            .width = 64,
-                                            .heads = 4,
-                                            .kv_heads = 2,
-                                            .head_size = 64,
-                                            .ff_width = 128,
-                                            .vocab = V,
-                                            .context_max = CONTEXT,
-                                            .norm_eps = 1e-5f,
-                                            .rope = ROPE_INTERLEAVED,
-                                            .rope_size = 64,
-                                            .rope_main = {10000, 1, 1},
-                                            .embedding_scale = 1,
-                                            .residual_scale = 1,
-                                            .logit_scale = 1,
-                                            .tied_head = true,
-                                            .attention_scale = 0.125f};
+static const struct model_spec base_spec = {
+    TINY_SPEC,       .heads = 4, .head_size = 64,       .rope_size = 64, .attention_scale = 0.125f,
+    .ff_width = 128, .vocab = V, .context_max = CONTEXT};
 static const char secret[] = "a launch secret of some length";
 
 /* ---- processes ---- */
@@ -68,17 +52,6 @@ struct world {
     bool other_config;                 /* of the last process */
     uint32_t take_ms;
 };
-
-static uint16_t free_port(void)
-{
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t length = sizeof at;
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    assert_int_equal(bind(fd, (struct sockaddr *)&at, length), 0);
-    assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &length), 0);
-    close(fd);
-    return ntohs(at.sin_port);
-}
 
 static enum status create_part(void *state, const struct device_share *share, struct device **device, struct error *err)
 {

@@ -19,24 +19,9 @@ enum {
     SLOT_BYTES = 4096
 };
 
-static const struct model_spec base_spec = {.arch = "tiny",
-                                            .layers = L,
-                                            .width = 64,
-                                            .heads = 6,
-                                            .kv_heads = 2,
-                                            .head_size = 16,
-                                            .ff_width = 224,
-                                            .vocab = V,
-                                            .context_max = CONTEXT,
-                                            .norm_eps = 1e-5f,
-                                            .rope = ROPE_INTERLEAVED,
-                                            .rope_size = 16,
-                                            .rope_main = {10000, 1, 1},
-                                            .embedding_scale = 1,
-                                            .residual_scale = 1,
-                                            .logit_scale = 1,
-                                            .tied_head = true,
-                                            .attention_scale = 0.25f};
+static const struct model_spec base_spec = {
+    TINY_SPEC_OF(L),          .heads = 6,      .head_size = 16, .rope_size = 16,
+    .attention_scale = 0.25f, .ff_width = 224, .vocab = V,      .context_max = CONTEXT};
 static const struct sampling_params params = {.temperature = 0.9f, .top_p = 1, .repetition_penalty = 1, .logprobs = 20};
 
 /* Devices of all stages and ranks over one shared memory; the results of number 0. */

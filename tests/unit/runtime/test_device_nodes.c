@@ -9,12 +9,11 @@
 #include "runtime/base/random.h"
 #include "runtime/device/device_nodes.h"
 #include "runtime/device/node_link.h"
+#include "tests/support/loopback.h"
 
-#include <arpa/inet.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 enum { PROCESSES = 3, TOKENS = 32, SEQS = 4, CONTEXT = 64, V = 100, STEPS_MAX = 400, BLOCKS = 50 };
@@ -148,17 +147,6 @@ static enum status part_create(void *state, const struct device_share *share, st
 static bool told_to_stop(void *state)
 {
     return atomic_load(&((struct process *)state)->stop);
-}
-
-static uint16_t free_port(void)
-{
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t length = sizeof at;
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    assert_int_equal(bind(fd, (struct sockaddr *)&at, length), 0);
-    assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &length), 0);
-    close(fd);
-    return ntohs(at.sin_port);
 }
 
 static void world_make(struct world *w, uint32_t processes)

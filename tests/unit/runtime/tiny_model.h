@@ -14,8 +14,9 @@
 enum { TINY_LAYERS = 2, TINY_LAYERS_MAX = 5, TINY_EXPERTS_MAX = 9, TINY_TENSORS_MAX = 256, TINY_TOKENS_MAX = 320 };
 
 /* A Llama, in part: a test adds .heads, .head_size, .rope_size, .attention_scale, .ff_width, .vocab, .context_max. */
-#define TINY_SPEC                                                                                                      \
-    .arch = "tiny", .layers = TINY_LAYERS, .width = 64, .kv_heads = 2, .norm_eps = 1e-5f, .rope = ROPE_INTERLEAVED,    \
+#define TINY_SPEC TINY_SPEC_OF(TINY_LAYERS)
+#define TINY_SPEC_OF(count)                                                                                            \
+    .arch = "tiny", .layers = count, .width = 64, .kv_heads = 2, .norm_eps = 1e-5f, .rope = ROPE_INTERLEAVED,          \
     .rope_main = {10000, 1, 1}, .embedding_scale = 1, .residual_scale = 1, .logit_scale = 1, .tied_head = true
 
 /* Layer 0 sees a window and has RoPE of its own, layer 1 sees all; every scale and norm that a family may have. */
