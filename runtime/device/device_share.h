@@ -11,7 +11,9 @@
 enum { DEVICE_SHARE_ID_BYTES = 128 /* an ncclUniqueId */ };
 
 struct device_share {
-    uint32_t rank_first, ranks_all;    /* this process's first rank; ranks of all processes */
+    uint32_t rank_first, ranks_all;    /* this process's first rank, above 0 for those that follow process 0: they take
+                                          a TOKEN_OF_ROW of the step before even when they have collected that one,
+                                          which process 0 has not; ranks of all processes */
     uint8_t id[DEVICE_SHARE_ID_BYTES]; /* of the communicator, made by process 0 */
     /* Called once while creating: blocks that fit here become the smallest number of all processes. Waits for them. */
     enum status (*agree)(void *state, uint32_t *kv_blocks, struct error *err);

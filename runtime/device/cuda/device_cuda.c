@@ -75,16 +75,24 @@ static void give_step(struct cuda_generation *to, const struct cuda_generation *
     memcpy(to->host, from->host, from->bytes);
 }
 
+/* Rows that a token may name: of the step before, whose ids the GPUs keep. Whoever gives the steps has that one not
+ * collected; a process that follows him may have, while it waited. */
+static uint32_t previous_rows(const struct device_cuda *cuda)
+{
+    bool follows = cuda->config.share && cuda->config.share->rank_first > 0;
+    if (cuda->launched == (follows ? 0 : cuda->collected)) return 0;
+    return cuda->ranks[0].generations[(cuda->launched - 1) % GENERATIONS].rows;
+}
+
 static enum status launch(struct device *device, const struct batch *batch)
 {
     struct device_cuda *cuda = of(device);
     if (is_lost(cuda)) return ST_DEVICE;
     if (cuda->launched - cuda->collected >= LAUNCHED_MAX) return ST_INVAL;
-    uint32_t g = cuda->launched % GENERATIONS, before = (g + GENERATIONS - 1) % GENERATIONS;
+    uint32_t g = cuda->launched % GENERATIONS;
     struct cuda_rank *first = &cuda->ranks[0];
     struct cuda_generation *own = &first->generations[g];
-    uint32_t previous_rows = cuda->launched > cuda->collected ? first->generations[before].rows : 0;
-    TRY(batch_check(&cuda->bounds.batch, batch, previous_rows, cuda->row_marks));
+    TRY(batch_check(&cuda->bounds.batch, batch, previous_rows(cuda), cuda->row_marks));
     uint32_t bucket = cuda_graph_bucket(cuda, batch);
     if (bucket < GRAPH_BUCKETS) {
         own->layout = first->graphs[bucket].layout;

@@ -223,8 +223,8 @@ static void add(struct fixture *f, uint32_t s, uint32_t position, uint32_t count
 }
 
 /* Sequences come one after the other (s in step s), in chunks of 13, then generate `new` ids each; every step is
- * launched before the one before is collected. Gives the rows of all new ids. */
-static void generate(struct fixture *f, uint32_t new, struct row_result rows[SEQS][CONTEXT],
+ * launched before the one before is collected, pause_ms after it. Gives the rows of all new ids. */
+static void generate(struct fixture *f, uint32_t new, uint32_t pause_ms, struct row_result rows[SEQS][CONTEXT],
                      uint32_t ids[SEQS][CONTEXT])
 {
     uint64_t seed = 19;
@@ -259,6 +259,7 @@ static void generate(struct fixture *f, uint32_t new, struct row_result rows[SEQ
         }
         more = b->tokens_count > 0;
         if (more) {
+            usleep(1000 * pause_ms);
             assert_int_equal(device_launch(f->device, b), ST_OK);
             memset(params, 0xee, sizeof params); /* L2 */
             memset(b->tokens, 0xee, b->tokens_max * sizeof *b->tokens);
@@ -314,12 +315,12 @@ static void test_device_nodes_equal_one_process(void **state)
         config.one_shot_bytes = 1; /* NCCL makes all sums */
         if (device_cuda_create(&w.tiny.model, &config, NULL, NULL, &alone, &err) != ST_OK) fail_msg("%s", err.message);
         fixture_make(&f, alone);
-        generate(&f, NEW, rows[0], ids[0]);
+        generate(&f, NEW, 0, rows[0], ids[0]);
         device_destroy(alone);
         fixture_free(&f);
         fixture_make(&f, world_start(&w));
         assert_non_null(strstr(f.device->info.name, "processes of cuda"));
-        generate(&f, NEW, rows[1], ids[1]);
+        generate(&f, NEW, i == 0 ? 60 : 0, rows[1], ids[1]); /* so long that others have collected what they have */
         for (uint32_t s = 0; s < SEQS; s++)
             for (uint32_t n = 0; n < NEW; n++)
                 if (memcmp(&rows[0][s][n], &rows[1][s][n], sizeof rows[0][s][n]) != 0)
