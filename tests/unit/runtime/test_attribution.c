@@ -31,7 +31,7 @@ static struct attribution *make(const struct attribution_config *config)
 static void meter(struct attribution *at, uint64_t ns, uint64_t uj, double idle_w)
 {
     static uint64_t changes;
-    attribution_meter(at, &(struct sensor_reading){uj, ns, ++changes, 0}, idle_w);
+    attribution_meter(at, &(struct sensor_reading){.energy_uj = uj, .published_ns = ns, .changes = ++changes}, idle_w);
 }
 
 static struct energy_books books_of(const struct attribution *at)
@@ -189,6 +189,33 @@ static void test_attribution_clock_jump(void **state)
     attribution_destroy(at);
 }
 
+/* A device that runs ahead: its steps' times overlap, and no time counts twice. A row that is told for a request whose
+ * end was told is nobody's, and opens no account that nobody would end. */
+static void test_attribution_ahead(void **state)
+{
+    (void)state;
+    struct attribution *at = make(&roomy);
+    const struct energy_share row = {1, 0, 1, 0, 1000};
+    struct energy_account account;
+    meter(at, 0, 0, 100);
+    attribution_step(at, &device, 0, 300 * MS, &row, 1);
+    attribution_step(at, &device, 200 * MS, 500 * MS, &row, 1);
+    attribution_step(at, &device, 450 * MS, 400 * MS, &row, 1); /* of no time */
+    attribution_known(at, 1 * S);
+    meter(at, 1 * S, 300000000, 100);
+    assert_int_equal(books_of(at).idle_uj, 50000000);
+    assert_int_equal(books_of(at).decode_uj, 250000000);
+    attribution_step(at, &device, 1 * S, 1500 * MS, &row, 1);
+    assert_true(attribution_end(at, 1));
+    attribution_step(at, &device, 1500 * MS, 2 * S, &row, 1);
+    meter(at, 2 * S, 400000000, 100);
+    assert_int_equal(books_of(at).unattributed_uj, 50000000);
+    assert_true(attribution_take(at, &account));
+    assert_int_equal(account.decode_uj, 300000000);
+    assert_false(attribution_look(at, 1, &account));
+    attribution_destroy(at);
+}
+
 /* A server in virtual time: requests come and go, steps, pauses and idle time; a meter with every fault. Beside it the
  * same in doubles, from all steps and windows kept. */
 enum { LIVE = 12, STEPS = 4000, WINDOWS = 1200, REQUESTS = 1500, ROUNDS = 24 };
@@ -259,13 +286,17 @@ static void move_meter(struct world *w)
     }
     w->told_uj += delta;
     if (w->reading_ns) w->fed_uj += delta;
-    attribution_meter(w->at, &(struct sensor_reading){w->told_uj, published_ns, ++changes, 0}, 100);
+    attribution_meter(
+        w->at, &(struct sensor_reading){.energy_uj = w->told_uj, .published_ns = published_ns, .changes = ++changes},
+        100);
     if (published_ns > w->reading_ns) w->reading_ns = published_ns;
     if (w->window_count < WINDOWS) {
         w->window_ns[w->window_count] = published_ns;
         w->window_uj[w->window_count++] = delta;
     }
-    attribution_meter(w->at, &(struct sensor_reading){w->told_uj + 5, w->now_ns + 5, changes, 0}, 100); /* unmoved */
+    attribution_meter(
+        w->at, &(struct sensor_reading){.energy_uj = w->told_uj + 5, .published_ns = w->now_ns + 5, .changes = changes},
+        100); /* unmoved */
 }
 
 static void run_step(struct world *w, uint64_t ns)
@@ -542,10 +573,11 @@ static void test_attribution_near_shapley(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_attribution_by_hand),           cmocka_unit_test(test_attribution_idle),
-        cmocka_unit_test(test_attribution_nobodys),           cmocka_unit_test(test_attribution_clock_jump),
-        cmocka_unit_test(test_attribution_books_close),       cmocka_unit_test(test_attribution_matches_plain),
-        cmocka_unit_test(test_attribution_allocates_nothing), cmocka_unit_test(test_attribution_near_shapley),
+        cmocka_unit_test(test_attribution_by_hand),       cmocka_unit_test(test_attribution_idle),
+        cmocka_unit_test(test_attribution_nobodys),       cmocka_unit_test(test_attribution_clock_jump),
+        cmocka_unit_test(test_attribution_ahead),         cmocka_unit_test(test_attribution_books_close),
+        cmocka_unit_test(test_attribution_matches_plain), cmocka_unit_test(test_attribution_allocates_nothing),
+        cmocka_unit_test(test_attribution_near_shapley),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
