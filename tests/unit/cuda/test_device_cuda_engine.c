@@ -16,11 +16,11 @@ enum {
     CONTEXT = 96,
     RUNNING = 8,
     STEP_TOKENS = 48,
-    JOBS = 11,
+    JOBS = 8,
     PREFIXES = 2,
-    PREFIX_TOKENS = 32,
+    PREFIX_TOKENS = 16,
     TAIL_MAX = 12,
-    NEW_MAX = 44,
+    NEW_MAX = 60,
     LARGE_POOL = 160
 };
 
@@ -68,7 +68,7 @@ static struct tokenizer *tokenizer_make(void)
     return tokenizer;
 }
 
-/* Most begin with one of two prefixes of two blocks, whole or cut, and all end differently. */
+/* Most begin with one of two prefixes of a block, whole or cut, and all end differently. */
 static void jobs_make(struct engine_job jobs[JOBS])
 {
     uint64_t seed = 20261123;
@@ -76,7 +76,7 @@ static void jobs_make(struct engine_job jobs[JOBS])
     for (uint32_t p = 0; p < PREFIXES; p++)
         for (uint32_t i = 0; i < PREFIX_TOKENS; i++) prefixes[p][i] = (uint32_t)(random_next(&seed) % V);
     for (uint32_t j = 0; j < JOBS; j++) {
-        uint32_t shared = j % 5 == 4 ? 0 : j % 4 == 3 ? 23 : PREFIX_TOKENS, tail = 1 + (5 * j + 3) % TAIL_MAX;
+        uint32_t shared = j % 5 == 4 ? 0 : j % 4 == 3 ? 9 : PREFIX_TOKENS, tail = 1 + (5 * j + 3) % TAIL_MAX;
         memcpy(prompt, prefixes[j % PREFIXES], shared * sizeof *prompt);
         for (uint32_t i = 0; i < tail; i++) prompt[shared + i] = (uint32_t)(random_next(&seed) % V);
         uint32_t choices = j == 2 ? 3 : j == 7 ? 2 : 1;
@@ -148,8 +148,8 @@ static void check_pressure(const char *what, const struct model_spec *spec, enum
                   what, (unsigned)stats.steps, (unsigned)stats.steps_ahead, (unsigned)graphs,
                   (unsigned)stats.preemptions, (unsigned)stats.recomputed_tokens, (unsigned)stats.prefix_hits_tokens,
                   (unsigned)stats.prompt_tokens);
-    assert_true(stats.preemptions >= 2 && stats.recomputed_tokens > 0);
-    assert_true(stats.prefix_hits_tokens >= 3 * KV_BLOCK_TOKENS);
+    assert_true(stats.preemptions >= 3 && stats.recomputed_tokens > 0);
+    assert_true(stats.prefix_hits_tokens >= KV_BLOCK_TOKENS);
     assert_true(graphs > 0 && stats.steps_ahead > 0);
     for (uint32_t j = 0; j < JOBS; j++) {
         assert_same(&pressed[j], &alone[j]);
@@ -165,19 +165,18 @@ static void check_pressure(const char *what, const struct model_spec *spec, enum
 static void test_device_cuda_engine_preempts_without_a_trace(void **state)
 {
     (void)state;
-    struct model_spec spec = base_spec;
-    check_pressure("q8_0", &spec, TENSOR_Q8_0, 1, false, 18);
-    spec = tiny_rich(base_spec, 21);
-    check_pressure("f32, a window, FP8 KV", &spec, TENSOR_F32, 1, true, 12);
+    struct model_spec spec = tiny_rich(base_spec, 21);
+    check_pressure("f32, a window, FP8 KV", &spec, TENSOR_F32, 1, true, 20);
 }
 
 static void test_device_cuda_engine_preempts_on_two_gpus(void **state)
 {
     (void)state;
     struct model_spec spec = base_spec;
-    check_pressure("two GPUs, q4_1", &spec, TENSOR_Q4_1, 2, false, 16);
+    check_pressure("two GPUs, q4_1", &spec, TENSOR_Q4_1, 2, false, 24);
     spec = tiny_mixture(base_spec);
-    check_pressure("two GPUs, whole experts", &spec, TENSOR_Q8_0, 2, false, 18);
+    spec.experts_used = 2;
+    check_pressure("two GPUs, whole experts", &spec, TENSOR_Q8_0, 2, false, 20);
 }
 
 int main(void)
