@@ -2,16 +2,11 @@
 #include "runtime/base/doorbell.h"
 
 #include "runtime/base/clock.h"
-
-#include <time.h>
+#include "runtime/base/cond.h"
 
 void doorbell_init(struct doorbell *bell)
 {
-    pthread_condattr_t attributes;
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(&bell->condition, &attributes);
-    pthread_condattr_destroy(&attributes);
+    (void)cond_init(&bell->condition);
     pthread_mutex_init(&bell->mutex, NULL);
     atomic_init(&bell->rings, 0);
     atomic_init(&bell->sleeping, false);
@@ -40,11 +35,10 @@ uint32_t doorbell_rings(const struct doorbell *bell)
 void doorbell_sleep(struct doorbell *bell, uint32_t heard, uint64_t most_ns)
 {
     uint64_t until_ns = clock_now_ns(clock_system()) + most_ns;
-    struct timespec until = {.tv_sec = (time_t)(until_ns / NS_PER_S), .tv_nsec = (long)(until_ns % NS_PER_S)};
     pthread_mutex_lock(&bell->mutex);
     atomic_store(&bell->sleeping, true); /* before the count is read: who rings after that sees it */
     while (atomic_load(&bell->rings) == heard)
-        if (pthread_cond_timedwait(&bell->condition, &bell->mutex, &until) != 0) break;
+        if (!cond_wait_until(&bell->condition, &bell->mutex, until_ns)) break;
     atomic_store(&bell->sleeping, false);
     pthread_mutex_unlock(&bell->mutex);
 }

@@ -7,6 +7,7 @@
  * gone the beat cannot be sent; then it ends whatever the main thread waits for. */
 #include "runtime/device/rank_worker.h"
 
+#include "runtime/base/cond.h"
 #include "runtime/base/mem.h"
 #include "runtime/batch_wire.h"
 #include "runtime/device/rank_comms.h"
@@ -19,7 +20,6 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 struct worker {
@@ -65,9 +65,7 @@ static void *beat_main(void *state)
             break;
         }
         uint64_t until_ns = clock_now_ns(clock_system()) + RANK_BEAT_MS * NS_PER_MS;
-        struct timespec until = {(time_t)(until_ns / NS_PER_S), (long)(until_ns % NS_PER_S)};
-        int error = 0;
-        while (!w->stopping && error == 0) error = pthread_cond_timedwait(&w->condition, &w->mutex, &until);
+        while (!w->stopping && cond_wait_until(&w->condition, &w->mutex, until_ns)) continue;
     }
     pthread_mutex_unlock(&w->mutex);
     return NULL;
@@ -232,11 +230,7 @@ enum status rank_worker_run(int socket, const struct rank_worker_config *config,
     struct worker w = {.config = config, .socket = socket};
     if (config->own_process) leave_signals();
     pthread_mutex_init(&w.mutex, NULL);
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&w.condition, &monotonic);
-    pthread_condattr_destroy(&monotonic);
+    (void)cond_init(&w.condition);
     enum status status = beat_start(&w);
     if (status != ST_OK) error_set(err, status, "no thread for the beat");
     if (status == ST_OK) status = set_up(&w, err);

@@ -9,6 +9,7 @@
 #include "server/billing/emitter.h"
 
 #include "runtime/base/check.h"
+#include "runtime/base/cond.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
 #include "server/billing/journal_reader.h"
@@ -18,7 +19,6 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 enum {
     WINDOW_DEFAULT = 2048,
@@ -533,10 +533,9 @@ static void sleep_until(struct emitter *e, uint64_t wake_ns, uint64_t seen_lsn, 
     if (wake_ns > longest) wake_ns = longest;
     if (wake_ns <= now) return;
     uint64_t until_ns = clock_now_ns(clock_system()) + (wake_ns - now);
-    struct timespec until = {.tv_sec = (time_t)(until_ns / NS_PER_S), .tv_nsec = (long)(until_ns % NS_PER_S)};
     pthread_mutex_lock(&e->mutex);
     while (e->durable_lsn == seen_lsn && e->stopping == stopping)
-        if (pthread_cond_timedwait(&e->condition, &e->mutex, &until) != 0) break;
+        if (!cond_wait_until(&e->condition, &e->mutex, until_ns)) break;
     pthread_mutex_unlock(&e->mutex);
 }
 
@@ -584,11 +583,7 @@ static void release(struct emitter *e)
 static void init_thread_parts(struct emitter *e)
 {
     pthread_mutex_init(&e->mutex, NULL);
-    pthread_condattr_t attributes;
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(&e->condition, &attributes);
-    pthread_condattr_destroy(&attributes);
+    (void)cond_init(&e->condition);
     for (uint16_t p = 0; p < PARTITIONS; p++) {
         char key[LEDGER_KEY_MAX];
         ledger_redis_key(p, "hwm", key);

@@ -6,11 +6,11 @@
 #include "server/billing/meter_parts.h"
 
 #include "runtime/base/check.h"
+#include "runtime/base/cond.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
 
 #include <string.h>
-#include <time.h>
 
 void meter_wake(struct meter *m)
 {
@@ -41,10 +41,8 @@ static void *spare_thread(void *state)
         m->spare_wanted = false;
         m->spare_made = made;
         if (made) continue;
-        struct timespec until;
         uint64_t until_ns = clock_now_ns(clock_system()) + NS_PER_S; /* a full disk is not asked without end */
-        until = (struct timespec){.tv_sec = (time_t)(until_ns / NS_PER_S), .tv_nsec = (long)(until_ns % NS_PER_S)};
-        (void)pthread_cond_timedwait(&m->spare_condition, &m->spare_mutex, &until);
+        (void)cond_wait_until(&m->spare_condition, &m->spare_mutex, until_ns);
     }
     pthread_mutex_unlock(&m->spare_mutex);
     return NULL;
@@ -350,12 +348,8 @@ void meter_applied(struct meter *m, uint16_t partition, uint64_t hwm, const char
 
 static void make_conditions(struct meter *m)
 {
-    pthread_condattr_t attributes;
     doorbell_init(&m->doorbell);
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(&m->spare_condition, &attributes);
-    pthread_condattr_destroy(&attributes);
+    (void)cond_init(&m->spare_condition);
     pthread_mutex_init(&m->work, NULL);
     pthread_mutex_init(&m->leases_mutex, NULL);
     pthread_mutex_init(&m->acks_mutex, NULL);

@@ -8,19 +8,14 @@
  * (memory that did not fit while loading), and otherwise makes no further call (G4). */
 #include "runtime/base/check.h"
 #include "runtime/base/clock.h"
+#include "runtime/base/cond.h"
 #include "runtime/device/cuda/comm_nccl.h"
 #include "runtime/device/cuda/cuda_parts.h"
 
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 enum { IDLE_NS = 100000000, END_WAIT_NS = 1000000000 };
-
-static struct timespec timespec_of(uint64_t ns)
-{
-    return (struct timespec){(time_t)(ns / NS_PER_S), (long)(ns % NS_PER_S)};
-}
 
 /* ---- commands ---- */
 
@@ -268,8 +263,7 @@ enum status cuda_ranks_wait(struct device_cuda *cuda, uint64_t deadline_ns, void
         if (until_ns == UINT64_MAX) {
             pthread_cond_wait(&cuda->to_host, &cuda->mutex);
         } else {
-            struct timespec until = timespec_of(until_ns);
-            (void)pthread_cond_timedwait(&cuda->to_host, &cuda->mutex, &until);
+            (void)cond_wait_until(&cuda->to_host, &cuda->mutex, until_ns);
         }
         if (!idle) continue;
         pthread_mutex_unlock(&cuda->mutex);
@@ -284,7 +278,6 @@ enum status cuda_ranks_wait(struct device_cuda *cuda, uint64_t deadline_ns, void
 bool cuda_ranks_end(struct device_cuda *cuda)
 {
     uint64_t deadline_ns = clock_now_ns(clock_system()) + END_WAIT_NS;
-    struct timespec until = timespec_of(deadline_ns);
     bool all = true;
     pthread_mutex_lock(&cuda->mutex);
     bool patient = !cuda->lost || cuda->failure != ST_DEVICE; /* a sound GPU finishes what it is at */
@@ -292,7 +285,7 @@ bool cuda_ranks_end(struct device_cuda *cuda)
         while (cuda->ranks[r].started && !cuda->ranks[r].ended) {
             if (patient) {
                 pthread_cond_wait(&cuda->to_host, &cuda->mutex);
-            } else if (pthread_cond_timedwait(&cuda->to_host, &cuda->mutex, &until)) {
+            } else if (!cond_wait_until(&cuda->to_host, &cuda->mutex, deadline_ns)) {
                 break;
             }
         }

@@ -6,6 +6,7 @@
  * error of a GPU, the device is lost. A lost device's memory stays as it is, since a thread may be inside a CUDA call
  * for ever; its process is about to end. */
 #include "runtime/base/clock.h"
+#include "runtime/base/cond.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
 #include "runtime/device/cuda/comm_nccl.h"
@@ -315,11 +316,7 @@ static enum status divide_model(struct device_cuda *cuda, struct error *err)
 
 static enum status make_locks(struct device_cuda *cuda, struct error *err)
 {
-    pthread_condattr_t monotonic;
-    bool made = !pthread_condattr_init(&monotonic) && !pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC) &&
-                !pthread_mutex_init(&cuda->mutex, NULL) && !pthread_cond_init(&cuda->to_ranks, &monotonic) &&
-                !pthread_cond_init(&cuda->to_host, &monotonic);
-    pthread_condattr_destroy(&monotonic);
+    bool made = !pthread_mutex_init(&cuda->mutex, NULL) && cond_init(&cuda->to_ranks) && cond_init(&cuda->to_host);
     return made ? ST_OK : error_set(err, ST_NOMEM, "no memory for the device");
 }
 
