@@ -24,6 +24,8 @@ enum planted {
     PLANTED_INDEX_UNDER_WAY,   /* R10: blocks that a step under way still fills are indexed */
     PLANTED_COUNT_DROPPED,     /* R23: a row that nobody waits for is counted */
     PLANTED_ROW_OF_NEXT,       /* R24: a pending id is looked for where this step will choose */
+    PLANTED_PASS_ROOM,         /* R25: the room of a watt budget is not looked at */
+    PLANTED_PAUSE_ON,          /* R26: deferrable rows stay paused past their class limit */
     PLANTED_COUNT
 };
 

@@ -10,6 +10,7 @@
 #include "runtime/model/vocab.h"
 #include "scheduler/sched_internal.h"
 
+#include <math.h>
 #include <string.h>
 
 static const uint64_t class_limits_ns[CLASS_COUNT] = {10 * NS_PER_S, 10 * NS_PER_S, 900 * NS_PER_S, 3600 * NS_PER_S};
@@ -121,6 +122,7 @@ enum status sched_create(const struct sched_config *config, struct sched **sched
     s->slots_free = s->slots_max;
     s->cancels = s->blocked_entry = SLOT_NONE;
     s->stats.kv_blocks_total = config->kv_blocks;
+    s->power.room_j = INFINITY;
     cost_model_init(&s->cost, config->weights_bytes, !config->itl_target_ns);
     *sched = s;
     return ST_OK;

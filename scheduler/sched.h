@@ -20,13 +20,14 @@
  *                                \- cancel, deadline -> REFUSED event
  *   sequence  admit -> RUNNING <-preempt / admit-> WAITING again (it keeps its ids, not its KV) -> sequence_end
  *
- * Files: sched.c (life of jobs, submit, cancel), sched_plan.c, sched_commit.c, sched_internal.h (records). Rules R1-R24
- * are in the README of this folder. One thread. */
+ * Files: sched.c (life of jobs, submit, cancel), sched_plan.c, sched_power.c, sched_commit.c, sched_internal.h
+ * (records). Rules R1-R26 are in the README of this folder. One thread. */
 #ifndef SCHEDULER_SCHED_H
 #define SCHEDULER_SCHED_H
 
 #include "runtime/base/status.h"
 #include "runtime/batch.h"
+#include "runtime/power/energy_model.h"
 #include "scheduler/request.h"
 
 #include <stdbool.h>
@@ -79,6 +80,14 @@ struct sched_stats {
     uint64_t touched;                /* records touched, admission apart (R15) */
 };
 
+/* What the next plan may take of a watt budget (R25, R26). */
+struct sched_power {
+    double room_j; /* joules above idle; infinity: no limit; 0: what has ended is ended, and nothing is planned */
+    double idle_w; /* drawn without work */
+    struct energy_model model;
+    bool holds_deferrable; /* flex and batch wait, as far as their class limits allow */
+};
+
 struct sched;
 
 /* ST_INVAL: a size is 0 or contradicts another (err names it); ST_NOMEM. The caller owns the scheduler. */
@@ -107,6 +116,11 @@ bool sched_raise(struct sched *sched, uint64_t request_id, uint32_t out_limit);
  * before the commit of the step that is open. Each plan with tokens is committed, in order, or ended by sched_end_all.
  */
 const struct batch *sched_plan(struct sched *sched, uint64_t now_ns);
+
+/* Holds for all plans that follow, until the next call. Without any there is no limit, and no joules are told. */
+void sched_set_power(struct sched *sched, const struct sched_power *power);
+/* What the last plan with tokens computes, and its joules above idle by the model of sched_set_power. Returns these. */
+double sched_plan_joules(const struct sched *sched, struct energy_work *work);
 
 /* Takes the results of the oldest open step: all of it (R14). */
 void sched_commit(struct sched *sched, const struct batch_result *result, uint64_t now_ns);

@@ -219,6 +219,8 @@ void admit_waiting(struct sched *s, uint64_t now_ns)
 {
     struct candidate c;
     while (s->hot_count < s->config.running_max && prefill_left(s) && s->rows_left && next_candidate(s, &c)) {
+        uint32_t rank = c.returns ? s->seqs[c.slot].rank : s->jobs[c.job].rank;
+        if (s->power_plan.limited && !power_admits_rank(s, rank)) return;
         uint32_t available = block_pool_available(&s->pool);
         if (s->hot_count && c.entry == s->blocked_entry && available <= s->blocked_available) return;
         find_hits(s, &c);

@@ -23,6 +23,8 @@
 enum { SLOT_NONE = UINT32_MAX, PREEMPTIONS_PROTECT = 3, PREFILL_SHARE_MIN = KV_BLOCK_TOKENS };
 /* A prompt with more left than this many steps' share is long. */
 enum { PREFILL_LONG_STEPS = 4 };
+/* Under a live limit no step is predicted to last longer: with 60 to 100 ms 0.8 % of seconds broke a cap, not 0.05. */
+enum { POWER_STEP_MS_MAX = 30, RANK_INTERACTIVE_MAX = CLASS_DEFAULT + 1 };
 
 enum hot_flag {
     HOT_DECODE = 1, /* prompt and recomputation are done, or under way */
@@ -109,6 +111,7 @@ struct planned_step {
     struct batch *batch;
     struct step_part *parts; /* [running_max] */
     struct cost_step cost;
+    struct energy_work work;
 };
 
 struct tenant_queue { /* not yet started */
@@ -140,6 +143,13 @@ struct sched {
     struct heap deadlines; /* jobs by deadline */
     struct heap ageing;    /* entries by the time they rank up */
     struct cost_model cost;
+    struct sched_power power;
+    struct power_plan {       /* sched_power.c */
+        bool limited;         /* power holds something back in this plan */
+        bool deferrable_next; /* whose prompts are planned now: those that may not wait, then those that may */
+        uint32_t rank_max;    /* of prompts: a lower class has decode rows that were left out (R5) */
+        uint32_t tokens;      /* of prompts that the room has for this step */
+    } power_plan;
 
     struct planned_step steps[SCHED_STEPS_MAX];
     uint32_t step_oldest, steps_open; /* planned, not yet committed: the oldest, how many */
@@ -212,7 +222,26 @@ static inline uint32_t length_max_of(const struct job *job, const struct seq *se
 /* Admits waiting entries while slots, blocks and budget remain. */
 void admit_waiting(struct sched *s, uint64_t now_ns);
 
+/* sched_power.c */
+/* Begins a plan. False: nothing may be planned. */
+bool power_begin(struct sched *s);
+/* Puts the runnable decode rows (indices into hot) that are in the plan in front. Returns how many. */
+uint32_t power_take_decodes(struct sched *s, uint32_t *items, uint32_t count, uint64_t now_ns);
+/* With the decode rows planned: tokens of prompts that go with them. step: what is planned. */
+uint32_t power_prefill_room(struct sched *s, const struct cost_step *step, uint32_t tokens_max);
+/* Whether the deferrable prompts may come now, after the others. */
+bool power_defers_next(struct sched *s);
+/* Whether a running prompt, or a waiting entry of that rank, is among those that are planned now. */
+bool power_admits(const struct sched *s, const struct hot *hot, uint64_t now_ns);
+bool power_admits_rank(const struct sched *s, uint32_t rank);
+/* How many tokens at position 0 cost as many joules as one at `position`. */
+double power_weight(const struct sched *s, uint32_t position);
+
 /* sched_plan.c */
+/* Sorts decode rows: by class, then lowest tenant counter, then longest since its last token. */
+void sort_decodes(const struct sched *s, uint32_t *items, uint32_t count);
+/* What is left of its prompt may be planned. Of one that only scores, the last may be under way. */
+bool is_prefilling(const struct hot *hot);
 /* Plans the next tokens of a prefilling sequence, for at most share_max of the prefill share, as rows and alignment
  * allow (perhaps none; the first of a step gets a block whatever it costs). */
 void plan_chunk(struct sched *s, struct hot *hot, int64_t share_max);

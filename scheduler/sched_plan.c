@@ -6,6 +6,8 @@
 #include "runtime/base/check.h"
 #include "scheduler/sched_internal.h"
 
+#include <math.h>
+
 /* ---- ends and ageing ---- */
 
 /* A good end from outside: everything accepted so far is the answer. */
@@ -137,7 +139,6 @@ static void plan_decode(struct sched *s, struct hot *hot, uint64_t now_ns)
     s->decodes_planned++;
 }
 
-/* With less budget than rows: by class, then lowest tenant counter, then longest since its last token. */
 static bool decodes_before(const struct sched *s, uint32_t a_idx, uint32_t b_idx)
 {
     const struct hot *a = &s->hot[a_idx], *b = &s->hot[b_idx];
@@ -150,7 +151,7 @@ static bool decodes_before(const struct sched *s, uint32_t a_idx, uint32_t b_idx
 }
 
 /* Heapsort: in place, no allocation (qsort may allocate), the same everywhere. */
-static void sort_decodes(const struct sched *s, uint32_t *items, uint32_t count)
+void sort_decodes(const struct sched *s, uint32_t *items, uint32_t count)
 {
     for (uint32_t start = count / 2, end = count; end > 1;) {
         if (start > 0) {
@@ -189,6 +190,7 @@ static void plan_decodes(struct sched *s, uint64_t now_ns)
         sort_decodes(s, s->scratch, count);
         count = limit;
     }
+    if (s->power_plan.limited) count = power_take_decodes(s, s->scratch, count, now_ns);
     for (uint32_t i = 0; i < count && !s->must_wait; i++) plan_decode(s, &s->hot[s->scratch[i]], now_ns);
     s->touched += s->hot_count + count;
 }
@@ -207,8 +209,7 @@ static uint32_t rows_for(const struct seq *seq, const struct hot *hot, uint32_t 
     return rows + (end == hot->length && seq->max_tokens > 0);
 }
 
-/* What is left of its prompt may be planned. Of one that only scores, the last may be under way. */
-static bool is_prefilling(const struct hot *hot)
+bool is_prefilling(const struct hot *hot)
 {
     return !(hot->flags & HOT_DECODE) && !is_at_limit(hot) && hot->computed < hot->length;
 }
@@ -221,8 +222,10 @@ static bool is_long(const struct sched *s, const struct hot *hot)
 /* What the next `tokens` of a sequence take of the prefill share: later tokens have more to attend to. */
 static double share_of(const struct sched *s, const struct hot *hot, double tokens)
 {
-    if (!s->config.itl_target_ns) return tokens;
-    return tokens * cost_model_weight(&s->cost, hot->computed + (uint32_t)tokens / 2);
+    uint32_t middle = hot->computed + (uint32_t)tokens / 2;
+    double weight = s->config.itl_target_ns ? cost_model_weight(&s->cost, middle) : 1;
+    if (s->power_plan.limited) weight = fmax(weight, power_weight(s, middle));
+    return tokens * weight;
 }
 
 /* The most tokens of a sequence that share_max pays for. */
@@ -292,6 +295,11 @@ static void set_prefill_budget(struct sched *s)
         if (room < PREFILL_SHARE_MIN) room = PREFILL_SHARE_MIN;
         if (room < s->prefill_share) s->prefill_share = room;
     }
+    if (s->power_plan.limited) {
+        int64_t room = power_prefill_room(s, &step, s->tokens_left);
+        if (room < PREFILL_SHARE_MIN) room = PREFILL_SHARE_MIN;
+        if (room < s->prefill_share) s->prefill_share = room;
+    }
     s->share_left = s->prefill_share;
     s->long_left = s->prefill_share / 2;
 }
@@ -303,13 +311,13 @@ int64_t chunk_max(const struct sched *s, const struct hot *hot)
 }
 
 /* What nobody has used goes to prompts that got nothing (long ones), then to those that got something. */
-static void plan_leftovers(struct sched *s, bool again)
+static void plan_leftovers(struct sched *s, bool again, uint64_t now_ns)
 {
     if (!prefill_left(s) || !s->prefilling) return;
     for (uint32_t i = 0; i < s->hot_count && prefill_left(s); i++) {
         struct hot *hot = &s->hot[i];
         if (hot->slot == SLOT_NONE || !is_prefilling(hot) || hot->computed + hot->planned == hot->length) continue;
-        if (hot->planned && !again) continue;
+        if ((hot->planned && !again) || !power_admits(s, hot, now_ns)) continue;
         s->tokens_left += hot->planned;
         s->share_left += (int64_t)share_of(s, hot, hot->planned);
         s->rows_left += hot->rows;
@@ -319,20 +327,26 @@ static void plan_leftovers(struct sched *s, bool again)
     s->touched += s->hot_count;
 }
 
-static void plan_prefills(struct sched *s, uint64_t now_ns)
+static void plan_prompts(struct sched *s, uint64_t now_ns)
 {
-    set_prefill_budget(s);
     if (s->prefilling) {
         for (uint32_t i = 0; i < s->hot_count && prefill_left(s); i++) {
             struct hot *hot = &s->hot[i];
-            if (hot->slot == SLOT_NONE || !is_prefilling(hot)) continue;
+            if (hot->slot == SLOT_NONE || !is_prefilling(hot) || !power_admits(s, hot, now_ns)) continue;
             plan_chunk(s, hot, chunk_max(s, hot));
         }
         s->touched += s->hot_count;
     }
     if (!s->preempted || PLANTED(ADMIT_PREEMPTED)) admit_waiting(s, now_ns); /* R8 */
-    plan_leftovers(s, false);
-    plan_leftovers(s, true);
+    plan_leftovers(s, false, now_ns);
+    plan_leftovers(s, true, now_ns);
+}
+
+static void plan_prefills(struct sched *s, uint64_t now_ns)
+{
+    set_prefill_budget(s);
+    plan_prompts(s, now_ns);
+    if (s->power_plan.limited && power_defers_next(s)) plan_prompts(s, now_ns);
 }
 
 /* ---- the batch ---- */
@@ -418,7 +432,8 @@ static void write_batch(struct sched *s, struct planned_step *step)
 {
     struct batch *batch = step->batch;
     struct batch_end at = {0, 0, 0};
-    uint64_t kv_blocks = 0, pairs = 0;
+    uint64_t kv_blocks = 0, pairs = 0, context = 0;
+    uint32_t decodes = 0;
     batch->q_start[0] = 0;
     for (uint32_t i = 0; i < s->hot_count; i++) {
         const struct hot *hot = &s->hot[i];
@@ -429,7 +444,12 @@ static void write_batch(struct sched *s, struct planned_step *step)
         }
         if (!hot->planned) continue;
         kv_blocks += hot->blocks;
-        pairs += (uint64_t)hot->planned * (hot->computed + hot->planned / 2);
+        uint64_t seen = (uint64_t)hot->planned * (hot->computed + hot->planned / 2);
+        pairs += seen;
+        if (hot->flags & HOT_DECODE) {
+            decodes++;
+            context += seen;
+        }
         at = write_sequence(s, step, at, i);
     }
     s->touched += s->hot_count;
@@ -441,6 +461,11 @@ static void write_batch(struct sched *s, struct planned_step *step)
                                     .tokens = at.token,
                                     .rows = at.row,
                                     .pairs = pairs};
+    step->work = (struct energy_work){.steps = 1,
+                                      .prefill_tokens = at.token - decodes,
+                                      .prefill_pairs = (double)(pairs - context),
+                                      .decode_rows = decodes,
+                                      .decode_context = (double)context};
 }
 
 const struct batch *sched_plan(struct sched *s, uint64_t now_ns)
@@ -456,8 +481,9 @@ const struct batch *sched_plan(struct sched *s, uint64_t now_ns)
     take_ageing(s, now_ns);
     fair_settle(&s->fair);
     hot_sweep(s);
-    plan_decodes(s, now_ns);
-    if (!s->must_wait) {
+    bool may_plan = power_begin(s);
+    if (may_plan) plan_decodes(s, now_ns);
+    if (may_plan && !s->must_wait) {
         plan_prefills(s, now_ns);
         hot_sweep(s); /* the preempted; after this no record is empty until results come */
         write_batch(s, step);

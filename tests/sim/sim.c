@@ -21,7 +21,8 @@ enum planted planted_bug;
 #endif
 
 static struct sim_request *requests, *requests_ahead;
-static uint64_t steps_total, steps_ahead_total, modes[SIM_MODES], preemptions_total, hits_total, compared_total;
+static uint64_t steps_total, steps_ahead_total, plans_cut_total, modes[SIM_MODES], preemptions_total, hits_total,
+    compared_total;
 
 static bool run_seed_so(struct sim *sim, uint64_t seed, bool ahead, struct sim_request *out, bool verbose)
 {
@@ -36,6 +37,7 @@ static bool run_seed_so(struct sim *sim, uint64_t seed, bool ahead, struct sim_r
     }
     steps_total += sim->steps;
     steps_ahead_total += sim->steps_ahead;
+    plans_cut_total += sim->plans_cut;
     for (uint32_t i = 0; held && i < sim->requests_count; i++) {
         preemptions_total += out[i].request.usage.preemptions;
         hits_total += out[i].request.usage.in_hit;
@@ -155,14 +157,16 @@ int main(int argc, char **argv)
     ok = run_seeds(from, seeds, verbose);
     if (ok) {
         printf("%" PRIu64 " seeds from %" PRIu64 ": every rule held; %" PRIu64 " steps, %" PRIu64
-               " of them ahead, %" PRIu64 " preemptions, %" PRIu64 " hit tokens; %" PRIu64 " requests compared; modes",
-               seeds, from, steps_total, steps_ahead_total, preemptions_total, hits_total, compared_total);
+               " of them ahead, %" PRIu64 " cut for power, %" PRIu64 " preemptions, %" PRIu64 " hit tokens; %" PRIu64
+               " requests compared; modes",
+               seeds, from, steps_total, steps_ahead_total, plans_cut_total, preemptions_total, hits_total,
+               compared_total);
         for (uint32_t m = 0; m < SIM_MODES; m++) printf(" %" PRIu64, modes[m]);
         printf("\n");
     }
 #endif
-    if (ok && !plant && (!steps_ahead_total || !compared_total)) {
-        printf("no step ran ahead, or nothing could be compared\n");
+    if (ok && !plant && (!steps_ahead_total || !compared_total || !plans_cut_total)) {
+        printf("no step ran ahead, nothing could be compared, or no plan was cut\n");
         ok = false;
     }
     mem_free(requests_ahead);

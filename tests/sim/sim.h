@@ -2,7 +2,7 @@
  *
  *   sim_load.c    makes a configuration and requests from the seed
  *   sim_expect.c  what each choice yields alone, worked out without any of the scheduler's code
- *   sim_check.c   the rules R1-R14, R16-R19, R21, R23, after every plan and commit
+ *   sim_check.c   the rules R1-R14, R16-R19, R21, R23, R25, R26, after every plan and commit
  *   sim_steps.c   steps under way, as the simulator remembers them: R9, R11, R22, R24
  *   sim_run.c     virtual time: arrivals, cancels, plan, device step, commit, events
  *   sim.c         the program: seeds, replay (R20), one step ahead against one at a time (R24), planted bugs */
@@ -122,6 +122,10 @@ struct sim {
     uint64_t service[SIM_TENANTS]; /* counted from events: R16 */
     uint64_t service_start[SIM_TENANTS];
     bool backlogged;
+    bool powered;       /* plans have a room of joules, drawn anew for each */
+    uint64_t power_rng; /* of its own: requests are those of the seed without it */
+    struct sched_power power;
+    uint64_t plans_cut;   /* that left something out for power */
     uint64_t trace;       /* hash of all plans and events */
     const char *violated; /* a rule's name; NULL while all hold */
     char detail[256];
@@ -150,6 +154,9 @@ static inline bool sim_chance(struct sim *sim, uint32_t percent)
 }
 
 void sim_load(struct sim *sim); /* config and requests */
+/* Joules that the next plan may take; half of the seeds never have a limit. */
+void sim_load_power(struct sim *sim);
+void sim_draw_power(struct sim *sim);
 void sim_expect(const struct sim *sim, struct sim_request *request);
 struct sim_request *sim_owner(const struct request *request);
 

@@ -2,6 +2,7 @@
  * service and counts from events, output against what each choice yields alone. */
 #include "tests/sim/sim.h"
 
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -59,6 +60,60 @@ static void check_preemption(struct sim *sim, const struct sim_before *before)
     }
 }
 
+static bool is_overdue(const struct sim *sim, const struct hot *hot)
+{
+    return hot->rank > RANK_INTERACTIVE_MAX &&
+           sim->now_ns > hot->last_token_ns + sim->config.class_limit_ns[hot->rank - 1];
+}
+
+/* For power: there is no joule, or all that runs and waits is deferrable and held. */
+static bool may_be_empty(const struct sim *sim)
+{
+    const struct sched *s = sim->sched;
+    if (!sim->powered) return false;
+    if (sim->power.room_j <= 0) return true;
+    if (!sim->power.holds_deferrable) return false;
+    for (uint32_t i = 0; i < s->hot_count; i++)
+        if (s->hot[i].rank <= RANK_INTERACTIVE_MAX || is_overdue(sim, &s->hot[i])) return false;
+    return true; /* a waiting interactive request may lack the blocks that the held ones have */
+}
+
+/* R25, R26, with the plan's rows counted here. */
+static void check_power(struct sim *sim, const struct batch *batch)
+{
+    const struct sched *s = sim->sched;
+    const struct energy_model *model = &sim->power.model;
+    struct energy_work due = {.steps = 1}, work;
+    uint32_t rows = 0, left_out = 0, tokens = 0;
+    if (!batch->tokens_count) return;
+    SIM_HOLD(sim, "R25", sim->power.room_j > 0, "%u tokens are planned without a joule", batch->tokens_count);
+    for (uint32_t i = 0; i < s->hot_count; i++) {
+        const struct hot *hot = &s->hot[i];
+        bool decodes = hot->flags & HOT_DECODE, may_wait = hot->rank > RANK_INTERACTIVE_MAX && !is_overdue(sim, hot);
+        rows += decodes && hot->planned;
+        tokens += hot->planned;
+        left_out += !hot->planned && !is_at_limit(hot);
+        if (decodes && !may_wait && !hot->planned && !is_at_limit(hot))
+            sim_violation(sim, "R26", "slot %u of rank %u is left out", hot->slot, hot->rank);
+        SIM_HOLD(sim, "R26", !sim->power.holds_deferrable || !may_wait || !hot->planned, "slot %u is not held",
+                 hot->slot);
+        if (!decodes || may_wait || !hot->planned) continue;
+        due.decode_rows++;
+        due.decode_context += hot->computed;
+    }
+    double joules = sched_plan_joules(s, &work), room_j = sim->power.room_j;
+    SIM_HOLD(sim, "R25", work.decode_rows == rows && work.prefill_tokens == tokens - rows && work.steps == 1,
+             "%g rows and %g tokens of prompts are told, %u and %u are planned", work.decode_rows, work.prefill_tokens,
+             rows, tokens - rows);
+    double floor_j = energy_model_joules(model, &due), longest = SIM_CONTEXT_MAX;
+    /* A block, and half of one by which a chunk's end moves to a border; or one row of a class that may wait. */
+    double slack_j = 24 * (model->joules[1] + longest * model->joules[2]) + model->joules[3] +
+                     longest * model->joules[4] + sim->power.idle_w * 0.001;
+    SIM_HOLD(sim, "R25", joules <= (room_j > floor_j ? room_j : floor_j) + slack_j,
+             "%.3f J planned, room %.3f, of those that are due %.3f", joules, room_j, floor_j);
+    sim->plans_cut += left_out > 0 && isfinite(room_j);
+}
+
 void sim_check_plan(struct sim *sim, const struct sim_before *before, const struct batch *batch)
 {
     const struct sched *s = sim->sched;
@@ -69,7 +124,8 @@ void sim_check_plan(struct sim *sim, const struct sim_before *before, const stru
              s->hot_count);
     bool pauses = false; /* who is paused may hold what the others wait for */
     for (uint32_t i = 0; i < s->hot_count; i++) pauses = pauses || is_at_limit(&s->hot[i]);
-    SIM_HOLD(sim, "R6", batch->tokens_count || pauses || sim->under_way_count || !sched_has_work(s),
+    SIM_HOLD(sim, "R6",
+             batch->tokens_count || pauses || sim->under_way_count || !sched_has_work(s) || may_be_empty(sim),
              "nothing is planned, %u jobs are there", s->jobs_count);
     for (uint32_t i = 0; i < s->hot_count; i++) {
         const struct hot *hot = &s->hot[i];
@@ -77,10 +133,13 @@ void sim_check_plan(struct sim *sim, const struct sim_before *before, const stru
                  "slot %u has nothing to compute", hot->slot);
         if (!(hot->flags & HOT_DECODE) || is_at_limit(hot) || hot->planned || !batch->tokens_count) continue;
         for (uint32_t k = 0; k < s->hot_count; k++)
-            SIM_HOLD(sim, "R5", s->hot[k].flags & HOT_DECODE || !s->hot[k].planned || s->hot[k].rank < hot->rank,
+            SIM_HOLD(sim, "R5",
+                     s->hot[k].flags & HOT_DECODE || !s->hot[k].planned || s->hot[k].rank < hot->rank ||
+                         is_overdue(sim, &s->hot[k]),
                      "prefill of slot %u while slot %u waits for its row", s->hot[k].slot, hot->slot);
     }
     check_preemption(sim, before);
+    if (sim->powered) check_power(sim, batch);
 }
 
 /* ---- state ---- */

@@ -5,6 +5,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/model/vocab.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -154,6 +155,34 @@ static void load_request(struct sim *sim, uint32_t idx)
     if (sim_chance(sim, 15)) r->cancel_ns = r->arrival_ns + sim_random(sim, 80 * NS_PER_MS);
 }
 
+void sim_load_power(struct sim *sim)
+{
+    uint64_t rng = sim->rng;
+    sim->rng = sim->power_rng = sim->seed * 31 + 7;
+    sim->powered = sim_chance(sim, 50);
+    struct energy_model *model = &sim->power.model;
+    energy_model_init(model, 100);
+    const double units[ENERGY_TERMS] = {0.2, 0.1, 0.0005, 0.05, 0.0002};
+    for (uint32_t i = 0; i < ENERGY_TERMS; i++) model->joules[i] = units[i] * (double)(1 + sim_random(sim, 8)) / 4;
+    sim->power.idle_w = sim_chance(sim, 50) ? 100 : 0;
+    sim->power_rng = sim->rng;
+    sim->rng = rng;
+}
+
+void sim_draw_power(struct sim *sim)
+{
+    if (!sim->powered) return;
+    uint64_t rng = sim->rng;
+    sim->rng = sim->power_rng;
+    sim->power.holds_deferrable = sim_chance(sim, 10);
+    uint64_t kind = sim_random(sim, 100);
+    double room_j = (double)sim_random(sim, kind < 50 ? 1500 : 10000) / 1000;
+    sim->power.room_j = kind < 10 ? 0 : kind < 20 ? INFINITY : room_j;
+    sim->power_rng = sim->rng;
+    sim->rng = rng;
+    sched_set_power(sim->sched, &sim->power);
+}
+
 void sim_load(struct sim *sim)
 {
     make_texts();
@@ -163,4 +192,5 @@ void sim_load(struct sim *sim)
     sim->requests_count = sim->mode == SIM_FAIR ? 80 : 4 + (uint32_t)sim_random(sim, 28);
     for (uint32_t i = 0; i < sim->requests_count; i++) load_request(sim, i);
     if (sim->mode != SIM_FAIR && sim_chance(sim, 4)) sim->fail_step = 1 + sim_random(sim, 60);
+    sim_load_power(sim);
 }

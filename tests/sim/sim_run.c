@@ -140,6 +140,7 @@ static bool plan(struct sim *sim)
 {
     struct sim_before before;
     sim_check_before(sim, &before);
+    sim_draw_power(sim);
     const struct batch *batch = sched_plan(sim->sched, sim->now_ns);
     trace_batch(sim, batch);
     take_events(sim);
@@ -187,6 +188,10 @@ static bool turn(struct sim *sim)
     bool planned = !lets_go && plan(sim);
     if (sim->violated) return false;
     if (sim->under_way_count == depth || (sim->under_way_count && !planned)) return commit(sim);
+    if (!planned && sim->powered && sched_has_work(sim->sched)) { /* for power, perhaps: the engine sleeps */
+        sim->now_ns += NS_PER_MS;
+        return true;
+    }
     return planned || skip_time(sim);
 }
 

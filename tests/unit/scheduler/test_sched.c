@@ -6,6 +6,8 @@
 #include "runtime/model/vocab.h"
 #include "scheduler/sched_internal.h"
 
+#include <math.h>
+
 enum { VOCAB = 32, END = 31, SPECIAL = 30, THINK = 29, THINK_END = 28, CONTEXT = 4096, SCRIPT = 64 };
 
 struct scene {
@@ -588,6 +590,61 @@ static void test_sched_mismatch_takes_the_lowest(void **state)
     mem_free(o);
 }
 
+/* ---- a watt budget (R25, R26) ---- */
+
+/* A row of class default, one of flex and a prompt: the row is always in, the prompt gets a block at least, and flex
+ * waits until there is room or its class limit has passed. */
+static void test_sched_room(void **state)
+{
+    (void)state;
+    struct scene *s = scene_make();
+    s->config.class_limit_ns[CLASS_FLEX] = 1000000;
+    scene_start(s);
+    struct one *o = mem_alloc(3, sizeof *o);
+    for (uint32_t i = 0; i < 3; i++) one_make(&o[i], i + 1, i < 2 ? 10 : 200, 50, 1);
+    o[1].request.service_class = CLASS_FLEX;
+    for (uint32_t i = 0; i < 2; i++) assert_int_equal(sched_submit(s->sched, &o[i].request, 1), ST_OK);
+    plan(s);
+    commit(s);
+    assert_int_equal(plan(s)->rows_count, 2); /* no limit */
+    commit(s);
+    struct sched_power power = {.room_j = 2.5, .model.joules = {0, 0.1, 0, 1, 0}};
+    sched_set_power(s->sched, &power);
+    assert_int_equal(plan(s)->rows_count, 2); /* both fit */
+    commit(s);
+    assert_int_equal(sched_submit(s->sched, &o[2].request, 1), ST_OK);
+    assert_int_equal(plan(s)->tokens_count, 2 + 16); /* 0.5 J left; a block is the least */
+    commit(s);
+    const struct batch *b = plan(s);
+    assert_int_equal(b->seqs_count, 2); /* the prompt runs: flex waits */
+    assert_int_equal(b->tokens_count, 1 + 16);
+    commit(s);
+    struct energy_work work;
+    power.room_j = 5.9;
+    sched_set_power(s->sched, &power);
+    assert_int_equal(plan(s)->tokens_count, 1 + 48); /* 4.9 J, to the nearest border */
+    assert_true(sched_plan_joules(s->sched, &work) > 5.7 && work.prefill_tokens == 48 && work.decode_rows == 1);
+    commit(s);
+    power.room_j = 0;
+    sched_set_power(s->sched, &power);
+    assert_int_equal(plan(s)->tokens_count, 0);
+    power.room_j = 1;
+    sched_set_power(s->sched, &power);
+    s->now_ns += 2000000; /* flex has had nothing for longer than its limit */
+    assert_int_equal(plan(s)->tokens_count, 2 + 16);
+    commit(s);
+    power = (struct sched_power){.room_j = INFINITY, .holds_deferrable = true};
+    sched_set_power(s->sched, &power);
+    b = plan(s);
+    assert_int_equal(b->seqs_count, 2);
+    commit(s);
+    power.holds_deferrable = false;
+    sched_set_power(s->sched, &power);
+    run(s);
+    scene_end(s);
+    mem_free(o);
+}
+
 /* ---- the growth law (R15) ---- */
 
 /* Records touched a step with `running` sequences of prompt_count ids. */
@@ -863,6 +920,7 @@ int main(void)
         cmocka_unit_test(test_sched_deadlines),
         cmocka_unit_test(test_sched_score_prompt),
         cmocka_unit_test(test_sched_mismatch_takes_the_lowest),
+        cmocka_unit_test(test_sched_room),
         cmocka_unit_test(test_sched_growth_law),
         cmocka_unit_test(test_sched_ahead_pending_ids),
         cmocka_unit_test(test_sched_ahead_drops_what_ended),

@@ -1,0 +1,188 @@
+/* A step inside a watt budget: which rows and how many prompt tokens its joules pay for (R25, R26).
+ *
+ *   interactive rows   always in: the bucket is in debt afterwards, and the engine waits (throttle.h)
+ *   interactive prompts  as many tokens as the room has, at least a block a step, so that they get on
+ *   deferrable rows    while the room lasts, once what the interactive prompts want is set aside
+ *   deferrable prompts with what is left; from nothing, one block
+ *
+ * A class is deferrable from flex on; a sequence of it that has had nothing for its class limit counts as interactive,
+ * so that none is paused for ever. Joules above idle of a step are q = max(0, E - P0 * T): E from the energy model, T
+ * from the cost model. Rejected: planning as without a limit and taking rows out again until it fits (a record a row
+ * and try); letting prompts starve the deferrable rows whatever there is to save (the room is set aside only for
+ * prompts that run, so a prompt that waits for blocks cannot hold up the rows that have them). */
+#include "runtime/base/clock.h"
+#include "scheduler/sched_internal.h"
+
+#include <math.h>
+
+void sched_set_power(struct sched *s, const struct sched_power *power)
+{
+    s->power = *power;
+}
+
+static double joules_above_idle(const struct sched *s, const struct energy_work *work, const struct cost_step *cost)
+{
+    double step_s = (double)cost_model_predict_ns(&s->cost, cost) * 1e-9;
+    return fmax(0, energy_model_joules(&s->power.model, work) - s->power.idle_w * step_s);
+}
+
+double sched_plan_joules(const struct sched *s, struct energy_work *work)
+{
+    CHECK(s->steps_open > 0);
+    const struct planned_step *step = &s->steps[(s->step_oldest + s->steps_open - 1) % SCHED_STEPS_MAX];
+    *work = step->work;
+    return joules_above_idle(s, &step->work, &step->cost);
+}
+
+bool power_begin(struct sched *s)
+{
+    bool limited = isfinite(s->power.room_j) || s->power.holds_deferrable;
+    s->power_plan = (struct power_plan){.limited = limited, .rank_max = FAIR_RANKS - 1};
+    return !limited || s->power.room_j > 0;
+}
+
+/* ---- who may wait ---- */
+
+static bool may_wait(const struct sched *s, const struct hot *hot, uint64_t now_ns)
+{
+    if (hot->rank <= RANK_INTERACTIVE_MAX) return false;
+    if (PLANTED(PAUSE_ON)) return true;
+    uint64_t waited_ns = now_ns > hot->last_token_ns ? now_ns - hot->last_token_ns : 0;
+    return waited_ns <= s->config.class_limit_ns[hot->rank - 1];
+}
+
+bool power_admits(const struct sched *s, const struct hot *hot, uint64_t now_ns)
+{
+    const struct power_plan *plan = &s->power_plan;
+    if (!plan->limited) return true;
+    if (!may_wait(s, hot, now_ns)) return !plan->deferrable_next;
+    return plan->deferrable_next && hot->rank <= plan->rank_max;
+}
+
+bool power_admits_rank(const struct sched *s, uint32_t rank)
+{
+    return rank <= (s->power_plan.deferrable_next ? s->power_plan.rank_max : RANK_INTERACTIVE_MAX);
+}
+
+double power_weight(const struct sched *s, uint32_t position)
+{
+    double token_j = energy_model_term(&s->power.model, 1);
+    return token_j > 0 ? 1 + position * energy_model_term(&s->power.model, 2) / token_j : 1;
+}
+
+/* ---- decode rows ---- */
+
+struct taken {
+    struct energy_work work;
+    struct cost_step cost;
+};
+
+static struct taken with_row(const struct sched *s, struct taken taken, const struct hot *hot)
+{
+    taken.work.decode_rows++;
+    taken.work.decode_context += hot->computed;
+    taken.cost.tokens++;
+    taken.cost.rows++;
+    taken.cost.pairs += hot->computed;
+    taken.cost.bytes += hot->blocks * s->config.kv_block_bytes;
+    return taken;
+}
+
+static bool fits(const struct sched *s, const struct taken *taken)
+{
+    return PLANTED(PASS_ROOM) || joules_above_idle(s, &taken->work, &taken->cost) <= s->power.room_j;
+}
+
+/* Those that may not wait in front; returns how many. */
+static uint32_t part_decodes(struct sched *s, uint32_t *items, uint32_t count, uint64_t now_ns)
+{
+    uint32_t front = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t item = items[i];
+        if (may_wait(s, &s->hot[item], now_ns)) continue;
+        items[i] = items[front];
+        items[front++] = item;
+    }
+    return front;
+}
+
+/* Tokens of running prompts that may not wait. */
+static uint32_t prompts_due(struct sched *s, uint64_t now_ns)
+{
+    uint64_t tokens = 0;
+    for (uint32_t i = 0; i < s->hot_count; i++) {
+        const struct hot *hot = &s->hot[i];
+        if (is_prefilling(hot) && !may_wait(s, hot, now_ns)) tokens += hot->length - hot->computed;
+    }
+    s->touched += s->hot_count;
+    return tokens < s->config.step_tokens_max ? (uint32_t)tokens : s->config.step_tokens_max;
+}
+
+uint32_t power_take_decodes(struct sched *s, uint32_t *items, uint32_t count, uint64_t now_ns)
+{
+    uint32_t front = part_decodes(s, items, count, now_ns), taken_count = front;
+    struct taken taken = {.work.steps = 1, .cost.bytes = s->config.weights_bytes};
+    s->touched += count;
+    if (front == count) return count;
+    taken.work.prefill_tokens = taken.cost.tokens = prompts_due(s, now_ns);
+    for (uint32_t i = 0; i < front; i++) taken = with_row(s, taken, &s->hot[items[i]]);
+    struct taken all = taken;
+    for (uint32_t i = front; i < count; i++) all = with_row(s, all, &s->hot[items[i]]);
+    if (!s->power.holds_deferrable) {
+        if (fits(s, &all)) return count;
+        sort_decodes(s, items + front, count - front);
+        while (taken_count < count) {
+            struct taken more = with_row(s, taken, &s->hot[items[taken_count]]);
+            bool first = taken_count == 0 && taken.cost.tokens == 0; /* something must get on */
+            if (!first && !fits(s, &more)) break;
+            taken = more;
+            taken_count++;
+        }
+    }
+    for (uint32_t i = taken_count; i < count; i++)
+        if (s->hot[items[i]].rank <= s->power_plan.rank_max) s->power_plan.rank_max = s->hot[items[i]].rank - 1u;
+    return taken_count;
+}
+
+/* ---- prompts ---- */
+
+static bool fits_prompt(const struct sched *s, struct taken taken, uint32_t tokens)
+{
+    taken.work.prefill_tokens = tokens;
+    taken.cost.tokens += tokens;
+    return fits(s, &taken);
+}
+
+uint32_t power_prefill_room(struct sched *s, const struct cost_step *step, uint32_t tokens_max)
+{
+    struct taken planned = {.work.steps = 1, .cost = *step};
+    planned.work.decode_rows = step->rows;
+    planned.work.decode_context = (double)step->pairs;
+    if (isfinite(s->power.room_j)) {
+        uint32_t most = cost_model_room(&s->cost, step, POWER_STEP_MS_MAX * NS_PER_MS);
+        if (most < tokens_max) tokens_max = most;
+    }
+    uint32_t low = 0, high = PREFILL_SHARE_MIN; /* low fits, or is 0; from below: a model may be wrong far out */
+    while (low < tokens_max && low < high && fits_prompt(s, planned, high < tokens_max ? high : tokens_max)) {
+        low = high < tokens_max ? high : tokens_max;
+        high = 2 * low;
+    }
+    if (high > tokens_max) high = tokens_max;
+    while (low + 1 < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (fits_prompt(s, planned, middle))
+            low = middle;
+        else
+            high = middle;
+    }
+    s->power_plan.tokens = low;
+    return low;
+}
+
+bool power_defers_next(struct sched *s)
+{
+    bool untouched = !s->decodes_planned && s->share_left == s->prefill_share;
+    s->power_plan.deferrable_next = true;
+    if (s->power.holds_deferrable) return false;
+    return untouched || s->power_plan.tokens >= PREFILL_SHARE_MIN;
+}
