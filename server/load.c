@@ -118,9 +118,6 @@ static enum status check_device_options(const struct config *config, bool cuda, 
     if (cuda && (is_exact(config) || is_kv_int8(config)))
         return error_set(err, ST_INVAL, "%s is of the CPU device: leave it away, or give --device cpu",
                          is_exact(config) ? "--numerics exact" : "--kv-cache-dtype int8");
-    if (cuda && stages_of(config) > 1)
-        return error_set(err, ST_INVAL,
-                         "--pipeline-parallel-size is of the CPU device: leave it away, or give --device cpu");
     if (!cuda && (!strcmp(kv, "fp8") || strcmp(config->dtype, "auto") != 0))
         return error_set(err, ST_INVAL, "--%s %s is of the CUDA device, and this runs on the CPU",
                          !strcmp(kv, "fp8") ? "kv-cache-dtype" : "dtype", !strcmp(kv, "fp8") ? kv : config->dtype);
@@ -133,8 +130,7 @@ static enum status check_device_options(const struct config *config, bool cuda, 
 static bool wants_cpu(const struct config *config)
 {
     return !strcmp(config->device, "cpu") ||
-           (!strcmp(config->device, "auto") &&
-            (is_exact(config) || is_kv_int8(config) || config->models.count > 1 || stages_of(config) > 1));
+           (!strcmp(config->device, "auto") && (is_exact(config) || is_kv_int8(config) || config->models.count > 1));
 }
 
 /* Where the configuration's models run; a log line when --device auto found a GPU's driver or library missing. */
@@ -238,7 +234,8 @@ static enum status build_cuda(const struct config *config, struct loaded *loaded
                  "event=no_matmul_file effect=\"each start times cuBLASLt again\" "
                  "reason=\"neither XDG_CACHE_HOME nor HOME names a folder\"");
     struct device_cuda_config settings = {
-        .ranks = ranks_of(config),
+        .ranks = ranks_of(config) * stages_of(config),
+        .stages = stages_of(config),
         .dtype = !strcmp(dtype, "fp8")    ? CUDA_DTYPE_FP8
                  : !strcmp(dtype, "bf16") ? CUDA_DTYPE_BF16
                                           : CUDA_DTYPE_AUTO,

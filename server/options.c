@@ -135,7 +135,7 @@ const struct option option_table[] = {
      "Divide each model over so many ranks: GPUs, or with the CPU device processes, which share the threads.", false},
     {"pipeline-parallel-size", 0, OPTION_U32, SERVE | GENERATE, AT(pipeline_parallel_size), "1", 1, 64, "N",
      "Divide the layers of each model over so many stages, each of --tensor-parallel-size ranks. One step is under way "
-     "at a time: this is for models that need the memory of several, and adds no speed.",
+     "at a time: for models that need the memory of several GPUs; it adds no speed.",
      false},
     {"dtype", 0, OPTION_TEXT, SERVE | GENERATE, AT(dtype), "auto", 0, 0, "TYPE",
      "Weights on a GPU. auto: as the file has them. bf16: unpacked. fp8: E4M3 with a scale a row, made at load.",

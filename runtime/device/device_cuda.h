@@ -12,6 +12,7 @@ enum cuda_dtype { CUDA_DTYPE_AUTO /* as the file */, CUDA_DTYPE_BF16, CUDA_DTYPE
 
 struct device_cuda_config {
     uint32_t ranks;            /* GPUs of this process: --tensor-parallel-size, or its part of it */
+    uint32_t stages;           /* of layers, over which all ranks are divided: --pipeline-parallel-size; 0: 1 */
     uint32_t first_gpu;        /* their ids are first_gpu .. first_gpu + ranks - 1 */
     enum cuda_dtype dtype;     /* of the weights of matmuls */
     bool kv_fp8;               /* KV in E4M3 with a scale a token and head, in place of BF16 */

@@ -110,7 +110,7 @@ enum status rank_receive(int socket, struct rank_message *message, int *fd)
 bool rank_setup_is_sound(const struct rank_setup *s)
 {
     bool counts = s->ranks >= 2 && s->ranks <= MODEL_RANKS_MAX && s->rank >= 1 && s->rank < s->ranks && s->stages &&
-                  s->stages <= s->ranks && s->ranks % s->stages == 0;
+                  s->ranks % s->stages == 0;
     bool enums = s->path < CPU_PATH_COUNT && s->numerics <= NUMERICS_EXACT && s->kv_int8 <= 1;
     bool sizes = s->slot_bytes && s->slot_bytes <= RANK_SLOT_BYTES_MAX && s->slot_bytes % 64 == 0 &&
                  s->batch_bytes_max <= RANK_BATCH_BYTES_MAX && s->entries_max <= RANK_BATCH_BYTES_MAX;

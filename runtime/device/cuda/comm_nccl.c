@@ -54,8 +54,11 @@ static enum status broadcast(struct comm *comm, void *data, size_t size_bytes, u
 
 static enum status pass(struct comm *comm, void *data, size_t size_bytes, uint32_t from, uint32_t to, void *stream)
 {
-    (void)comm, (void)data, (void)size_bytes, (void)from, (void)to, (void)stream;
-    return ST_INVAL; /* layers are not divided over GPUs */
+    const struct nccl_table *nccl = of(comm)->nccl;
+    struct nccl_comm *handle = of(comm)->handle;
+    if (comm->rank == from) return status_of(nccl->send(data, size_bytes, NCCL_TYPE_UINT8, (int)to, handle, stream));
+    if (comm->rank == to) return status_of(nccl->receive(data, size_bytes, NCCL_TYPE_UINT8, (int)from, handle, stream));
+    return ST_OK; /* nothing is asked of the others */
 }
 
 static enum status barrier(struct comm *comm)

@@ -125,6 +125,10 @@ enum {
       (const void *send, void *receive, size_t count, int type, int op, struct nccl_comm *comm, cudaStream_t stream))  \
     X(all_gather, ncclAllGather, int,                                                                                  \
       (const void *send, void *receive, size_t count, int type, struct nccl_comm *comm, cudaStream_t stream))          \
+    X(send, ncclSend, int,                                                                                             \
+      (const void *data, size_t count, int type, int peer, struct nccl_comm *comm, cudaStream_t stream))               \
+    X(receive, ncclRecv, int,                                                                                          \
+      (void *data, size_t count, int type, int peer, struct nccl_comm *comm, cudaStream_t stream))                     \
     X(error_string, ncclGetErrorString, const char *, (int error))
 
 /* ---- NVML: every function gives an nvmlReturn_t ---- */

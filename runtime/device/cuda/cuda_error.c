@@ -40,6 +40,8 @@ void device_cuda_lose(struct device_cuda *cuda, enum status status, const char *
     if (status == ST_DEVICE) log_line(LOG_ERROR, "cuda", "event=device_lost reason=\"%s\"", cuda->reason.message);
     for (uint32_t r = 0; r < cuda->ranks_count; r++) {
         if (cuda->ranks[r].stop) __atomic_store_n(cuda->ranks[r].stop, CUDA_ALL_REDUCE_ABORT, __ATOMIC_RELEASE);
-        if (cuda->ranks[r].comm) comm_abort(cuda->ranks[r].comm);
+        struct comm *comms[] = {cuda->ranks[r].comm, cuda->ranks[r].line, cuda->ranks[r].all};
+        for (uint32_t i = 0; i < sizeof comms / sizeof *comms; i++)
+            if (comms[i]) comm_abort(comms[i]);
     }
 }

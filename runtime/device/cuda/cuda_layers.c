@@ -5,8 +5,10 @@
  *   per group of rows:  head (| gather) | sample
  *
  * Every norm first adds what came before it to the residual stream: a layer's first norm what the feed-forward of the
- * layer before gave, the last one for the wanted rows alone. Sums in brackets are over the ranks. The same calls run a
- * step at once and are captured into a graph: what differs from step to step is read on the device. */
+ * layer before gave, the last one for the wanted rows alone. Sums in brackets are over the ranks. With stages of layers
+ * (model/model_stage.h) only stage 0 embeds and has rows: the others take x from the stage before, and all pass it on.
+ * The same calls run a step at once and are captured into a graph: what differs from step to step is read on the
+ * device. */
 #include "runtime/device/cuda/cuda_parts.h"
 
 struct run {
@@ -199,7 +201,7 @@ static enum status gather_logits(const struct run *run, uint32_t R)
     size_t row_bytes = rank->vocab_stride * sizeof(float), part_bytes = R * row_bytes;
     enum status status = comm_gather(rank->comm, s->logits, part_bytes, s->gathered, COMM_ALL, rank->stream);
     if (status != ST_OK) return error_set(run->err, ST_DEVICE, "gathering logits: %s", status_text(status));
-    uint32_t ranks = rank->device->ranks_all;
+    uint32_t ranks = cuda_ranks_of_stage(rank->device);
     for (uint32_t r = 0; r < ranks; r++) {
         CUDA_TRY(cudaMemcpy2DAsync(s->all_logits + r * (size_t)rank->vocab_stride, ranks * row_bytes,
                                    (const uint8_t *)s->gathered + r * part_bytes, row_bytes, row_bytes, R,
@@ -235,7 +237,7 @@ static enum status choose(const struct run *run, uint32_t group, uint32_t R)
     CUDA_TRY(cuda_multiply(rank, &head, R), "head", run->err);
     TRY(gather_logits(run, R));
     struct cuda_sample sample = {.logits = s->all_logits,
-                                 .stride = rank->device->ranks_all * rank->vocab_stride,
+                                 .stride = cuda_ranks_of_stage(rank->device) * rank->vocab_stride,
                                  .V = rank->device->spec.vocab,
                                  .logit_scale = rank->spec.logit_scale,
                                  .bad = s->bad,
@@ -247,12 +249,33 @@ static enum status choose(const struct run *run, uint32_t group, uint32_t R)
     return ST_OK;
 }
 
+/* The residual stream, and which tokens are not finite, from a stage to the next: this rank's side of it. */
+static enum status pass(const struct run *run, uint32_t from)
+{
+    struct cuda_rank *rank = run->rank;
+    const struct cuda_space *s = &rank->space;
+    uint32_t to = (from + 1) % rank->device->stages;
+    size_t row_bytes = rank->spec.width * sizeof *s->x;
+    enum status status = comm_pass(rank->line, s->x, run->M * row_bytes, from, to, rank->stream);
+    if (status == ST_OK) status = comm_pass(rank->line, s->bad, run->M * sizeof *s->bad, from, to, rank->stream);
+    return status == ST_OK ? ST_OK : error_set(run->err, ST_DEVICE, "passing rows on: %s", status_text(status));
+}
+
+/* What is pending is added first, by a norm whose result nobody reads. Stage 0 then takes what the last one gives. */
+static enum status pass_on(struct run *run)
+{
+    struct cuda_rank *rank = run->rank;
+    TRY(norm(run, rank->weights.layers[0].attn_norm));
+    TRY(pass(run, rank->stage));
+    return rank->stage == 0 ? pass(run, rank->device->stages - 1) : ST_OK;
+}
+
 enum status cuda_run_layers(struct cuda_rank *rank, const struct cuda_step_layout *layout, uint32_t M, uint32_t R,
                             struct error *err)
 {
     struct cuda_step step = cuda_step_at(layout, rank->space.step);
     struct run run = {.rank = rank, .step = &step, .M = M, .R = R, .live = &step.header->tokens, .err = err};
-    TRY(embed(&run));
+    TRY(rank->stage == 0 ? embed(&run) : pass(&run, rank->stage - 1));
     for (uint32_t l = 0; l < rank->spec.layers; l++) {
         const struct cuda_layer *layer = &rank->weights.layers[l];
         TRY(norm(&run, layer->attn_norm));
@@ -260,7 +283,8 @@ enum status cuda_run_layers(struct cuda_rank *rank, const struct cuda_step_layou
         TRY(norm(&run, layer->ffn_norm));
         TRY(feed_forward(&run, layer));
     }
-    for (uint32_t first = 0; first < R; first += LOGIT_ROWS) {
+    if (rank->line) TRY(pass_on(&run));
+    for (uint32_t first = 0; rank->stage == 0 && first < R; first += LOGIT_ROWS) {
         TRY(choose(&run, first / LOGIT_ROWS, R - first < LOGIT_ROWS ? R - first : LOGIT_ROWS));
     }
     return ST_OK;

@@ -95,15 +95,17 @@ static size_t place_space(struct cuda_rank *rank, uint8_t *base)
     size_t widest = largest(spec->ff_width, largest(spec->width, heads * D)); /* of any product's input */
     TAKE(s->act, largest(N, logit_rows) * widest * sizeof(uint16_t));
     TAKE(s->bad, N * sizeof *s->bad);
-    TAKE(s->logits, logit_rows * head_rows * sizeof(float));
+    uint32_t ranks = cuda_ranks_of_stage(cuda);
+    bool has_head = rank->stage == 0;
+    TAKE(s->logits, has_head ? logit_rows * head_rows * sizeof(float) : 0);
     s->all_logits = s->logits;
-    if (cuda->ranks_all > 1) {
-        TAKE(s->gathered, cuda->ranks_all * logit_rows * head_rows * sizeof(float));
-        TAKE(s->all_logits, cuda->ranks_all * logit_rows * head_rows * sizeof(float));
+    if (ranks > 1 && has_head) {
+        TAKE(s->gathered, ranks * logit_rows * head_rows * sizeof(float));
+        TAKE(s->all_logits, ranks * logit_rows * head_rows * sizeof(float));
     }
-    if (cuda->ranks_count > 1 && cuda->ranks_all == cuda->ranks_count) {
+    if (ranks > 1 && cuda->stages_here) {
         rank->reduce.slot_values = slot_values_of(rank);
-        TAKE(s->parts, 2 * cuda->ranks_count * rank->reduce.slot_values * sizeof *s->parts);
+        TAKE(s->parts, 2 * ranks * rank->reduce.slot_values * sizeof *s->parts);
         TAKE(s->part_flags, CUDA_ALL_REDUCE_BLOCKS * CUDA_RANKS_MAX * sizeof *s->part_flags);
         TAKE(s->part_epochs, CUDA_ALL_REDUCE_BLOCKS * sizeof *s->part_epochs);
     }
@@ -114,7 +116,7 @@ static size_t place_space(struct cuda_rank *rank, uint8_t *base)
     TAKE(s->attention, cuda_attention_scratch_bytes((uint32_t)N, cuda->config.context_max, spec->heads, spec->kv_heads,
                                                     spec->head_size, rank->attention_config.grid));
     TAKE(s->matmul, cuda_matmul_scratch_bytes(rank->sms));
-    TAKE(s->sample, cuda_sample_scratch_bytes((uint32_t)logit_rows, cuda->spec.vocab));
+    TAKE(s->sample, has_head ? cuda_sample_scratch_bytes((uint32_t)logit_rows, cuda->spec.vocab) : 0);
     if (rank->library) {
         TAKE(s->panel, MATMUL_PANEL_BYTES);
         TAKE(s->cublaslt, MATMUL_WORKSPACE_BYTES);
@@ -127,7 +129,7 @@ static size_t place_space(struct cuda_rank *rank, uint8_t *base)
 static enum status take_generations(struct cuda_rank *rank, struct error *err)
 {
     const struct device_cuda *cuda = rank->device;
-    if (cuda->ranks_all > 1) {
+    if (cuda_ranks_of_stage(cuda) > 1) {
         CUDA_TRY(cudaHostAlloc((void **)&rank->stop, sizeof *rank->stop, cudaHostAllocMapped | cudaHostAllocPortable),
                  "taking pinned memory", err);
         *rank->stop = 0;

@@ -113,6 +113,7 @@ struct cuda_rank {
     const struct model *model;           /* this rank's part; NULL once loaded */
     struct model *part;                  /* the same where it had to be made */
     struct model_spec spec;              /* of the part */
+    uint32_t stage;                      /* of the layers; stage 0 has embedding and head too */
     uint32_t vocab_begin, vocab_stride;  /* of this rank's rows of embedding and head */
     uint32_t experts_begin, experts_end; /* this rank's, or all where each is split */
 
@@ -133,7 +134,9 @@ struct cuda_rank {
     uint32_t kv_blocks_fit; /* what this GPU has room for */
     struct cuda_generation generations[GENERATIONS];
     struct cuda_graph graphs[GRAPH_BUCKETS];
-    struct comm *comm;             /* ranks > 1 */
+    struct comm *comm;             /* of the stage's ranks, if it has several */
+    struct comm *line;             /* of the stages, if there are several: those of ranks in the same place */
+    struct comm *all;              /* of all ranks, where both are there: it has handed on their ids */
     struct cuda_all_reduce reduce; /* the same; slot_values 0: NCCL alone */
     uint32_t *stop;                /* mapped: reduce.stop */
     bool reaches_peers;
@@ -160,6 +163,8 @@ struct device_cuda {
     struct nccl_id nccl_id;
     uint32_t ranks_count;           /* of this process */
     uint32_t rank_first, ranks_all; /* its first, and how many all processes have */
+    uint32_t stages;                /* of layers; rank_comms.h numbers their ranks */
+    bool stages_here;               /* no stage is divided over processes */
     struct cuda_rank *ranks;
     uint8_t *row_marks; /* scratch of batch_check */
     bool windowed;      /* some layers have a window: attention has a second plan */
@@ -179,6 +184,11 @@ struct device_cuda {
     struct cuda_watch *watch;
     struct device_cuda *abandoned_next;
 };
+
+static inline uint32_t cuda_ranks_of_stage(const struct device_cuda *cuda)
+{
+    return cuda->ranks_all / cuda->stages;
+}
 
 static inline uint32_t cuda_buckets(uint32_t idx)
 {
@@ -239,21 +249,5 @@ static inline bool cuda_sums_in_one_shot(const struct cuda_rank *rank, uint32_t 
 {
     return (size_t)M * rank->spec.width <= rank->reduce.slot_values;
 }
-
-/* ---- the ranks' threads, from the engine's ---- */
-
-NODISCARD enum status cuda_ranks_start(struct device_cuda *cuda, struct error *err);
-/* Tells all ranks; cuda_ranks_wait waits until they have done all they were told, or ST_TIMEOUT after deadline_ns
- * (UINT64_MAX: none; while waiting, `idle` is called every 100 ms), or the device is lost. */
-void cuda_ranks_tell(struct device_cuda *cuda, enum rank_command command, uint32_t generation);
-NODISCARD enum status cuda_ranks_wait(struct device_cuda *cuda, uint64_t deadline_ns, void (*idle)(void *state),
-                                      void *state);
-/* Waits up to a second for threads to end; false: some did not. */
-bool cuda_ranks_end(struct device_cuda *cuda);
-
-/* ---- NVML ---- */
-
-NODISCARD enum status cuda_watch_start(struct device_cuda *cuda, struct error *err);
-void cuda_watch_stop(struct device_cuda *cuda);
 
 #endif

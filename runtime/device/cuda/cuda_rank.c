@@ -10,12 +10,18 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/cond.h"
 #include "runtime/device/cuda/comm_nccl.h"
-#include "runtime/device/cuda/cuda_parts.h"
+#include "runtime/device/cuda/cuda_ranks.h"
 
 #include <stdio.h>
 #include <string.h>
 
 enum { IDLE_NS = 100000000, END_WAIT_NS = 1000000000 };
+
+enum status cuda_rank_check(const struct cuda_rank *rank, struct error *err)
+{
+    if (rank->comm) TRY(comm_nccl_check(rank->comm, err));
+    return rank->line ? comm_nccl_check(rank->line, err) : ST_OK;
+}
 
 /* ---- commands ---- */
 
@@ -45,14 +51,58 @@ static enum status open_gpu(struct cuda_rank *rank, struct error *err)
     return ST_OK;
 }
 
-/* Opens the other GPUs' memory to this one. */
+/* Of the comms of this rank's stage and of its line, over the one of all ranks: the first rank of each makes its id. */
+static enum status hand_on_ids(struct cuda_rank *rank, struct nccl_id *of_stage, struct nccl_id *of_line,
+                               struct error *err)
+{
+    const struct device_cuda *cuda = rank->device;
+    const struct nccl_table *nccl = cuda->libraries.nccl;
+    uint32_t ranks = cuda_ranks_of_stage(cuda), place = rank->rank % ranks;
+    struct nccl_id own[2];
+    uint8_t *memory = NULL;
+    memset(own, 0, sizeof own);
+    if ((place == 0 && nccl->id(&own[0]) != NCCL_SUCCESS) || (rank->stage == 0 && nccl->id(&own[1]) != NCCL_SUCCESS))
+        return error_set(err, ST_DEVICE, "NCCL gives no id");
+    CUDA_TRY(cudaMalloc((void **)&memory, (cuda->ranks_all + 1) * sizeof own), "taking memory for ids", err);
+    const uint8_t *of_place = memory + (1 + place) * sizeof own;
+    const uint8_t *of_first = memory + (1 + rank->stage * ranks) * sizeof own;
+    CUDA_TRY(cudaMemcpyAsync(memory, own, sizeof own, cudaMemcpyHostToDevice, rank->stream), "copying ids", err);
+    if (comm_gather(rank->all, memory, sizeof own, memory + sizeof own, COMM_ALL, rank->stream) != ST_OK)
+        return error_set(err, ST_DEVICE, "the ranks do not meet");
+    CUDA_TRY(cudaMemcpyAsync(of_stage, of_first, sizeof *of_stage, cudaMemcpyDeviceToHost, rank->stream), "copying ids",
+             err);
+    CUDA_TRY(
+        cudaMemcpyAsync(of_line, of_place + sizeof *of_stage, sizeof *of_line, cudaMemcpyDeviceToHost, rank->stream),
+        "copying ids", err);
+    CUDA_TRY(cudaStreamSynchronize(rank->stream), "copying ids", err);
+    CUDA_TRY(cudaFree(memory), "giving memory back", err);
+    return ST_OK;
+}
+
+/* A comm of the ranks of each stage, and one of each rank's stages: one of all where there is nothing else. */
+static enum status open_comms(struct cuda_rank *rank, struct error *err)
+{
+    struct device_cuda *cuda = rank->device;
+    const struct nccl_table *nccl = cuda->libraries.nccl;
+    uint32_t ranks = cuda_ranks_of_stage(cuda);
+    struct comm **first = cuda->stages == 1 ? &rank->comm : ranks == 1 ? &rank->line : &rank->all;
+    struct nccl_id of_stage, of_line;
+    if (cuda->ranks_all == 1) return ST_OK;
+    TRY(comm_nccl_create(nccl, &cuda->nccl_id, rank->rank, cuda->ranks_all, &cuda->lost_now, first, err));
+    if (!rank->all) return ST_OK;
+    TRY(hand_on_ids(rank, &of_stage, &of_line, err));
+    TRY(comm_nccl_create(nccl, &of_stage, rank->rank % ranks, ranks, &cuda->lost_now, &rank->comm, err));
+    return comm_nccl_create(nccl, &of_line, rank->stage, cuda->stages, &cuda->lost_now, &rank->line, err);
+}
+
+/* Opens the memory of the stage's other GPUs to this one. */
 static enum status open_peers(struct cuda_rank *rank, struct error *err)
 {
     const struct device_cuda *cuda = rank->device;
     rank->reaches_peers = true;
     for (uint32_t r = 0; r < cuda->ranks_count; r++) {
         int can = 0;
-        if (&cuda->ranks[r] == rank) continue;
+        if (&cuda->ranks[r] == rank || cuda->ranks[r].stage != rank->stage) continue;
         CUDA_TRY(cudaDeviceCanAccessPeer(&can, rank->gpu, cuda->ranks[r].gpu), "asking for peers", err);
         if (!can) rank->reaches_peers = false;
         if (!can) continue;
@@ -69,11 +119,8 @@ static enum status open_peers(struct cuda_rank *rank, struct error *err)
 static enum status load(struct cuda_rank *rank, struct error *err)
 {
     struct device_cuda *cuda = rank->device;
-    if (cuda->ranks_all > 1) {
-        TRY(comm_nccl_create(cuda->libraries.nccl, &cuda->nccl_id, rank->rank, cuda->ranks_all, &cuda->lost_now,
-                             &rank->comm, err));
-    }
-    if (cuda->ranks_count > 1 && !cuda->config.share) TRY(open_peers(rank, err));
+    TRY(open_comms(rank, err));
+    if (rank->comm && cuda->stages_here) TRY(open_peers(rank, err));
     TRY(cuda_weights_load(rank, err));
     TRY(cuda_matmul_open(rank, err));
     enum status status = attention_plan_create(&rank->attention_config, &rank->attention);
@@ -130,10 +177,9 @@ static enum status launch(struct cuda_rank *rank, uint32_t g, struct error *err)
 static enum status collect(struct cuda_rank *rank, uint32_t g, struct error *err)
 {
     CUDA_TRY(cudaEventSynchronize(rank->generations[g].done), "waiting for a step", err);
-    if (!rank->comm) return ST_OK;
-    uint32_t stop = __atomic_load_n(rank->stop, __ATOMIC_ACQUIRE);
+    uint32_t stop = rank->stop ? __atomic_load_n(rank->stop, __ATOMIC_ACQUIRE) : 0;
     if (stop) return error_set(err, ST_DEVICE, "rank %u did not come to a sum", stop - 1);
-    return comm_nccl_check(rank->comm, err);
+    return cuda_rank_check(rank, err);
 }
 
 static enum status obey(struct cuda_rank *rank, enum rank_command command, uint32_t generation, struct error *err)
@@ -151,8 +197,10 @@ static enum status obey(struct cuda_rank *rank, enum rank_command command, uint3
 
 static void free_all(struct cuda_rank *rank)
 {
+    comm_destroy(rank->line);
     comm_destroy(rank->comm);
-    rank->comm = NULL;
+    comm_destroy(rank->all);
+    rank->line = rank->comm = rank->all = NULL;
     cuda_graphs_free(rank);
     cuda_memory_free(rank);
     cuda_matmul_close(rank);

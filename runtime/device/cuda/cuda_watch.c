@@ -6,7 +6,7 @@
  * Source: NVIDIA's XID catalogue (docs.nvidia.com/deploy/xid-errors); numbers that it does not list lose the device. */
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
-#include "runtime/device/cuda/cuda_parts.h"
+#include "runtime/device/cuda/cuda_ranks.h"
 
 #include <string.h>
 

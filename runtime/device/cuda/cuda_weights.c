@@ -170,9 +170,11 @@ static enum status plan(struct loading *load)
     const struct model_spec *s = &load->rank->spec;
     const struct model_weights *from = &load->model->weights;
     struct cuda_weights *w = &load->rank->weights;
-    TRY(plan_matrix(load, &from->embed, s->vocab, s->width, false, &w->embed));
-    TRY(plan_matrix(load, s->tied_head ? &from->embed : &from->head, s->vocab, s->width, false, &w->head));
-    TRY(check_shape(&from->final_norm, 1, s->width, load->err));
+    if (load->rank->stage == 0) {
+        TRY(plan_matrix(load, &from->embed, s->vocab, s->width, false, &w->embed));
+        TRY(plan_matrix(load, s->tied_head ? &from->embed : &from->head, s->vocab, s->width, false, &w->head));
+        TRY(check_shape(&from->final_norm, 1, s->width, load->err));
+    }
     if (from->rope_factors.data) TRY(check_shape(&from->rope_factors, 1, s->rope_size / 2, load->err));
     if (from->rope_factors_long.data) TRY(check_shape(&from->rope_factors_long, 1, s->rope_size / 2, load->err));
     for (uint32_t l = 0; l < s->layers; l++) TRY(plan_layer(load, &from->layers[l], &w->layers[l]));
@@ -203,7 +205,7 @@ static void place_vectors(struct loading *load)
     const struct model_spec *s = &load->rank->spec;
     struct cuda_weights *w = &load->rank->weights;
     size_t norm_bytes = s->width * sizeof(float), head_bytes = s->head_size * sizeof(float);
-    w->final_norm = take(load, norm_bytes);
+    w->final_norm = load->rank->stage == 0 ? take(load, norm_bytes) : NULL;
     for (uint32_t i = 0; i < (s->has_window_rope ? 2 : 1); i++)
         w->turns[i] = take(load, s->rope_size / 2 * sizeof(uint64_t));
     for (uint32_t l = 0; l < s->layers; l++) {
@@ -443,8 +445,9 @@ static enum status load_all(struct loading *load)
     const struct model_spec *s = &rank->spec;
     TRY(load_vectors(load));
     TRY(take_slots(load));
-    TRY(load_matrix(load, &rank->weights.head, s->tied_head ? &from->embed : &from->head, 0, 0));
-    if (!s->tied_head) TRY(load_matrix(load, &rank->weights.embed, &from->embed, 0, 0));
+    bool has_head = rank->stage == 0;
+    if (has_head) TRY(load_matrix(load, &rank->weights.head, s->tied_head ? &from->embed : &from->head, 0, 0));
+    if (has_head && !s->tied_head) TRY(load_matrix(load, &rank->weights.embed, &from->embed, 0, 0));
     for (uint32_t l = 0; l < s->layers; l++) TRY(load_layer(load, &from->layers[l], &rank->weights.layers[l]));
     CUDA_TRY(cudaStreamSynchronize(rank->stream), "loading weights", load->err);
     return ST_OK;

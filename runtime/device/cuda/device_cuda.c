@@ -10,8 +10,8 @@
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
 #include "runtime/device/cuda/comm_nccl.h"
-#include "runtime/device/cuda/cuda_parts.h"
-#include "runtime/model/model_shard.h"
+#include "runtime/device/cuda/cuda_ranks.h"
+#include "runtime/model/model_stage.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -164,7 +164,7 @@ static void ask_comms(void *state)
     ask_share(cuda);
     for (uint32_t r = 0; r < cuda->ranks_count; r++) {
         struct error err = {""};
-        if (is_lost(cuda) || comm_nccl_check(cuda->ranks[r].comm, &err) == ST_OK) continue;
+        if (is_lost(cuda) || cuda_rank_check(&cuda->ranks[r], &err) == ST_OK) continue;
         device_cuda_lose(cuda, ST_DEVICE, "%s%s", cuda->ranks[r].label, err.message);
     }
 }
@@ -233,6 +233,14 @@ static enum status check_model(const struct model_spec *s, struct error *err)
     return ST_OK;
 }
 
+/* No stage has ranks both here and in other processes. */
+static bool stages_are_here(const struct device_cuda_config *config)
+{
+    const struct device_share *share = config->share;
+    uint32_t ranks = share ? share->ranks_all / (config->stages ? config->stages : 1) : 1;
+    return !share || (ranks && share->rank_first % ranks == 0 && config->ranks % ranks == 0);
+}
+
 static enum status check_config(const struct device_cuda_config *config, struct error *err)
 {
     if (config->ranks == 0 || config->ranks > CUDA_RANKS_MAX)
@@ -245,7 +253,9 @@ static enum status check_config(const struct device_cuda_config *config, struct 
     if (share && (share->ranks_all > MODEL_RANKS_MAX || share->rank_first + config->ranks > share->ranks_all))
         return error_set(err, ST_INVAL, "ranks %u to %u of %u: there can be at most %d", share->rank_first,
                          share->rank_first + config->ranks - 1, share->ranks_all, MODEL_RANKS_MAX);
-    if (share && config->deterministic)
+    uint32_t all = share ? share->ranks_all : config->ranks, stages = config->stages ? config->stages : 1;
+    if (all % stages) return error_set(err, ST_INVAL, "%u GPUs do not divide into %u stages", all, stages);
+    if (config->deterministic && !stages_are_here(config))
         return error_set(err, ST_INVAL,
                          "--deterministic sums over GPUs in one machine's memory; over several processes NCCL adds, in "
                          "an order of its own: leave one of them away");
@@ -302,8 +312,10 @@ static enum status divide_model(struct device_cuda *cuda, struct error *err)
         rank->vocab_stride = (cuda->spec.vocab + 63) / 64 * 64;
         rank->experts_end = cuda->spec.experts;
         if (cuda->ranks_all > 1) {
-            TRY(model_shard(cuda->model, rank->rank, cuda->ranks_all, &rank->part, err));
+            struct model_place place = model_place_of(rank->rank, cuda_ranks_of_stage(cuda), cuda->stages);
+            TRY(model_divide(cuda->model, place, &rank->part, err));
             rank->model = rank->part;
+            rank->stage = place.stage;
             rank->vocab_begin = rank->part->part.vocab_begin;
             rank->vocab_stride = rank->part->part.vocab_stride;
             rank->experts_begin = rank->part->part.experts_begin;
@@ -360,7 +372,10 @@ static void describe(struct device_cuda *cuda)
         info->weights_bytes += rank->weights.bytes;
         info->scratch_bytes += rank->space_bytes;
     }
-    if (cuda->ranks_count > 1) {
+    if (cuda->stages > 1) {
+        snprintf(info->name, sizeof info->name, "cuda %.20s, %u GPUs, %u stages", first->name, cuda->ranks_count,
+                 cuda->stages);
+    } else if (cuda->ranks_count > 1) {
         snprintf(info->name, sizeof info->name, "cuda %.40s, %u GPUs", first->name, cuda->ranks_count);
     } else {
         snprintf(info->name, sizeof info->name, "cuda %.40s", first->name);
@@ -371,20 +386,22 @@ static void describe(struct device_cuda *cuda)
 static void join_peers(struct device_cuda *cuda)
 {
     bool all = true;
-    if (cuda->config.share) return; /* other machines' memory cannot be reached */
+    uint32_t ranks = cuda_ranks_of_stage(cuda);
+    if (!cuda->stages_here || ranks == 1) return; /* other machines' memory cannot be reached */
     for (uint32_t r = 0; r < cuda->ranks_count; r++) all = all && cuda->ranks[r].reaches_peers;
     for (uint32_t r = 0; r < cuda->ranks_count; r++) {
         struct cuda_rank *rank = &cuda->ranks[r];
         struct cuda_all_reduce *reduce = &rank->reduce;
-        reduce->rank = r;
-        reduce->ranks = cuda->ranks_count;
+        const struct cuda_rank *peers = &cuda->ranks[r / ranks * ranks]; /* its stage's */
+        reduce->rank = r % ranks;
+        reduce->ranks = ranks;
         reduce->epochs = rank->space.part_epochs;
         reduce->stop = rank->stop;
         reduce->wait_ns_max = SUM_WAIT_NS;
         if (!all) reduce->slot_values = 0;
-        for (uint32_t peer = 0; peer < cuda->ranks_count; peer++) {
-            reduce->buffers[peer] = cuda->ranks[peer].space.parts;
-            reduce->flags[peer] = cuda->ranks[peer].space.part_flags;
+        for (uint32_t peer = 0; peer < ranks; peer++) {
+            reduce->buffers[peer] = peers[peer].space.parts;
+            reduce->flags[peer] = peers[peer].space.part_flags;
         }
     }
 }
@@ -452,6 +469,8 @@ enum status device_cuda_create(const struct model *model, const struct device_cu
     cuda->ranks_count = cuda->ranks_all = config->ranks;
     if (config->share) cuda->rank_first = config->share->rank_first;
     if (config->share) cuda->ranks_all = config->share->ranks_all;
+    cuda->stages = config->stages ? config->stages : 1;
+    cuda->stages_here = stages_are_here(config);
     cuda->ranks = ranks;
     cuda->row_marks = marks;
     enum status status = build(cuda, progress, progress_state, err);

@@ -490,6 +490,54 @@ static void test_device_cuda_gpus_run_ahead_without_a_trace(void **state)
     tiny_free(&tiny);
 }
 
+/* Stages of layers: the bits of as many ranks without stages, in chunks, beside each other and launched ahead. */
+static void check_stages(const struct tiny_model *tiny, uint32_t ranks, uint32_t stages)
+{
+    enum { NEW = 4 };
+    static struct device_run one, staged;
+    static uint32_t ids[2][SEQS][CONTEXT];
+    struct device_cuda_config config = base_config;
+    config.ranks = ranks;
+    config.deterministic = config.graphs = true;
+    fixture_cuda(&one, tiny, &config);
+    config.ranks = ranks * stages;
+    config.stages = stages;
+    fixture_cuda(&staged, tiny, &config);
+    assert_int_equal(staged.device->info.kv_block_bytes, one.device->info.kv_block_bytes);
+    assert_true(staged.device->info.weights_bytes < one.device->info.weights_bytes + 4096 * (size_t)ranks * stages);
+    run_alone(&one, 1, lengths[1], lengths[1]);
+    run_alone(&staged, 1, 13, 7);
+    assert_same_rows(&staged, &one, 1);
+    generate(&one, false, NEW, ids[0]);
+    generate(&staged, true, NEW, ids[1]);
+    for (uint32_t s = 0; s < SEQS; s++)
+        for (uint32_t i = 0; i < NEW; i++)
+            assert_memory_equal(&staged.rows[s][i], &one.rows[s][i], sizeof one.rows[s][i]);
+    run_end(&staged);
+    run_end(&one);
+}
+
+static void test_device_cuda_divides_layers_into_stages(void **state)
+{
+    (void)state;
+    static struct tiny_model tiny;
+    struct model_spec rich = tiny_rich(base_spec, 7), mixture = tiny_mixture(base_spec);
+    rich.layer_flags[0] = rich.layer_flags[2] = 0; /* windows on one stage alone */
+    rich.layer_flags[1] = LAYER_WINDOWED;
+    mixture.layer_flags[2] = 0;
+    tiny_make_layers(&tiny, &base_spec, 4, TENSOR_Q4_1, false, false);
+    check_stages(&tiny, 1, 4);
+    tiny_free(&tiny);
+    tiny_make_layers(&tiny, &rich, 3, TENSOR_Q8_0, false, true);
+    check_stages(&tiny, 1, 3);
+    check_stages(&tiny, 2, 2);
+    tiny_free(&tiny);
+    tiny_make_layers(&tiny, &mixture, 3, TENSOR_F32, false, false);
+    check_stages(&tiny, 1, 2);
+    check_stages(&tiny, 2, 2);
+    tiny_free(&tiny);
+}
+
 static uint64_t fail_at;
 static bool fail_one(void *state, size_t size_bytes)
 {
@@ -537,6 +585,12 @@ static void test_device_cuda_create_fails_cleanly(void **state)
     config = base_config;
     config.ranks = 5;
     assert_not_created(&tiny.model, &config, ST_NOTFOUND, "there are");
+    config = base_config;
+    config.ranks = 3;
+    config.stages = 2;
+    assert_not_created(&tiny.model, &config, ST_INVAL, "3 GPUs do not divide into 2 stages");
+    config.stages = 3;
+    assert_not_created(&tiny.model, &config, ST_INVAL, "1-2 do");
     config = base_config;
     config.tokens_max = 0;
     assert_not_created(&tiny.model, &config, ST_INVAL, "tokens_max");
@@ -613,10 +667,11 @@ static void assert_lost(struct device_run *f, const char *what)
 }
 
 /* A device that has run a step, so that it knows how long one takes. */
-static void begin_faulty(struct device_run *f, const struct tiny_model *tiny, uint32_t ranks)
+static void begin_faulty(struct device_run *f, const struct tiny_model *tiny, uint32_t ranks, uint32_t stages)
 {
     struct device_cuda_config config = base_config;
     config.ranks = ranks;
+    config.stages = stages;
     config.step_deadline_ns = 1;
     fixture_cuda(f, tiny, &config);
     batch_clear(f->batch);
@@ -650,12 +705,12 @@ static void test_device_cuda_is_lost_by_a_sticky_error(void **state)
     const int errors[] = {214, 700, 719};
     tiny_make(&tiny, &base_spec, TENSOR_Q8_0, false, false);
     for (uint64_t i = 0; i < 3; i++) {
-        begin_faulty(&f, &tiny, 1 + (uint32_t)(i == 2));
+        begin_faulty(&f, &tiny, 1 + (uint32_t)(i == 2), 1);
         fault_sticky(errors[i], 1 + 7 * i);
         assert_lost(&f, "sticky error");
         end_broken(&f);
     }
-    begin_faulty(&f, &tiny, 1);
+    begin_faulty(&f, &tiny, 1, 1);
     fault_launch(701, 5); /* refused: our bug, and the step cannot be finished */
     assert_lost(&f, "refused launch");
     end_broken(&f);
@@ -669,7 +724,7 @@ static void test_device_cuda_is_lost_by_a_step_that_hangs(void **state)
     static struct device_run f;
     tiny_make(&tiny, &base_spec, TENSOR_Q8_0, false, false);
     for (uint64_t k = 1; k < 12; k += 10) {
-        begin_faulty(&f, &tiny, 1);
+        begin_faulty(&f, &tiny, 1, 1);
         fault_hang_kernel(k);
         assert_lost(&f, "hung kernel");
         end_faulty(&f);
@@ -683,8 +738,10 @@ static void test_device_cuda_is_lost_with_a_rank(void **state)
     static struct tiny_model tiny;
     static struct device_run f;
     tiny_make(&tiny, &base_spec, TENSOR_Q8_0, false, false);
-    for (int fault = 0; fault < 4; fault++) {
-        begin_faulty(&f, &tiny, 2);
+    for (int fault = 0; fault < 6; fault++) { /* the last two are of a pass between stages */
+        begin_faulty(&f, &tiny, 2, 1 + (uint32_t)(fault >= 4));
+        if (fault == 4) fault_hang_collective(2);
+        if (fault == 5) fault_nccl_async(6, 3);
         if (fault == 0) fault_hang_collective(3);
         if (fault == 1) fault_nccl_call(2, 2);
         if (fault == 2) fault_nccl_async(6, 2);
@@ -758,6 +815,7 @@ int main(void)
         cmocka_unit_test(test_device_cuda_divides_a_model_over_gpus),
         cmocka_unit_test(test_device_cuda_divides_experts_over_gpus),
         cmocka_unit_test(test_device_cuda_gpus_run_ahead_without_a_trace),
+        cmocka_unit_test(test_device_cuda_divides_layers_into_stages),
         cmocka_unit_test(test_device_cuda_create_fails_cleanly),
         cmocka_unit_test(test_device_cuda_create_survives_every_failed_allocation),
         cmocka_unit_test(test_device_cuda_says_why_there_is_no_gpu),

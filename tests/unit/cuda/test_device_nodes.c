@@ -299,8 +299,8 @@ static void test_device_nodes_equal_one_process(void **state)
     (void)state;
     enum { NEW = 6 };
     static const struct {
-        uint32_t processes, ranks;
-    } shapes[] = {{2, 2}, {2, 1}, {4, 1}};
+        uint32_t processes, ranks, stages;
+    } shapes[] = {{2, 2, 1}, {2, 1, 1}, {4, 1, 1}, {2, 2, 2}, {4, 1, 2}}; /* stages of a process, and over two */
     static struct world w;
     static struct row_result rows[2][SEQS][CONTEXT];
     static uint32_t ids[2][SEQS][CONTEXT];
@@ -310,9 +310,10 @@ static void test_device_nodes_equal_one_process(void **state)
         struct device *alone = NULL;
         world_make(&w, shapes[i].processes, shapes[i].ranks);
         w.cuda.graphs = i != 1;
+        w.cuda.stages = shapes[i].stages;
+        w.cuda.one_shot_bytes = 1; /* NCCL makes all sums */
         struct device_cuda_config config = w.cuda;
         config.ranks = w.processes * w.ranks;
-        config.one_shot_bytes = 1; /* NCCL makes all sums */
         if (device_cuda_create(&w.tiny.model, &config, NULL, NULL, &alone, &err) != ST_OK) fail_msg("%s", err.message);
         fixture_make(&f, alone);
         generate(&f, NEW, 0, rows[0], ids[0]);
