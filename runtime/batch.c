@@ -82,8 +82,7 @@ static bool check_sequence(const struct batch_bounds *bounds, const struct batch
         if (batch->seq_of_token[n] != seq || batch->positions[n] != position + (n - begin)) return false;
         if (!check_token(bounds, batch->tokens[n], end - begin == 1, previous_rows, marks)) return false;
     }
-    uint32_t blocks = length / KV_BLOCK_TOKENS + (length % KV_BLOCK_TOKENS != 0);
-    for (uint32_t b = 0; b < blocks; b++) {
+    for (uint32_t b = 0; b < kv_blocks_for(length); b++) {
         if (batch->block_table[seq][b] >= bounds->kv_blocks) return false;
     }
     return true;

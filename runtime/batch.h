@@ -28,6 +28,12 @@ enum { KV_BLOCK_TOKENS = 16, LOGPROBS_MAX = 21 /* top_logprobs 20, and the chose
 
 typedef uint32_t block_id;
 
+/* Blocks that so many tokens of a sequence take. */
+static inline uint32_t kv_blocks_for(uint32_t tokens)
+{
+    return tokens / KV_BLOCK_TOKENS + (tokens % KV_BLOCK_TOKENS != 0);
+}
+
 struct logit_bias {
     uint32_t id;
     float bias;

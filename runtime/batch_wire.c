@@ -5,11 +5,6 @@
 
 enum { MAGIC = 0x31424d4c, HEADER_WORDS = 5, SEQ_WORDS = 2, WORD = 4 };
 
-static size_t entries_of(uint32_t kv_len)
-{
-    return ((size_t)kv_len + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
-}
-
 static size_t bytes_of(uint64_t tokens, uint64_t seqs, uint64_t rows, uint64_t entries)
 {
     return (size_t)(HEADER_WORDS + SEQ_WORDS * seqs + tokens + rows + entries) * WORD;
@@ -23,7 +18,7 @@ size_t batch_wire_bytes_max(uint32_t tokens_max, uint32_t seqs_max, uint32_t row
 static size_t entries_in(const struct batch *batch)
 {
     size_t entries = 0;
-    for (uint32_t s = 0; s < batch->seqs_count; s++) entries += entries_of(batch->kv_len[s]);
+    for (uint32_t s = 0; s < batch->seqs_count; s++) entries += kv_blocks_for(batch->kv_len[s]);
     return entries;
 }
 
@@ -60,7 +55,7 @@ void batch_wire_write(const struct batch *batch, void *bytes)
     for (uint32_t n = 0; n < batch->tokens_count; n++) to = put(to, batch->tokens[n]);
     for (uint32_t r = 0; r < batch->rows_count; r++) to = put(to, batch->rows[r].token);
     for (uint32_t s = 0; s < batch->seqs_count; s++)
-        for (size_t i = 0; i < entries_of(batch->kv_len[s]); i++) to = put(to, batch->block_table[s][i]);
+        for (size_t i = 0; i < kv_blocks_for(batch->kv_len[s]); i++) to = put(to, batch->block_table[s][i]);
 }
 
 /* Sequences, and what follows from them; false when they do not make up the counts. */
@@ -71,12 +66,12 @@ static bool read_seqs(const uint8_t **from, uint32_t tokens, uint32_t seqs, uint
     size_t entry = 0;
     for (uint32_t s = 0; s < seqs; s++) {
         uint32_t count = get(from), kv_len = get(from);
-        if (count == 0 || count > kv_len || count > tokens - token || entries_of(kv_len) > entries_count - entry)
+        if (count == 0 || count > kv_len || count > tokens - token || kv_blocks_for(kv_len) > entries_count - entry)
             return false;
         batch->q_start[s] = token;
         batch->kv_len[s] = kv_len;
         batch->block_table[s] = entries + entry;
-        entry += entries_of(kv_len);
+        entry += kv_blocks_for(kv_len);
         for (uint32_t i = 0; i < count; i++, token++) {
             batch->positions[token] = kv_len - count + i;
             batch->seq_of_token[token] = s;

@@ -50,7 +50,7 @@ static bool create_arrays(struct sched *s)
     s->stop_strings = (uint32_t)limits.api_stop_strings;
     s->stop_entries = (uint32_t)(limits.api_stop_strings * limits.api_stop_string_bytes);
     s->ban_stride = (uint32_t)limits.api_stop_token_ids + c->end_ids_count;
-    s->table_stride = blocks_for(c->context_max);
+    s->table_stride = kv_blocks_for(c->context_max);
     uint32_t ids = 16;
     while (ids < 2 * s->jobs_max) ids *= 2;
     s->id_mask = ids - 1;
@@ -194,7 +194,7 @@ static bool is_valid(const struct sched *s, const struct request *request)
     uint64_t positions = (uint64_t)request->prompt_count + request->max_tokens;
     if (positions > c->context_max) return false;
     /* The last id of a sequence needs no KV. */
-    if (blocks_for((uint32_t)positions - (request->max_tokens > 0)) > c->kv_blocks) return false;
+    if (kv_blocks_for((uint32_t)positions - (request->max_tokens > 0)) > c->kv_blocks) return false;
     if (request->stop_ids_count + c->end_ids_count > s->ban_stride || request->stops_count > s->stop_strings)
         return false;
     if (!stop_match_fits(request->stops, request->stops_count, s->stop_entries)) return false;

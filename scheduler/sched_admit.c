@@ -79,7 +79,7 @@ static void find_hits(struct sched *s, struct candidate *c)
  * any request fits, because larger ones were refused. */
 static bool has_blocks(const struct sched *s, const struct candidate *c)
 {
-    uint32_t available = block_pool_available(&s->pool), need = blocks_for(c->length) - c->hits;
+    uint32_t available = block_pool_available(&s->pool), need = kv_blocks_for(c->length) - c->hits;
     for (uint32_t i = 0; i < c->hits; i++) need += !s->pool.records[s->hits[i]].references;
     if (!s->hot_count && !s->leaving_count) {
         CHECK(need <= available);
@@ -199,7 +199,7 @@ static void admit(struct sched *s, struct candidate *c, uint64_t now_ns)
         block_pool_share(&s->pool, s->hits[i]);
         table[hot->blocks++] = s->hits[i];
     }
-    for (uint32_t need = blocks_for(c->length); hot->blocks < need;) {
+    for (uint32_t need = kv_blocks_for(c->length); hot->blocks < need;) {
         block_id block = block_pool_take(&s->pool);
         CHECK(block != BLOCK_NONE);
         table[hot->blocks++] = block;

@@ -99,7 +99,7 @@ static void index_blocks(struct sched *s, const struct hot *hot, struct seq *seq
 {
     if (job->private_domain && finite > seq->prompt_count) finite = seq->prompt_count;
     uint32_t full = finite / KV_BLOCK_TOKENS;
-    if (PLANTED(INDEX_PARTIAL) && finite == seq->prompt_count) full = blocks_for(finite);
+    if (PLANTED(INDEX_PARTIAL) && finite == seq->prompt_count) full = kv_blocks_for(finite);
     if (!job->indexes || seq->chain_broken) return;
     const block_id *table = table_of(s, hot->slot);
     for (; seq->indexed < full; seq->indexed++) {

@@ -194,10 +194,6 @@ static inline struct event *event_add(struct sched *s)
     CHECK(s->events_count < s->events_max);
     return &s->events[s->events_count++];
 }
-static inline uint32_t blocks_for(uint32_t tokens)
-{
-    return (tokens + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
-}
 static inline bool is_leader_scoring(const struct hot *hot)
 {
     return hot->flags & HOT_SCORE;

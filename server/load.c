@@ -195,7 +195,7 @@ enum status load_open(const struct config *config, const char *path, struct load
         return ST_INVAL;
     }
     need->weights_bytes = loaded->model->file_bytes;
-    need->kv_least_bytes = block_bytes * (((uint64_t)loaded->context_max + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS);
+    need->kv_least_bytes = block_bytes * kv_blocks_for(loaded->context_max);
     return ST_OK;
 }
 

@@ -234,7 +234,7 @@ static size_t place_scratch(struct device_cpu *cpu, uint8_t *base)
 static enum status take_memory(struct device_cpu *cpu, const struct device_config *config, struct error *err)
 {
     struct device_info *info = &cpu->device.info;
-    uint32_t sequence_blocks = config->context_max / KV_TOKENS + (config->context_max % KV_TOKENS != 0);
+    uint32_t sequence_blocks = kv_blocks_for(config->context_max);
     size_t blocks = config->kv_bytes / info->kv_block_bytes;
     if (blocks < sequence_blocks) blocks = sequence_blocks;
     if (blocks > UINT32_MAX - 1) blocks = UINT32_MAX - 1;

@@ -274,7 +274,7 @@ static enum status make_link(struct device_nodes *d, struct error *err)
 static enum status measure(struct device_nodes *d, struct error *err)
 {
     const struct device_nodes_config *c = &d->config;
-    d->entries_max = c->seqs_max * (((size_t)c->context_max + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS);
+    d->entries_max = (size_t)c->seqs_max * kv_blocks_for(c->context_max);
     d->lists_max = batch_rows_lists_max(c->seqs_max, c->context_max, c->vocab);
     size_t bytes = WORD + batch_wire_bytes_max(c->tokens_max, c->seqs_max, c->rows_max, d->entries_max) +
                    batch_rows_wire_bytes_max(c->rows_max, d->lists_max);

@@ -457,7 +457,7 @@ static enum status plan(struct device_ranks *d, const struct model *whole, struc
         device_ranks_kv_block_bytes(whole, d->ranks / d->stages, d->stages, config->numerics, config->kv_int8, err);
     if (!block_bytes) return ST_INVAL;
     d->kv_block_bytes = block_bytes;
-    size_t sequence = ((size_t)config->context_max + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
+    size_t sequence = kv_blocks_for(config->context_max);
     size_t blocks = config->kv_bytes / block_bytes;
     if (blocks < sequence) blocks = sequence;
     if (blocks > UINT32_MAX - 1) blocks = UINT32_MAX - 1;

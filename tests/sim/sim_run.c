@@ -19,7 +19,7 @@ static void trace_batch(struct sim *sim, const struct batch *batch)
     for (uint32_t i = 0; i < batch->tokens_count; i++)
         trace(sim, (uint64_t)batch->tokens[i] << 32 | batch->positions[i]);
     for (uint32_t i = 0; i < batch->seqs_count; i++) {
-        for (uint32_t b = 0; b < blocks_for(batch->kv_len[i]); b++) trace(sim, batch->block_table[i][b]);
+        for (uint32_t b = 0; b < kv_blocks_for(batch->kv_len[i]); b++) trace(sim, batch->block_table[i][b]);
     }
     for (uint32_t r = 0; r < batch->rows_count; r++)
         trace(sim, (uint64_t)batch->rows[r].token << 32 | batch->rows[r].position);

@@ -58,7 +58,7 @@ void sim_step_planned(struct sim *sim, const struct batch *batch)
         step->seqs[i].choice = seq->choice_idx;
         step->seqs[i].end = end;
         step->seqs[i].begin = end - (batch->q_start[i + 1] - batch->q_start[i]);
-        memcpy(step->seqs[i].table, batch->block_table[i], blocks_for(end) * sizeof(block_id));
+        memcpy(step->seqs[i].table, batch->block_table[i], kv_blocks_for(end) * sizeof(block_id));
         uint32_t token = batch->tokens[batch->q_start[i]];
         if (token & TOKEN_OF_ROW) check_pending(sim, step, i, token);
     }
@@ -96,7 +96,7 @@ void sim_check_under_way(struct sim *sim)
     for (uint32_t k = 0; k < sim->under_way_count; k++) {
         const struct sim_step *step = &sim->under_way[k];
         for (uint32_t i = 0; i < step->seqs_count; i++)
-            for (uint32_t b = 0; b < blocks_for(step->seqs[i].end); b++)
+            for (uint32_t b = 0; b < kv_blocks_for(step->seqs[i].end); b++)
                 check_block(sim, step->seqs[i].slot, step->seqs[i].table[b],
                             b >= step->seqs[i].begin / KV_BLOCK_TOKENS);
     }
@@ -138,7 +138,7 @@ void sim_step_ran(struct sim *sim)
         step->chosen[r] = sim->result->rows[r].id;
         if (!sim->result->rows[r].flags) continue;
         uint32_t idx = step->row_seq[r];
-        for (uint32_t b = 0; b < blocks_for(step->seqs[idx].end); b++)
+        for (uint32_t b = 0; b < kv_blocks_for(step->seqs[idx].end); b++)
             sim->blocks[step->seqs[idx].table[b]].poisoned = true;
     }
     sim->last = *step;

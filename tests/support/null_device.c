@@ -181,7 +181,7 @@ static void keep_step(struct null_device *d, const struct batch *b, struct kept_
     memcpy(kept->q_start, b->q_start, (b->seqs_count + 1) * sizeof *b->q_start);
     size_t entries = 0;
     for (uint32_t s = 0; s < b->seqs_count; s++) {
-        uint32_t blocks = (b->kv_len[s] + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
+        uint32_t blocks = kv_blocks_for(b->kv_len[s]);
         memcpy(kept->tables + entries, b->block_table[s], blocks * sizeof **b->block_table);
         kept->table_start[s] = entries;
         entries += blocks;

@@ -163,7 +163,7 @@ enum status cuda_memory_fit_kv(struct cuda_rank *rank, struct error *err)
            spare = cuda->config.spare_bytes ? cuda->config.spare_bytes : SPARE_BYTES;
     left = left > spare ? left - spare : 0;
     size_t blocks = left / rank->block_bytes;
-    uint32_t least = cuda->config.context_max / KV_BLOCK_TOKENS + (cuda->config.context_max % KV_BLOCK_TOKENS != 0);
+    uint32_t least = kv_blocks_for(cuda->config.context_max);
     if (blocks < least) {
         return error_set(
             err, ST_NOMEM,

@@ -42,18 +42,13 @@ void cuda_step_layout_make(const struct cuda_step_bounds *bounds, struct cuda_st
 #undef TAKE
 }
 
-static size_t blocks_of(uint32_t length)
-{
-    return length / KV_BLOCK_TOKENS + (length % KV_BLOCK_TOKENS != 0);
-}
-
 size_t cuda_step_bytes_max(const struct cuda_step_bounds *bounds, uint32_t items_max)
 {
     struct cuda_step_layout layout;
     const struct batch_bounds *most = &bounds->batch;
     struct cuda_step_room room = {most->tokens_max, most->seqs_max, most->rows_max, items_max};
     cuda_step_layout_make(bounds, room, &layout);
-    size_t entries = most->seqs_max * blocks_of(most->context_max) + bounds->lists_max;
+    size_t entries = (size_t)most->seqs_max * kv_blocks_for(most->context_max) + bounds->lists_max;
     return layout.table + aligned(entries * sizeof(uint32_t));
 }
 
@@ -190,10 +185,10 @@ enum status cuda_step_fill(const struct cuda_step_bounds *bounds, const struct c
     memcpy(at + layout->positions, batch->positions, N * sizeof(uint32_t));
     memcpy(at + layout->seq_of_token, batch->seq_of_token, N * sizeof(uint32_t));
     struct tail tail = {(uint32_t *)(void *)(at + layout->table), 0,
-                        bounds->batch.seqs_max * blocks_of(bounds->batch.context_max) + bounds->lists_max};
+                        (size_t)bounds->batch.seqs_max * kv_blocks_for(bounds->batch.context_max) + bounds->lists_max};
     uint32_t *starts = (uint32_t *)(void *)(at + layout->table_start);
     for (uint32_t s = 0; s < S; s++) {
-        CHECK(tail_put(&tail, batch->block_table[s], (uint32_t)blocks_of(batch->kv_len[s]), &starts[s]));
+        CHECK(tail_put(&tail, batch->block_table[s], kv_blocks_for(batch->kv_len[s]), &starts[s]));
     }
     starts[S] = (uint32_t)tail.used;
     struct cuda_row *rows = (struct cuda_row *)(void *)(at + layout->rows);
