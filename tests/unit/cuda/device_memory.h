@@ -19,6 +19,16 @@ enum { CHOICE_ONLY = 1 };
 enum { CHOICE_ONLY = 0 };
 #endif
 
+/* Sanitizers meet each branch of the long tests in fewer cases; so does each of many schedules (schedules.sh). */
+UNUSED_HELPER static bool fewer_cases(void)
+{
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+    return true;
+#else
+    return getenv("CUSIM_SEED") != NULL;
+#endif
+}
+
 /* 64 random bits from a seed. Source: Steele et al. 2014, SplitMix64. */
 UNUSED_HELPER static uint64_t random_bits(uint64_t *seed)
 {

@@ -6,13 +6,16 @@
 
 static uint64_t seed = 20261123;
 
-/* Sanitizers see the same code in fewer of its shapes: TSan takes forty times as long. */
+/* Sanitizers see the same code in fewer of its shapes: TSan takes forty times as long. So does each schedule. */
 #if defined(__SANITIZE_THREAD__)
-enum { EACH = 3, TOKENS_MAX = 20, COUNTS_EACH = 5 };
+enum { TOKENS_MAX = 20 };
+static unsigned each = 3, counts_each = 5;
 #elif defined(__SANITIZE_ADDRESS__)
-enum { EACH = 1, TOKENS_MAX = 66, COUNTS_EACH = 3 };
+enum { TOKENS_MAX = 66 };
+static unsigned each = 1, counts_each = 4;
 #else
-enum { EACH = 1, TOKENS_MAX = 80, COUNTS_EACH = 1 };
+enum { TOKENS_MAX = 80 };
+static unsigned each = 1, counts_each = 1;
 #endif
 enum { SMS = 4 };
 
@@ -153,7 +156,7 @@ static void check_all(struct test_weight *w, unsigned step)
           *all = mem_alloc((size_t)TOKENS_MAX * width, sizeof *y);
     run(cuda_matmul_tiled, w, x, TOKENS_MAX, true, 0, all);
     expect_f32(w, x, TOKENS_MAX, false, all);
-    for (unsigned j = 0; j < COUNTS && counts[j] <= TOKENS_MAX; j += step * COUNTS_EACH) {
+    for (unsigned j = 0; j < COUNTS && counts[j] <= TOKENS_MAX; j += step * counts_each) {
         run(cuda_matmul_tiled, w, x, counts[j], true, 0, y);
         assert_memory_equal(y, all, (size_t)counts[j] * width * sizeof *y);
         if (counts[j] > cuda_matmul_skinny_max(w->weight.type)) continue;
@@ -171,7 +174,7 @@ static void test_every_type_and_shape(void **state)
 {
     (void)state;
     static const uint32_t shapes[][2] = {{37, 96}, {1, 32}, {129, 576}, {300, 1056}};
-    for (unsigned i = 0; i < TYPES; i += EACH)
+    for (unsigned i = 0; i < TYPES; i += each)
         for (unsigned j = 0; j < sizeof shapes / sizeof *shapes; j++) {
             struct test_weight w;
             test_weight_make(&w, types[i], cuda_type_of(types[i]), shapes[j][0], inputs_of(types[i], shapes[j][1]),
@@ -188,7 +191,7 @@ static void test_groups_shared_by_many_blocks(void **state)
     (void)state;
     static const uint32_t shapes[][2] = {{16, 4096}, {700, 640}, {128, 2048}};
     for (unsigned i = 0; i < 3; i++)
-        for (unsigned j = 0; j < 4; j += EACH) {
+        for (unsigned j = 0; j < 4; j += each) {
             static const enum tensor_type some[] = {TENSOR_BF16, TENSOR_F8, TENSOR_Q4_1, TENSOR_Q8_0};
             struct test_weight w;
             test_weight_make(&w, some[j], cuda_type_of(some[j]), shapes[i][0], shapes[i][1], false, &seed);
@@ -200,7 +203,7 @@ static void test_groups_shared_by_many_blocks(void **state)
 static void test_gate_and_up_meet(void **state)
 {
     (void)state;
-    for (unsigned i = 0; i < TYPES; i += EACH)
+    for (unsigned i = 0; i < TYPES; i += each)
         for (unsigned gelu = 0; gelu < 2; gelu++) {
             struct test_weight w;
             test_weight_make(&w, types[i], cuda_type_of(types[i]), 2 * 72, inputs_of(types[i], 160), true, &seed);
@@ -225,7 +228,7 @@ static void test_gate_and_up_meet(void **state)
 static void test_output_types_and_strides(void **state)
 {
     (void)state;
-    for (unsigned i = 0; i < TYPES; i += EACH) {
+    for (unsigned i = 0; i < TYPES; i += each) {
         struct test_weight w;
         test_weight_make(&w, types[i], cuda_type_of(types[i]), 150, inputs_of(types[i], 256), false, &seed);
         uint16_t *x = inputs(16, w.weight.K), *y = mem_alloc(16 * 200, sizeof *y);
@@ -248,7 +251,7 @@ static void test_output_types_and_strides(void **state)
 static void test_bad_inputs_stay_in_their_row(void **state)
 {
     (void)state;
-    for (unsigned i = 0; i < TYPES; i += EACH) {
+    for (unsigned i = 0; i < TYPES; i += each) {
         struct test_weight w;
         test_weight_make(&w, types[i], cuda_type_of(types[i]), 130, inputs_of(types[i], 544), false, &seed);
         uint16_t *x = inputs(12, w.weight.K);
@@ -310,8 +313,8 @@ static void test_weights_are_read_once(void **state)
 {
     (void)state;
     static const uint32_t shapes[][2] = {{1024, 1024}, {576, 1536}, {300, 1056}};
-    for (unsigned i = 0; i < TYPES; i += EACH)
-        for (unsigned j = EACH - 1; j < 3; j++) {
+    for (unsigned i = 0; i < TYPES; i += each)
+        for (unsigned j = each - 1; j < 3; j++) {
             struct test_weight w;
             const uint32_t N = shapes[j][0], K = inputs_of(types[i], shapes[j][1]);
             test_weight_make(&w, types[i], cuda_type_of(types[i]), N, K, false, &seed);
@@ -364,6 +367,7 @@ static void test_nothing_to_do_and_refusals(void **state)
 
 int main(void)
 {
+    if (getenv("CUSIM_SEED")) each = 3, counts_each = 5;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_type_and_shape),
         cmocka_unit_test(test_groups_shared_by_many_blocks),
