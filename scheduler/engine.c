@@ -6,6 +6,10 @@
  * With a device that runs ahead a round is: plan and launch n+1, hand over what the plan ended and started, collect n,
  * commit n. When nothing can be planned before the commit (or the turn is to be handed on) the round only collects.
  *
+ * Under a watt budget (config.power) a plan is given what the joule bucket has, and a step is paid from it as it goes
+ * to the device; with an empty bucket the plan only ends what is to be ended, and the engine sleeps until there is
+ * credit.
+ *
  * Submissions and cancels come through one ring, so that a cancel never overtakes its request. Events are pushed from
  * the scheduler's own list; what does not fit stays there, and no further step is planned until it does. The io thread
  * rings the doorbell after each push. Beside another engine on the same cores (config.turn) a round with work waits for
@@ -53,7 +57,8 @@ struct engine {
     /* of a device that runs ahead */
     struct under_way {
         uint64_t planned_ns, launched_ns; /* when its plan began; when the device had it */
-    } under_way[LAUNCHED_MAX];            /* launched and not committed, the oldest first */
+        struct power_step power;
+    } under_way[LAUNCHED_MAX]; /* launched and not committed, the oldest first */
     uint32_t under_way_count;
     bool collected; /* the oldest of them is in `result`, with this status, after so long */
     enum status collected_status;
@@ -64,6 +69,7 @@ struct engine {
     uint32_t events_given; /* of the scheduler's list, already in the ring */
     bool wake_due, device_lost;
     struct engine_stats stats; /* engine thread's own */
+    uint64_t power_wait_ns;    /* of the last plan: no watts for so long; 0: it had some */
     uint64_t accounted_ns;     /* up to here the thread's time is in own, device or idle */
 
     _Atomic uint64_t stats_sequence; /* odd while the words change */
@@ -155,12 +161,12 @@ static void take_turn(struct engine *e)
     e->stats.turn_ns_total += e->stats.idle_ns_total - idle_ns;
 }
 
-/* Sleeps until the doorbell differs from `heard`, at most timeout_ms (so that the beat goes on). */
-static void sleep_until_rung(struct engine *e, uint32_t heard, uint32_t timeout_ms)
+/* Sleeps until the doorbell differs from `heard`, at most so long (so that the beat goes on). */
+static void sleep_until_rung(struct engine *e, uint32_t heard, uint64_t most_ns)
 {
     give_turn(e);
     account(e, &e->stats.own_ns_total, clock_now_ns(e->config.clock));
-    doorbell_sleep(&e->doorbell, heard, timeout_ms * NS_PER_MS);
+    doorbell_sleep(&e->doorbell, heard, most_ns);
     account(e, &e->stats.idle_ns_total, clock_now_ns(e->config.clock));
 }
 
@@ -202,10 +208,35 @@ static void take_commands(struct engine *e, uint64_t now_ns)
     }
 }
 
+/* ---- watts ---- */
+
+static const struct batch *plan(struct engine *e, uint64_t now_ns)
+{
+    if (e->config.power) e->power_wait_ns = power_port_begin(e->config.power, e->sched, now_ns);
+    return sched_plan(e->sched, now_ns);
+}
+
+/* The planned step goes to the device now. */
+static void pay(struct engine *e, struct power_step *step, uint64_t now_ns)
+{
+    if (!e->config.power) return;
+    step->joules = sched_plan_joules(e->sched, &step->work);
+    power_port_launched(e->config.power, now_ns, step);
+}
+
+static void tell_step(struct engine *e, struct power_step *step, uint64_t start_ns, uint64_t end_ns, uint64_t next_ns)
+{
+    if (!e->config.power) return;
+    step->start_ns = start_ns;
+    step->end_ns = end_ns;
+    power_port_stepped(e->config.power, step, next_ns);
+}
+
 static void lose_device(struct engine *e, uint64_t now_ns)
 {
     e->device_lost = true;
     e->under_way_count = e->collected = 0;
+    if (e->config.power) atomic_store(&e->config.power->busy_ns, 0);
     sched_end_all(e->sched, CAUSE_PLATFORM_ERROR, ST_DEVICE, now_ns);
 }
 
@@ -214,14 +245,17 @@ static bool step(struct engine *e)
 {
     const struct clock *clock = e->config.clock;
     uint64_t start_ns = clock_now_ns(clock);
-    const struct batch *batch = sched_plan(e->sched, start_ns);
+    struct power_step power;
+    const struct batch *batch = plan(e, start_ns);
     if (!batch->tokens_count) return false;
     if (give_events(e)) wake_server(e); /* of starts and ends: they need not wait for the step */
     uint64_t device_start_ns = clock_now_ns(clock);
     account(e, &e->stats.own_ns_total, device_start_ns);
+    pay(e, &power, device_start_ns);
     enum status status = device_step(e->device, batch, e->result);
     uint64_t device_end_ns = clock_now_ns(clock);
     account(e, &e->stats.device_ns_total, device_end_ns);
+    tell_step(e, &power, device_start_ns, device_end_ns, 0);
     if (e->holds_turn) e->holds_turn = turn_keep(e->config.turn, e->turn_member, device_end_ns - device_start_ns);
     if (status != ST_OK) {
         lose_device(e, device_end_ns);
@@ -242,10 +276,11 @@ static bool launch(struct engine *e)
     const struct clock *clock = e->config.clock;
     struct under_way *mine = &e->under_way[e->under_way_count];
     mine->planned_ns = clock_now_ns(clock);
-    const struct batch *batch = sched_plan(e->sched, mine->planned_ns);
+    const struct batch *batch = plan(e, mine->planned_ns);
     if (!batch->tokens_count) return false;
     enum status status = device_launch(e->device, batch);
     mine->launched_ns = clock_now_ns(clock);
+    pay(e, &mine->power, mine->launched_ns);
     if (status != ST_OK) {
         lose_device(e, mine->launched_ns);
         return false;
@@ -264,8 +299,10 @@ static void collect(struct engine *e)
     e->collected = true;
     uint64_t now_ns = clock_now_ns(e->config.clock), launched_ns = e->under_way[0].launched_ns;
     account(e, &e->stats.device_ns_total, now_ns);
-    e->collected_step_ns = now_ns - (launched_ns > e->collected_ns ? launched_ns : e->collected_ns);
+    uint64_t start_ns = launched_ns > e->collected_ns ? launched_ns : e->collected_ns;
+    e->collected_step_ns = now_ns - start_ns;
     e->collected_ns = now_ns;
+    tell_step(e, &e->under_way[0].power, start_ns, now_ns, e->under_way_count > 1 ? now_ns : 0);
     if (!e->holds_turn) return;
     if (turn_charge(e->config.turn, e->turn_member, e->collected_step_ns)) e->turn_due = true;
     if (!e->turn_due || e->under_way_count > 1) return;
@@ -321,6 +358,20 @@ static void finish_steps(struct engine *e)
 
 /* ---- a round ---- */
 
+/* Nothing was to be done, or could be done now. */
+static void sleep_empty(struct engine *e, uint32_t heard)
+{
+    bool has_work = sched_has_work(e->sched);
+    uint64_t idle_ns = e->stats.idle_ns_total, most_ns = (has_work ? EMPTY_PLAN_TURN_MS : IDLE_TURN_MS) * NS_PER_MS;
+    bool paced = has_work && e->config.power && power_port_limits(e->config.power);
+    if (paced && e->power_wait_ns) most_ns = e->power_wait_ns;
+    sleep_until_rung(e, heard, most_ns);
+    if (!paced) return;
+    uint64_t paced_ns = e->stats.idle_ns_total - idle_ns;
+    e->stats.paced_ns_total += paced_ns;
+    atomic_fetch_add_explicit(&e->config.power->paced_ns, paced_ns, memory_order_relaxed);
+}
+
 static void go_round(struct engine *e)
 {
     uint32_t heard = doorbell_rings(&e->doorbell);
@@ -330,7 +381,7 @@ static void go_round(struct engine *e)
         if (!give_events(e)) {                  /* it may have polled just before it could see the wish */
             if (e->under_way_count) collect(e); /* its commit waits for room, the turn does not */
             stats_publish(e, clock_now_ns(e->config.clock));
-            sleep_until_rung(e, heard, IDLE_TURN_MS);
+            sleep_until_rung(e, heard, IDLE_TURN_MS * NS_PER_MS);
             return;
         }
     }
@@ -344,7 +395,7 @@ static void go_round(struct engine *e)
     stats_publish(e, clock_now_ns(e->config.clock));
     wake_server(e);
     if (stepped || !given) return;
-    sleep_until_rung(e, heard, sched_has_work(e->sched) ? EMPTY_PLAN_TURN_MS : IDLE_TURN_MS);
+    sleep_empty(e, heard);
 }
 
 static void *engine_thread(void *state)

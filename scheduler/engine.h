@@ -7,8 +7,8 @@
  *
  * It is the only thread that touches scheduler and device. It never does I/O; while there is work it allocates nothing,
  * takes no lock and makes no system call but wake-ups (tests/unit/scheduler/test_engine_quiet.c). With nothing
- * to do it sleeps. After each step that made events it calls `wake` once (not once a token or stream). A full event
- * ring stops the engine until the server has taken some: nothing is lost. */
+ * to do, or no watts to do it with, it sleeps. After each step that made events it calls `wake` once (not once a token
+ * or stream). A full event ring stops the engine until the server has taken some: nothing is lost. */
 #ifndef SCHEDULER_ENGINE_H
 #define SCHEDULER_ENGINE_H
 
@@ -17,6 +17,7 @@
 #include "runtime/device/device.h"
 #include "runtime/device/turn.h"
 #include "runtime/text/tokenizer.h"
+#include "scheduler/power_port.h"
 #include "scheduler/request.h"
 
 #include <stdbool.h>
@@ -35,6 +36,7 @@ struct engine_config {
     uint64_t itl_target_ns;                /* gap between tokens that prefill chunks must respect; 0 = no bound */
     bool prefix_cache;                     /* false: blocks are shared only between the choices of one request */
     uint32_t think_start_id, think_end_id; /* reasoning markers, VOCAB_NO_ID without */
+    struct power_port *power;              /* a watt budget; borrowed; NULL: there is none */
     struct turn *turn; /* shared with engines on the same cores; borrowed; NULL: this engine has them alone */
     const struct clock *clock;
     void (*wake)(void *state); /* engine thread: events are waiting */
@@ -47,6 +49,7 @@ struct engine_stats {
     uint64_t steps_ahead;                           /* launched while another was under way */
     uint64_t own_ns_total, idle_ns_total; /* with device_ns_total all of the engine thread's life: neither; asleep */
     uint64_t turn_ns_total;               /* of that asleep: work was there, and another engine's step */
+    uint64_t paced_ns_total;              /* of that asleep: work was there, and no watts */
     uint64_t prompt_tokens, cached_tokens, computed_prompt_tokens, generation_tokens, recomputed_tokens;
     uint64_t preemptions, prefix_queries_tokens, prefix_hits_tokens;
     uint64_t requests_done, requests_refused;

@@ -262,7 +262,7 @@ static void carry(struct engine_stats *sum, const struct engine_stats *more)
         AT(idle_ns_total), AT(turn_ns_total),          AT(prompt_tokens),      AT(cached_tokens),
         AT(preemptions),   AT(computed_prompt_tokens), AT(generation_tokens),  AT(recomputed_tokens),
         AT(requests_done), AT(prefix_queries_tokens),  AT(prefix_hits_tokens), AT(requests_refused),
-        AT(steps_ahead),
+        AT(steps_ahead),   AT(paced_ns_total),
 #undef AT
     };
     for (size_t i = 0; i < sizeof counters / sizeof *counters; i++)

@@ -58,6 +58,8 @@ static void on_wake(void *state)
 /* All tests run twice: with a device that takes one step at a time, and with one that runs ahead. */
 static bool ahead;
 
+static struct power_port *power; /* of the next rigs */
+
 static void rig_start(struct rig *rig, const struct null_device_config *device_config, uint32_t running_max, bool cache)
 {
     struct null_device_config device = *device_config;
@@ -77,6 +79,7 @@ static void rig_start(struct rig *rig, const struct null_device_config *device_c
                                          .prefix_cache = cache,
                                          .think_start_id = VOCAB_NO_ID,
                                          .think_end_id = VOCAB_NO_ID,
+                                         .power = power,
                                          .clock = clock_system(),
                                          .wake = on_wake,
                                          .wake_state = rig};
@@ -182,6 +185,51 @@ static void check_choice(const struct job *job, uint32_t c)
 }
 
 /* ---- tests ---- */
+
+/* Without watts nothing starts, and a cancel still works; with some, the steps paid for stay below T3. */
+static void test_engine_keeps_to_its_watts(void **state)
+{
+    (void)state;
+    enum { WATTS = 50, OUTPUT = 20 };
+    struct power_port port;
+    struct rig rig;
+    assert_int_equal(power_port_init(&port), ST_OK);
+    struct power_order order = {.model.joules = {1, 0, 0, 0, 0}};
+    power_port_order(&port, &order);
+    power = &port;
+    rig_start(&rig, &device_default, 32, true);
+    power = NULL;
+    struct job *jobs = mem_alloc(2, sizeof *jobs);
+    for (uint32_t i = 0; i < 2; i++) {
+        job_make(&jobs[i], i + 1, 20, OUTPUT, 1);
+        jobs[i].request.ignore_eos = true;
+        assert_int_equal(engine_submit(rig.engine, &jobs[i].request), ST_OK);
+    }
+    assert_true(engine_cancel(rig.engine, 2, CAUSE_CLIENT_GONE));
+    wait_for(&rig, &jobs[1].refused, 1);
+    assert_int_equal(jobs[0].scheduled, 0);
+    uint64_t start_ns = clock_now_ns(clock_system());
+    order.allowance_w = WATTS;
+    power_port_order(&port, &order);
+    wait_for(&rig, &jobs[0].done, 1);
+    check_choice(&jobs[0], 0);
+    double seconds = (double)(clock_now_ns(clock_system()) - start_ns) * 1e-9, joules = 0;
+    engine_stop(rig.engine);
+    struct engine_stats stats;
+    struct power_step step;
+    uint32_t steps = 0;
+    for (engine_stats_read(rig.engine, &stats); power_port_take(&port, &step); steps++) {
+        assert_true(step.end_ns >= step.start_ns && step.work.steps == 1);
+        joules += step.joules;
+    }
+    assert_int_equal(steps, stats.steps);
+    assert_true(joules >= OUTPUT && joules <= WATTS * (seconds + 0.020) + 1 + ahead); /* an id that came to nothing */
+    assert_true(stats.paced_ns_total > 0 && stats.paced_ns_total == atomic_load(&port.paced_ns));
+    assert_int_equal(atomic_load(&port.busy_ns), 0);
+    rig_stop(&rig);
+    power_port_free(&port);
+    mem_free(jobs);
+}
 
 static void test_engine_end_to_end(void **state)
 {
@@ -576,15 +624,11 @@ static void test_engine_two_take_turns(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_engine_two_take_turns),
-        cmocka_unit_test(test_engine_end_to_end),
-        cmocka_unit_test(test_engine_cancel),
-        cmocka_unit_test(test_engine_stop_ends_everything),
-        cmocka_unit_test(test_engine_event_ring_full),
-        cmocka_unit_test(test_engine_device_lost),
-        cmocka_unit_test(test_engine_device_lost_idle),
-        cmocka_unit_test(test_engine_not_finite),
-        cmocka_unit_test(test_engine_accounts_its_time),
+        cmocka_unit_test(test_engine_two_take_turns),       cmocka_unit_test(test_engine_keeps_to_its_watts),
+        cmocka_unit_test(test_engine_end_to_end),           cmocka_unit_test(test_engine_cancel),
+        cmocka_unit_test(test_engine_stop_ends_everything), cmocka_unit_test(test_engine_event_ring_full),
+        cmocka_unit_test(test_engine_device_lost),          cmocka_unit_test(test_engine_device_lost_idle),
+        cmocka_unit_test(test_engine_not_finite),           cmocka_unit_test(test_engine_accounts_its_time),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     ahead = true;

@@ -233,12 +233,17 @@ static void run(struct device *device, const struct tokenizer *tokenizer, uint32
                                    .wake = on_wake,
                                    .wake_state = &attached};
     struct error err = {""};
+    struct power_port port;
+    assert_int_equal(power_port_init(&port), ST_OK);
+    power_port_order(&port, &(struct power_order){.allowance_w = 1e9, .model.joules = {1, 0.01, 0, 0.01, 0}});
+    config.power = &port; /* a budget that is never used up: planning and paying for it are part of the loop */
     if (engine_create(&config, &w->device, tokenizer, &attached.engine, &err) != ST_OK) fail_msg("%s", err.message);
     for (uint64_t id = 1; id <= STREAMS; id++) submit(&attached, &streams[id - 1], id, END_ID);
     atomic_store(&w->submitted, true);
     assert_int_equal(uv_run(&attached.loop, UV_RUN_DEFAULT), 0);
     engine_destroy(attached.engine);
     assert_int_equal(uv_loop_close(&attached.loop), 0);
+    power_port_free(&port);
     assert_int_equal(attached.told, STREAMS * OUTPUT);
     assert_true(w->rows >= STREAMS * OUTPUT && w->steps > OUTPUT);
     assert_int_equal(w->last.allocations - w->first.allocations, 0);

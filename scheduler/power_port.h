@@ -1,0 +1,69 @@
+/* Between an engine and the thread that holds the node's watts: orders in, records of steps out. Neither side waits.
+ *
+ *   power thread --power_port_order--> words under a sequence number --power_port_begin--> joule bucket,
+ * sched_set_power power thread <--power_port_take--- ring of step records <--------power_port_stepped--- engine thread
+ *
+ * An order holds until the next one; before the first there is no limit. A record that finds the ring full is counted,
+ * and its joules belong to nobody. An engine whose bucket is empty sleeps; its doorbell still wakes it.
+ *
+ * W1. Without a limit a step costs one atomic load, two stores and a record. W2. Who has created a port frees it, after
+ * its engine has stopped. Init, free: one thread. */
+#ifndef SCHEDULER_POWER_PORT_H
+#define SCHEDULER_POWER_PORT_H
+
+#include "runtime/base/ring.h"
+#include "scheduler/sched.h"
+#include "scheduler/throttle.h"
+
+enum { POWER_STEPS_MAX = 4096 }; /* records between two looks of the power thread */
+
+struct power_order {
+    double allowance_w; /* of work above idle; infinity: no limit */
+    double idle_w;
+    struct energy_model model;
+    uint64_t holds_deferrable; /* 0 or 1 */
+};
+
+struct power_step {
+    uint64_t start_ns, end_ns; /* on the device */
+    struct energy_work work;
+    double joules; /* above idle, as they were predicted and paid */
+};
+
+enum { POWER_ORDER_WORDS = sizeof(struct power_order) / sizeof(uint64_t) };
+_Static_assert(sizeof(struct power_order) % sizeof(uint64_t) == 0, "copied in words");
+
+struct power_port {
+    _Atomic uint64_t sequence; /* odd while the words change */
+    _Atomic uint64_t words[POWER_ORDER_WORDS];
+    struct ring steps;
+    _Atomic uint64_t busy_ns;  /* when the device began with the oldest step under way; 0: there is none */
+    _Atomic uint64_t paced_ns; /* slept with work there, for power; of all time */
+    _Atomic uint64_t lost;     /* records that found the ring full */
+    /* engine thread */
+    struct power_order order;
+    uint64_t order_sequence;
+    struct joule_bucket bucket;
+};
+
+NODISCARD enum status power_port_init(struct power_port *port); /* ST_NOMEM */
+void power_port_free(struct power_port *port);
+
+/* ---- power thread ---- */
+
+void power_port_order(struct power_port *port, const struct power_order *order);
+bool power_port_take(struct power_port *port, struct power_step *step); /* the next record; false: none */
+
+/* ---- engine thread ---- */
+
+/* Before a plan: tells the scheduler what it may take. Returns 0 when there is room, else for how long there is none;
+ * at most 20 ms, as orders change. */
+uint64_t power_port_begin(struct power_port *port, struct sched *sched, uint64_t now_ns);
+/* Whether the last order limits anything. */
+bool power_port_limits(const struct power_port *port);
+/* A planned step goes to the device. */
+void power_port_launched(struct power_port *port, uint64_t now_ns, const struct power_step *step);
+/* It has run. next_ns: when the device began with the one after it, 0: there is none. */
+void power_port_stepped(struct power_port *port, const struct power_step *step, uint64_t next_ns);
+
+#endif
