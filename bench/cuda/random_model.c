@@ -1,12 +1,12 @@
 /* See random_model.h. */
 #include "bench/cuda/random_model.h"
 
+#include "kernels/dequantize.h"
 #include "runtime/base/mem.h"
 #include "runtime/base/random.h"
 
 #include <math.h>
 #include <stdio.h>
-#include <string.h>
 
 struct random_rows {
     struct tensor_recipe recipe; /* first */
@@ -16,13 +16,6 @@ struct random_rows {
 };
 
 enum { MATRICES = 7, NAMES_BYTES = 32 };
-
-static uint16_t bf16_of(float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, 4);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
 
 /* Uniform values whose variance is 1 / K, so that activations keep their size; four values from the seed, their row and
  * column. */
@@ -35,7 +28,7 @@ static void make_area(const struct tensor_recipe *recipe, struct tensor_area are
             uint64_t state = r->seed + (uint64_t)row * r->cols + k, bits = random_next(&state);
             for (uint32_t i = 0; i < 4 && k + i < area.col_end; i++) {
                 float unit = (float)(int16_t)(bits >> 16 * i) / 32768.0f;
-                *out++ = bf16_of(unit * r->scale);
+                *out++ = f32_to_bf16(unit * r->scale);
             }
         }
     }

@@ -27,20 +27,10 @@ static void *space_take(struct space *space, size_t bytes)
     return at;
 }
 
-static enum status check_shape(const struct tensor_view *view, uint32_t rows, uint32_t cols, struct error *err)
-{
-    const char *name = view->name ? view->name : "?";
-    if (!view->data) return error_set(err, ST_INVAL, "tensor %s is missing", name);
-    if (view->rows != rows || view->cols != cols) {
-        return error_set(err, ST_INVAL, "tensor %s is %ux%u, wanted %ux%u", name, view->rows, view->cols, rows, cols);
-    }
-    return ST_OK;
-}
-
 static enum status plan_matrix(const struct device_cpu *cpu, const struct tensor_view *view, uint32_t N, uint32_t K,
                                struct matrix *matrix, struct error *err)
 {
-    TRY(check_shape(view, N, K, err));
+    TRY(tensor_view_check(view, N, K, err));
     if (matmul_plan(view->type, cpu->numerics, cpu->path, N, K, matrix) != ST_OK) {
         const struct tensor_type_info *info = tensor_type_info(view->type);
         return error_set(err, ST_INVAL, "tensor %s: no matmul for type %s with %u inputs", view->name,
@@ -96,20 +86,20 @@ static enum status plan_layer(const struct device_cpu *cpu, const struct layer_w
         (void)act_set_add(&layer->ff_acts, layer->gate.act);
         (void)act_set_add(&layer->ff_acts, layer->up.act);
     }
-    TRY(check_shape(&from->attn_norm, 1, s->width, err));
-    TRY(check_shape(&from->ffn_norm, 1, s->width, err));
+    TRY(tensor_view_check(&from->attn_norm, 1, s->width, err));
+    TRY(tensor_view_check(&from->ffn_norm, 1, s->width, err));
     if (s->has_post_norms) {
-        TRY(check_shape(&from->attn_post_norm, 1, s->width, err));
-        TRY(check_shape(&from->ffn_post_norm, 1, s->width, err));
+        TRY(tensor_view_check(&from->attn_post_norm, 1, s->width, err));
+        TRY(tensor_view_check(&from->ffn_post_norm, 1, s->width, err));
     }
     if (s->has_qkv_bias) {
-        TRY(check_shape(&from->q_bias, 1, q_rows, err));
-        TRY(check_shape(&from->k_bias, 1, kv_rows, err));
-        TRY(check_shape(&from->v_bias, 1, kv_rows, err));
+        TRY(tensor_view_check(&from->q_bias, 1, q_rows, err));
+        TRY(tensor_view_check(&from->k_bias, 1, kv_rows, err));
+        TRY(tensor_view_check(&from->v_bias, 1, kv_rows, err));
     }
     if (s->has_qk_norm) {
-        TRY(check_shape(&from->q_norm, 1, s->head_size, err));
-        TRY(check_shape(&from->k_norm, 1, s->head_size, err));
+        TRY(tensor_view_check(&from->q_norm, 1, s->head_size, err));
+        TRY(tensor_view_check(&from->k_norm, 1, s->head_size, err));
     }
     (void)act_set_add(&layer->qkv_acts, layer->q.act);
     (void)act_set_add(&layer->qkv_acts, layer->k.act);
@@ -125,11 +115,11 @@ static enum status plan(struct device_cpu *cpu, const struct model_weights *from
     if (cpu->has_head) {
         TRY(plan_matrix(cpu, &from->embed, s->vocab, s->width, &cpu->embed, err));
         TRY(plan_matrix(cpu, head, s->vocab, s->width, &cpu->head, err));
-        TRY(check_shape(&from->final_norm, 1, s->width, err));
+        TRY(tensor_view_check(&from->final_norm, 1, s->width, err));
         (void)act_set_add(&cpu->head_acts, cpu->head.act);
     }
-    if (from->rope_factors.data) TRY(check_shape(&from->rope_factors, 1, s->rope_size / 2, err));
-    if (from->rope_factors_long.data) TRY(check_shape(&from->rope_factors_long, 1, s->rope_size / 2, err));
+    if (from->rope_factors.data) TRY(tensor_view_check(&from->rope_factors, 1, s->rope_size / 2, err));
+    if (from->rope_factors_long.data) TRY(tensor_view_check(&from->rope_factors_long, 1, s->rope_size / 2, err));
     for (uint32_t l = 0; l < s->layers; l++) TRY(plan_layer(cpu, &from->layers[l], &cpu->layers[l], err));
     return ST_OK;
 }

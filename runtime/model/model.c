@@ -377,6 +377,15 @@ const void *tensor_rows(const struct tensor_view *view, uint32_t row_begin, uint
     return rows;
 }
 
+enum status tensor_view_check(const struct tensor_view *view, uint32_t rows, uint32_t cols, struct error *err)
+{
+    const char *name = view->name ? view->name : "?";
+    if (!view->data) return error_set(err, ST_INVAL, "tensor %s is missing", name);
+    if (view->rows != rows || view->cols != cols)
+        return error_set(err, ST_INVAL, "tensor %s is %ux%u, wanted %ux%u", name, view->rows, view->cols, rows, cols);
+    return ST_OK;
+}
+
 void tensor_area_copy(const struct tensor_view *view, struct tensor_area area, void *rows)
 {
     if (view->recipe) {

@@ -100,6 +100,9 @@ struct model {
 const void *tensor_rows(const struct tensor_view *view, uint32_t row_begin, uint32_t row_end, void *rows);
 /* An area of a matrix, into `rows`, whether it lies in the file or is made. */
 void tensor_area_copy(const struct tensor_view *view, struct tensor_area area, void *rows);
+/* ST_INVAL (err names it): the tensor is not there, or of another shape. */
+NODISCARD enum status tensor_view_check(const struct tensor_view *view, uint32_t rows, uint32_t cols,
+                                        struct error *err);
 
 /* Opens a GGUF file, or a Hugging Face folder. ST_NOTFOUND, ST_IO: path; ST_INVAL, ST_LIMIT: the content: err says
  * what, where (file, offset, key, tensor) and, for an unknown architecture, which are known. */

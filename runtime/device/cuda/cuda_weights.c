@@ -40,15 +40,6 @@ static size_t aligned(size_t bytes)
 
 /* ---- what there is, and in which type ---- */
 
-static enum status check_shape(const struct tensor_view *view, uint32_t rows, uint32_t cols, struct error *err)
-{
-    const char *name = view->name ? view->name : "?";
-    if (!view->data) return error_set(err, ST_INVAL, "tensor %s is missing", name);
-    if (view->rows != rows || view->cols != cols)
-        return error_set(err, ST_INVAL, "tensor %s is %ux%u, wanted %ux%u", name, view->rows, view->cols, rows, cols);
-    return ST_OK;
-}
-
 static uint32_t inputs_together(enum cuda_type type)
 {
     return type == CUDA_TYPE_BF16 ? 8 : type == CUDA_TYPE_E4M3 ? 16 : 32;
@@ -68,7 +59,7 @@ static enum cuda_type type_of(const struct loading *load, const struct tensor_vi
 static enum status plan_matrix(struct loading *load, const struct tensor_view *view, uint32_t N, uint32_t K,
                                bool quantised, struct cuda_weight *weight)
 {
-    TRY(check_shape(view, N, K, load->err));
+    TRY(tensor_view_check(view, N, K, load->err));
     *weight = (struct cuda_weight){.type = type_of(load, view, quantised), .N = N, .K = K};
     if (K % inputs_together(weight->type))
         return error_set(load->err, ST_INVAL, "tensor %s has %u inputs: the CUDA device takes multiples of %u",
@@ -147,20 +138,20 @@ static enum status plan_layer(struct loading *load, const struct layer_weights *
     TRY(plan_qkv(load, from, layer));
     TRY(plan_matrix(load, &from->o, s->width, q_rows, true, &layer->o));
     TRY(layer->expert_gated ? plan_experts(load, from, layer) : plan_gated(load, from, layer));
-    TRY(check_shape(&from->attn_norm, 1, s->width, load->err));
-    TRY(check_shape(&from->ffn_norm, 1, s->width, load->err));
+    TRY(tensor_view_check(&from->attn_norm, 1, s->width, load->err));
+    TRY(tensor_view_check(&from->ffn_norm, 1, s->width, load->err));
     if (s->has_post_norms) {
-        TRY(check_shape(&from->attn_post_norm, 1, s->width, load->err));
-        TRY(check_shape(&from->ffn_post_norm, 1, s->width, load->err));
+        TRY(tensor_view_check(&from->attn_post_norm, 1, s->width, load->err));
+        TRY(tensor_view_check(&from->ffn_post_norm, 1, s->width, load->err));
     }
     if (s->has_qkv_bias) {
-        TRY(check_shape(&from->q_bias, 1, q_rows, load->err));
-        TRY(check_shape(&from->k_bias, 1, kv_rows, load->err));
-        TRY(check_shape(&from->v_bias, 1, kv_rows, load->err));
+        TRY(tensor_view_check(&from->q_bias, 1, q_rows, load->err));
+        TRY(tensor_view_check(&from->k_bias, 1, kv_rows, load->err));
+        TRY(tensor_view_check(&from->v_bias, 1, kv_rows, load->err));
     }
     if (s->has_qk_norm) {
-        TRY(check_shape(&from->q_norm, 1, s->head_size, load->err));
-        TRY(check_shape(&from->k_norm, 1, s->head_size, load->err));
+        TRY(tensor_view_check(&from->q_norm, 1, s->head_size, load->err));
+        TRY(tensor_view_check(&from->k_norm, 1, s->head_size, load->err));
     }
     return ST_OK;
 }
@@ -173,10 +164,10 @@ static enum status plan(struct loading *load)
     if (load->rank->stage == 0) {
         TRY(plan_matrix(load, &from->embed, s->vocab, s->width, false, &w->embed));
         TRY(plan_matrix(load, s->tied_head ? &from->embed : &from->head, s->vocab, s->width, false, &w->head));
-        TRY(check_shape(&from->final_norm, 1, s->width, load->err));
+        TRY(tensor_view_check(&from->final_norm, 1, s->width, load->err));
     }
-    if (from->rope_factors.data) TRY(check_shape(&from->rope_factors, 1, s->rope_size / 2, load->err));
-    if (from->rope_factors_long.data) TRY(check_shape(&from->rope_factors_long, 1, s->rope_size / 2, load->err));
+    if (from->rope_factors.data) TRY(tensor_view_check(&from->rope_factors, 1, s->rope_size / 2, load->err));
+    if (from->rope_factors_long.data) TRY(tensor_view_check(&from->rope_factors_long, 1, s->rope_size / 2, load->err));
     for (uint32_t l = 0; l < s->layers; l++) TRY(plan_layer(load, &from->layers[l], &w->layers[l]));
     return ST_OK;
 }
@@ -263,18 +254,11 @@ static void put_norm(const struct loading *load, float *device, const struct ten
     if (device) dequantize_row(view->type, view->data, image_of(load, device), view->cols);
 }
 
-static uint16_t bf16_of(float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
 static void put_bias(const struct loading *load, const uint16_t *device, uint32_t first, const struct tensor_view *view)
 {
     uint16_t *image = (uint16_t *)image_of(load, device) + first;
     const float *values = view->data; /* vectors are F32 */
-    for (uint32_t i = 0; i < view->cols; i++) image[i] = bf16_of(values[i]);
+    for (uint32_t i = 0; i < view->cols; i++) image[i] = f32_to_bf16(values[i]);
 }
 
 static enum status put_turns(const struct loading *load, uint64_t *device, const struct rope_spec *rope,
