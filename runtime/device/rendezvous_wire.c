@@ -23,7 +23,7 @@ uint32_t get_u32(const uint8_t *from)
     return (uint32_t)from[0] | (uint32_t)from[1] << 8 | (uint32_t)from[2] << 16 | (uint32_t)from[3] << 24;
 }
 
-size_t frame_length(uint32_t kind)
+size_t rendezvous_frame_length(uint32_t kind)
 {
     switch (kind) {
     case FRAME_HELLO: return NONCE_BYTES;
@@ -60,7 +60,8 @@ enum status connection_read(struct connection *c, struct frame *frame)
         c->in_bytes = c->taken_bytes = 0; /* the last one is done with */
     TRY(fill(c, FRAME_HEADER_BYTES));
     uint32_t length = (uint32_t)c->in[6] | (uint32_t)c->in[7] << 8;
-    if (memcmp(c->in, magic, sizeof magic) != 0 || c->in[5] != WIRE_VERSION || length != frame_length(c->in[4]))
+    if (memcmp(c->in, magic, sizeof magic) != 0 || c->in[5] != WIRE_VERSION ||
+        length != rendezvous_frame_length(c->in[4]))
         return ST_PROTO;
     TRY(fill(c, FRAME_HEADER_BYTES + length));
     c->taken_bytes = c->in_bytes;
@@ -72,7 +73,7 @@ enum status connection_read(struct connection *c, struct frame *frame)
 enum status connection_write(struct connection *c, enum frame_kind kind, const uint8_t *payload)
 {
     uint8_t out[FRAME_BYTES_MAX];
-    size_t length = frame_length(kind), sent = 0, all = FRAME_HEADER_BYTES + length;
+    size_t length = rendezvous_frame_length(kind), sent = 0, all = FRAME_HEADER_BYTES + length;
     CHECK(all <= sizeof out && length < all);
     if (c->fd < 0) return ST_IO;
     memcpy(out, magic, sizeof magic);

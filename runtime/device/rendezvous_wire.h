@@ -46,7 +46,7 @@ struct connection {
     uint64_t since_ns, heard_ns;
 };
 
-size_t frame_length(uint32_t kind); /* of the payload; SIZE_MAX: no such kind */
+size_t rendezvous_frame_length(uint32_t kind); /* of the payload; SIZE_MAX: no such kind */
 
 /* ST_AGAIN: not whole yet. ST_IO: the other end is gone. ST_PROTO: no frame. */
 NODISCARD enum status connection_read(struct connection *connection, struct frame *frame);
