@@ -1,11 +1,14 @@
-/* NCCL among the threads of one process, a rank a thread and a device. A collective is a gate (fakes.h) of its stream:
+/* NCCL among the threads of one process, a rank a thread and a device; or, with CUSIM_NCCL, of several processes
+ * (nccl_processes.h: collectives alone). A collective is a gate (fakes.h) of its stream:
  * it completes when every rank's stream has reached its side, and whoever waits first moves the data of all. Ranks that
  * disagree about kind, count or type, that post in different orders or never, end the program with a message.
  *
  * Sums round at every hop in rank order, as a ring does, in the type of the data. The C interface of NCCL 2.28 is
  * declared here by itself: a toolkit from PyPI has no nccl.h. */
 #include "tests/emulator/fakes.h"
+#include "tests/emulator/nccl_processes.h"
 #include <algorithm>
+#include <unistd.h>
 
 namespace
 {
@@ -41,6 +44,7 @@ struct Clique {
     std::vector<ncclComm *> comms;
     std::vector<std::vector<Slot>> collectives;     /* by sequence number, then rank */
     std::vector<std::vector<Slot>> sends, receives; /* by from * ranks + to */
+    nccl_processes::Shared *shared = nullptr;       /* ranks are of several processes */
 };
 struct Call {
     Kind kind;
@@ -183,9 +187,38 @@ void do_reduce(const std::vector<Call *> &sides)
     }
 }
 
+size_t sent_bytes(const Call &c)
+{
+    return c.count * type_bytes(c.type) * (c.kind == REDUCE_SCATTER ? (size_t)c.comm->clique->ranks : 1);
+}
+
+/* This rank's part of a collective of several processes, when all have sent theirs. */
+void receive_shared(const Call &c)
+{
+    const nccl_processes::Shared *shared = c.comm->clique->shared;
+    const int ranks = c.comm->clique->ranks;
+    const size_t bytes = c.count * type_bytes(c.type);
+    const bool gather = c.kind == ALL_GATHER;
+    write_range(c, c.receive, gather ? bytes * (size_t)ranks : bytes);
+    if (c.kind == BROADCAST) memcpy(c.receive, nccl_processes::part(shared, c.peer, c.sequence), bytes);
+    for (int r = 0; r < ranks && gather; r++)
+        memcpy((char *)c.receive + (size_t)r * bytes, nccl_processes::part(shared, r, c.sequence), bytes);
+    if (gather || c.kind == BROADCAST) return;
+    const size_t first = c.kind == REDUCE_SCATTER ? (size_t)c.comm->rank * c.count : 0;
+    for (size_t i = 0; i < c.count; i++) {
+        double sum = 0;
+        for (int r = 0; r < ranks; r++) {
+            const double v = get(nccl_processes::part(shared, r, c.sequence), c.type, first + i);
+            sum = r ? rounded(c.type, combine(c.op, sum, v)) : v;
+        }
+        set(c.receive, c.type, i, c.op == AVG ? sum / ranks : sum);
+    }
+}
+
 /* All calls of one group on one stream. */
 struct CollectiveGate : fk::Gate {
     std::vector<Call> calls;
+    bool sent = false; /* of several processes: what this rank sends lies in the file */
 
     std::string describe() override
     {
@@ -216,8 +249,33 @@ struct CollectiveGate : fk::Gate {
                 names[b.kind], b.count, b.type);
     }
 
+    /* The gate is at the head of its stream: what it sends is there. */
+    bool all_sent()
+    {
+        const Call &c = calls[0];
+        nccl_processes::Shared *shared = c.comm->clique->shared;
+        const nccl_processes::Said said = {c.kind, c.type, c.op, c.peer, c.count};
+        if (c.kind >= SEND || calls.size() > 1) cs::die("CUSIM_NCCL: only single collectives between processes");
+        if (!sent) {
+            fk::Opened opened;
+            read_range(c, c.send, sent_bytes(c));
+            nccl_processes::send(shared, c.comm->rank, c.sequence, said, c.send, sent_bytes(c));
+            sent = true;
+        }
+        const std::vector<ncclComm *> &local = c.comm->clique->comms;
+        const bool alone = std::count(local.begin(), local.end(), nullptr) + 1 == c.comm->clique->ranks;
+        for (int turns = alone ? 200 : 10; turns > 0 && !nccl_processes::all_sent(shared, c.sequence); turns--) usleep(100);
+        if (!nccl_processes::all_sent(shared, c.sequence)) return false;
+        for (int r = 0; r < c.comm->clique->ranks; r++)
+            if (memcmp(&said, &nccl_processes::said(shared, r, c.sequence), sizeof said) != 0)
+                cs::die("collective #%llu differs between ranks %d and %d of several processes",
+                        (unsigned long long)c.sequence, c.comm->rank, r);
+        return true;
+    }
+
     bool peers(std::vector<fk::Gate *> &out) override
     {
+        if (calls[0].comm->clique->shared) return all_sent();
         for (const Call &c : calls) {
             if (c.kind >= SEND) {
                 const Slot other = counterpart(c);
@@ -262,6 +320,10 @@ struct CollectiveGate : fk::Gate {
 
     void complete(const std::vector<fk::Gate *> &all) override
     {
+        if (calls[0].comm->clique->shared) {
+            for (const Call &c : calls) receive_shared(c);
+            return;
+        }
         for (fk::Gate *other : all) {
             CollectiveGate *g = (CollectiveGate *)other;
             if (g->fired) continue;
@@ -321,6 +383,7 @@ void post(const std::shared_ptr<CollectiveGate> &gate)
             continue;
         }
         c.sequence = c.comm->posted++;
+        if (q->shared) continue;
         if (q->collectives.size() <= c.sequence)
             q->collectives.resize(c.sequence + 1, std::vector<Slot>((size_t)q->ranks, Slot{nullptr, 0}));
         q->collectives[c.sequence][(size_t)c.comm->rank] = slot;
@@ -368,6 +431,7 @@ int add(const Call &call)
 /* The clique is complete: all its communicators are ready. */
 void join(Clique *q)
 {
+    if (q->shared) return; /* see ncclCommGetAsyncError */
     for (ncclComm *c : q->comms)
         if (!c) return;
     for (ncclComm *c : q->comms) c->ready = true;
@@ -379,6 +443,8 @@ int init_rank(ncclComm **out, int ranks, UniqueId id, int rank, bool blocking)
     fk::Lock l(fk::state().mutex);
     uint64_t key;
     memcpy(&key, id.bytes, 8);
+    const bool of_processes = id.bytes[0] == '/';
+    for (size_t i = 8; of_processes && i < sizeof id.bytes; i++) key = (key ^ (unsigned char)id.bytes[i]) * 0x100000001b3u;
     if (rank < 0 || rank >= ranks) return INVALID_ARGUMENT;
     auto i = std::find_if(cliques.begin(), cliques.end(), [&](Clique *c) { return c->id == key; });
     Clique *q = i == cliques.end() ? nullptr : *i;
@@ -388,6 +454,7 @@ int init_rank(ncclComm **out, int ranks, UniqueId id, int rank, bool blocking)
         q->receives.resize((size_t)(ranks * ranks));
         cliques.push_back(q);
     }
+    if (of_processes) q->shared = nccl_processes::join(id.bytes, rank, ranks);
     if (q->ranks != ranks || q->comms[(size_t)rank]) return INVALID_USAGE;
     for (const ncclComm *c : q->comms)
         if (c && c->device == fk::current_device_id) return INVALID_USAGE; /* two ranks on one GPU: NCCL refuses */
@@ -429,6 +496,7 @@ int ncclGetUniqueId(UniqueId *id)
 {
     fk::Lock l(fk::state().mutex);
     memset(id, 0, sizeof *id);
+    if (nccl_processes::make(id->bytes, sizeof id->bytes)) return SUCCESS;
     memcpy(id->bytes, &next_id, 8);
     next_id++;
     return SUCCESS;
@@ -459,6 +527,7 @@ int ncclCommInitAll(ncclComm **comms, int ranks, const int *devices)
 int ncclCommGetAsyncError(ncclComm *comm, int *error)
 {
     fk::Lock l(fk::state().mutex);
+    if (comm->clique->shared && !comm->ready) comm->ready = nccl_processes::all_joined(comm->clique->shared);
     *error = comm->async_error ? comm->async_error : comm->ready || comm->aborted ? SUCCESS : IN_PROGRESS;
     return SUCCESS;
 }
