@@ -6,6 +6,8 @@
 #include "server/config.h"
 
 int cmd_serve(const struct config *config);
+/* serve, as a process of several that is not the first: 0 also when process 0 has said goodbye. */
+int cmd_follow(const struct config *config);
 int cmd_generate(const struct config *config);
 int cmd_inspect(const struct config *config);
 /* A rank's process, started by the one of rank 0 with a socket as this fd: not for people. */

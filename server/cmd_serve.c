@@ -1,10 +1,13 @@
 /* millrace serve MODEL..: the server. --dry-run prints the settings in force and what the models need, and ends. */
 #include "server/cmd.h"
+#include "server/nodes.h"
 #include "server/serve.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+
+enum { EXIT_CONFIG = 2 };
 
 /* The shares and the sum as models.c will take them. */
 static enum status print_plan(const struct config *config, struct loaded *loaded, struct buf *text, struct error *err)
@@ -57,7 +60,13 @@ static int dry_run(const struct config *config)
 
 int cmd_serve(const struct config *config)
 {
+    struct error err = {""};
+    if (nodes_check(config, &err) != ST_OK) {
+        fprintf(stderr, "millrace serve: %s\n", err.message);
+        return EXIT_CONFIG;
+    }
     if (config->dry_run) return dry_run(config);
+    if (config->place.process > 0) return cmd_follow(config);
     struct serve_setup setup = {.config = config, .hooks = {load_open, load_build, load_free}};
     return serve_run(&setup);
 }

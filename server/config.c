@@ -10,6 +10,7 @@
 #include "runtime/base/mem.h"
 #include "server/config_yaml.h"
 #include "server/model_names.h"
+#include "server/nodes.h"
 #include "server/options.h"
 
 #include <errno.h>
@@ -291,7 +292,9 @@ enum status config_read(struct config *config, enum config_command command, int 
     if (config->models.count == 0)
         return error_set(err, ST_INVAL, "no model was given: name a model's file or folder; --help tells more");
     config->model = config->models.items[0];
-    return command == COMMAND_SERVE ? model_names_check(config, err) : ST_OK;
+    if (command != COMMAND_SERVE) return ST_OK;
+    TRY(nodes_find_place(config, environment, err));
+    return model_names_check(config, err);
 }
 
 void config_free(struct config *config)

@@ -6,6 +6,7 @@
 
 #include "runtime/base/buf.h"
 #include "runtime/base/status.h"
+#include "runtime/device/rank_place.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -63,6 +64,14 @@ struct config {
     char *device;                     /* --device auto|cpu|cuda */
     uint32_t tensor_parallel_size;    /* --tensor-parallel-size */
     uint32_t pipeline_parallel_size;  /* --pipeline-parallel-size */
+    uint32_t nnodes;                  /* --nnodes; 0: as a launcher's environment says */
+    char *node_rank;                  /* --node-rank; NULL: not given */
+    char *master_addr;                /* --master-addr */
+    uint32_t master_port;             /* --master-port; 0: not given */
+    char *launch_secret;              /* MILLRACE_LAUNCH_SECRET or YAML, never an argument */
+    char *launch_secret_file;         /* --launch-secret-file */
+    uint32_t join_timeout_ms;         /* --join-timeout (seconds) */
+    struct rank_place place;          /* serve: which of several processes, from these and the environment */
     char *dtype;                      /* --dtype auto|bf16|fp8 */
     double gpu_memory_utilization;    /* --gpu-memory-utilization */
     char *matmul_file;                /* --matmul-file auto|none|FILE */

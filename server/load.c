@@ -9,6 +9,7 @@
 #include "server/machine.h"
 #include "server/matmul_place.h"
 #include "server/memory_plan.h"
+#include "server/nodes.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -118,6 +119,12 @@ static enum status check_device_options(const struct config *config, bool cuda, 
     if (cuda && (is_exact(config) || is_kv_int8(config)))
         return error_set(err, ST_INVAL, "%s is of the CPU device: leave it away, or give --device cpu",
                          is_exact(config) ? "--numerics exact" : "--kv-cache-dtype int8");
+    if (!cuda && config->place.processes > 1)
+        return error_set(err, ST_INVAL,
+                         "%" PRIu32
+                         " processes (by %s), but this runs on the CPU: only GPUs work together over several "
+                         "processes; --nnodes 1 serves alone",
+                         config->place.processes, config->place.source);
     if (!cuda && (!strcmp(kv, "fp8") || strcmp(config->dtype, "auto") != 0))
         return error_set(err, ST_INVAL, "--%s %s is of the CUDA device, and this runs on the CPU",
                          !strcmp(kv, "fp8") ? "kv-cache-dtype" : "dtype", !strcmp(kv, "fp8") ? kv : config->dtype);
@@ -222,19 +229,19 @@ static struct step_limits step_limits_of(const struct config *config)
     return step;
 }
 
-static enum status build_cuda(const struct config *config, struct loaded *loaded, struct progress *progress,
-                              struct error *err)
+/* place: filled here, and borrowed by the settings. */
+static struct device_cuda_config cuda_settings(const struct config *config, const struct loaded *loaded,
+                                               struct matmul_place *place)
 {
     const char *dtype = config->dtype;
     struct step_limits step = step_limits_of(config);
-    struct matmul_place place;
-    matmul_place_find(&place, config->matmul_file, getenv("XDG_CACHE_HOME"), getenv("HOME"));
-    if (place.homeless && !config->deterministic)
+    matmul_place_find(place, config->matmul_file, getenv("XDG_CACHE_HOME"), getenv("HOME"));
+    if (place->homeless && !config->deterministic)
         log_line(LOG_WARN, "load",
                  "event=no_matmul_file effect=\"each start times cuBLASLt again\" "
                  "reason=\"neither XDG_CACHE_HOME nor HOME names a folder\"");
-    struct device_cuda_config settings = {
-        .ranks = ranks_of(config) * stages_of(config),
+    return (struct device_cuda_config){
+        .ranks = nodes_ranks(config),
         .stages = stages_of(config),
         .dtype = !strcmp(dtype, "fp8")    ? CUDA_DTYPE_FP8
                  : !strcmp(dtype, "bf16") ? CUDA_DTYPE_BF16
@@ -242,15 +249,48 @@ static enum status build_cuda(const struct config *config, struct loaded *loaded
         .kv_fp8 = !strcmp(config->kv_cache_dtype, "fp8"),
         .memory_utilization = config->gpu_memory_utilization,
         .graphs = !config->enforce_eager,
-        .matmul_file = place.file,
-        .matmul_folder = place.folder,
+        .matmul_file = place->file,
+        .matmul_folder = place->folder,
         .deterministic = config->deterministic,
         .tokens_max = step.tokens_max,
         .seqs_max = step.seqs_max,
         .rows_max = step.tokens_max,
         .context_max = loaded->context_max,
     };
+}
+
+static enum status build_cuda(const struct config *config, struct loaded *loaded, struct progress *progress,
+                              struct error *err)
+{
+    struct matmul_place place;
+    struct device_cuda_config settings = cuda_settings(config, loaded, &place);
+    struct nodes_work work = {.config = config,
+                              .calls = cuda_calls,
+                              .settings = &settings,
+                              .model = loaded->model,
+                              .progress = show_progress,
+                              .progress_state = progress};
+    if (config->place.processes > 1) return nodes_lead(&work, &loaded->device, err);
     return cuda_calls->create(loaded->model, &settings, show_progress, progress, &loaded->device, err);
+}
+
+enum status load_follow(const struct config *config, struct loaded *loaded, bool (*stop)(void *state),
+                        struct error *err)
+{
+    uint64_t now_ns = clock_now_ns(clock_system());
+    struct progress progress = {now_ns, now_ns, isatty(STDERR_FILENO) != 0};
+    struct matmul_place place;
+    struct device_cuda_config settings = cuda_settings(config, loaded, &place);
+    struct nodes_work work = {.config = config,
+                              .calls = cuda_calls,
+                              .settings = &settings,
+                              .model = loaded->model,
+                              .progress = show_progress,
+                              .progress_state = &progress,
+                              .stop = stop};
+    enum status status = nodes_follow(&work, err);
+    load_free(loaded);
+    return status;
 }
 
 static enum status build_device(const struct config *config, uint64_t kv_bytes, struct loaded *loaded,

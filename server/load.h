@@ -8,6 +8,7 @@
 #define SERVER_LOAD_H
 
 #include "runtime/device/device.h"
+#include "runtime/device/device_share.h"
 #include "runtime/model/model.h"
 #include "runtime/text/chat_template.h"
 #include "runtime/text/tokenizer.h"
@@ -31,10 +32,12 @@ struct load_need {
 /* The CUDA device (runtime/device/device_cuda.h), for binaries that have it: main.c sets it before anything is loaded,
  * NULL takes it away again. Without it --device cuda is refused, and auto is the CPU. */
 struct device_cuda_config;
+struct cuda_libraries;
 struct load_cuda {
     enum status (*probe)(uint32_t *gpus, struct error *err);
     enum status (*create)(const struct model *model, const struct device_cuda_config *config,
                           device_progress_fn progress, void *progress_state, struct device **device, struct error *err);
+    enum status (*id)(const struct cuda_libraries *libraries, uint8_t id[DEVICE_SHARE_ID_BYTES], struct error *err);
 };
 void load_set_cuda(const struct load_cuda *calls);
 
@@ -47,6 +50,10 @@ NODISCARD enum status load_open(const struct config *config, const char *path, s
  * least what load_open found to be needed. On failure *loaded is empty. */
 NODISCARD enum status load_build(const struct config *config, uint64_t kv_bytes, struct loaded *loaded,
                                  struct error *err);
+/* In place of load_build, as a process of several that is not the first: its part of the device, and process 0's steps
+ * until it says goodbye (nodes.h). *loaded is empty afterwards. */
+NODISCARD enum status load_follow(const struct config *config, struct loaded *loaded, bool (*stop)(void *state),
+                                  struct error *err);
 /* Both, for the configuration's first model and with the KV memory that it sets. */
 NODISCARD enum status load_model(const struct config *config, struct loaded *loaded, struct error *err);
 void load_free(struct loaded *loaded);

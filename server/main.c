@@ -79,7 +79,7 @@ int main(int argc, char **argv)
     struct sigaction action = {.sa_handler = on_bus_error};
     sigaction(SIGBUS, &action, NULL);
 #ifdef MILLRACE_HAS_CUDA
-    static const struct load_cuda cuda = {device_cuda_probe, device_cuda_create};
+    static const struct load_cuda cuda = {device_cuda_probe, device_cuda_create, device_cuda_nccl_id};
     load_set_cuda(&cuda);
 #endif
     if (argc >= 2 && (!strcmp(argv[1], "version") || !strcmp(argv[1], "--version"))) {

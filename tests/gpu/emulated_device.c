@@ -13,6 +13,15 @@
 enum status emulated_device_cuda_create(const struct model *model, const struct device_cuda_config *config,
                                         device_progress_fn progress, void *progress_state, struct device **device,
                                         struct error *err);
+enum status emulated_device_cuda_nccl_id(const struct cuda_libraries *libraries, uint8_t id[DEVICE_SHARE_ID_BYTES],
+                                         struct error *err);
+
+enum status emulated_device_cuda_nccl_id(const struct cuda_libraries *libraries, uint8_t id[DEVICE_SHARE_ID_BYTES],
+                                         struct error *err)
+{
+    (void)libraries;
+    return device_cuda_nccl_id(&fake_libraries, id, err);
+}
 
 enum status emulated_device_cuda_create(const struct model *model, const struct device_cuda_config *config,
                                         device_progress_fn progress, void *progress_state, struct device **device,
