@@ -70,7 +70,7 @@ enum status cuda_matmul_prepare(struct cuda_rank *rank, struct error *err)
     M = least(rank->device->device.info.rows_max, LOGIT_ROWS);
     TRY(prepare(rank, &rank->weights.head, true, s->logits, M, err));
     struct error reason = {""};
-    if (rank->rank == 0 && matmul_library_save(rank->library, &reason) != ST_OK)
+    if (rank == &rank->device->ranks[0] && matmul_library_save(rank->library, &reason) != ST_OK)
         log_line(LOG_WARN, "cuda",
                  "event=matmul_file_not_written effect=\"each start times cuBLASLt again\" reason=\"%s\"",
                  reason.message);
