@@ -2,146 +2,15 @@
  * whatever the batch, chunks and threads, and never a wait without end when a rank is lost. */
 #include "tests/unit/unit.h"
 
-#include "runtime/device/comm_local.h"
-#include "runtime/device/device_cpu_parts.h"
 #include "runtime/model/model_shard.h"
-#include "tests/unit/runtime/tiny_model.h"
+#include "tests/unit/runtime/rank_grid.h"
 
-#include <pthread.h>
-
-enum { V = 597, TOKENS = 45, CONTEXT = 128, BLOCKS = CONTEXT / KV_BLOCK_TOKENS, RANKS_TRIED = 6, SLOT_BYTES = 4096 };
+enum { V = GRID_VOCAB, TOKENS = GRID_TOKENS, CONTEXT = GRID_CONTEXT };
 
 static const struct model_spec base_spec = {
     TINY_SPEC,       .heads = 6, .head_size = 16,       .rope_size = 16, .attention_scale = 0.25f,
     .ff_width = 224, .vocab = V, .context_max = CONTEXT};
-static const struct sampling_params params = {.temperature = 0.9f, .top_p = 1, .repetition_penalty = 1, .logprobs = 20};
-
-/* Devices of all ranks over one shared memory; rank 0's results. */
-struct ranks {
-    uint32_t count;
-    void *memory;
-    size_t memory_bytes;
-    struct comm *comms[RANKS_TRIED];
-    struct device *devices[RANKS_TRIED];
-    struct batch *batch;
-    struct batch_result *result;
-    enum status status[RANKS_TRIED];
-    block_id table[BLOCKS];
-    struct row_result rows[CONTEXT];
-    uint32_t absent; /* a rank that takes no part in steps; 0: none */
-};
-
-static uint32_t prompt[CONTEXT];
-
-static void ranks_make(struct ranks *r, const struct tiny_model *tiny, uint32_t count, enum numerics numerics,
-                       uint32_t threads, uint64_t deadline_ns)
-{
-    uint64_t seed = 19;
-    *r = (struct ranks){.count = count};
-    r->memory_bytes = comm_local_bytes(count, SLOT_BYTES);
-    r->memory = mem_map(r->memory_bytes);
-    comm_local_prepare(r->memory, count, SLOT_BYTES);
-    assert_true(batch_create(CONTEXT, 1, CONTEXT, &r->batch) == ST_OK &&
-                batch_result_create(CONTEXT, &r->result) == ST_OK);
-    for (uint32_t rank = 0; rank < count; rank++) {
-        struct error err = {""};
-        struct model *part = NULL;
-        struct comm_local_config comm = {rank, count, SLOT_BYTES, deadline_ns, 0, clock_system()};
-        assert_int_equal(comm_local_join(r->memory, &comm, &r->comms[rank]), ST_OK);
-        struct device_config config = {.path = cpu_path_best(),
-                                       .numerics = numerics,
-                                       .threads = threads,
-                                       .tokens_max = CONTEXT,
-                                       .seqs_max = 1,
-                                       .rows_max = CONTEXT,
-                                       .context_max = CONTEXT,
-                                       .comm = r->comms[rank]};
-        if (model_shard(&tiny->model, rank, count, &part, &err) != ST_OK) fail_msg("%s", err.message);
-        if (device_cpu_create(part, &config, NULL, NULL, &r->devices[rank], &err) != ST_OK)
-            fail_msg("rank %u: %s", rank, err.message);
-        model_close(part);
-        assert_int_equal(r->devices[rank]->info.vocab, V);
-        struct device_cpu *cpu = (struct device_cpu *)(void *)r->devices[rank];
-        memset(cpu->kv, 0xff, cpu->kv_bytes); /* stale blocks hold NaN */
-    }
-    for (uint32_t i = 0; i < CONTEXT; i++) prompt[i] = (uint32_t)(random_next(&seed) % (V - 1));
-    for (uint32_t b = 0; b < BLOCKS; b++) r->table[b] = b * 3 % BLOCKS;
-}
-
-static void ranks_free(struct ranks *r)
-{
-    for (uint32_t rank = 0; rank < r->count; rank++) {
-        device_destroy(r->devices[rank]);
-        comm_destroy(r->comms[rank]);
-    }
-    mem_unmap(r->memory, r->memory_bytes);
-    batch_destroy(r->batch);
-    batch_result_destroy(r->result);
-}
-
-struct rank_thread {
-    struct ranks *ranks;
-    uint32_t rank;
-};
-
-static void *rank_main(void *state)
-{
-    struct rank_thread *at = state;
-    struct ranks *r = at->ranks;
-    struct batch_result none = {NULL}; /* only rank 0 has results */
-    r->status[at->rank] = device_step(r->devices[at->rank], r->batch, at->rank ? &none : r->result);
-    return NULL;
-}
-
-static void step(struct ranks *r)
-{
-    pthread_t threads[RANKS_TRIED];
-    struct rank_thread states[RANKS_TRIED];
-    for (uint32_t rank = 1; rank < r->count; rank++) {
-        states[rank] = (struct rank_thread){r, rank};
-        if (rank != r->absent) assert_int_equal(pthread_create(&threads[rank], NULL, rank_main, &states[rank]), 0);
-    }
-    states[0] = (struct rank_thread){r, 0};
-    rank_main(&states[0]);
-    for (uint32_t rank = 1; rank < r->count; rank++)
-        if (rank != r->absent) pthread_join(threads[rank], NULL);
-}
-
-static void fill(struct ranks *r, uint32_t position, uint32_t count, uint32_t every)
-{
-    struct batch *batch = r->batch;
-    batch->tokens_count = count;
-    batch->seqs_count = 1;
-    batch->rows_count = 0;
-    batch->q_start[0] = 0;
-    batch->q_start[1] = count;
-    batch->kv_len[0] = position + count;
-    batch->block_table[0] = r->table;
-    for (uint32_t n = 0; n < count; n++) {
-        batch->tokens[n] = prompt[position + n];
-        batch->positions[n] = position + n;
-        batch->seq_of_token[n] = 0;
-        if ((position + n) % every) continue;
-        batch->rows[batch->rows_count++] =
-            (struct batch_row){.token = n, .params = &params, .seed = 5, .position = position + n + 1, .seen = prompt};
-    }
-}
-
-/* Every `every`th token's row goes to r->rows. */
-static void run(struct ranks *r, uint32_t chunk, uint32_t every)
-{
-    memset(r->rows, 0, sizeof r->rows);
-    for (uint32_t position = 0; position < TOKENS; position += chunk) {
-        fill(r, position, TOKENS - position < chunk ? TOKENS - position : chunk, every);
-        memset(r->result->rows, 0, CONTEXT * sizeof *r->result->rows);
-        step(r);
-        for (uint32_t rank = 0; rank < r->count; rank++) assert_int_equal(r->status[rank], ST_OK);
-        for (uint32_t i = 0; i < r->batch->rows_count; i++)
-            r->rows[position + r->batch->rows[i].token] = r->result->rows[i];
-    }
-}
-
-static void compare(const struct ranks *r, const struct tiny_model *tiny, double *worst, double *mean)
+static void compare(const struct grid *r, const struct tiny_model *tiny, double *worst, double *mean)
 {
     static double wanted[CONTEXT * V];
     double sum = 0;
@@ -163,31 +32,31 @@ static void compare(const struct ranks *r, const struct tiny_model *tiny, double
 static void check_spec(const struct model_spec *spec, enum tensor_type type, bool q8_v, uint32_t ranks_max)
 {
     static struct tiny_model tiny;
-    static struct ranks r, other;
+    static struct grid r, other;
     double worst, mean;
     tiny_make(&tiny, spec, type, q8_v, false);
     static const uint32_t counts[] = {2, 3, 6};
     for (uint32_t k = 0; k < 3 && counts[k] <= ranks_max; k++) {
         uint32_t count = counts[k];
-        ranks_make(&r, &tiny, count, NUMERICS_EXACT, 1 + count % 2, 60 * NS_PER_S);
-        run(&r, 19, 1);
+        grid_make(&r, &tiny, count, 1, NUMERICS_EXACT, 1 + count % 2, 60 * NS_PER_S);
+        grid_run(&r, 19, 1);
         compare(&r, &tiny, &worst, &mean);
         if (!(worst < 1e-4)) fail_msg("exact, %u ranks: off by %g", count, worst);
-        ranks_make(&other, &tiny, count, NUMERICS_EXACT, 3 - count % 2, 60 * NS_PER_S);
-        run(&other, 5, 1);
+        grid_make(&other, &tiny, count, 1, NUMERICS_EXACT, 3 - count % 2, 60 * NS_PER_S);
+        grid_run(&other, 5, 1);
         assert_memory_equal(r.rows, other.rows, sizeof r.rows);
-        ranks_free(&r);
-        ranks_free(&other);
-        ranks_make(&r, &tiny, count, NUMERICS_FAST, 2, 60 * NS_PER_S);
-        run(&r, TOKENS, 1);
+        grid_free(&r);
+        grid_free(&other);
+        grid_make(&r, &tiny, count, 1, NUMERICS_FAST, 2, 60 * NS_PER_S);
+        grid_run(&r, TOKENS, 1);
         compare(&r, &tiny, &worst, &mean);
         if (!(mean < 0.3)) fail_msg("fast, %u ranks: off by %g in the mean", count, mean);
         memcpy(other.rows, r.rows, sizeof r.rows);
-        run(&r, 8, 1);
+        grid_run(&r, 8, 1);
         assert_memory_equal(r.rows, other.rows, sizeof r.rows);
-        run(&r, 16, 7); /* few rows in the last layer */
+        grid_run(&r, 16, 7); /* few rows in the last layer */
         for (uint32_t i = 0; i < TOKENS; i += 7) assert_memory_equal(&r.rows[i], &other.rows[i], sizeof r.rows[i]);
-        ranks_free(&r);
+        grid_free(&r);
     }
     tiny_free(&tiny);
 }
@@ -228,7 +97,7 @@ static void test_device_cpu_ranks_not_finite(void **state)
 {
     (void)state;
     static struct tiny_model tiny;
-    static struct ranks r;
+    static struct grid r;
     struct model_spec spec = base_spec;
     spec.tied_head = false;
     for (uint32_t spoilt = 0; spoilt < 2; spoilt++) {
@@ -239,16 +108,16 @@ static void test_device_cpu_ranks_not_finite(void **state)
         for (uint32_t i = 0; i < tiny.owned_count; i++)
             if (tiny.owned[i] == v->data) ((float *)tiny.owned[i])[row * v->cols] = INFINITY;
         for (uint32_t threads = 1; threads <= 2; threads++) {
-            ranks_make(&r, &tiny, 2, NUMERICS_FAST, threads, 60 * NS_PER_S);
-            fill(&r, 0, 20, 3);
-            step(&r);
+            grid_make(&r, &tiny, 2, 1, NUMERICS_FAST, threads, 60 * NS_PER_S);
+            grid_fill(&r, 0, 20, 3);
+            grid_step(&r);
             for (uint32_t i = 0; i < r.batch->rows_count; i++)
                 assert_int_equal(r.result->rows[i].flags, ROW_NOT_FINITE);
             for (uint32_t rank = 0; rank < 2; rank++) {
                 const struct device_cpu *cpu = (const struct device_cpu *)(const void *)r.devices[rank];
                 for (uint32_t n = 0; n < 20; n++) assert_true(cpu->bad[n]);
             }
-            ranks_free(&r);
+            grid_free(&r);
         }
         tiny_free(&tiny);
     }
@@ -259,20 +128,20 @@ static void test_device_cpu_ranks_lost(void **state)
 {
     (void)state;
     static struct tiny_model tiny;
-    static struct ranks r;
+    static struct grid r;
     tiny_make(&tiny, &base_spec, TENSOR_Q4_1, false, false);
     for (uint32_t threads = 1; threads <= 3; threads++)
         for (uint32_t steps = 0; steps < 2; steps++) {
-            ranks_make(&r, &tiny, 3, NUMERICS_FAST, threads, 30 * NS_PER_MS);
-            fill(&r, 0, steps ? 1 : 20, 1);
+            grid_make(&r, &tiny, 3, 1, NUMERICS_FAST, threads, 30 * NS_PER_MS);
+            grid_fill(&r, 0, steps ? 1 : 20, 1);
             r.absent = 2;
-            step(&r);
+            grid_step(&r);
             assert_int_equal(r.status[0], ST_DEVICE);
             assert_int_equal(r.status[1], ST_DEVICE);
             r.absent = 0;
-            step(&r);
+            grid_step(&r);
             for (uint32_t rank = 0; rank < 3; rank++) assert_int_equal(r.status[rank], ST_DEVICE);
-            ranks_free(&r);
+            grid_free(&r);
         }
     tiny_free(&tiny);
 }
@@ -304,20 +173,20 @@ static void test_device_cpu_ranks_lost_anywhere(void **state)
     (void)state;
     static const struct comm_ops ops = {.all_reduce = failing_sum, .gather = failing_gather};
     static struct tiny_model tiny;
-    static struct ranks r;
+    static struct grid r;
     uint32_t operations = 0;
     tiny_make(&tiny, &base_spec, TENSOR_Q4_1, false, false);
     for (uint32_t threads = 1; threads <= 3; threads += 2)
         for (uint32_t at = 0;; at++) {
-            ranks_make(&r, &tiny, 2, NUMERICS_FAST, threads, 3600 * NS_PER_S);
+            grid_make(&r, &tiny, 2, 1, NUMERICS_FAST, threads, 3600 * NS_PER_S);
             struct device_cpu *cpu = (struct device_cpu *)(void *)r.devices[1];
-            struct failing failing = {{&ops, 1, 2}, r.comms[1], at};
+            struct failing failing = {{&ops, 1, 2}, r.comms[1].peers, at};
             cpu->comm = &failing.comm;
-            fill(&r, 0, 40, 1);
-            step(&r);
+            grid_fill(&r, 0, 40, 1);
+            grid_step(&r);
             enum status status = r.status[1];
             assert_true(r.status[0] == status || r.status[0] == ST_DEVICE || status == ST_DEVICE);
-            ranks_free(&r);
+            grid_free(&r);
             if (status == ST_OK) {
                 operations = at;
                 break;
@@ -331,24 +200,24 @@ static void test_device_cpu_ranks_refuses(void **state)
 {
     (void)state;
     static struct tiny_model tiny;
-    static struct ranks r;
+    static struct grid r;
     struct error err = {""};
     struct device *device = NULL;
     struct model *part = NULL;
     struct device_config config = {cpu_path_best(), NUMERICS_FAST, false, 1, 0, 8, 1, 8, 64, NULL, NULL};
     tiny_make(&tiny, &base_spec, TENSOR_Q4_1, false, false);
-    ranks_make(&r, &tiny, 2, NUMERICS_FAST, 1, NS_PER_S);
+    grid_make(&r, &tiny, 2, 1, NUMERICS_FAST, 1, NS_PER_S);
     assert_int_equal(model_shard(&tiny.model, 0, 2, &part, &err), ST_OK);
     assert_int_equal(device_cpu_create(part, &config, NULL, NULL, &device, &err), ST_INVAL); /* no comm */
-    config.comm = r.comms[1];
+    config.comm = r.comms[1].peers;
     assert_int_equal(device_cpu_create(part, &config, NULL, NULL, &device, &err), ST_INVAL);        /* another's */
     assert_int_equal(device_cpu_create(&tiny.model, &config, NULL, NULL, &device, &err), ST_INVAL); /* whole */
     model_close(part);
-    fill(&r, 0, 4, 1);
+    grid_fill(&r, 0, 4, 1);
     r.batch->tokens[2] = V;
     for (uint32_t rank = 0; rank < 2; rank++)
         assert_int_equal(device_step(r.devices[rank], r.batch, r.result), ST_INVAL); /* before anything ran */
-    ranks_free(&r);
+    grid_free(&r);
     tiny_free(&tiny);
 }
 

@@ -2,163 +2,13 @@
  * as many ranks without stages, whatever the chunks and threads; and never a wait without end when a stage is lost. */
 #include "tests/unit/unit.h"
 
-#include "runtime/device/device_cpu_parts.h"
-#include "runtime/device/rank_comms.h"
-#include "runtime/model/model_stage.h"
-#include "tests/unit/runtime/tiny_model.h"
+#include "tests/unit/runtime/rank_grid.h"
 
-#include <pthread.h>
-
-enum {
-    V = 597,
-    L = TINY_LAYERS_MAX,
-    TOKENS = 45,
-    CONTEXT = 64,
-    BLOCKS = CONTEXT / KV_BLOCK_TOKENS,
-    RANKS_TRIED = 6,
-    SLOT_BYTES = 4096
-};
+enum { V = GRID_VOCAB, L = TINY_LAYERS_MAX, TOKENS = GRID_TOKENS, CONTEXT = GRID_CONTEXT };
 
 static const struct model_spec base_spec = {
     TINY_SPEC_OF(L),          .heads = 6,      .head_size = 16, .rope_size = 16,
     .attention_scale = 0.25f, .ff_width = 224, .vocab = V,      .context_max = CONTEXT};
-static const struct sampling_params params = {.temperature = 0.9f, .top_p = 1, .repetition_penalty = 1, .logprobs = 20};
-
-/* Devices of all stages and ranks over one shared memory; the results of number 0. */
-struct grid {
-    uint32_t count;
-    void *memory;
-    size_t memory_bytes;
-    struct rank_comms comms[RANKS_TRIED];
-    struct device *devices[RANKS_TRIED];
-    struct batch *batch;
-    struct batch_result *result;
-    enum status status[RANKS_TRIED];
-    block_id table[BLOCKS];
-    struct row_result rows[CONTEXT];
-    uint32_t absent; /* a number that takes no part in steps; 0: none */
-};
-
-static uint32_t prompt[CONTEXT];
-
-static void make_device(struct grid *g, const struct tiny_model *tiny, uint32_t number, uint32_t ranks, uint32_t stages,
-                        const struct device_config *settings)
-{
-    struct error err = {""};
-    struct model *part = NULL;
-    struct device_config config = *settings;
-    config.comm = g->comms[number].peers;
-    config.stages = g->comms[number].line;
-    if (model_divide(&tiny->model, model_place_of(number, ranks, stages), &part, &err) != ST_OK)
-        fail_msg("%s", err.message);
-    if (device_cpu_create(part, &config, NULL, NULL, &g->devices[number], &err) != ST_OK)
-        fail_msg("rank %u: %s", number, err.message);
-    model_close(part);
-    assert_int_equal(g->devices[number]->info.vocab, V);
-    struct device_cpu *cpu = (struct device_cpu *)(void *)g->devices[number];
-    memset(cpu->kv, 0xff, cpu->kv_bytes); /* stale blocks hold NaN */
-}
-
-static void grid_make(struct grid *g, const struct tiny_model *tiny, uint32_t ranks, uint32_t stages,
-                      enum numerics numerics, uint32_t threads, uint64_t deadline_ns)
-{
-    uint64_t seed = 19;
-    struct device_config config = {.path = cpu_path_best(),
-                                   .numerics = numerics,
-                                   .threads = threads,
-                                   .tokens_max = CONTEXT,
-                                   .seqs_max = 1,
-                                   .rows_max = CONTEXT,
-                                   .context_max = CONTEXT};
-    *g = (struct grid){.count = ranks * stages};
-    assert_true(batch_create(CONTEXT, 1, CONTEXT, &g->batch) == ST_OK &&
-                batch_result_create(CONTEXT, &g->result) == ST_OK);
-    g->memory_bytes = rank_comms_bytes(ranks, stages, SLOT_BYTES);
-    g->memory = mem_map(g->memory_bytes);
-    rank_comms_prepare(g->memory, ranks, stages, SLOT_BYTES);
-    for (uint32_t number = 0; number < g->count; number++) {
-        struct comm_local_config comm = {number, g->count, SLOT_BYTES, deadline_ns, 0, clock_system()};
-        assert_int_equal(rank_comms_join(g->memory, &comm, stages, &g->comms[number]), ST_OK);
-        make_device(g, tiny, number, ranks, stages, &config);
-    }
-    for (uint32_t i = 0; i < CONTEXT; i++) prompt[i] = (uint32_t)(random_next(&seed) % (V - 1));
-    for (uint32_t b = 0; b < BLOCKS; b++) g->table[b] = b * 3 % BLOCKS;
-}
-
-static void grid_free(struct grid *g)
-{
-    for (uint32_t number = 0; number < g->count; number++) {
-        device_destroy(g->devices[number]);
-        rank_comms_leave(&g->comms[number]);
-    }
-    mem_unmap(g->memory, g->memory_bytes);
-    batch_destroy(g->batch);
-    batch_result_destroy(g->result);
-}
-
-struct rank_thread {
-    struct grid *grid;
-    uint32_t number;
-};
-
-static void *rank_main(void *state)
-{
-    struct rank_thread *at = state;
-    struct grid *g = at->grid;
-    struct batch_result none = {NULL}; /* only number 0 has results */
-    g->status[at->number] = device_step(g->devices[at->number], g->batch, at->number ? &none : g->result);
-    return NULL;
-}
-
-static void step(struct grid *g)
-{
-    pthread_t threads[RANKS_TRIED];
-    struct rank_thread states[RANKS_TRIED];
-    for (uint32_t number = 1; number < g->count; number++) {
-        states[number] = (struct rank_thread){g, number};
-        if (number != g->absent)
-            assert_int_equal(pthread_create(&threads[number], NULL, rank_main, &states[number]), 0);
-    }
-    states[0] = (struct rank_thread){g, 0};
-    rank_main(&states[0]);
-    for (uint32_t number = 1; number < g->count; number++)
-        if (number != g->absent) pthread_join(threads[number], NULL);
-}
-
-/* Tokens from position on; a row for every `every`th, 0: for none. */
-static void fill(struct grid *g, uint32_t position, uint32_t count, uint32_t every)
-{
-    struct batch *batch = g->batch;
-    batch->tokens_count = count;
-    batch->seqs_count = 1;
-    batch->rows_count = 0;
-    batch->q_start[0] = 0;
-    batch->q_start[1] = count;
-    batch->kv_len[0] = position + count;
-    batch->block_table[0] = g->table;
-    for (uint32_t n = 0; n < count; n++) {
-        batch->tokens[n] = prompt[position + n];
-        batch->positions[n] = position + n;
-        batch->seq_of_token[n] = 0;
-        if (every == 0 || (position + n) % every) continue;
-        batch->rows[batch->rows_count++] =
-            (struct batch_row){.token = n, .params = &params, .seed = 5, .position = position + n + 1, .seen = prompt};
-    }
-}
-
-static void run(struct grid *g, uint32_t chunk, uint32_t every)
-{
-    memset(g->rows, 0, sizeof g->rows);
-    for (uint32_t position = 0; position < TOKENS; position += chunk) {
-        fill(g, position, TOKENS - position < chunk ? TOKENS - position : chunk, every);
-        memset(g->result->rows, 0, CONTEXT * sizeof *g->result->rows);
-        step(g);
-        for (uint32_t number = 0; number < g->count; number++) assert_int_equal(g->status[number], ST_OK);
-        for (uint32_t i = 0; i < g->batch->rows_count; i++)
-            g->rows[position + g->batch->rows[i].token] = g->result->rows[i];
-    }
-}
-
 static void same_rows(const struct grid *a, const struct grid *b, uint32_t every, const char *what)
 {
     for (uint32_t i = 0; i < TOKENS; i += every)
@@ -176,19 +26,19 @@ static void check_stages(const struct tiny_model *tiny, uint32_t ranks, uint32_t
     snprintf(what, sizeof what, "%s, %u stages of %u", numerics ? "exact" : "fast", stages, ranks);
     grid_make(&one, tiny, ranks, 1, numerics, 2, 60 * NS_PER_S);
     grid_make(&grid, tiny, ranks, stages, numerics, 1 + stages % 2, 60 * NS_PER_S);
-    run(&one, TOKENS, 1);
+    grid_run(&one, TOKENS, 1);
     for (uint32_t i = 0; i < TOKENS; i++) assert_int_equal(one.rows[i].flags, 0);
-    run(&grid, 19, 1); /* more rows than a group of logits has */
+    grid_run(&grid, 19, 1); /* more rows than a group of logits has */
     same_rows(&one, &grid, 1, what);
-    run(&grid, 3, 1); /* as few as threads prepare alone */
+    grid_run(&grid, 3, 1); /* as few as threads prepare alone */
     same_rows(&one, &grid, 1, what);
-    run(&grid, 16, 7); /* few rows in the last layer */
+    grid_run(&grid, 16, 7); /* few rows in the last layer */
     same_rows(&one, &grid, 7, what);
-    fill(&grid, 0, 33, 0); /* none at all, then those after them */
-    step(&grid);
+    grid_fill(&grid, 0, 33, 0); /* none at all, then those after them */
+    grid_step(&grid);
     assert_int_equal(grid.status[0], ST_OK);
-    fill(&grid, 33, 1, 1);
-    step(&grid);
+    grid_fill(&grid, 33, 1, 1);
+    grid_step(&grid);
     assert_memory_equal(&grid.result->rows[0], &one.rows[33], sizeof one.rows[33]);
     for (uint32_t number = 0; number < grid.count; number++) {
         block_bytes += grid.devices[number]->info.kv_block_bytes;
@@ -276,8 +126,8 @@ static void test_device_cpu_stages_not_finite(void **state)
                 uint32_t flagged = 0;
                 grid_make(&one, &tiny, ranks, 1, NUMERICS_FAST, threads, 60 * NS_PER_S);
                 grid_make(&grid, &tiny, ranks, 3, NUMERICS_FAST, threads, 60 * NS_PER_S);
-                run(&one, 5, 3);
-                run(&grid, 5, 3);
+                grid_run(&one, 5, 3);
+                grid_run(&grid, 5, 3);
                 for (uint32_t i = 0; i < TOKENS; i += 3) flagged += one.rows[i].flags == ROW_NOT_FINITE;
                 assert_true(flagged > 0 && one.rows[TOKENS - 1 - (TOKENS - 1) % 3].flags == ROW_NOT_FINITE);
                 same_rows(&one, &grid, 3, "not finite");
@@ -298,13 +148,13 @@ static void test_device_cpu_stages_lost(void **state)
     for (uint32_t threads = 1; threads <= 3; threads += 2)
         for (uint32_t absent = 1; absent < 3; absent++) {
             grid_make(&g, &tiny, 1, 3, NUMERICS_FAST, threads, 30 * NS_PER_MS);
-            fill(&g, 0, absent == 1 ? 1 : 20, 1);
+            grid_fill(&g, 0, absent == 1 ? 1 : 20, 1);
             g.absent = absent;
-            step(&g);
+            grid_step(&g);
             for (uint32_t number = 0; number < 3; number++)
                 if (number != absent) assert_int_equal(g.status[number], ST_DEVICE);
             g.absent = 0;
-            step(&g);
+            grid_step(&g);
             for (uint32_t number = 0; number < 3; number++) assert_int_equal(g.status[number], ST_DEVICE);
             grid_free(&g);
         }
@@ -339,8 +189,8 @@ static void test_device_cpu_stages_lost_anywhere(void **state)
                 struct device_cpu *cpu = (struct device_cpu *)(void *)g.devices[number];
                 struct failing failing = {{&ops, number, 3}, g.comms[number].line, at};
                 cpu->stages = &failing.comm;
-                fill(&g, 0, 40, 1);
-                step(&g);
+                grid_fill(&g, 0, 40, 1);
+                grid_step(&g);
                 for (uint32_t i = 0; i < 3; i++) /* three passes a step */
                     assert_int_equal(g.status[i], at < 3 ? ST_DEVICE : ST_OK);
                 grid_free(&g);
@@ -372,7 +222,7 @@ static void test_device_cpu_stages_refuses(void **state)
     assert_non_null(strstr(err.message, "stage 0 of 2"));
     assert_int_equal(device_cpu_create(&tiny.model, &config, NULL, NULL, &device, &err), ST_INVAL); /* whole */
     model_close(part);
-    fill(&g, 0, 4, 1);
+    grid_fill(&g, 0, 4, 1);
     g.batch->tokens[2] = V;
     for (uint32_t number = 0; number < 2; number++)
         assert_int_equal(device_step(g.devices[number], g.batch, g.result), ST_INVAL); /* before anything ran */
