@@ -17,10 +17,8 @@ struct symbol {
 
 #define CUBLASLT_SYMBOL(name, symbol, result, parameters) {#symbol, offsetof(struct cublaslt_table, name)},
 #define NCCL_SYMBOL(name, symbol, result, parameters)     {#symbol, offsetof(struct nccl_table, name)},
-#define NVML_SYMBOL(name, symbol, result, parameters)     {#symbol, offsetof(struct nvml_table, name)},
 static const struct symbol cublaslt_symbols[] = {CUBLASLT_MAP(CUBLASLT_SYMBOL)};
 static const struct symbol nccl_symbols[] = {NCCL_MAP(NCCL_SYMBOL)};
-static const struct symbol nvml_symbols[] = {NVML_MAP(NVML_SYMBOL)};
 
 struct library {
     const char *what;
@@ -33,15 +31,12 @@ struct library {
 
 static struct cublaslt_table cublaslt_table;
 static struct nccl_table nccl_table;
-static struct nvml_table nvml_table;
 #define COUNT_OF(array) (uint32_t)(sizeof(array) / sizeof(array)[0])
 static struct library cublaslt = {"cuBLASLt",       {"libcublasLt.so.13", "libcublasLt.so.12", NULL},
                                   cublaslt_symbols, COUNT_OF(cublaslt_symbols),
                                   &cublaslt_table,  false};
 static struct library nccl = {"NCCL", {"libnccl.so.2", NULL, NULL}, nccl_symbols, COUNT_OF(nccl_symbols), &nccl_table,
                               false};
-static struct library nvml = {
-    "NVML", {"libnvidia-ml.so.1", NULL, NULL}, nvml_symbols, COUNT_OF(nvml_symbols), &nvml_table, false};
 static pthread_mutex_t opening = PTHREAD_MUTEX_INITIALIZER; /* guards the libraries above */
 
 static void *open_any(const struct library *library)
@@ -105,12 +100,5 @@ enum status cuda_api_nccl(const struct nccl_table **table, struct error *err)
     if (nccl_table.version(&version) != NCCL_SUCCESS || version < NCCL_CONFIG_VERSION)
         return error_set(err, ST_NOTFOUND, "NCCL %d is too old: %d is the oldest", version, NCCL_CONFIG_VERSION);
     *table = &nccl_table;
-    return ST_OK;
-}
-
-enum status cuda_api_nvml(const struct nvml_table **table, struct error *err)
-{
-    TRY(open_library(&nvml, err));
-    *table = &nvml_table;
     return ST_OK;
 }

@@ -1,18 +1,19 @@
-/* The libraries beside cudart that the CUDA device calls: cuBLASLt, NCCL and NVML, opened with dlopen when the device
- * is created. The binary is linked against none of them: cuBLASLt alone is 542 MB, and a machine without a GPU has
- * none.
+/* The libraries beside cudart that the CUDA device calls: cuBLASLt and NCCL, and NVML (runtime/power/nvml_api.h),
+ * opened with dlopen when the device is created. The binary is linked against none of them: cuBLASLt alone is 542 MB,
+ * and a machine without a GPU has none.
  *
  * Each is a table of functions, made from one list of symbols (*_MAP). What is declared here is the little of their C
  * interfaces that we call, in our own words: enumerations are int, handles point to structs nobody defines, constants
  * carry the library's values. tests/unit/cuda/test_cuda_api.c holds every function and constant against the real
  * headers where they are found. Tests fill tables from fakes, and plant errors in them.
  *
- * Tables are read-only once made; any thread. Sources: cublasLt.h and cublas_api.h of CUDA 13.0, nccl.h 2.28, nvml.h.
+ * Tables are read-only once made; any thread. Sources: cublasLt.h and cublas_api.h of CUDA 13.0, nccl.h 2.28.
  */
 #ifndef RUNTIME_DEVICE_CUDA_CUDA_API_H
 #define RUNTIME_DEVICE_CUDA_CUDA_API_H
 
 #include "runtime/base/status.h"
+#include "runtime/power/nvml_api.h"
 
 #include <cuda_runtime_api.h>
 #include <stdbool.h>
@@ -131,49 +132,6 @@ enum {
       (void *data, size_t count, int type, int peer, struct nccl_comm *comm, cudaStream_t stream))                     \
     X(error_string, ncclGetErrorString, const char *, (int error))
 
-/* ---- NVML: every function gives an nvmlReturn_t ---- */
-
-struct nvml_device; /* nvmlDevice_t, nvmlEventSet_t point to them */
-struct nvml_events;
-struct nvml_event { /* nvmlEventData_t */
-    struct nvml_device *device;
-    unsigned long long type, data; /* data: the XID of a critical error */
-    unsigned gpu_instance, compute_instance;
-};
-struct nvml_field { /* nvmlFieldValue_t */
-    unsigned id, scope;
-    long long timestamp, latency_microseconds;
-    int value_type, result;
-    union {
-        double d;
-        unsigned u32;
-        unsigned long long u64;
-    } value;
-};
-
-enum {
-    NVML_OK = 0,
-    NVML_TIMED_OUT = 10,
-    NVML_GPU_LOST = 15,
-    NVML_FIELD_RECOVERY_ACTION = 230, /* NVML_FI_DEV_GET_GPU_RECOVERY_ACTION: 0 = none */
-    NVML_EVENT_ECC_DOUBLE = 2,        /* nvmlEventTypeDoubleBitEccError */
-    NVML_EVENT_XID = 8                /* nvmlEventTypeXidCriticalError */
-};
-
-#define NVML_MAP(X)                                                                                                    \
-    X(init, nvmlInit_v2, int, (void))                                                                                  \
-    X(shutdown, nvmlShutdown, int, (void))                                                                             \
-    X(device_by_pci, nvmlDeviceGetHandleByPciBusId_v2, int, (const char *pci, struct nvml_device **device))            \
-    X(events_create, nvmlEventSetCreate, int, (struct nvml_events * *events))                                          \
-    X(events_free, nvmlEventSetFree, int, (struct nvml_events * events))                                               \
-    X(events_supported, nvmlDeviceGetSupportedEventTypes, int,                                                         \
-      (struct nvml_device * device, unsigned long long *types))                                                        \
-    X(events_register, nvmlDeviceRegisterEvents, int,                                                                  \
-      (struct nvml_device * device, unsigned long long types, struct nvml_events *events))                             \
-    X(events_wait, nvmlEventSetWait_v2, int,                                                                           \
-      (struct nvml_events * events, struct nvml_event * event, unsigned wait_ms))                                      \
-    X(fields, nvmlDeviceGetFieldValues, int, (struct nvml_device * device, int count, struct nvml_field *fields))
-
 /* ---- the tables ---- */
 
 #define CUDA_API_MEMBER(name, symbol, result, parameters) result(*name) parameters;
@@ -182,9 +140,6 @@ struct cublaslt_table {
 };
 struct nccl_table {
     NCCL_MAP(CUDA_API_MEMBER)
-};
-struct nvml_table {
-    NVML_MAP(CUDA_API_MEMBER)
 };
 #undef CUDA_API_MEMBER
 
@@ -198,6 +153,5 @@ struct cuda_libraries {
  * symbol is missing, or which version is too old. Any thread. */
 NODISCARD enum status cuda_api_cublaslt(const struct cublaslt_table **table, struct error *err);
 NODISCARD enum status cuda_api_nccl(const struct nccl_table **table, struct error *err);
-NODISCARD enum status cuda_api_nvml(const struct nvml_table **table, struct error *err);
 
 #endif

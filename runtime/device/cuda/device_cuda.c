@@ -272,7 +272,7 @@ static enum status open_libraries(struct device_cuda *cuda, struct error *err)
         if (!cuda->config.deterministic && cuda_api_cublaslt(&cuda->libraries.cublaslt, &reason) != ST_OK)
             log_line(LOG_WARN, "cuda", "event=no_cublaslt effect=\"prefill by our own kernels\" reason=\"%s\"",
                      reason.message);
-        if (cuda_api_nvml(&cuda->libraries.nvml, &reason) != ST_OK)
+        if (nvml_api_open(&cuda->libraries.nvml, &reason) != ST_OK)
             log_line(LOG_WARN, "cuda", "event=no_nvml effect=\"hardware errors show in steps alone\" reason=\"%s\"",
                      reason.message);
         if (cuda->ranks_all > 1) TRY(cuda_api_nccl(&cuda->libraries.nccl, err));

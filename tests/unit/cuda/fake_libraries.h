@@ -78,9 +78,15 @@ static inline int fake_nvml_fields(struct nvml_device *device, int count, struct
     fields->value.u32 = fields->id == NVML_FIELD_RECOVERY_ACTION ? atomic_load(&fake_nvml_recovery) : 0;
     return NVML_OK;
 }
-static const struct nvml_table fake_nvml = {fake_nvml_init,          fake_nvml_shutdown,    fake_nvml_by_pci,
-                                            fake_nvml_events_create, fake_nvml_events_free, fake_nvml_supported,
-                                            fake_nvml_register,      fake_nvml_wait,        fake_nvml_fields};
+static const struct nvml_table fake_nvml = {.init = fake_nvml_init,
+                                            .shutdown = fake_nvml_shutdown,
+                                            .device_by_pci = fake_nvml_by_pci,
+                                            .events_create = fake_nvml_events_create,
+                                            .events_free = fake_nvml_events_free,
+                                            .events_supported = fake_nvml_supported,
+                                            .events_register = fake_nvml_register,
+                                            .events_wait = fake_nvml_wait,
+                                            .fields = fake_nvml_fields};
 
 static const struct cuda_libraries fake_libraries = {&fake_cublaslt, &fake_nccl, &fake_nvml};
 

@@ -107,7 +107,6 @@ static void test_cuda_api_opens_or_says_why_not(void **state)
     (void)state;
     const struct cublaslt_table *cublaslt = NULL, *again = NULL;
     const struct nccl_table *nccl = NULL;
-    const struct nvml_table *nvml = NULL;
     struct error err = {""};
     enum status status = cuda_api_cublaslt(&cublaslt, &err);
     if (status == ST_OK) {
@@ -121,8 +120,6 @@ static void test_cuda_api_opens_or_says_why_not(void **state)
     }
     err.message[0] = 0;
     if (cuda_api_nccl(&nccl, &err) != ST_OK) assert_non_null(strstr(err.message, "NCCL"));
-    err.message[0] = 0;
-    if (cuda_api_nvml(&nvml, &err) != ST_OK) assert_non_null(strstr(err.message, "NVML"));
 }
 
 int main(void)
