@@ -11,4 +11,13 @@
 NODISCARD enum status sensor_simulated_open(const struct plant_config *config, uint64_t now_ns, struct sensor **sensor,
                                             struct error *err);
 
+/* GPUs through NVML, summed: each by its energy counter, else its instant power, else its mean over a second. pci names
+ * them as CUDA does ("0000:17:00.0"); count 0: all that NVML sees. full_w is the sum of the limits enforced when it was
+ * opened, 0 where one is not told. A GPU that no longer answers fails each reading: the others alone would look like
+ * room. ST_NOTFOUND: there is no such sensor here, err says why (library, symbol, driver, GPU); ST_LIMIT: more GPUs
+ * than NVML_GPUS_MAX; ST_NOMEM. */
+enum { NVML_GPUS_MAX = 64 };
+NODISCARD enum status sensor_nvml_open(const char *const *pci, uint32_t count, struct sensor **sensor,
+                                       struct error *err);
+
 #endif
