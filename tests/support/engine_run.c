@@ -1,5 +1,5 @@
 /* See engine_run.h. The engine reads its clock before it takes what was submitted: there its thread waits until all of
- * it is. */
+ * it is. The clock goes on by a microsecond each time it is read, so that waiting requests age alike in every run. */
 #include "tests/support/engine_run.h"
 
 #include "runtime/base/mem.h"
@@ -13,8 +13,9 @@ struct run {
     pthread_t owner; /* may always read the clock */
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    bool open;      /* the engine may go; guarded by mutex */
-    uint64_t wakes; /* guarded by mutex */
+    bool open;       /* the engine may go; guarded by mutex */
+    uint64_t now_ns; /* guarded by mutex */
+    uint64_t wakes;  /* guarded by mutex */
 };
 
 static void *take(size_t count, size_t size)
@@ -58,12 +59,12 @@ void engine_job_free(struct engine_job *job)
 static uint64_t now_when_open_ns(void *state)
 {
     struct run *run = state;
-    if (!pthread_equal(pthread_self(), run->owner)) {
-        pthread_mutex_lock(&run->mutex);
-        while (!run->open) pthread_cond_wait(&run->changed, &run->mutex);
-        pthread_mutex_unlock(&run->mutex);
-    }
-    return clock_now_ns(clock_system());
+    bool is_owner = pthread_equal(pthread_self(), run->owner);
+    pthread_mutex_lock(&run->mutex);
+    while (!is_owner && !run->open) pthread_cond_wait(&run->changed, &run->mutex);
+    uint64_t now_ns = run->now_ns += 1000;
+    pthread_mutex_unlock(&run->mutex);
+    return now_ns;
 }
 
 static void open_gate(struct run *run)
