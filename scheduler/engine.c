@@ -24,11 +24,11 @@
 #include "runtime/base/doorbell.h"
 #include "runtime/base/mem.h"
 #include "runtime/base/ring.h"
+#include "runtime/base/seqlock.h"
 #include "scheduler/sched.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
-#include <string.h>
 
 enum { COMMANDS_MIN = 1024, EVENTS_MIN = 4096, IDLE_TURN_MS = 500, EMPTY_PLAN_TURN_MS = 5 };
 
@@ -72,7 +72,7 @@ struct engine {
     uint64_t power_wait_ns;    /* of the last plan: no watts for so long; 0: it had some */
     uint64_t accounted_ns;     /* up to here the thread's time is in own, device or idle */
 
-    _Atomic uint64_t stats_sequence; /* odd while the words change */
+    struct seqlock stats_lock;
     _Atomic uint64_t stats_words[STATS_WORDS];
 
     _Atomic bool stop;
@@ -80,7 +80,7 @@ struct engine {
     _Atomic uint32_t wants_room; /* the event ring was full */
 };
 
-/* ---- statistics: a seqlock over words; the release stores order the words behind the odd sequence ---- */
+/* ---- statistics ---- */
 
 /* The time since the last call goes to one of own, device and idle. */
 static void account(struct engine *e, uint64_t *bucket_ns, uint64_t now_ns)
@@ -116,26 +116,12 @@ static void stats_publish(struct engine *e, uint64_t now_ns)
     stats->device_lost = e->device_lost;
     stats->beat_ns = now_ns;
     account(e, &stats->own_ns_total, now_ns);
-
-    uint64_t words[STATS_WORDS];
-    memcpy(words, stats, sizeof words);
-    uint64_t sequence = atomic_load_explicit(&e->stats_sequence, memory_order_relaxed);
-    atomic_store_explicit(&e->stats_sequence, sequence + 1, memory_order_relaxed);
-    for (uint32_t i = 0; i < STATS_WORDS; i++)
-        atomic_store_explicit(&e->stats_words[i], words[i], memory_order_release);
-    atomic_store_explicit(&e->stats_sequence, sequence + 2, memory_order_release);
+    seqlock_write(&e->stats_lock, e->stats_words, stats, STATS_WORDS);
 }
 
 void engine_stats_read(const struct engine *e, struct engine_stats *stats)
 {
-    uint64_t words[STATS_WORDS], before, after;
-    do {
-        before = atomic_load_explicit(&e->stats_sequence, memory_order_acquire);
-        for (uint32_t i = 0; i < STATS_WORDS; i++)
-            words[i] = atomic_load_explicit(&e->stats_words[i], memory_order_acquire);
-        after = atomic_load_explicit(&e->stats_sequence, memory_order_relaxed);
-    } while (before != after || before & 1);
-    memcpy(stats, words, sizeof *stats);
+    (void)seqlock_read(&e->stats_lock, e->stats_words, stats, STATS_WORDS);
 }
 
 /* ---- sleeping ---- */

@@ -1,5 +1,4 @@
-/* Orders and records; see power_port.h. The words are a seqlock as in engine.c: release stores order them behind the
- * odd sequence, and a reader that meets a change reads again. */
+/* Orders and records; see power_port.h. */
 #include "scheduler/power_port.h"
 
 #include "runtime/base/clock.h"
@@ -26,13 +25,7 @@ void power_port_free(struct power_port *port)
 
 void power_port_order(struct power_port *port, const struct power_order *order)
 {
-    uint64_t words[POWER_ORDER_WORDS];
-    memcpy(words, order, sizeof words);
-    uint64_t sequence = atomic_load_explicit(&port->sequence, memory_order_relaxed);
-    atomic_store_explicit(&port->sequence, sequence + 1, memory_order_relaxed);
-    for (uint32_t i = 0; i < POWER_ORDER_WORDS; i++)
-        atomic_store_explicit(&port->words[i], words[i], memory_order_release);
-    atomic_store_explicit(&port->sequence, sequence + 2, memory_order_release);
+    seqlock_write(&port->lock, port->words, order, POWER_ORDER_WORDS);
 }
 
 bool power_port_take(struct power_port *port, struct power_step *step)
@@ -43,17 +36,8 @@ bool power_port_take(struct power_port *port, struct power_step *step)
 /* False: it is the one that is known. */
 static bool read_order(struct power_port *port)
 {
-    uint64_t words[POWER_ORDER_WORDS], before, after;
-    before = atomic_load_explicit(&port->sequence, memory_order_acquire);
-    if (before == port->order_sequence) return false;
-    do {
-        before = atomic_load_explicit(&port->sequence, memory_order_acquire);
-        for (uint32_t i = 0; i < POWER_ORDER_WORDS; i++)
-            words[i] = atomic_load_explicit(&port->words[i], memory_order_acquire);
-        after = atomic_load_explicit(&port->sequence, memory_order_relaxed);
-    } while (before != after || before & 1);
-    memcpy(&port->order, words, sizeof port->order);
-    port->order_sequence = before;
+    if (seqlock_sequence(&port->lock) == port->order_sequence) return false;
+    port->order_sequence = seqlock_read(&port->lock, port->words, &port->order, POWER_ORDER_WORDS);
     return true;
 }
 

@@ -12,6 +12,7 @@
 #define SCHEDULER_POWER_PORT_H
 
 #include "runtime/base/ring.h"
+#include "runtime/base/seqlock.h"
 #include "scheduler/sched.h"
 #include "scheduler/throttle.h"
 
@@ -34,7 +35,7 @@ enum { POWER_ORDER_WORDS = sizeof(struct power_order) / sizeof(uint64_t) };
 _Static_assert(sizeof(struct power_order) % sizeof(uint64_t) == 0, "copied in words");
 
 struct power_port {
-    _Atomic uint64_t sequence; /* odd while the words change */
+    struct seqlock lock;
     _Atomic uint64_t words[POWER_ORDER_WORDS];
     struct ring steps;
     _Atomic uint64_t busy_ns;  /* when the device began with the oldest step under way; 0: there is none */
