@@ -4,8 +4,9 @@ import os
 import subprocess
 import tempfile
 import unittest
+import xml.dom.minidom
 
-from harness import BINARY, MODEL
+from harness import BINARY, MODEL, NAME, Server
 
 
 def run(*arguments, timeout=120):
@@ -70,6 +71,40 @@ class CommandLine(unittest.TestCase):
         paths = [run("generate", MODEL, "-p", "Water boils at", "-n", "12", "--json", "--numerics", "exact", "--cpu-path", p,
                      "--max-model-len", "256").stdout for p in ("scalar", "auto")]
         self.assertEqual(json.loads(paths[0])["output_ids"], json.loads(paths[1])["output_ids"])
+
+    def test_bench_cost(self):
+        def bench(*more):
+            return run("bench", "cost", "--server", server.url, "--requests", "6", "--clients", "3", "--prompt-tokens", "40",
+                       "--output-tokens", "8", "--tariff", "00:00-06:00=0.2,06:00-24:00=0.6", *more)
+        with Server() as server, tempfile.TemporaryDirectory() as folder:
+            picture = os.path.join(folder, "cost.svg")
+            done = bench("--idle-watts", "50", "--full-watts", "100", "--pue", "1.5", "--capex", "8760", "--years", "1",
+                         "--json", "--svg", picture)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            said = json.loads(done.stdout)
+            self.assertEqual((said["model"], said["answered"], said["failed"]), (NAME, 6, 0))
+            self.assertEqual((said["prompt_tokens"], said["output_tokens"]), (240, 48))
+            self.assertEqual((said["meter"], said["estimated"]), ("estimate", True))
+            busy = min(said["engine_busy_seconds"], said["seconds"])
+            self.assertAlmostEqual(said["joules"] / (50 * said["seconds"] + 50 * busy), 1, 5)
+            hour = 1 + said["joules"] / said["seconds"] * 3600 / 3.6e6 * 1.5 * 0.5  # hardware, and energy at the day's mean
+            self.assertAlmostEqual(said["per_million"] / (1e6 * hour / (288 / said["seconds"] * 3600)), 1, 5)
+            self.assertTrue(0 < said["input_share"] <= 1)
+            self.assertTrue(0 < said["ttft_ms_p50"] <= said["ttft_ms_p99"] <= said["request_ms_p99"])
+            with open(picture) as file:
+                self.assertEqual(xml.dom.minidom.parse(file).documentElement.tagName, "svg")
+            with open(os.path.join(folder, "trace.csv"), "w") as file:
+                file.write("seconds,prompt,output\n0,10,3\n0.2,20,5\n")
+            done = bench("--trace", file.name, "--csv")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            names, values = (line.split(",") for line in done.stdout.splitlines())
+            said = dict(zip(names, values))
+            self.assertEqual((said["prompt_tokens"], said["output_tokens"], said["joules"]), ("30", "8", ""))
+            self.assertEqual(bench("--no-split", "--explain").returncode, 0)
+            self.assertEqual(bench("--prompt-tokens", "99999").returncode, 1)
+        self.assertEqual(run("bench", "cost").returncode, 2)
+        self.assertEqual(run("bench").returncode, 2)
+        self.assertEqual(run("bench", "cost", "--help").returncode, 0)
 
     def test_dry_run(self):
         done = run("serve", MODEL, "--dry-run", "--api-key", "very-secret")

@@ -7,7 +7,7 @@
 
 static void near(double got, double want)
 {
-    if (fabs(got - want) > 1e-9 + fabs(want) * 1e-6) fail_msg("got %.9g, want %.9g", got, want);
+    if (!(fabs(got - want) <= 1e-9 + fabs(want) * 1e-6)) fail_msg("got %.9g, want %.9g", got, want);
 }
 
 static struct cost compute(const struct cost_terms *terms, const struct cost_load *load, double price)
