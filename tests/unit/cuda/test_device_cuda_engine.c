@@ -129,6 +129,14 @@ static void assert_same(const struct engine_job *got, const struct engine_job *w
     }
 }
 
+/* Prompt tokens of all choices. */
+static uint64_t prompt_tokens(const struct engine_job jobs[JOBS])
+{
+    uint64_t tokens = 0;
+    for (uint32_t j = 0; j < JOBS; j++) tokens += jobs[j].request.prompt_count * jobs[j].request.choices_count;
+    return tokens;
+}
+
 static void check_pressure(const char *what, const struct model_spec *spec, enum tensor_type type, uint32_t ranks,
                            bool kv_fp8, uint32_t pool)
 {
@@ -141,6 +149,7 @@ static void check_pressure(const char *what, const struct model_spec *spec, enum
     run_jobs(device, tokenizer, LARGE_POOL, false, alone, &stats);
     assert_int_equal(stats.preemptions, 0);
     assert_int_equal(stats.prefix_hits_tokens, 0);
+    assert_true(stats.computed_prompt_tokens < prompt_tokens(alone)); /* choices took blocks of their request's first */
     uint64_t graphs = counters_graphs();
     run_jobs(device, tokenizer, pool, true, pressed, &stats);
     graphs = counters_graphs() - graphs;
