@@ -20,4 +20,12 @@ enum { NVML_GPUS_MAX = 64 };
 NODISCARD enum status sensor_nvml_open(const char *const *pci, uint32_t count, struct sensor **sensor,
                                        struct error *err);
 
+/* CPU packages through Linux' powercap (RAPL), summed: root/intel-rapl:N whose name is package-..., which AMD's have
+ * too. Cores, memory and the platform are parts or wholes of them and left out. root is RAPL_ROOT but in tests. full_w
+ * is the sum of the long-term limits, 0 where one is not told. ST_NOTFOUND: there is no such sensor here, err says why
+ * (often: only root may read it); ST_LIMIT: more packages than RAPL_PACKAGES_MAX; ST_NOMEM. */
+#define RAPL_ROOT "/sys/class/powercap"
+enum { RAPL_PACKAGES_MAX = 16 };
+NODISCARD enum status sensor_rapl_open(const char *root, struct sensor **sensor, struct error *err);
+
 #endif
