@@ -78,6 +78,12 @@ struct config {
     bool enforce_eager;               /* --enforce-eager */
     bool deterministic;               /* --deterministic */
     uint32_t itl_target_ms;           /* --itl-target-ms */
+    char *power_sensor;               /* --power-sensor auto|simulated|none */
+    double power_cap_w;               /* --power-cap; 0: none */
+    double power_target_w;            /* --power-target; 0: none */
+    double power_floor_w;             /* --power-floor; 0: chosen */
+    double power_idle_w;              /* --power-idle; 0: as the meter tells */
+    double power_full_w;              /* --power-full; 0: as the meter tells */
     uint32_t threads;                 /* --threads; 0: physical cores */
     char *cpu_path;                   /* --cpu-path auto|NAME of cpu_path.h */
     char *numerics;                   /* --numerics fast|exact */

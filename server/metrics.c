@@ -7,6 +7,7 @@
 #include "runtime/base/check.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -287,7 +288,30 @@ static void print_counters(struct printer *p, const struct metrics *metrics, con
            (double)stats->idle_ns_total / 1e9);
     single(p, "mr_engine_turn_seconds_total", "counter", "Of it waiting for another model's step on the same cores",
            (double)stats->turn_ns_total / 1e9);
+    single(p, "mr_engine_paced_seconds_total", "counter", "Of it waiting for watts, with work there",
+           (double)stats->paced_ns_total / 1e9);
     print_usage(p, metrics);
+}
+
+static void print_power(struct printer *p, const struct metrics_power *now)
+{
+    if (!now->is_on) return;
+    head(p, "mr_power_watts", "gauge", "Power of the last window of the meter, by scope");
+    sample(p, "mr_power_watts", ",scope=\"devices\"", now->watts);
+    if (isfinite(now->setpoint_w)) {
+        single(p, "mr_power_setpoint_watts", "gauge", "Power that is held now; absent without a limit",
+               now->setpoint_w);
+        single(p, "mr_power_error_ratio", "gauge", "Power above the set point, 1 is twice as much", now->error_ratio);
+    }
+    single(p, "mr_shed_level", "gauge", "Load shed for power: 0 nothing, 3 down to the floor", now->shed_level);
+    single(p, "mr_power_meter_estimated", "gauge", "1 when there is no meter and watts are computed from the work",
+           now->estimated);
+    single(p, "mr_power_meter_alarm", "gauge", "0 the meter is heard, 1 silent, 2 lost", now->alarm);
+    single(p, "mr_power_meter_windows_total", "counter", "Windows of the meter that were closed", (double)now->windows);
+    single(p, "mr_power_meter_failures_total", "counter", "Readings of the meter that failed",
+           (double)now->read_failures);
+    single(p, "mr_power_steps_lost_total", "counter", "Steps whose record had no room: their joules are nobody's",
+           (double)now->steps_lost);
 }
 
 static void print_process(struct printer *p, const struct metrics_process *now)
@@ -305,6 +329,7 @@ static void print_process(struct printer *p, const struct metrics_process *now)
     sample(p, "mr_io_switches_total", ",why=\"preempted\"", (double)now->io_switches_forced);
     single(p, "mr_log_lines_dropped_total", "counter", "Log lines that could not be written",
            (double)now->log_lines_dropped);
+    print_power(p, &now->power);
     head(p, "mr_http_replies_total", "counter", "Answers, by class of status");
     for (size_t i = 2; i < 6; i++) {
         (void)snprintf(label, sizeof label, ",status=\"%s\"", classes[i]);

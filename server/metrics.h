@@ -64,13 +64,22 @@ struct metrics_model {
     uint64_t load_ns, wake_ns, wake_estimate_ns;     /* 0: not known */
 };
 
+/* What the meter of watts shows. */
+struct metrics_power {
+    bool is_on, estimated;
+    double watts, setpoint_w, error_ratio; /* setpoint_w infinity: none */
+    uint32_t shed_level, alarm;            /* alarm: 0 fine, 1 silent, 2 lost */
+    uint64_t windows, read_failures, steps_lost;
+};
+
 /* What is true of the process. */
 struct metrics_process {
     uint64_t replies[6];           /* by first digit of the HTTP status; counted by metrics_reply */
     uint32_t connections, answers; /* open connections, answers in the making */
     uint64_t log_lines_dropped;
     uint64_t memory_limit_bytes;
-    uint64_t io_cpu_ns, process_cpu_ns;           /* CPU time of the io thread, of the whole process */
+    uint64_t io_cpu_ns, process_cpu_ns; /* CPU time of the io thread, of the whole process */
+    struct metrics_power power;
     uint64_t io_switches_own, io_switches_forced; /* times the io thread gave its core up: by sleeping, for another */
 };
 

@@ -211,6 +211,13 @@ static void wake_meter(void *state) /* engine thread */
     meter_wake(models->meter);
 }
 
+/* Its engine's thread has ended, or was never there. */
+static void close_power(struct served *served)
+{
+    power_close_port(served->models->power, served->power);
+    served->power = NULL;
+}
+
 static enum status start_engine(struct served *served, struct error *err)
 {
     struct models *models = served->models;
@@ -224,6 +231,8 @@ static enum status start_engine(struct served *served, struct error *err)
     model->think_start_id = tokenizer_special_id(model->tokenizer, "<think>");
     model->think_end_id = tokenizer_special_id(model->tokenizer, "</think>");
     make_fingerprint(served);
+    if (models->power && power_open_port(models->power, &served->power) != ST_OK)
+        return error_set(err, ST_NOMEM, "no memory for the engine's power port");
     uint64_t queue_max = config->max_num_queued_reqs ? config->max_num_queued_reqs : limits.queue_requests;
     struct engine_config settings = {
         .context_max = served->loaded.context_max,
@@ -237,14 +246,20 @@ static enum status start_engine(struct served *served, struct error *err)
         .prefix_cache = config->enable_prefix_caching,
         .think_start_id = model->think_start_id,
         .think_end_id = model->think_end_id,
+        .power = served->power,
         .turn = models->turn,
         .clock = clock_system(),
         .wake = models->meter ? wake_meter : models->listener.wake,
         .wake_state = models->meter ? models : models->listener.state,
     };
-    TRY(engine_create(&settings, served->loaded.device, model->tokenizer, &served->engine, err));
+    enum status status = engine_create(&settings, served->loaded.device, model->tokenizer, &served->engine, err);
+    if (status != ST_OK) {
+        close_power(served);
+        return status;
+    }
     if (models->meter && meter_port_open(models->meter, served->engine, &served->port) != ST_OK) {
         engine_destroy(served->engine);
+        close_power(served);
         served->engine = NULL;
         return error_set(err, ST_NOMEM, "no memory for the meter's port");
     }
@@ -518,6 +533,7 @@ static void stop_engine(struct served *served)
     if (!served->engine) return;
     close_port(served);
     engine_stop(served->engine);
+    close_power(served);
     CHECK(!engine_poll(served->engine, &event));
     engine_stats_read(served->engine, &stats);
     carry(&served->carried, &stats);
@@ -635,6 +651,7 @@ void models_free(struct models *models, void (*last_events)(void *state), void *
         CHECK(served->users == 0 && served->pins == 0);
         close_port(served);
         engine_destroy(served->engine);
+        close_power(served);
         if (models->loader_running && served == models->job) continue;
         models->hooks.unload(&served->loaded);
         remove_from_table(served);

@@ -27,6 +27,7 @@
 #include "server/metrics.h"
 #include "server/model_life.h"
 #include "server/model_names.h"
+#include "server/power/power_thread.h"
 
 #include <uv.h>
 
@@ -47,6 +48,7 @@ struct served {
     struct metrics metrics;
     struct engine *engine;       /* READY and DRAINING, else NULL */
     struct meter_port *port;     /* its events, when they are billed */
+    struct power_port *power;    /* its watts, where they are metered */
     struct engine_stats carried; /* what engines before the present one have counted */
     struct memory_row memory;    /* as of S3; its name is names.items[0] */
     struct memory_row full;      /* what it took when it was last loaded; name NULL: never yet */
@@ -85,6 +87,7 @@ struct models {
     struct models_hooks hooks;
     struct models_listener listener;
     struct meter *meter; /* borrowed; NULL: nothing is billed. Set before models_start */
+    struct power *power; /* borrowed; NULL: no meter of watts. Set before models_start */
     uv_loop_t *loop;
     struct served *items[MODELS_MAX]; /* in the order in which they are listed */
     uint32_t count;

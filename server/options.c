@@ -171,6 +171,25 @@ const struct option option_table[] = {
      false},
     {"itl-target-ms", 0, OPTION_U32, SERVE, AT(itl_target_ms), "50", 0, 60000, "MS",
      "Gap between a stream's tokens that prefill of other requests should not pass; 0: no bound.", false},
+    {"power-sensor", 0, OPTION_TEXT, SERVE, AT(power_sensor), "auto", 0, 0, "METER",
+     "What reads the watts: auto (a meter that is there; none: simulated, if --power-full is given), simulated (an "
+     "estimate "
+     "from the work done), none.",
+     false},
+    {"power-cap", 0, OPTION_DOUBLE, SERVE, AT(power_cap_w), "0", 0, 1e9, "WATTS",
+     "Hard limit of the power that the meter shows: steps are cut and paced to stay below it. 0: none. POST "
+     "/admin/power changes it.",
+     false},
+    {"power-target", 0, OPTION_DOUBLE, SERVE, AT(power_target_w), "0", 0, 1e9, "WATTS",
+     "Power to keep to, but never below --power-floor. 0: none.", false},
+    {"power-floor", 0, OPTION_DOUBLE, SERVE, AT(power_floor_w), "0", 0, 1e9, "WATTS",
+     "What interactive requests may always have, whatever is shed; a hard cap goes below it. 0: a tenth of the way "
+     "from idle to full power.",
+     false},
+    {"power-idle", 0, OPTION_DOUBLE, SERVE, AT(power_idle_w), "0", 0, 1e9, "WATTS",
+     "What the device draws without work, where the meter does not tell.", false},
+    {"power-full", 0, OPTION_DOUBLE, SERVE, AT(power_full_w), "0", 0, 1e9, "WATTS",
+     "What the device draws at most, where the meter does not tell.", false},
     {"threads", 0, OPTION_U32, SERVE | GENERATE, AT(threads), "0", 0, 1024, "N",
      "Threads of the CPU device; 0: one a physical core that this process may use.", false},
     {"cpu-path", 0, OPTION_TEXT, SERVE | GENERATE, AT(cpu_path), "auto", 0, 0, "PATH",

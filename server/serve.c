@@ -143,6 +143,7 @@ static void on_request(void *state, struct http_conn *conn, struct http_request 
     case ROUTE_ADMIN_SLEEP:
     case ROUTE_ADMIN_WAKE:
     case ROUTE_ADMIN_IS_SLEEPING: admin_request(server, conn, request, route->id); break;
+    case ROUTE_ADMIN_POWER: admin_power_request(server, conn, request); break;
     case ROUTE_USAGE:
     case ROUTE_BILLING_LEDGER:
     case ROUTE_BILLING_ORDERS:
@@ -472,6 +473,7 @@ static void take_last_events(void *state)
 static void server_free(struct server *server)
 {
     models_free(&server->models, take_last_events, server);
+    if (!server->models.loader_running) power_destroy(server->models.power);
     billing_close(server->billing);
     http_server_destroy(server->http);
     http_server_destroy(server->admin_http);
@@ -480,6 +482,26 @@ static void server_free(struct server *server)
     auth_destroy(server->auth);
     pthread_mutex_destroy(&server->wake_mutex);
     if (!server->models.loader_running) mem_free(server); /* else the loader still works in it */
+}
+
+static enum status open_power(struct server *server, struct error *err)
+{
+    const struct config *config = server->config;
+    struct power_config settings = {.sensor = config->power_sensor ? config->power_sensor : "none",
+                                    .idle_w = config->power_idle_w,
+                                    .full_w = config->power_full_w,
+                                    .floor_w = config->power_floor_w,
+                                    .cap_w = config->power_cap_w,
+                                    .target_w = config->power_target_w,
+                                    .clock = clock_system()};
+    struct power_state state;
+    TRY(power_create(&settings, &server->models.power, err));
+    if (!server->models.power) return ST_OK;
+    power_read_state(server->models.power, &state);
+    log_line(LOG_INFO, "power", "meter=\"%s\" idle_w=%g full_w=%g cap_w=%g target_w=%g%s", state.sensor, state.idle_w,
+             state.full_w, config->power_cap_w, config->power_target_w,
+             state.estimated ? " note=\"no meter: watts are an estimate from the work done\"" : "");
+    return ST_OK;
 }
 
 static enum status open_server(struct server *server, struct error *err)
@@ -511,6 +533,7 @@ static enum status open_server(struct server *server, struct error *err)
     TRY(prices_read(config->prices, &server->exchanges.prices, err));
     server->exchanges.billing = server->billing;
     server->models.meter = server->billing ? server->billing->meter : NULL;
+    TRY(open_power(server, err));
     directory_watch_start(server);
     key_recall_start(server);
     models_start(&server->models);

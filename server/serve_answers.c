@@ -147,6 +147,20 @@ void reply_metrics(struct server *server, struct http_conn *conn)
     own->process_cpu_ns = cpu_ns(&process);
     own->io_switches_own = (uint64_t)io.ru_nvcsw;
     own->io_switches_forced = (uint64_t)io.ru_nivcsw;
+    if (server->models.power) {
+        struct power_state state;
+        power_read_state(server->models.power, &state);
+        own->power = (struct metrics_power){.is_on = true,
+                                            .estimated = state.estimated,
+                                            .watts = state.watts,
+                                            .setpoint_w = state.setpoint_w,
+                                            .error_ratio = state.error_ratio,
+                                            .shed_level = state.goal.shed_level,
+                                            .alarm = (uint32_t)state.alarm,
+                                            .windows = state.windows,
+                                            .read_failures = state.read_failures,
+                                            .steps_lost = state.steps_lost};
+    }
     struct buf body;
     buf_init(&body, 0);
     metrics_print(models, server->models.count, own, &body);

@@ -3,6 +3,7 @@
  *   serve.c          life of the process: start, phases, signals, drain, end
  *   serve_answers.c  what is answered without a model: health, metrics, load, the list of models; and refusals
  *   admin.c          admin calls: load, unload, sleep, wake
+ *   admin_power.c    the admin call about watts
  *   billing_calls.c  /v1/usage, and the admin calls of billing
  *   directory_watch.c  accounts and keys of a billing server, kept up to date
  *   key_recall.c     Idempotency-Keys of an earlier process
@@ -98,6 +99,11 @@ void admin_settled(struct server *server, const struct served *served);
 bool admin_gone(struct server *server, const struct http_conn *conn);
 /* The end: all waiting calls get 503. */
 void admin_abort(struct server *server);
+
+/* ---- admin_power.c ---- */
+
+/* GET and POST /admin/power, the key checked. */
+void admin_power_request(struct server *server, struct http_conn *conn, const struct http_request *request);
 
 /* ---- billing_calls.c ---- */
 

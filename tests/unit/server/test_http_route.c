@@ -53,7 +53,7 @@ static void test_http_route_admin_ones(void **state)
         assert_false(routes[i].admin && (routes[i].open || routes[i].needs_engine));
         admin += routes[i].admin && !routes[i].billing;
     }
-    assert_int_equal(admin, 6);
+    assert_int_equal(admin, 7);
 }
 
 /* B3: only these may be asked without a key. */

@@ -1,0 +1,272 @@
+/* See power_thread.h. */
+#include "server/power/power_thread.h"
+
+#include "runtime/base/check.h"
+#include "runtime/base/doorbell.h"
+#include "runtime/base/mem.h"
+#include "runtime/power/sensors.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <string.h>
+
+enum { POLL_MS = 20, NAMEPLATE_TIMES = 10 /* a value above so many times full power is a mistake */ };
+
+struct port_link {
+    struct power_port port; /* first */
+    struct port_link *next;
+    uint64_t paced_ns; /* at the last look */
+};
+
+struct power {
+    struct power_config config;
+    struct sensor *sensor;
+    struct power_goal own_goal; /* of the options */
+    struct power_loop loop;     /* power thread */
+    pthread_t thread;
+    struct doorbell doorbell;
+    _Atomic bool stop;
+    pthread_mutex_t mutex; /* guards what follows */
+    struct port_link *ports;
+    uint64_t paced_ns, steps_lost; /* of ports that are closed too */
+    struct power_goal goal;
+    uint64_t goal_until_unix_ms;
+    bool goal_is_new;
+    struct power_state state;
+};
+
+/* ---- the thread ---- */
+
+static uint64_t unix_ms(const struct power *power)
+{
+    return (uint64_t)clock_unix_us(power->config.clock) / 1000;
+}
+
+static void take_goal(struct power *power, uint64_t now_ns)
+{
+    uint64_t until_unix_ms = power->goal_until_unix_ms;
+    if (until_unix_ms && unix_ms(power) >= until_unix_ms) {
+        power->goal = power->own_goal;
+        power->goal_until_unix_ms = 0;
+        power->goal_is_new = true;
+    }
+    if (power->goal_is_new) power_loop_goal(&power->loop, &power->goal, now_ns);
+    power->goal_is_new = false;
+}
+
+/* The records of all engines. Returns how many of them work; *known_ns as in power_loop_read. */
+static uint32_t take_steps(struct power *power, uint64_t now_ns, uint64_t *known_ns)
+{
+    uint32_t working = 0;
+    *known_ns = now_ns;
+    for (struct port_link *link = power->ports; link; link = link->next) {
+        struct power_step step;
+        uint64_t busy_ns = atomic_load(&link->port.busy_ns); /* before its records: what ends meanwhile is among them */
+        uint64_t paced_ns = atomic_load(&link->port.paced_ns);
+        bool works = busy_ns || paced_ns != link->paced_ns;
+        if (busy_ns && busy_ns < *known_ns) *known_ns = busy_ns;
+        for (; power_port_take(&link->port, &step); works = true) power_loop_step(&power->loop, &step);
+        power->paced_ns += paced_ns - link->paced_ns;
+        link->paced_ns = paced_ns;
+        working += works;
+    }
+    return working;
+}
+
+static void show(struct power *power, double allowance_w)
+{
+    const struct power_loop *loop = &power->loop;
+    struct power_state *state = &power->state;
+    state->watts = loop->watts;
+    state->setpoint_w = loop->throttle.goal_w;
+    state->allowance_w = allowance_w;
+    state->error_ratio = loop->error_ratio;
+    state->idle_w = loop->throttle.idle_w;
+    state->alarm = loop->alarm;
+    state->windows = loop->windows;
+    state->read_failures = loop->read_failures;
+    state->estimated = loop->last.flags & SENSOR_ESTIMATED;
+    state->steps_lost = power->steps_lost + loop->steps_lost;
+    for (const struct port_link *link = power->ports; link; link = link->next)
+        state->steps_lost += atomic_load(&link->port.lost);
+}
+
+static void look(struct power *power)
+{
+    uint64_t now_ns = clock_now_ns(power->config.clock), known_ns;
+    struct power_order order;
+    pthread_mutex_lock(&power->mutex);
+    take_goal(power, now_ns);
+    uint32_t working = take_steps(power, now_ns, &known_ns);
+    uint64_t paced_ns = power->paced_ns;
+    pthread_mutex_unlock(&power->mutex);
+    power_loop_read(&power->loop, now_ns, known_ns, paced_ns);
+    power_loop_order(&power->loop, clock_now_ns(power->config.clock), working, &order);
+    pthread_mutex_lock(&power->mutex);
+    for (struct port_link *link = power->ports; link; link = link->next) power_port_order(&link->port, &order);
+    show(power, order.allowance_w);
+    pthread_mutex_unlock(&power->mutex);
+}
+
+static void *power_thread(void *state)
+{
+    struct power *power = state;
+    while (!atomic_load(&power->stop)) {
+        uint32_t heard = doorbell_rings(&power->doorbell);
+        look(power);
+        doorbell_sleep(&power->doorbell, heard, POLL_MS * NS_PER_MS);
+    }
+    return NULL;
+}
+
+/* ---- the start ---- */
+
+static enum status open_sensor(struct power *power, struct error *err)
+{
+    const struct power_config *config = &power->config;
+    bool simulated = strcmp(config->sensor, "simulated") == 0, found = strcmp(config->sensor, "auto") == 0;
+    if (!simulated && !found && strcmp(config->sensor, "none") != 0)
+        return error_set(err, ST_INVAL, "--power-sensor: \"%s\" is none of auto, simulated, none", config->sensor);
+    if (config->full_w > 0 && config->full_w <= config->idle_w)
+        return error_set(err, ST_INVAL, "--power-full: %g W must be above --power-idle, %g W", config->full_w,
+                         config->idle_w);
+    if (simulated && !(config->full_w > 0))
+        return error_set(err, ST_INVAL,
+                         "--power-sensor simulated: --power-full must say what the device draws at most");
+    if (!simulated && !(found && config->full_w > 0)) return ST_OK;
+    struct plant_config plant = {.idle_w = config->idle_w,
+                                 .range_w = config->full_w - config->idle_w,
+                                 .gain = 1,
+                                 .lag_s = 0.030,
+                                 .publish_s = 0.1,
+                                 .noise = 0.01};
+    return sensor_simulated_open(&plant, clock_now_ns(config->clock), &power->sensor, err);
+}
+
+static enum status check_goal(const struct power *power, const struct power_goal *goal, struct error *err)
+{
+    double most_w = NAMEPLATE_TIMES * power->sensor->full_w;
+    const double values[] = {goal->cap_w, goal->target_w};
+    static const char *const names[] = {"cap_w", "target_w"};
+    for (int i = 0; i < 2; i++)
+        if (isnan(values[i]) || values[i] < 0 || (isfinite(values[i]) && values[i] > most_w))
+            return error_set(err, ST_INVAL, "%s must be 0 to %g watts", names[i], most_w);
+    if (goal->shed_level > POWER_SHED_MAX)
+        return error_set(err, ST_INVAL, "shed_level must be 0 to %d", POWER_SHED_MAX);
+    return ST_OK;
+}
+
+static enum status start(struct power *power, struct error *err)
+{
+    const struct power_config *config = &power->config;
+    power->goal = power->own_goal = (struct power_goal){.cap_w = config->cap_w > 0 ? config->cap_w : INFINITY,
+                                                        .target_w = config->target_w > 0 ? config->target_w : INFINITY};
+    TRY(check_goal(power, &power->goal, err));
+    power->goal_is_new = true;
+    power_loop_init(&power->loop, power->sensor, config->floor_w, clock_now_ns(config->clock));
+    power->state = (struct power_state){.setpoint_w = INFINITY,
+                                        .allowance_w = INFINITY,
+                                        .idle_w = power->sensor->idle_w,
+                                        .full_w = power->sensor->full_w,
+                                        .floor_w = power->loop.floor_w,
+                                        .estimated = power->sensor->ops->work != NULL};
+    memcpy(power->state.sensor, power->sensor->name, sizeof power->state.sensor);
+    if (pthread_create(&power->thread, NULL, power_thread, power) != 0)
+        return error_set(err, ST_NOMEM, "the system gives no thread for --power-sensor");
+    return ST_OK;
+}
+
+static void power_free(struct power *power)
+{
+    sensor_close(power->sensor);
+    pthread_mutex_destroy(&power->mutex);
+    doorbell_free(&power->doorbell);
+    mem_free(power);
+}
+
+enum status power_create(const struct power_config *config, struct power **out, struct error *err)
+{
+    struct power *power = mem_alloc(1, sizeof *power);
+    *out = NULL;
+    if (!power) return error_set(err, ST_NOMEM, "no memory for the power loop");
+    power->config = *config;
+    doorbell_init(&power->doorbell);
+    pthread_mutex_init(&power->mutex, NULL);
+    enum status status = open_sensor(power, err);
+    if (status == ST_OK && !power->sensor && (config->cap_w > 0 || config->target_w > 0))
+        status =
+            error_set(err, ST_INVAL,
+                      "--power-cap and --power-target need a meter: there is none; --power-full (and --power-idle) "
+                      "give the numbers for a simulated one");
+    if (status == ST_OK && power->sensor) status = start(power, err);
+    if (status == ST_OK && power->sensor)
+        *out = power;
+    else
+        power_free(power);
+    return status;
+}
+
+void power_destroy(struct power *power)
+{
+    if (!power) return;
+    CHECK(!power->ports);
+    atomic_store(&power->stop, true);
+    doorbell_ring(&power->doorbell);
+    CHECK(pthread_join(power->thread, NULL) == 0);
+    power_free(power);
+}
+
+/* ---- from other threads ---- */
+
+enum status power_open_port(struct power *power, struct power_port **port)
+{
+    struct port_link *link = mem_alloc(1, sizeof *link);
+    if (!link || power_port_init(&link->port) != ST_OK) {
+        mem_free(link);
+        return ST_NOMEM;
+    }
+    pthread_mutex_lock(&power->mutex);
+    link->next = power->ports;
+    power->ports = link;
+    pthread_mutex_unlock(&power->mutex);
+    *port = &link->port;
+    return ST_OK;
+}
+
+void power_close_port(struct power *power, struct power_port *port)
+{
+    if (!port) return;
+    pthread_mutex_lock(&power->mutex);
+    struct port_link **at = &power->ports;
+    while (&(*at)->port != port) at = &(*at)->next;
+    struct port_link *link = *at;
+    *at = link->next;
+    power->steps_lost += atomic_load(&port->lost) + ring_count(&port->steps);
+    pthread_mutex_unlock(&power->mutex);
+    power_port_free(port);
+    mem_free(link);
+}
+
+enum status power_set_goal(struct power *power, const struct power_goal *goal, uint64_t until_unix_ms,
+                           struct error *err)
+{
+    TRY(check_goal(power, goal, err));
+    if (until_unix_ms && until_unix_ms <= unix_ms(power))
+        return error_set(err, ST_INVAL, "until must be in the future");
+    pthread_mutex_lock(&power->mutex);
+    power->goal = *goal;
+    power->goal_until_unix_ms = until_unix_ms;
+    power->goal_is_new = true;
+    pthread_mutex_unlock(&power->mutex);
+    doorbell_ring(&power->doorbell);
+    return ST_OK;
+}
+
+void power_read_state(struct power *power, struct power_state *state)
+{
+    pthread_mutex_lock(&power->mutex);
+    *state = power->state;
+    state->goal = power->goal;
+    state->until_unix_ms = power->goal_until_unix_ms;
+    pthread_mutex_unlock(&power->mutex);
+}

@@ -1,0 +1,57 @@
+/* The thread that keeps the node's watts: it reads the meter every 20 ms, runs the loop of power_loop.h and tells the
+ * engines what they may take.
+ *
+ *   io thread: options, goals, metrics --lock--> goal, state
+ *   power thread: ports -> records -> loop <- meter; loop -> orders -> ports
+ *   engine threads: their port alone, without a lock
+ *
+ * A goal of POST /admin/power holds until its end, then those of the options do again. The lock guards the list of
+ * ports, the goals and the state shown; it is not held while the meter is read. */
+#ifndef SERVER_POWER_POWER_THREAD_H
+#define SERVER_POWER_POWER_THREAD_H
+
+#include "runtime/base/clock.h"
+#include "server/power/power_loop.h"
+
+struct power;
+
+struct power_config {
+    const char *sensor;     /* auto, simulated, none */
+    double idle_w, full_w;  /* 0: as the meter tells */
+    double floor_w;         /* 0: a tenth of the range above idle */
+    double cap_w, target_w; /* 0: none */
+    const struct clock *clock;
+};
+
+/* What is shown. */
+struct power_state {
+    char sensor[64];
+    bool estimated;     /* the meter is simulated */
+    double watts;       /* of the last window */
+    double setpoint_w;  /* what is held now; infinity: nothing is */
+    double allowance_w; /* of work; infinity: no limit */
+    double error_ratio; /* watts against the set point, less 1; 0 without */
+    double idle_w, full_w, floor_w;
+    struct power_goal goal;
+    uint64_t until_unix_ms; /* end of a goal given by hand; 0: none */
+    enum throttle_alarm alarm;
+    uint64_t windows, read_failures, steps_lost;
+};
+
+/* *power NULL and ST_OK: there is no meter, and no limit was asked for. ST_INVAL: the options contradict each other or
+ * a limit has no meter (err names the option); ST_NOMEM. */
+NODISCARD enum status power_create(const struct power_config *config, struct power **power, struct error *err);
+/* After all ports are closed. NULL is fine. */
+void power_destroy(struct power *power);
+
+/* An engine's port, from before it starts until after it has stopped. ST_NOMEM. Any thread. */
+NODISCARD enum status power_open_port(struct power *power, struct power_port **port);
+void power_close_port(struct power *power, struct power_port *port); /* NULL is fine */
+
+/* Holds at the next step. until_unix_ms 0: until another is given. io thread. ST_INVAL (err): a value that cannot be;
+ * the goal before it holds on. */
+NODISCARD enum status power_set_goal(struct power *power, const struct power_goal *goal, uint64_t until_unix_ms,
+                                     struct error *err);
+void power_read_state(struct power *power, struct power_state *state);
+
+#endif

@@ -1,0 +1,201 @@
+/* The loop over a simulated meter in virtual time: an engine of one thread whose steps last as long as they do, and a
+ * bucket like the real engine's. Figures that depend on nothing but the seed of the plant. */
+#include "tests/unit/unit.h"
+
+#include "runtime/base/clock.h"
+#include "runtime/base/mem.h"
+#include "runtime/power/sensors.h"
+#include "server/power/power_loop.h"
+
+#include <math.h>
+
+enum { IDLE_W = 40, FULL_W = 100 };
+
+struct rig {
+    struct sensor *sensor;
+    struct power_loop *loop;
+    struct power_order order;
+    struct joule_bucket bucket;
+    uint64_t now_ns, looked_ns, paced_ns, free_ns;
+    double step_s, prefill, rows; /* of the load's steps */
+    double energy_j, second_j;    /* drawn since the start, by the plant's own account; in this second */
+};
+
+static void rig_start(struct rig *rig)
+{
+    struct plant_config plant = {
+        .idle_w = IDLE_W, .range_w = FULL_W - IDLE_W, .gain = 1, .lag_s = 0.030, .publish_s = 0.1, .noise = 0.01};
+    struct error err;
+    *rig = (struct rig){.now_ns = NS_PER_S, .looked_ns = NS_PER_S, .free_ns = NS_PER_S, .step_s = 0.008, .rows = 4};
+    assert_int_equal(sensor_simulated_open(&plant, rig->now_ns, &rig->sensor, &err), ST_OK);
+    rig->loop = mem_alloc(1, sizeof *rig->loop);
+    power_loop_init(rig->loop, rig->sensor, 0, rig->now_ns);
+    power_loop_order(rig->loop, rig->now_ns, 1, &rig->order);
+}
+
+static void rig_stop(struct rig *rig)
+{
+    sensor_close(rig->sensor);
+    mem_free(rig->loop);
+}
+
+static void look(struct rig *rig)
+{
+    rig->looked_ns += 20 * NS_PER_MS;
+    power_loop_read(rig->loop, rig->looked_ns, rig->looked_ns, rig->paced_ns);
+    power_loop_order(rig->loop, rig->looked_ns, 1, &rig->order);
+}
+
+/* The engine's next step, or a pause; and the looks of the thread that fall into it. */
+static void go_on(struct rig *rig)
+{
+    double room_j = joule_bucket_room(&rig->bucket, rig->order.allowance_w, 0.030, rig->now_ns);
+    uint64_t start_ns = rig->now_ns;
+    if (room_j <= 0) {
+        uint64_t wait_ns = joule_bucket_wait_ns(&rig->bucket, rig->order.allowance_w);
+        if (wait_ns > 20 * NS_PER_MS) wait_ns = 20 * NS_PER_MS;
+        rig->paced_ns += wait_ns;
+        rig->now_ns += wait_ns;
+    } else {
+        struct energy_work work = {1, rig->prefill, 0, rig->rows, rig->rows * 100};
+        double joules = fmax(0, energy_model_joules(&rig->order.model, &work) - rig->order.idle_w * rig->step_s);
+        if (isfinite(rig->order.allowance_w)) joule_bucket_pay(&rig->bucket, joules);
+        rig->now_ns += (uint64_t)(rig->step_s * 1e9);
+        power_loop_step(rig->loop, &(struct power_step){start_ns, rig->now_ns, work, joules});
+    }
+    while (rig->looked_ns + 20 * NS_PER_MS <= rig->now_ns) look(rig);
+}
+
+/* Means of a second, each against goal_w: the highest and the lowest share. */
+static void run(struct rig *rig, uint32_t seconds, double goal_w, double *highest, double *lowest)
+{
+    *highest = -INFINITY, *lowest = INFINITY;
+    for (uint32_t i = 0; i < seconds; i++) {
+        struct sensor_reading before, after;
+        struct error err;
+        assert_int_equal(sensor_read(rig->sensor, rig->now_ns, &before, &err), ST_OK);
+        for (uint64_t end_ns = rig->now_ns + NS_PER_S; rig->now_ns < end_ns;) go_on(rig);
+        assert_int_equal(sensor_read(rig->sensor, rig->now_ns, &after, &err), ST_OK);
+        double watts =
+            (double)(after.energy_uj - before.energy_uj) * 1e3 / (double)(after.published_ns - before.published_ns);
+        *highest = fmax(*highest, watts / goal_w - 1);
+        *lowest = fmin(*lowest, watts / goal_w - 1);
+    }
+}
+
+/* Under a cap between prefill and decode storms. */
+static void test_power_loop_holds(void **state)
+{
+    (void)state;
+    struct rig rig;
+    double highest, lowest, worst = -INFINITY;
+    rig_start(&rig);
+    run(&rig, 5, FULL_W, &highest, &lowest); /* no limit: decode draws 40 + 0.55 * 60 */
+    assert_true(fabs(highest + 0.27) < 0.02 && fabs(lowest + 0.27) < 0.02);
+    assert_true(isinf(rig.order.allowance_w));
+    power_loop_goal(rig.loop, &(struct power_goal){.cap_w = 60, .target_w = INFINITY}, rig.now_ns);
+    power_loop_order(rig.loop, rig.now_ns, 1, &rig.order);
+    run(&rig, 1, 60, &highest, &lowest);
+    for (uint32_t storm = 0; storm < 20; storm++) {
+        rig.prefill = storm % 2 ? 0 : 128;
+        rig.rows = storm % 2 ? 8 : 1;
+        rig.step_s = storm % 2 ? 0.010 : 0.028;
+        run(&rig, 3, 60, &highest, &lowest);
+        if (storm >= 4) worst = fmax(worst, highest);
+        if (storm >= 4) assert_true(lowest > -0.08);
+    }
+    print_message("highest mean of a second above the cap: %.2f %%\n", 100 * worst);
+    assert_true(worst < 0.01);
+    assert_true(rig.paced_ns > 0 && rig.loop->windows > 400 && rig.loop->steps_lost == 0);
+    rig_stop(&rig);
+}
+
+/* Shed levels, the floor, and what a cap below idle means. */
+static void test_power_loop_goals(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct power_order order;
+    rig_start(&rig);
+    struct power_goal goal = {INFINITY, INFINITY, 1};
+    power_loop_goal(rig.loop, &goal, rig.now_ns);
+    power_loop_order(rig.loop, rig.now_ns, 1, &order);
+    assert_true(isinf(order.allowance_w) && order.holds_deferrable);
+    goal.shed_level = 2;
+    power_loop_goal(rig.loop, &goal, rig.now_ns);
+    power_loop_order(rig.loop, rig.now_ns, 1, &order);
+    assert_true(fabs(order.allowance_w - 30) < 1e-9); /* half of the range */
+    power_loop_order(rig.loop, rig.now_ns, 2, &order);
+    assert_true(fabs(order.allowance_w - 15) < 1e-9); /* two engines share it */
+    goal.shed_level = 3;
+    power_loop_goal(rig.loop, &goal, rig.now_ns);
+    power_loop_order(rig.loop, rig.now_ns, 1, &order);
+    assert_true(fabs(order.allowance_w - 6) < 1e-9); /* the floor, a tenth */
+    goal = (struct power_goal){INFINITY, 20, 0};
+    power_loop_goal(rig.loop, &goal, rig.now_ns);
+    power_loop_order(rig.loop, rig.now_ns, 1, &order);
+    assert_true(fabs(order.allowance_w - 6) < 1e-9 && !order.holds_deferrable); /* a target stays above it */
+    goal.cap_w = 20;
+    power_loop_goal(rig.loop, &goal, rig.now_ns);
+    power_loop_order(rig.loop, rig.now_ns, 1, &order);
+    assert_true(order.allowance_w == 0); /* a cap does not */
+    goal.cap_w = NAN;
+    power_loop_goal(rig.loop, &goal, rig.now_ns);
+    assert_true(rig.loop->goal.cap_w == 20); /* and what cannot be changes nothing */
+    rig_stop(&rig);
+}
+
+/* A meter that shows what it is told to. */
+struct told_sensor {
+    struct sensor sensor;
+    struct sensor_reading reading;
+};
+
+static enum status told_read(struct sensor *sensor, uint64_t now_ns, struct sensor_reading *reading, struct error *err)
+{
+    (void)now_ns, (void)err;
+    *reading = ((struct told_sensor *)sensor)->reading;
+    return ST_OK;
+}
+
+/* A step that is still under way keeps its window open, but not for ever: its joules are not those of others. */
+static void test_power_loop_waits_for_steps(void **state)
+{
+    (void)state;
+    static const struct sensor_ops ops = {.read = told_read};
+    struct told_sensor told = {.sensor = {.ops = &ops, .idle_w = IDLE_W, .full_w = FULL_W}};
+    struct power_loop *loop = mem_alloc(1, sizeof *loop);
+    power_loop_init(loop, &told.sensor, 0, NS_PER_S);
+    told.reading = (struct sensor_reading){.published_ns = NS_PER_S};
+    power_loop_read(loop, NS_PER_S, NS_PER_S, 0);
+    told.reading = (struct sensor_reading){8000000, 1100 * NS_PER_MS, .changes = 1, .flags = 0};
+    power_loop_read(loop, 1110 * NS_PER_MS, 1050 * NS_PER_MS, 0); /* a step runs since 50 ms */
+    assert_int_equal(loop->windows, 0);
+    struct power_step step = {1050 * NS_PER_MS, 1150 * NS_PER_MS, {1, 64, 0, 0, 0}, 4};
+    power_loop_step(loop, &step);
+    power_loop_read(loop, 1160 * NS_PER_MS, 1160 * NS_PER_MS, 0);
+    assert_int_equal(loop->windows, 1);
+    assert_true(fabs(loop->watts - 80) < 1e-9 && fabs(loop->throttle.lagged_w - 20) < 2); /* half of the step's 4 J */
+    assert_int_equal(loop->queue_count, 1);                                               /* its other half comes */
+    told.reading = (struct sensor_reading){14000000, 1200 * NS_PER_MS, .changes = 2, .flags = 0};
+    power_loop_read(loop, 1300 * NS_PER_MS, 1160 * NS_PER_MS, 0);
+    assert_int_equal(loop->windows, 1);
+    power_loop_read(loop, 1400 * NS_PER_MS, 1160 * NS_PER_MS, 0); /* a step hangs */
+    assert_int_equal(loop->windows, 2);
+    assert_int_equal(loop->queue_count, 0);
+    told.reading.changes = 3; /* the meter broke off */
+    told.reading.published_ns = 1500 * NS_PER_MS;
+    power_loop_read(loop, 1500 * NS_PER_MS, 1500 * NS_PER_MS, 0);
+    assert_int_equal(loop->windows, 2);
+    mem_free(loop);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_power_loop_holds),
+        cmocka_unit_test(test_power_loop_goals),
+        cmocka_unit_test(test_power_loop_waits_for_steps),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
