@@ -35,6 +35,11 @@ struct fixture {
     void *map;
 };
 
+#ifdef __SANITIZE_ADDRESS__ /* values beside random ones only with the smallest shape: they move no access */
+enum { FEWER = 1 };
+#else
+enum { FEWER = 0 };
+#endif
 enum fill { FILL_RANDOM, FILL_ENDS, FILL_COUNT };
 enum input { INPUT_RANDOM, INPUT_MINUS_ONE, INPUT_OUTLIER, INPUT_ZERO_BLOCKS, INPUT_DENORMAL, INPUT_COUNT };
 
@@ -301,7 +306,10 @@ static void check_all(enum numerics numerics)
                 fixture_make(&f, types[t], numerics, N, K, fill);
                 for (size_t i = 0; i < COUNT(row_counts); i++)
                     for (enum input input = 0; input < INPUT_COUNT; input++)
-                        if (input == INPUT_RANDOM || row_counts[i] < 6 || row_counts[i] == 16 || row_counts[i] == 23)
+                        if (FEWER && shape != 2 && (fill != FILL_RANDOM || input != INPUT_RANDOM))
+                            continue;
+                        else if (input == INPUT_RANDOM || row_counts[i] < 6 || row_counts[i] == 16 ||
+                                 row_counts[i] == 23)
                             check_case(&f, row_counts[i], input);
                 fixture_free(&f);
             }
