@@ -3,6 +3,7 @@
 
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
+#include "runtime/base/thread.h"
 #include "runtime/batch_wire.h"
 #include "runtime/device/device_cpu_parts.h"
 #include "runtime/device/rank_comms.h"
@@ -341,12 +342,9 @@ static void *supervise(void *state)
 
 static enum status supervise_start(struct device_ranks *d)
 {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are the main thread's business */
-    d->supervised = pthread_create(&d->supervisor, NULL, supervise, d) == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return d->supervised ? ST_OK : ST_LIMIT;
+    enum status status = thread_start(&d->supervisor, supervise, d);
+    d->supervised = status == ST_OK;
+    return status;
 }
 
 /* ---- the device ---- */

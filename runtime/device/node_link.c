@@ -5,12 +5,12 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/hash.h"
 #include "runtime/base/mem.h"
+#include "runtime/base/thread.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -290,12 +290,9 @@ static enum status take_memory(struct node_link *l)
 
 static enum status start_thread(struct node_link *l)
 {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    l->threaded = pthread_create(&l->thread, NULL, write_main, l) == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return l->threaded ? ST_OK : ST_LIMIT;
+    enum status status = thread_start(&l->thread, write_main, l);
+    l->threaded = status == ST_OK;
+    return status;
 }
 
 enum status node_link_create(const struct node_link_config *config, struct node_link **link)

@@ -9,6 +9,7 @@
 
 #include "runtime/base/cond.h"
 #include "runtime/base/mem.h"
+#include "runtime/base/thread.h"
 #include "runtime/batch_wire.h"
 #include "runtime/device/rank_comms.h"
 #include "runtime/device/rank_message.h"
@@ -73,12 +74,9 @@ static void *beat_main(void *state)
 
 static enum status beat_start(struct worker *w)
 {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    w->beating = pthread_create(&w->beat_thread, NULL, beat_main, w) == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return w->beating ? ST_OK : ST_LIMIT;
+    enum status status = thread_start(&w->beat_thread, beat_main, w);
+    w->beating = status == ST_OK;
+    return status;
 }
 
 static void beat_stop(struct worker *w)

@@ -8,6 +8,7 @@
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
 #include "runtime/base/random.h"
+#include "runtime/base/thread.h"
 #include "runtime/device/rendezvous_wire.h"
 
 #include <arpa/inet.h>
@@ -573,15 +574,11 @@ static void *beat_main(void *state)
 
 static enum status beat_start(struct rendezvous *r, struct error *err)
 {
-    sigset_t all, before;
     r->looked_ns = now_ns();
     for (uint32_t i = 0; i < r->members_count; i++) r->members[i].heard_ns = r->looked_ns;
     r->bell = eventfd(0, EFD_CLOEXEC);
     if (r->bell < 0) return error_set(err, ST_LIMIT, "no file descriptor for the beats");
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    r->threaded = pthread_create(&r->thread, NULL, beat_main, r) == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    r->threaded = thread_start(&r->thread, beat_main, r) == ST_OK;
     return r->threaded ? ST_OK : error_set(err, ST_LIMIT, "no thread for the beats");
 }
 

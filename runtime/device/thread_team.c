@@ -4,11 +4,11 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/mem.h"
 #include "runtime/base/pause.h"
+#include "runtime/base/thread.h"
 
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <sys/syscall.h>
@@ -138,15 +138,11 @@ enum status team_create(uint32_t threads, struct thread_team **team)
     t->threads = threads;
     for (uint32_t i = 0; i < threads; i++) atomic_init(&t->workers[i].cpu, -1);
     t->spins = spins_of(threads);
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are the main thread's business */
     for (uint32_t i = 1; i < threads; i++) {
         t->workers[i] = (struct team_worker){.team = t, .idx = i};
-        if (pthread_create(&t->workers[i].thread, NULL, worker_main, &t->workers[i])) break;
+        if (thread_start(&t->workers[i].thread, worker_main, &t->workers[i]) != ST_OK) break;
         t->started++;
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (t->started + 1 < threads) {
         team_destroy(t);
         return ST_LIMIT;
