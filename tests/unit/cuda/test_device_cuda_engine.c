@@ -28,9 +28,10 @@ static const struct model_spec base_spec = {
     TINY_SPEC,      .heads = 4, .head_size = 64,       .rope_size = 64, .attention_scale = 0.125f,
     .ff_width = 96, .vocab = V, .context_max = CONTEXT};
 
-static struct device *device_make(const struct tiny_model *tiny, uint32_t ranks, bool kv_fp8)
+static struct device *device_make(const struct tiny_model *tiny, uint32_t ranks, uint32_t stages, bool kv_fp8)
 {
     struct device_cuda_config config = {.ranks = ranks,
+                                        .stages = stages,
                                         .kv_fp8 = kv_fp8,
                                         .memory_utilization = 0.06,
                                         .spare_bytes = 1 << 20,
@@ -138,14 +139,14 @@ static uint64_t prompt_tokens(const struct engine_job jobs[JOBS])
 }
 
 static void check_pressure(const char *what, const struct model_spec *spec, enum tensor_type type, uint32_t ranks,
-                           bool kv_fp8, uint32_t pool)
+                           uint32_t stages, bool kv_fp8, uint32_t pool)
 {
     static struct tiny_model tiny;
     static struct engine_job alone[JOBS], pressed[JOBS];
     struct engine_stats stats;
     tiny_make(&tiny, spec, type, false, false);
     struct tokenizer *tokenizer = tokenizer_make();
-    struct device *device = device_make(&tiny, ranks, kv_fp8);
+    struct device *device = device_make(&tiny, ranks, stages, kv_fp8);
     run_jobs(device, tokenizer, LARGE_POOL, false, alone, &stats);
     assert_int_equal(stats.preemptions, 0);
     assert_int_equal(stats.prefix_hits_tokens, 0);
@@ -175,25 +176,26 @@ static void test_device_cuda_engine_preempts_without_a_trace(void **state)
 {
     (void)state;
     struct model_spec spec = tiny_rich(base_spec, 21);
-    check_pressure("f32, a window, FP8 KV", &spec, TENSOR_F32, 1, true, 20);
+    check_pressure("f32, a window, FP8 KV", &spec, TENSOR_F32, 1, 1, true, 20);
 }
 
-static void test_device_cuda_engine_preempts_on_two_gpus(void **state)
+static void test_device_cuda_engine_preempts_on_several_gpus(void **state)
 {
     (void)state;
     struct model_spec spec = base_spec;
-    check_pressure("two GPUs, q4_1", &spec, TENSOR_Q4_1, 2, false, 24);
+    check_pressure("two GPUs, q4_1", &spec, TENSOR_Q4_1, 2, 1, false, 24);
     spec = tiny_mixture(base_spec);
     spec.experts_used = 2;
-    check_pressure("two GPUs, whole experts", &spec, TENSOR_Q8_0, 2, false, 20);
+    check_pressure("four GPUs, whole experts in two stages", &spec, TENSOR_Q8_0, 4, 2, false, 20);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_device_cuda_engine_preempts_without_a_trace),
-        cmocka_unit_test(test_device_cuda_engine_preempts_on_two_gpus),
+        cmocka_unit_test(test_device_cuda_engine_preempts_on_several_gpus),
     };
+    setenv("CUSIM_DEVICES", "4", 1);
     if (getenv("MILLRACE_TEST_FILTER")) cmocka_set_test_filter(getenv("MILLRACE_TEST_FILTER"));
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
