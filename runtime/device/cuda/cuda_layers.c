@@ -249,25 +249,45 @@ static enum status choose(const struct run *run, uint32_t group, uint32_t R)
     return ST_OK;
 }
 
-/* The residual stream, and which tokens are not finite, from a stage to the next: this rank's side of it. */
-static enum status pass(const struct run *run, uint32_t from)
+/* From stage `from` to the next: this rank's side of it. */
+static enum status pass(const struct run *run, uint32_t from, void *values, size_t row_bytes)
 {
     struct cuda_rank *rank = run->rank;
-    const struct cuda_space *s = &rank->space;
     uint32_t to = (from + 1) % rank->device->stages;
-    size_t row_bytes = rank->spec.width * sizeof *s->x;
-    enum status status = comm_pass(rank->line, s->x, run->M * row_bytes, from, to, rank->stream);
-    if (status == ST_OK) status = comm_pass(rank->line, s->bad, run->M * sizeof *s->bad, from, to, rank->stream);
+    enum status status = comm_pass(rank->line, values, run->M * row_bytes, from, to, rank->stream);
     return status == ST_OK ? ST_OK : error_set(run->err, ST_DEVICE, "passing rows on: %s", status_text(status));
 }
 
-/* What is pending is added first, by a norm whose result nobody reads. Stage 0 then takes what the last one gives. */
+static enum status pass_marks(const struct run *run, uint32_t from)
+{
+    return pass(run, from, run->rank->space.bad, sizeof *run->rank->space.bad);
+}
+
+static enum status pass_rows(const struct run *run, uint32_t from)
+{
+    return pass(run, from, run->rank->space.x, run->rank->spec.width * sizeof *run->rank->space.x);
+}
+
+/* Marks of tokens that are not finite go first, as they are after the layers here; then the residual stream, to which
+ * what is pending was added by a norm whose result nobody reads. Stage 0 then takes what the last one gives. */
 static enum status pass_on(struct run *run)
 {
     struct cuda_rank *rank = run->rank;
+    uint32_t last = rank->device->stages - 1;
+    TRY(pass_marks(run, rank->stage));
     TRY(norm(run, rank->weights.layers[0].attn_norm));
-    TRY(pass(run, rank->stage));
-    return rank->stage == 0 ? pass(run, rank->device->stages - 1) : ST_OK;
+    TRY(pass_rows(run, rank->stage));
+    if (rank->stage == 0) TRY(pass_marks(run, last));
+    return rank->stage == 0 ? pass_rows(run, last) : ST_OK;
+}
+
+/* What the layers here begin with. */
+static enum status begin(struct run *run)
+{
+    uint32_t stage = run->rank->stage;
+    if (stage == 0) return embed(run);
+    TRY(pass_marks(run, stage - 1));
+    return pass_rows(run, stage - 1);
 }
 
 enum status cuda_run_layers(struct cuda_rank *rank, const struct cuda_step_layout *layout, uint32_t M, uint32_t R,
@@ -275,7 +295,7 @@ enum status cuda_run_layers(struct cuda_rank *rank, const struct cuda_step_layou
 {
     struct cuda_step step = cuda_step_at(layout, rank->space.step);
     struct run run = {.rank = rank, .step = &step, .M = M, .R = R, .live = &step.header->tokens, .err = err};
-    TRY(rank->stage == 0 ? embed(&run) : pass(&run, rank->stage - 1));
+    TRY(begin(&run));
     for (uint32_t l = 0; l < rank->spec.layers; l++) {
         const struct cuda_layer *layer = &rank->weights.layers[l];
         TRY(norm(&run, layer->attn_norm));

@@ -517,6 +517,35 @@ static void check_stages(const struct tiny_model *tiny, uint32_t ranks, uint32_t
     run_end(&one);
 }
 
+/* Where V of some layer overflows for some tokens, the same rows are flagged as on one stage. */
+static void check_flags_of_stages(uint32_t spoilt)
+{
+    static struct tiny_model tiny;
+    static struct device_run one, staged;
+    struct device_cuda_config config = base_config;
+    struct model_spec spec = base_spec;
+    uint32_t flagged = 0;
+    for (uint32_t l = 0; l < 3; l++) spec.layer_flags[l] = LAYER_WINDOWED; /* few rows see the NaN themselves */
+    spec.window = 2;
+    tiny_make_layers(&tiny, &spec, 3, TENSOR_F32, false, false);
+    for (uint32_t i = 0; i < tiny.owned_count; i++)
+        if (tiny.owned[i] == tiny.layers[spoilt].v.data) ((float *)tiny.owned[i])[3] = 2e38f;
+    config.deterministic = true;
+    fixture_cuda(&one, &tiny, &config);
+    config.ranks = config.stages = 3;
+    fixture_cuda(&staged, &tiny, &config);
+    run_alone(&one, 1, lengths[1], lengths[1]);
+    run_alone(&staged, 1, lengths[1], lengths[1]);
+    for (uint32_t i = 0; i < lengths[1]; i++) {
+        assert_int_equal(staged.rows[1][i].flags, one.rows[1][i].flags);
+        flagged += one.rows[1][i].flags == ROW_NOT_FINITE;
+    }
+    assert_true(flagged > 0);
+    run_end(&staged);
+    run_end(&one);
+    tiny_free(&tiny);
+}
+
 static void test_device_cuda_divides_layers_into_stages(void **state)
 {
     (void)state;
@@ -536,6 +565,7 @@ static void test_device_cuda_divides_layers_into_stages(void **state)
     check_stages(&tiny, 1, 2);
     check_stages(&tiny, 2, 2);
     tiny_free(&tiny);
+    for (uint32_t l = 0; l < 3; l++) check_flags_of_stages(l);
 }
 
 static uint64_t fail_at;
@@ -591,6 +621,12 @@ static void test_device_cuda_create_fails_cleanly(void **state)
     assert_not_created(&tiny.model, &config, ST_INVAL, "3 GPUs do not divide into 2 stages");
     config.stages = 3;
     assert_not_created(&tiny.model, &config, ST_INVAL, "1-2 do");
+    const struct device_share share = {.ranks_all = 4};
+    config = base_config;
+    config.deterministic = true;
+    config.share = &share;
+    config.stages = 2; /* the first of which needs two GPUs */
+    assert_not_created(&tiny.model, &config, ST_INVAL, "--deterministic");
     config = base_config;
     config.tokens_max = 0;
     assert_not_created(&tiny.model, &config, ST_INVAL, "tokens_max");
@@ -749,6 +785,12 @@ static void test_device_cuda_is_lost_with_a_rank(void **state)
         assert_lost(&f, "rank");
         end_faulty(&f);
     }
+    struct device_cuda_config config = base_config; /* with no deadline in sight: NCCL alone knows */
+    config.ranks = config.stages = 2;
+    fixture_cuda(&f, &tiny, &config);
+    fault_nccl_async(6, 8); /* a step's last */
+    assert_lost(&f, "a stage");
+    end_faulty(&f);
     tiny_free(&tiny);
 }
 

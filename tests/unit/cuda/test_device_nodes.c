@@ -311,9 +311,10 @@ static void test_device_nodes_equal_one_process(void **state)
         world_make(&w, shapes[i].processes, shapes[i].ranks);
         w.cuda.graphs = i != 1;
         w.cuda.stages = shapes[i].stages;
-        w.cuda.one_shot_bytes = 1; /* NCCL makes all sums */
+        w.cuda.deterministic = w.cuda.stages == w.processes; /* where each process has a stage */
         struct device_cuda_config config = w.cuda;
         config.ranks = w.processes * w.ranks;
+        config.one_shot_bytes = 1; /* NCCL makes all sums, or with deterministic none */
         if (device_cuda_create(&w.tiny.model, &config, NULL, NULL, &alone, &err) != ST_OK) fail_msg("%s", err.message);
         fixture_make(&f, alone);
         generate(&f, NEW, 0, rows[0], ids[0]);
