@@ -42,15 +42,12 @@ struct process {
 };
 
 struct world {
-    struct model models[PROCESSES_MAX]; /* a part is closed by its thread */
     struct tiny_model tiny;
     uint32_t processes, ranks; /* ranks of each */
     struct rendezvous_config meeting;
     struct device_cuda_config cuda;
     struct process all[PROCESSES_MAX];
-    uint32_t kv_blocks[PROCESSES_MAX]; /* room that a process has, 0: what its GPUs have */
-    bool other_config;                 /* of the last process */
-    uint32_t take_ms;
+    uint32_t small; /* process 1 has less room: 1 some, 2 none */
 };
 
 static enum status create_part(void *state, const struct device_share *share, struct device **device, struct error *err)
@@ -60,6 +57,8 @@ static enum status create_part(void *state, const struct device_share *share, st
     config.ranks = p->world->ranks;
     config.first_gpu = p->process * p->world->ranks;
     config.share = share;
+    if (p->process == 1 && p->world->small == 1) config.memory_utilization -= 0.01;
+    if (p->process == 1 && p->world->small == 2) config.memory_utilization = 0.0005;
     return device_cuda_create(&p->world->tiny.model, &config, NULL, NULL, device, err);
 }
 
@@ -86,10 +85,8 @@ static struct device_nodes_config config_of(struct process *p)
                                          .vocab = V,
                                          .create = create_part,
                                          .state = p,
-                                         .take_ms = w->take_ms,
                                          .stop = told_to_stop};
     config.meeting.process = p->process;
-    if (w->other_config && p->process == w->processes - 1) config.meeting.config_hash[5] = 1;
     return config;
 }
 
@@ -337,10 +334,92 @@ static void test_device_nodes_equal_one_process(void **state)
     }
 }
 
+/* The smallest room of all processes counts; a stage of layers may be another process's; bits stay. */
+static void test_device_nodes_agree_on_blocks_and_take_stages(void **state)
+{
+    (void)state;
+    enum { NEW = 3 };
+    static struct world w;
+    static struct row_result rows[2][SEQS][CONTEXT];
+    static uint32_t ids[2][SEQS][CONTEXT];
+    uint32_t blocks[2];
+    for (uint32_t i = 0; i < 2; i++) {
+        struct fixture f = {0};
+        world_make(&w, 2, 1);
+        w.cuda.stages = 2;
+        w.cuda.deterministic = true; /* no stage is divided over processes */
+        w.small = i;
+        fixture_make(&f, world_start(&w));
+        blocks[i] = f.device->info.kv_blocks;
+        generate(&f, NEW, 0, rows[i], ids[i]);
+        device_destroy(f.device);
+        expect(&w.all[1], ST_OK, "");
+        fixture_free(&f);
+        world_free(&w);
+    }
+    if (blocks[1] >= blocks[0]) fail_msg("%u blocks beside a smaller process, %u without", blocks[1], blocks[0]);
+    for (uint32_t s = 0; s < SEQS; s++) assert_memory_equal(rows[0][s], rows[1][s], NEW * sizeof rows[0][s][0]);
+}
+
+static void test_device_nodes_refuse_what_cannot_be_made(void **state)
+{
+    (void)state;
+    static struct world w;
+    world_make(&w, 2, 1);
+    w.cuda.deterministic = true; /* sums over processes are NCCL's */
+    for (uint32_t i = 0; i < 2; i++) start(&w.all[i]);
+    for (uint32_t i = 0; i < 2; i++) finish(&w.all[i]);
+    for (uint32_t i = 0; i < 2; i++)
+        if (!strstr(w.all[i].err.message, "--deterministic")) fail_msg("%s", w.all[i].err.message);
+    world_free(&w);
+    world_make(&w, 2, 1);
+    w.small = 2; /* process 1 has room for nothing */
+    for (uint32_t i = 0; i < 2; i++) start(&w.all[i]);
+    expect(&w.all[1], ST_NOMEM, "--max-model-len");
+    expect(&w.all[0], ST_DEVICE, "process 1 has given up: ");
+    world_free(&w);
+}
+
+enum harm { FOLLOWER_LEAVES, COLLECTIVE_HANGS, FOLLOWER_BREAKS, HARMS };
+
+/* While steps run; every process ends by itself, within the deadline of a step. */
+static void test_device_nodes_end_with_a_lost_process(void **state)
+{
+    (void)state;
+    static struct world w;
+    for (enum harm harm = 0; harm < HARMS; harm++) {
+        struct fixture f = {0};
+        world_make(&w, 2, 1);
+        w.cuda.step_deadline_ns = harm == COLLECTIVE_HANGS ? NS_PER_S : 600 * NS_PER_S;
+        fixture_make(&f, world_start(&w));
+        for (int i = 0; i < 3; i++) assert_int_equal(one_step(&f), ST_OK);
+        uint64_t begin_ns = clock_now_ns(clock_system());
+        if (harm == FOLLOWER_LEAVES) atomic_store(&w.all[1].stop, true);
+        if (harm == COLLECTIVE_HANGS) fault_hang_collective(3);
+        if (harm == FOLLOWER_BREAKS) fault_nccl_async(6, 2);
+        enum status status = ST_OK;
+        for (int i = 0; i < 100 && status == ST_OK; i++) status = one_step(&f);
+        assert_int_equal(status, ST_DEVICE);
+        assert_true(device_is_lost(f.device));
+        assert_int_equal(device_launch(f.device, f.batch), ST_DEVICE);
+        assert_int_equal(device_collect(f.device, f.result), ST_DEVICE);
+        device_destroy(f.device);
+        expect(&w.all[1], harm == FOLLOWER_LEAVES ? ST_CANCELED : ST_DEVICE, "");
+        print_message("harm %d: %llu ms\n", harm,
+                      (unsigned long long)((clock_now_ns(clock_system()) - begin_ns) / NS_PER_MS));
+        faults_clear();
+        fixture_free(&f);
+        world_free(&w);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_device_nodes_equal_one_process),
+        cmocka_unit_test(test_device_nodes_agree_on_blocks_and_take_stages),
+        cmocka_unit_test(test_device_nodes_refuse_what_cannot_be_made),
+        cmocka_unit_test(test_device_nodes_end_with_a_lost_process),
     };
     (void)setenv("CUSIM_DEVICES", "4", 1);
     if (getenv("MILLRACE_TEST_FILTER")) cmocka_set_test_filter(getenv("MILLRACE_TEST_FILTER"));
