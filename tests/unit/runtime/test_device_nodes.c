@@ -7,6 +7,8 @@
 #include "runtime/base/hash.h"
 #include "runtime/base/mem.h"
 #include "runtime/base/random.h"
+#include "runtime/batch_rows_wire.h"
+#include "runtime/batch_wire.h"
 #include "runtime/device/device_nodes.h"
 #include "runtime/device/node_link.h"
 #include "tests/support/loopback.h"
@@ -33,6 +35,7 @@ struct process {
     uint32_t blocks;                       /* that fit here */
     atomic_uint launched, collected;       /* a step's sums are there when all have launched it */
     uint64_t digests[STEPS_MAX];           /* of each batch */
+    atomic_bool lost;                      /* its part says so by itself */
     atomic_bool hangs, breaks, stop, gone; /* never launches; launch fails; leave; its part is destroyed */
     bool fails;                            /* its part cannot be made */
     enum status status;
@@ -117,7 +120,7 @@ static bool part_is_lost(struct device *device)
 {
     struct process *p = part_of(device);
     struct error err;
-    return p->share->check(p->share->state, &err) != ST_OK;
+    return atomic_load(&p->lost) || p->share->check(p->share->state, &err) != ST_OK;
 }
 
 static void part_destroy(struct device *device)
@@ -365,24 +368,26 @@ static void test_device_nodes_notice_a_loss(void **state)
     }
 }
 
-/* Nothing is asked of it, and it tells. */
+/* Nothing is asked of it, and it tells: another process has gone, a part is lost, its own or another's. */
 static void test_device_nodes_notice_a_loss_while_idle(void **state)
 {
     (void)state;
     static struct world w;
-    world_make(&w, 2);
-    struct device *device = world_start(&w);
-    usleep(80000);
-    assert_false(device_is_lost(device));
-    atomic_store(&w.all[1].stop, true);
-    bool lost = false;
-    for (int i = 0; i < 5000 && !lost; i++) {
-        usleep(1000);
-        lost = device_is_lost(device);
+    for (int what = 0; what < 3; what++) {
+        world_make(&w, 2);
+        struct device *device = world_start(&w);
+        usleep(80000);
+        assert_false(device_is_lost(device));
+        atomic_store(what == 0 ? &w.all[1].stop : &w.all[what - 1].lost, true);
+        bool lost = false;
+        for (int i = 0; i < 30000 && !lost; i++) {
+            usleep(1000);
+            lost = device_is_lost(device);
+        }
+        assert_true(lost);
+        device_destroy(device);
+        expect(&w.all[1], what == 0 ? ST_CANCELED : ST_DEVICE, what == 1 ? "process 0 has given up: its part" : "");
     }
-    assert_true(lost);
-    expect(&w.all[1], ST_CANCELED, "");
-    device_destroy(device);
 }
 
 static void test_device_nodes_start_together_or_not_at_all(void **state)
@@ -476,6 +481,37 @@ static void test_device_nodes_follow_no_nonsense(void **state)
     }
 }
 
+/* An empty step is one; under another name it is none. */
+static void test_device_nodes_follow_steps_alone(void **state)
+{
+    (void)state;
+    static struct world w;
+    static struct steps s;
+    for (uint8_t kind = 5; kind < 7; kind++) {
+        struct liar liar = {0};
+        uint8_t bytes[100] = {0}, blocks[4] = {5};
+        world_make(&w, 2);
+        steps_make(&s);
+        w.limit_ms = 60000;
+        atomic_store(&w.all[0].launched, 1); /* as if its sums were there */
+        start(&w.all[1]);
+        liar_meet(&liar, &w);
+        say(&liar, 2, blocks, 4);
+        size_t length = batch_wire_bytes(s.batch);
+        bytes[0] = (uint8_t)length;
+        batch_wire_write(s.batch, bytes + 4);
+        batch_rows_wire_write(s.batch, bytes + 4 + length);
+        say(&liar, kind, bytes, 4 + length + batch_rows_wire_bytes(s.batch));
+        for (int i = 0; i < 20000 && kind == 5 && atomic_load(&w.all[1].collected) == 0; i++) usleep(1000);
+        if (kind == 5) rendezvous_close(liar.rendezvous);
+        expect(&w.all[1], kind == 5 ? ST_OK : ST_DEVICE, kind == 5 ? "" : "a step that is none");
+        assert_int_equal(atomic_load(&w.all[1].collected), kind == 5);
+        node_link_destroy(liar.link);
+        if (kind != 5) rendezvous_abandon(liar.rendezvous);
+        steps_free(&s);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -484,6 +520,7 @@ int main(void)
         cmocka_unit_test(test_device_nodes_notice_a_loss_while_idle),
         cmocka_unit_test(test_device_nodes_start_together_or_not_at_all),
         cmocka_unit_test(test_device_nodes_follow_no_nonsense),
+        cmocka_unit_test(test_device_nodes_follow_steps_alone),
     };
     if (getenv("MILLRACE_TEST_FILTER")) cmocka_set_test_filter(getenv("MILLRACE_TEST_FILTER"));
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -166,6 +166,45 @@ static void test_rendezvous_channels(void **state)
     for (uint32_t i = 1; i < PROCESSES; i++) close(fds[i][0]), close(fds[i][1]);
 }
 
+/* A process that has the secret comes for its channel before all have met: that is no place yet. */
+static void test_rendezvous_keeps_channels_for_later(void **state)
+{
+    (void)state;
+    struct process first;
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct connection c = {.fd = -1};
+    struct frame frame = {0};
+    uint8_t join[JOIN_PLAIN_BYTES + PROOF_BYTES] = {0}, text[8 + NONCE_BYTES + JOIN_PLAIN_BYTES] = "join-v1";
+    make(&first, 1, 3000);
+    first.config.processes = 2;
+    first.config.channels = true;
+    begin(&first);
+    at.sin_port = htons(first.config.port);
+    for (int i = 0; i < 3000 && c.fd < 0; i++) {
+        c.fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        if (connect(c.fd, (struct sockaddr *)&at, sizeof at) == 0) break;
+        connection_close(&c);
+        usleep(1000);
+    }
+    while (connection_read(&c, &frame) == ST_AGAIN) usleep(1000);
+    assert_int_equal(frame.kind, FRAME_HELLO);
+    put_u32(join, UINT32_C(0x80000001));
+    put_u32(join + 4, 2);
+    memcpy(join + 8, first.config.version, strlen(first.config.version));
+    memcpy(join + 8 + VERSION_BYTES, first.config.config_hash, 32);
+    memcpy(join + 40 + VERSION_BYTES, first.config.model_hash, 32);
+    memcpy(text + 8, frame.payload, NONCE_BYTES);
+    memcpy(text + 8 + NONCE_BYTES, join, JOIN_PLAIN_BYTES);
+    hmac_sha256(secret, strlen(secret), text, sizeof text, join + JOIN_PLAIN_BYTES);
+    assert_int_equal(connection_write(&c, FRAME_JOIN, join), ST_OK);
+    while (connection_read(&c, &frame) == ST_AGAIN) usleep(1000);
+    assert_int_equal(frame.kind, FRAME_REFUSED);
+    assert_int_equal(get_u32(frame.payload), REFUSED_TAKEN);
+    connection_close(&c);
+    finish(&first);
+    assert_int_equal(first.status, ST_TIMEOUT);
+}
+
 /* One of three differs: it and process 0 say so; the third waits in vain. */
 enum { DIFFERENCES = 6, TAKEN = DIFFERENCES - 1 };
 
@@ -510,6 +549,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rendezvous_meets),
         cmocka_unit_test(test_rendezvous_channels),
+        cmocka_unit_test(test_rendezvous_keeps_channels_for_later),
         cmocka_unit_test(test_rendezvous_refuses),
         cmocka_unit_test(test_rendezvous_too_few),
         cmocka_unit_test(test_rendezvous_settings),
