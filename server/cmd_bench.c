@@ -101,6 +101,7 @@ static enum status measure(struct http_call *call, const struct bench_options *o
                            struct error *err)
 {
     struct page before = page_read(call, o->server);
+    if (target->tick) bench_meter_start(target->tick_state);
     TRY(bench_client_run(target, work, (uint32_t)o->clients, result, err));
     if (result->answered == 0) {
         enum status status = error_set(err, ST_IO, "no request was answered: %s", result->failure);
@@ -114,6 +115,12 @@ static enum status measure(struct http_call *call, const struct bench_options *o
                                       .output_tokens = (double)result->output_tokens,
                                       .input_share = -1};
     report->meter = "none";
+    if (target->tick) {
+        report->meter = "local";
+        enum status status = bench_meter_joules(target->tick_state, result->seconds, &report->load.joules, err);
+        if (status != ST_OK) bench_result_free(result);
+        return status;
+    }
     if (before.joules_known && after.joules_known && after.joules > before.joules) {
         report->meter = "server";
         report->load.joules = after.joules - before.joules;
@@ -182,7 +189,8 @@ static enum status report_all(struct bench_report *report, struct error *err)
     return o->svg ? picture_write(report, o->svg, err) : ST_OK;
 }
 
-static enum status run(const struct bench_options *o, struct http_call *call, bool *whole, struct error *err)
+static enum status run(const struct bench_options *o, struct http_call *call, struct bench_meter *meter, bool *whole,
+                       struct error *err)
 {
     char model[MODEL_CHARS_MAX + 1];
     struct bench_target target = {
@@ -190,6 +198,11 @@ static enum status run(const struct bench_options *o, struct http_call *call, bo
     struct bench_work work;
     struct bench_result result;
     TRY(bench_target_read(o->server, &target, err));
+    if (o->meter) {
+        TRY(bench_meter_open(meter, o->meter, err));
+        target.tick = bench_meter_tick;
+        target.tick_state = meter;
+    }
     if (!o->model) {
         TRY(model_find(call, o->server, model, err));
         target.model = model;
@@ -212,6 +225,7 @@ int cmd_bench(int argc, char **argv, char **environment)
     static struct bench_options options;
     struct error err = {""};
     struct http_call call;
+    struct bench_meter meter = {0};
     bool whole = false;
     if (argc < 1 || strcmp(argv[0], "cost") != 0) {
         fprintf(stderr, "usage: millrace bench cost --tariff PRICE [options]   (millrace bench cost --help)\n");
@@ -232,7 +246,8 @@ int cmd_bench(int argc, char **argv, char **environment)
     enum status status = http_call_open(&call, &err);
     if (status == ST_OK) {
         call.bearer = options.key;
-        status = run(&options, &call, &whole, &err);
+        status = run(&options, &call, &meter, &whole, &err);
+        bench_meter_close(&meter);
         http_call_close(&call);
     }
     if (status != ST_OK) fprintf(stderr, "millrace bench cost: %s\n", err.message);

@@ -421,7 +421,7 @@ static void restart(struct attribution *at, uint64_t now_ns)
 
 void attribution_meter(struct attribution *at, const struct sensor_reading *reading, double idle_w)
 {
-    if (at->metered && reading->changes == at->changes) return;
+    if (reading->changes == 0 || (at->metered && reading->changes == at->changes)) return;
     uint64_t before_uj = at->reading_uj, uj = reading->energy_uj > before_uj ? reading->energy_uj - before_uj : 0;
     at->reading_uj = reading->energy_uj;
     at->changes = reading->changes;

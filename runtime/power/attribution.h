@@ -87,7 +87,7 @@ void attribution_lost(struct attribution *at, uint64_t start_ns, uint64_t end_ns
 void attribution_pause(struct attribution *at, uint64_t start_ns, uint64_t end_ns);
 /* No step that ended before until_ns is still to be told, and none that is under way began before it. */
 void attribution_known(struct attribution *at, uint64_t until_ns);
-/* What the meter shows; anything when it has not moved since. idle_w: base power, as it was last measured. */
+/* What the meter shows; nothing happens when it has not moved since, or never. idle_w: base power, as it was last measured. */
 void attribution_meter(struct attribution *at, const struct sensor_reading *reading, double idle_w);
 
 /* The request has ended: its steps have all been told. False: it had none. */

@@ -30,6 +30,8 @@ static const struct {
     {"--id-high", "N", "prompts are of token ids 100 to below this (40000)", NUMBER, AT(id_high), 101, 1e6},
     {"--seed", "N", "of prompts and times (1)", NUMBER, AT(seed), 0, 1e15},
     {"--no-split", NULL, "do not send the prompts alone as well, to tell what inputs cost", FLAG, AT(no_split), 0, 0},
+    {"--meter", "NAME", "of this machine in place of the server's: nvml (GPUs), rapl (CPUs), nvml+rapl", TEXT,
+     AT(meter), 0, 0},
     {"--idle-watts", "W", "what the node draws without load (0)", NUMBER, AT(idle_w), 0, 1e9},
     {"--full-watts", "W", "and computing: the estimate where the server has no meter", NUMBER, AT(full_w), 0, 1e9},
     {"--tariff", "PRICE", "of a kWh, or by the time of day: 00:00-08:00=0.31,08:00-24:00=0.92", TEXT, AT(tariff_text),
@@ -154,7 +156,8 @@ void bench_args_help(struct buf *out)
                     "usage: millrace bench cost --tariff PRICE [options]\n\n"
                     "Puts a load on a running server (any with /v1/completions), measures tokens, times and joules, "
                     "and prints\nwhat a million tokens cost, part by part. Joules are the server's own "
-                    "(mr_energy_joules_total), else an estimate\nfrom --idle-watts, --full-watts and the time that "
+                    "(mr_energy_joules_total) or those of --meter, else an estimate\nfrom --idle-watts, --full-watts "
+                    "and the time that "
                     "its engine was busy, which is marked. The key, if the server\nwants one, is taken from "
                     "MILLRACE_API_KEY.\n\n");
     for (uint32_t i = 0; i < OPTIONS_COUNT; i++) {

@@ -14,7 +14,7 @@ enum { BENCH_EXCHANGES_MAX = 4, BENCH_LABEL_MAX = 11 };
 enum bench_form { BENCH_TEXT, BENCH_JSON, BENCH_CSV };
 
 struct bench_options {
-    const char *server, *model, *trace, *svg, *key; /* borrowed; NULL: not given. key: from MILLRACE_API_KEY */
+    const char *server, *model, *trace, *svg, *meter, *key; /* borrowed; NULL: not given. key: from MILLRACE_API_KEY */
     double clients, requests, prompt_tokens, output_tokens, per_second, speed, id_high, seed;
     double idle_w, full_w; /* of the device, where no meter is; full_w 0: no estimate */
     const char *tariff_text;

@@ -268,6 +268,10 @@ static enum status turn(struct run *run, struct error *err)
 {
     int wait_ms;
     TRY(begin_due(run, &wait_ms, err));
+    if (run->target->tick) {
+        run->target->tick(run->target->tick_state, clock_now_ns(clock_system()));
+        if (wait_ms > BENCH_METER_MS) wait_ms = BENCH_METER_MS;
+    }
     for (uint32_t i = 0; i < run->places; i++) {
         const struct exchange *x = &run->exchanges[i];
         short events = x->fd >= 0 && x->sent < x->out.length ? POLLIN | POLLOUT : POLLIN;

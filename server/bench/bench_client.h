@@ -6,6 +6,7 @@
 #define SERVER_BENCH_BENCH_CLIENT_H
 
 #include "runtime/base/status.h"
+#include "server/bench/bench_meter.h"
 #include "server/bench/bench_work.h"
 
 #include <stddef.h>
@@ -18,6 +19,8 @@ struct bench_target {
     const char *model, *key;  /* key: NULL without */
     uint32_t id_low, id_high; /* of prompt tokens */
     uint64_t seed;
+    void (*tick)(void *state, uint64_t now_ns); /* called every BENCH_METER_MS and oftener; NULL: not */
+    void *tick_state;
 };
 
 struct bench_series { /* milliseconds, in order once the run has ended */

@@ -13,7 +13,7 @@ struct bench_report {
     const char *model;
     struct cost_load load;
     struct cost cost;  /* at the day's mean price */
-    const char *meter; /* "server", "estimate" or "none" */
+    const char *meter; /* "server", "local", "estimate" or "none" */
     double busy_s;     /* of the engine; negative: not known */
 };
 

@@ -94,6 +94,17 @@ static void test_attribution_idle(void **state)
 {
     (void)state;
     struct attribution *at = make(&roomy);
+    const struct sensor_reading unmoved = {.energy_uj = 9};
+    attribution_meter(at, &unmoved, 100); /* a meter that has told nothing yet: no window begins */
+    meter(at, 50 * S, 0, 100);
+    attribution_meter(at, &unmoved, 100);
+    meter(at, 51 * S, 0, 100);
+    attribution_known(at, 51 * S);
+    assert_int_equal(books_of(at).windows, 1);
+    assert_int_equal(books_of(at).meter_backwards, 0);
+    attribution_flush(at);
+    attribution_destroy(at);
+    at = make(&roomy);
     meter(at, 0, 0, 100);
     attribution_known(at, 1 * S);
     meter(at, 1 * S, 130000000, 100);
