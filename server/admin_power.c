@@ -42,6 +42,7 @@ static void reply_state(struct power *power, struct http_conn *conn)
     buf_append_format(&body, ",\"estimated\":%s,\"meter_state\":\"%s\"", state.estimated ? "true" : "false",
                       alarms[state.alarm]);
     append_watts(&body, "watts", state.watts);
+    buf_append_format(&body, ",\"meter_j\":%.9g,\"meter_s\":%.9g", state.meter_j, state.meter_s);
     append_watts(&body, "setpoint_w", state.setpoint_w);
     append_watts(&body, "work_w", state.allowance_w);
     append_watts(&body, "idle_w", state.idle_w);

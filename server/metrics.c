@@ -307,6 +307,8 @@ static void print_power(struct printer *p, const struct metrics_power *now)
     single(p, "mr_power_meter_estimated", "gauge", "1 when there is no meter and watts are computed from the work",
            now->estimated);
     single(p, "mr_power_meter_alarm", "gauge", "0 the meter is heard, 1 silent, 2 lost", now->alarm);
+    single(p, "mr_power_meter_joules_total", "counter", "Energy that the meter has counted", now->meter_j);
+    single(p, "mr_power_meter_seconds_total", "counter", "In how long it has", now->meter_s);
     single(p, "mr_power_meter_windows_total", "counter", "Windows of the meter that were closed", (double)now->windows);
     single(p, "mr_power_meter_failures_total", "counter", "Readings of the meter that failed",
            (double)now->read_failures);

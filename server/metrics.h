@@ -69,6 +69,7 @@ struct metrics_power {
     bool is_on, estimated;
     double watts, setpoint_w, error_ratio; /* setpoint_w infinity: none */
     uint32_t shed_level, alarm;            /* alarm: 0 fine, 1 silent, 2 lost */
+    double meter_j, meter_s;               /* counted by the meter, and in how long */
     uint64_t windows, read_failures, steps_lost;
 };
 

@@ -157,6 +157,8 @@ void reply_metrics(struct server *server, struct http_conn *conn)
                                             .error_ratio = state.error_ratio,
                                             .shed_level = state.goal.shed_level,
                                             .alarm = (uint32_t)state.alarm,
+                                            .meter_j = state.meter_j,
+                                            .meter_s = state.meter_s,
                                             .windows = state.windows,
                                             .read_failures = state.read_failures,
                                             .steps_lost = state.steps_lost};

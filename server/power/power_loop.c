@@ -116,6 +116,8 @@ static void close_window(struct power_loop *loop, const struct sensor_reading *n
         return;
     }
     loop->windows++;
+    loop->meter_j += joules;
+    loop->meter_s += seconds;
     loop->watts = joules / seconds;
     loop->error_ratio = isfinite(loop->throttle.goal_w) ? loop->watts / loop->throttle.goal_w - 1 : 0;
     loop->throttle.config.sensor_mean_s = now->flags & SENSOR_MEAN_1S ? 1 : 0;

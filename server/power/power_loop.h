@@ -41,6 +41,7 @@ struct power_loop {
     uint64_t fed_ns;           /* a simulated meter has been told of the time up to here */
     uint64_t paced_ns;         /* of all engines, at the last window */
     double watts, error_ratio; /* of the last window; the second against the goal, 0 without */
+    double meter_j, meter_s;   /* of all windows */
     uint64_t windows, read_failures, steps_lost;
     enum throttle_alarm alarm;
 };

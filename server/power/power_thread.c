@@ -84,6 +84,8 @@ static void show(struct power *power, double allowance_w)
     state->idle_w = loop->throttle.idle_w;
     state->alarm = loop->alarm;
     state->windows = loop->windows;
+    state->meter_j = loop->meter_j;
+    state->meter_s = loop->meter_s;
     state->read_failures = loop->read_failures;
     state->estimated = loop->last.flags & SENSOR_ESTIMATED;
     state->steps_lost = power->steps_lost + loop->steps_lost;

@@ -32,6 +32,7 @@ struct power_state {
     double allowance_w; /* of work; infinity: no limit */
     double error_ratio; /* watts against the set point, less 1; 0 without */
     double idle_w, full_w, floor_w;
+    double meter_j, meter_s; /* what the meter has counted since it was opened, and in how long */
     struct power_goal goal;
     uint64_t until_unix_ms; /* end of a goal given by hand; 0: none */
     enum throttle_alarm alarm;
