@@ -78,7 +78,7 @@ struct config {
     bool enforce_eager;               /* --enforce-eager */
     bool deterministic;               /* --deterministic */
     uint32_t itl_target_ms;           /* --itl-target-ms */
-    char *power_sensor;               /* --power-sensor auto|simulated|none */
+    char *power_sensor;               /* --power-sensor auto|nvml|rapl|simulated|none */
     double power_cap_w;               /* --power-cap; 0: none */
     double power_target_w;            /* --power-target; 0: none */
     double power_floor_w;             /* --power-floor; 0: chosen */

@@ -172,9 +172,8 @@ const struct option option_table[] = {
     {"itl-target-ms", 0, OPTION_U32, SERVE, AT(itl_target_ms), "50", 0, 60000, "MS",
      "Gap between a stream's tokens that prefill of other requests should not pass; 0: no bound.", false},
     {"power-sensor", 0, OPTION_TEXT, SERVE, AT(power_sensor), "auto", 0, 0, "METER",
-     "What reads the watts: auto (a meter that is there; none: simulated, if --power-full is given), simulated (an "
-     "estimate "
-     "from the work done), none.",
+     "What reads the watts: nvml (all GPUs of the machine), rapl (its CPU packages), simulated (an estimate from the "
+     "work done), none; auto: simulated if --power-full is given, else none.",
      false},
     {"power-cap", 0, OPTION_DOUBLE, SERVE, AT(power_cap_w), "0", 0, 1e9, "WATTS",
      "Hard limit of the power that the meter shows: steps are cut and paced to stay below it. 0: none. POST "

@@ -142,7 +142,7 @@ static uint64_t mean_ns(const struct meter *meters, uint32_t count, uint64_t bas
 
 void meter_sum_move(struct meter_sum *sum, struct meter *meters, uint32_t count)
 {
-    uint64_t energy_uj = 0, breaks = 0;
+    uint64_t energy_uj = 0, breaks = 1; /* the first move: nobody saw when its window began */
     for (uint32_t i = 0; i < count; i++) {
         if (meters[i].changes == meters[i].summed) return; /* M3 */
         energy_uj += meters[i].energy_uj;

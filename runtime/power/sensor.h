@@ -23,7 +23,7 @@ struct sensor_reading {
     uint64_t energy_uj;    /* since the sensor was opened: wraps, resets and spikes of the meter are taken out */
     uint64_t published_ns; /* when the meter moved, as well as can be told */
     uint64_t changes;      /* how often it has moved; 0: not since the sensor was opened */
-    uint64_t breaks;       /* how often the meter or the clock jumped: joules were lost, or seconds are not known */
+    uint64_t breaks;       /* how often joules were lost or seconds are not known; a real meter's first move is one */
     uint32_t flags;
 };
 

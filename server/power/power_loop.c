@@ -111,7 +111,7 @@ static void close_window(struct power_loop *loop, const struct sensor_reading *n
     struct window window = window_of(loop, loop->last.published_ns, now->published_ns);
     bool limited = paced_ns != loop->paced_ns;
     loop->paced_ns = paced_ns;
-    if (!(seconds > 0) || joules <= 0) { /* a jump, or a break of the meter */
+    if (now->breaks != loop->last.breaks || !(seconds > 0)) { /* the window's watts mean nothing */
         throttle_resume(&loop->throttle, now_ns);
         return;
     }

@@ -123,19 +123,9 @@ static void *power_thread(void *state)
 
 /* ---- the start ---- */
 
-static enum status open_sensor(struct power *power, struct error *err)
+static enum status open_simulated(struct power *power, struct error *err)
 {
     const struct power_config *config = &power->config;
-    bool simulated = strcmp(config->sensor, "simulated") == 0, found = strcmp(config->sensor, "auto") == 0;
-    if (!simulated && !found && strcmp(config->sensor, "none") != 0)
-        return error_set(err, ST_INVAL, "--power-sensor: \"%s\" is none of auto, simulated, none", config->sensor);
-    if (config->full_w > 0 && config->full_w <= config->idle_w)
-        return error_set(err, ST_INVAL, "--power-full: %g W must be above --power-idle, %g W", config->full_w,
-                         config->idle_w);
-    if (simulated && !(config->full_w > 0))
-        return error_set(err, ST_INVAL,
-                         "--power-sensor simulated: --power-full must say what the device draws at most");
-    if (!simulated && !(found && config->full_w > 0)) return ST_OK;
     struct plant_config plant = {.idle_w = config->idle_w,
                                  .range_w = config->full_w - config->idle_w,
                                  .gain = 1,
@@ -143,6 +133,42 @@ static enum status open_sensor(struct power *power, struct error *err)
                                  .publish_s = 0.1,
                                  .noise = 0.01};
     return sensor_simulated_open(&plant, clock_now_ns(config->clock), &power->sensor, err);
+}
+
+/* The options go before what the meter tells. */
+static enum status take_options(struct power *power, struct error *err)
+{
+    const struct power_config *config = &power->config;
+    struct sensor *sensor = power->sensor;
+    if (config->idle_w > 0) sensor->idle_w = config->idle_w;
+    if (config->full_w > 0) sensor->full_w = config->full_w;
+    if (sensor->full_w > sensor->idle_w) return ST_OK;
+    return error_set(err, ST_INVAL, "--power-sensor %s: --power-full must say what the device draws at most",
+                     config->sensor);
+}
+
+static enum status open_sensor(struct power *power, struct error *err)
+{
+    const struct power_config *config = &power->config;
+    const char *kind = config->sensor;
+    bool simulated = strcmp(kind, "simulated") == 0, found = strcmp(kind, "auto") == 0;
+    bool gpus = strcmp(kind, "nvml") == 0, cpus = strcmp(kind, "rapl") == 0;
+    if (!simulated && !found && !gpus && !cpus && strcmp(kind, "none") != 0)
+        return error_set(err, ST_INVAL, "--power-sensor: \"%s\" is none of auto, nvml, rapl, simulated, none", kind);
+    if (config->full_w > 0 && config->full_w <= config->idle_w)
+        return error_set(err, ST_INVAL, "--power-full: %g W must be above --power-idle, %g W", config->full_w,
+                         config->idle_w);
+    if (simulated && !(config->full_w > 0))
+        return error_set(err, ST_INVAL,
+                         "--power-sensor simulated: --power-full must say what the device draws at most");
+    if (gpus || cpus) {
+        struct error reason = {""};
+        enum status status = gpus ? sensor_nvml_open(NULL, 0, &power->sensor, &reason)
+                                  : sensor_rapl_open(RAPL_ROOT, &power->sensor, &reason);
+        if (status != ST_OK) return error_set(err, status, "--power-sensor %s: %.400s", kind, reason.message);
+        return take_options(power, err);
+    }
+    return simulated || (found && config->full_w > 0) ? open_simulated(power, err) : ST_OK;
 }
 
 static enum status check_goal(const struct power *power, const struct power_goal *goal, struct error *err)

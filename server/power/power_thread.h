@@ -16,7 +16,7 @@
 struct power;
 
 struct power_config {
-    const char *sensor;     /* auto, simulated, none */
+    const char *sensor;     /* auto, nvml, rapl, simulated, none */
     double idle_w, full_w;  /* 0: as the meter tells */
     double floor_w;         /* 0: a tenth of the range above idle */
     double cap_w, target_w; /* 0: none */
@@ -40,7 +40,7 @@ struct power_state {
 };
 
 /* *power NULL and ST_OK: there is no meter, and no limit was asked for. ST_INVAL: the options contradict each other or
- * a limit has no meter (err names the option); ST_NOMEM. */
+ * a limit has no meter (err names the option); ST_NOTFOUND: the meter asked for is not there; ST_NOMEM. */
 NODISCARD enum status power_create(const struct power_config *config, struct power **power, struct error *err);
 /* After all ports are closed. NULL is fine. */
 void power_destroy(struct power *power);

@@ -184,6 +184,7 @@ static void test_power_loop_waits_for_steps(void **state)
     assert_int_equal(loop->windows, 2);
     assert_int_equal(loop->queue_count, 0);
     told.reading.changes = 3; /* the meter broke off */
+    told.reading.breaks = 1;
     told.reading.published_ns = 1500 * NS_PER_MS;
     power_loop_read(loop, 1500 * NS_PER_MS, 1500 * NS_PER_MS, 0);
     assert_int_equal(loop->windows, 2);
