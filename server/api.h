@@ -92,7 +92,6 @@ struct request *api_call_requests(struct api_call *call, uint32_t *count);
 bool api_call_streams(const struct api_call *call);
 const char *api_call_id(const struct api_call *call);
 const uint8_t *api_call_uuid(const struct api_call *call); /* 16 bytes: those of its id, and of its charges */
-size_t api_call_prompt_bytes(const struct api_call *call); /* of text and messages, for admission before tokenising */
 
 /* Takes an event of one of its requests (any kind but REQUEST_REFUSED). Only counts; nothing is rendered. */
 void api_call_event(struct api_call *call, const struct event *event);

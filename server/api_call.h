@@ -69,7 +69,6 @@ struct api_call {
     struct json *body;         /* released once prepared */
     const struct json *prompt; /* completions: the member */
     struct chat_options chat;
-    size_t prompt_bytes;
 
     struct request base;          /* what all requests of this call have in common */
     int64_t n, max_tokens;        /* max_tokens -1: not given */
@@ -99,10 +98,9 @@ struct api_call {
 /* api_refused.c: false when the body asks for something that is known and not served. */
 NODISCARD bool api_refuse_unserved(const struct fields *fields, enum api_kind kind);
 
-/* api_chat.c. read: checks shapes and roles on the io thread; adds the bytes of all texts to *bytes. tokens: template
- * and tokenizer; appends to list (which has a limit). */
-NODISCARD bool api_chat_read(const struct fields *fields, const struct api_model *model, struct chat_options *chat,
-                             size_t *bytes);
+/* api_chat.c. read: checks shapes and roles on the io thread. tokens: template and tokenizer; appends to list (which
+ * has a limit). */
+NODISCARD bool api_chat_read(const struct fields *fields, const struct api_model *model, struct chat_options *chat);
 NODISCARD bool api_chat_tokens(const struct api_model *model, const struct chat_options *chat, int64_t now_unix_s,
                                struct token_list *list, struct api_error *error);
 

@@ -39,12 +39,11 @@ static bool check_arguments(const struct json *arguments, struct api_error *erro
     return true;
 }
 
-static bool check_parts(const struct json *parts, const char *param, struct api_error *error, size_t *bytes)
+static bool check_parts(const struct json *parts, const char *param, struct api_error *error)
 {
     for (size_t i = 0; i < json_length(parts); i++) {
         const struct json *part = json_at(parts, i), *text = json_member(part, "text");
         char name[64];
-        size_t length = 0;
         snprintf(name, sizeof name, "%.40s[%zu]", param, i);
         if (json_kind(part) != JSON_KIND_OBJECT) return refuse_type(error, name, "an object", part);
         if (!is_text(json_member(part, "type"), "text")) {
@@ -52,29 +51,23 @@ static bool check_parts(const struct json *parts, const char *param, struct api_
                           "Invalid '%s': only content parts of type 'text' are served.", name);
             return false;
         }
-        if (!json_to_text(text, &length)) return refuse_type(error, name, "a string as 'text'", text);
-        *bytes += length;
+        if (!json_to_text(text, NULL)) return refuse_type(error, name, "a string as 'text'", text);
     }
     return true;
 }
 
-static bool check_content(const struct json *message, bool optional, const char *param, struct api_error *error,
-                          size_t *bytes)
+static bool check_content(const struct json *message, bool optional, const char *param, struct api_error *error)
 {
     const struct json *content = json_member(message, "content");
     char name[64];
-    size_t length = 0;
     snprintf(name, sizeof name, "%.40s.content", param);
     switch (json_kind(content)) {
     case JSON_KIND_NULL:
         if (optional) return true;
         return content ? refuse_type(error, name, "a string or an array of content parts", content)
                        : refuse_missing(error, name);
-    case JSON_KIND_TEXT:
-        json_to_text(content, &length);
-        *bytes += length;
-        return true;
-    case JSON_KIND_LIST: return check_parts(content, name, error, bytes);
+    case JSON_KIND_TEXT: return true;
+    case JSON_KIND_LIST: return check_parts(content, name, error);
     case JSON_KIND_BOOL:
     case JSON_KIND_INT:
     case JSON_KIND_FLOAT:
@@ -84,7 +77,7 @@ static bool check_content(const struct json *message, bool optional, const char 
 }
 
 /* Earlier calls of the assistant: [{"type":"function","id":..,"function":{"name":..,"arguments":"{..}"}}] */
-static bool check_tool_calls(const struct json *calls, const char *param, struct api_error *error, size_t *bytes)
+static bool check_tool_calls(const struct json *calls, const char *param, struct api_error *error)
 {
     char name[64];
     snprintf(name, sizeof name, "%.40s.tool_calls", param);
@@ -92,7 +85,6 @@ static bool check_tool_calls(const struct json *calls, const char *param, struct
     for (size_t i = 0; i < json_length(calls); i++) {
         const struct json *function = json_member(json_at(calls, i), "function");
         const struct json *arguments = json_member(function, "arguments");
-        size_t length = 0;
         if (json_kind(function) != JSON_KIND_OBJECT)
             return refuse_type(error, name, "objects with a 'function'", function);
         if (!json_to_text(json_member(function, "name"), NULL))
@@ -100,12 +92,11 @@ static bool check_tool_calls(const struct json *calls, const char *param, struct
         if (json_kind(arguments) != JSON_KIND_TEXT && json_kind(arguments) != JSON_KIND_OBJECT &&
             json_kind(arguments) != JSON_KIND_NULL)
             return refuse_type(error, name, "a string as 'arguments'", arguments);
-        if (json_to_text(arguments, &length)) *bytes += length;
     }
     return true;
 }
 
-static bool check_message(const struct json *message, size_t idx, struct api_error *error, size_t *bytes)
+static bool check_message(const struct json *message, size_t idx, struct api_error *error)
 {
     static const char *const roles[] = {"system", "developer", "user", "assistant", "tool", "function"};
     char param[48], name[64];
@@ -128,11 +119,11 @@ static bool check_message(const struct json *message, size_t idx, struct api_err
     bool assistant = strcmp(text, "assistant") == 0;
     const struct json *calls = json_member(message, "tool_calls");
     bool has_calls = assistant && json_kind(calls) != JSON_KIND_NULL;
-    if (has_calls && !check_tool_calls(calls, param, error, bytes)) return false;
-    return check_content(message, has_calls, param, error, bytes);
+    if (has_calls && !check_tool_calls(calls, param, error)) return false;
+    return check_content(message, has_calls, param, error);
 }
 
-static bool check_messages(const struct json *messages, struct api_error *error, size_t *bytes)
+static bool check_messages(const struct json *messages, struct api_error *error)
 {
     size_t count = json_length(messages);
     if (!count) {
@@ -142,7 +133,7 @@ static bool check_messages(const struct json *messages, struct api_error *error,
     }
     if (count > limits.api_messages) return refuse_too_long(error, "messages", "array", limits.api_messages, count);
     for (size_t i = 0; i < count; i++)
-        if (!check_message(json_at(messages, i), i, error, bytes)) return false;
+        if (!check_message(json_at(messages, i), i, error)) return false;
     return true;
 }
 
@@ -193,13 +184,13 @@ static bool read_tools(const struct fields *fields, struct chat_options *chat)
     return true;
 }
 
-bool api_chat_read(const struct fields *fields, const struct api_model *model, struct chat_options *chat, size_t *bytes)
+bool api_chat_read(const struct fields *fields, const struct api_model *model, struct chat_options *chat)
 {
     struct api_error *error = fields->error;
     *chat = (struct chat_options){0};
     if (!field_list(fields, "messages", &chat->messages)) return false;
     if (!chat->messages) return refuse_missing(error, "messages");
-    if (!check_messages(chat->messages, error, bytes)) return false;
+    if (!check_messages(chat->messages, error)) return false;
     if (!read_tools(fields, chat)) return false;
     if (!field_object(fields, "chat_template_kwargs", &chat->arguments)) return false;
     if (!check_arguments(chat->arguments, error)) return false;

@@ -12,9 +12,6 @@
 
 static const char forms[] = "a string, an array of strings, an array of token ids, or an array of such arrays";
 
-/* An id's weight in prompt_bytes: about what an id stands for in text. */
-enum { ID_BYTES = 4 };
-
 static bool is_ids(const struct json *list)
 {
     return json_kind(json_at(list, 0)) == JSON_KIND_INT;
@@ -50,17 +47,13 @@ static bool read_list(struct api_call *call, const struct json *list, struct api
     enum json_kind first = json_kind(json_at(list, 0));
     for (size_t i = 0; i < count; i++) {
         const struct json *item = json_at(list, i);
-        size_t bytes = 0;
         char param[32];
         snprintf(param, sizeof param, "prompt[%zu]", i);
         if (json_kind(item) != first)
             return refuse_type(error, param, first == JSON_KIND_TEXT ? "a string" : "an array of token ids", item);
-        if (json_to_text(item, &bytes)) {
-            call->prompt_bytes += bytes;
-        } else if (first == JSON_KIND_LIST) {
+        if (first == JSON_KIND_LIST) {
             if (!check_ids(call, item, param, error)) return false;
-            call->prompt_bytes += json_length(item) * ID_BYTES;
-        } else {
+        } else if (first != JSON_KIND_TEXT) {
             return refuse_type(error, param, "a string or an array of token ids", item);
         }
     }
@@ -70,18 +63,15 @@ static bool read_list(struct api_call *call, const struct json *list, struct api
 bool api_prompt_read(struct api_call *call, const struct fields *fields, uint32_t *count)
 {
     const struct json *prompt = field_get(fields, "prompt");
-    size_t bytes = 0;
     if (!prompt) return refuse_missing(fields->error, "prompt");
     call->prompt = prompt;
-    if (json_to_text(prompt, &bytes)) {
-        call->prompt_bytes = bytes;
+    if (json_kind(prompt) == JSON_KIND_TEXT) {
         *count = 1;
         return true;
     }
     if (json_kind(prompt) != JSON_KIND_LIST) return refuse_type(fields->error, "prompt", forms, prompt);
     if (!json_length(prompt)) return refuse_empty(fields->error, "prompt");
     if (is_ids(prompt)) {
-        call->prompt_bytes = json_length(prompt) * ID_BYTES;
         *count = 1;
         return check_ids(call, prompt, "prompt", fields->error);
     }

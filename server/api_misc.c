@@ -31,8 +31,7 @@ static bool tokenize_text(const struct api_model *model, const struct fields *fi
 static bool tokenize_chat(const struct api_model *model, const struct fields *fields, struct token_list *list)
 {
     struct chat_options chat;
-    size_t bytes = 0;
-    if (!api_chat_read(fields, model, &chat, &bytes)) return false;
+    if (!api_chat_read(fields, model, &chat)) return false;
     /* No clock here: a template that prints the date gets that of the model, which has the same length. */
     return api_chat_tokens(model, &chat, model->created_unix_s, list, fields->error);
 }

@@ -390,7 +390,7 @@ static bool read_prompt(struct api_call *call, const struct fields *fields)
 {
     uint32_t prompts = 1;
     if (call->kind == API_CHAT) {
-        if (!api_chat_read(fields, call->model, &call->chat, &call->prompt_bytes)) return false;
+        if (!api_chat_read(fields, call->model, &call->chat)) return false;
         call->add_special_tokens = call->chat.add_special_tokens;
         if (!field_bool(fields, "include_reasoning", &call->include_reasoning)) return false;
     } else {
@@ -487,8 +487,4 @@ const uint8_t *api_call_uuid(const struct api_call *call)
 const char *api_call_id(const struct api_call *call)
 {
     return call->id;
-}
-size_t api_call_prompt_bytes(const struct api_call *call)
-{
-    return call->prompt_bytes;
 }
