@@ -63,7 +63,7 @@ class Nodes(unittest.TestCase):
     def setUp(self):
         self.folder = tempfile.TemporaryDirectory()
         self.addCleanup(self.folder.cleanup)
-        self.port, self.followers = free_port(), []
+        self.port, self.followers, self.division = free_port(), [], "--tensor-parallel-size"
         self.addCleanup(self.end_all)
 
     def end_all(self):
@@ -77,7 +77,7 @@ class Nodes(unittest.TestCase):
 
     def place(self, rank, processes, secret=SECRET):
         """Options and environment of a process."""
-        options = [*OPTIONS, "--tensor-parallel-size", str(processes), "--nnodes", str(processes), "--node-rank", str(rank), "--master-addr",
+        options = [*OPTIONS, self.division, str(processes), "--nnodes", str(processes), "--node-rank", str(rank), "--master-addr",
                    "127.0.0.1", "--master-port", str(self.port), "--join-timeout", "100"]
         return options, {"CUSIM_NCCL": self.folder.name, "CUSIM_DEVICES": "1", "CUSIM_TIMEOUT": "100", "MILLRACE_LAUNCH_SECRET": secret}
 
@@ -118,6 +118,15 @@ class Nodes(unittest.TestCase):
         self.assertIn("left to process 0", self.said())
         self.assertNotIn("HTTP", self.said())
         self.assertNotIn("lost", self.said())
+
+    def test_a_stage_a_process(self):
+        self.division = "--pipeline-parallel-size"
+        with Server("--device", "cpu", "--numerics", "exact") as server:
+            expected = tokens(server)
+        self.follow(1, 2)
+        with self.lead(2) as server:
+            self.assertEqual(tokens(server), expected)
+        self.assertEqual(self.followers[0][0].wait(30), 0, self.said())
 
     def test_a_wrong_secret_joins_nothing(self):
         stranger = self.follow(1, 2, secret="another secret of some length")

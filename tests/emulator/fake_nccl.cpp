@@ -1,5 +1,5 @@
 /* NCCL among the threads of one process, a rank a thread and a device; or, with CUSIM_NCCL, of several processes
- * (nccl_processes.h: collectives alone). A collective is a gate (fakes.h) of its stream:
+ * (nccl_processes.h: collectives, and between two ranks sends). A collective is a gate (fakes.h) of its stream:
  * it completes when every rank's stream has reached its side, and whoever waits first moves the data of all. Ranks that
  * disagree about kind, count or type, that post in different orders or never, end the program with a message.
  *
@@ -428,6 +428,11 @@ int add(const Call &call)
     return group_depth ? SUCCESS : flush_group();
 }
 
+bool is_of_two_processes(const ncclComm *comm)
+{
+    return comm && comm->clique->shared && comm->clique->ranks == 2;
+}
+
 /* The clique is complete: all its communicators are ready. */
 void join(Clique *q)
 {
@@ -627,10 +632,13 @@ int ncclBroadcast(const void *send, void *receive, size_t count, int type, int r
 }
 int ncclSend(const void *send, size_t count, int type, int peer, ncclComm *comm, cudaStream_t stream)
 {
+    if (is_of_two_processes(comm)) /* both are at it: a broadcast */
+        return add({BROADCAST, send, (void *)send, count, type, SUM, comm->rank, comm, stream, 0});
     return add({SEND, send, nullptr, count, type, SUM, peer, comm, stream, 0});
 }
 int ncclRecv(void *receive, size_t count, int type, int peer, ncclComm *comm, cudaStream_t stream)
 {
+    if (is_of_two_processes(comm)) return add({BROADCAST, receive, receive, count, type, SUM, peer, comm, stream, 0});
     return add({RECEIVE, nullptr, receive, count, type, SUM, peer, comm, stream, 0});
 }
 }
