@@ -22,18 +22,24 @@ struct run {
     struct error *err;
 };
 
-/* Adds what is pending to x and norms the rows of `norm` with it: with one GPU, or after sum(), by add_rmsnorm; small
- * sums over the ranks by the kernel that does all of it. */
-static enum status add_norm(const struct run *run, struct cuda_norm *norm, const uint32_t *live, uint32_t M)
+/* Adds what is pending to x and norms it into h, the tokens of `rows` alone unless that is NULL: with one GPU, or after
+ * sum(), by add_rmsnorm; small sums over the ranks by the kernel that does all of it. */
+static enum status add_norm(const struct run *run, const float *weight, const uint32_t *rows, const uint32_t *live,
+                            uint32_t M)
 {
     struct cuda_rank *rank = run->rank;
-    cudaError_t error;
-    if (run->apart) {
-        norm->y = NULL;
-        error = cuda_all_reduce_rmsnorm(&rank->reduce, run->pending, norm, live, M, rank->stream);
-    } else {
-        error = cuda_add_rmsnorm(norm, live, M, rank->stream);
-    }
+    struct cuda_norm norm = {.x = rank->space.x,
+                             .y = run->apart ? NULL : run->pending,
+                             .post_weight = run->pending_norm,
+                             .residual_scale = rank->spec.residual_scale,
+                             .weight = weight,
+                             .out = rank->space.h,
+                             .rows = rows,
+                             .bad = rank->space.bad,
+                             .E = rank->spec.width,
+                             .eps = rank->spec.norm_eps};
+    cudaError_t error = run->apart ? cuda_all_reduce_rmsnorm(&rank->reduce, run->pending, &norm, live, M, rank->stream)
+                                   : cuda_add_rmsnorm(&norm, live, M, rank->stream);
     return cuda_result(error, run->apart ? "all_reduce_rmsnorm" : "add_rmsnorm", run->err);
 }
 
@@ -74,20 +80,10 @@ static enum status embed(struct run *run)
     return sum(run, s->x, (size_t)run->M * rank->spec.width, COMM_F32);
 }
 
-/* Adds what is pending to x and norms it into h. */
+/* Of all tokens; then nothing is pending. */
 static enum status norm(struct run *run, const float *weight)
 {
-    struct cuda_rank *rank = run->rank;
-    struct cuda_norm norm = {.x = rank->space.x,
-                             .y = run->pending,
-                             .post_weight = run->pending_norm,
-                             .residual_scale = rank->spec.residual_scale,
-                             .weight = weight,
-                             .out = rank->space.h,
-                             .bad = rank->space.bad,
-                             .E = rank->spec.width,
-                             .eps = rank->spec.norm_eps};
-    TRY(add_norm(run, &norm, run->live, run->M));
+    TRY(add_norm(run, weight, NULL, run->live, run->M));
     run->apart = false;
     run->pending = NULL;
     run->pending_norm = NULL;
@@ -217,17 +213,7 @@ static enum status choose(const struct run *run, uint32_t group, uint32_t R)
     const struct cuda_space *s = &rank->space;
     struct cuda_step step = cuda_step_group(run->step, LOGIT_ROWS, group);
     size_t first = (size_t)group * LOGIT_ROWS;
-    struct cuda_norm norm = {.x = s->x,
-                             .y = run->pending,
-                             .post_weight = run->pending_norm,
-                             .residual_scale = rank->spec.residual_scale,
-                             .weight = rank->weights.final_norm,
-                             .out = s->h,
-                             .rows = step.row_tokens,
-                             .bad = s->bad,
-                             .E = rank->spec.width,
-                             .eps = rank->spec.norm_eps};
-    TRY(add_norm(run, &norm, &step.header->rows, R));
+    TRY(add_norm(run, rank->weights.final_norm, step.row_tokens, &step.header->rows, R));
     struct cuda_product head = {.weight = &rank->weights.head,
                                 .x = s->h,
                                 .y = s->logits,
