@@ -9,7 +9,7 @@ static uint64_t seed = 20261123;
 /* Sanitizers see the same code in fewer of its shapes: TSan takes forty times as long. So does each schedule. */
 #if defined(__SANITIZE_THREAD__)
 enum { TOKENS_MAX = 20 };
-static unsigned each = 3, counts_each = 5;
+static unsigned each = 4, counts_each = 8;
 #elif defined(__SANITIZE_ADDRESS__)
 enum { TOKENS_MAX = 66 };
 static unsigned each = 1, counts_each = 4;
