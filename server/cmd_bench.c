@@ -15,7 +15,7 @@
 enum { DONE = 0, FAILED = 1, USAGE = 2, MODEL_CHARS_MAX = 255 };
 
 struct page { /* what /metrics says */
-    double busy_s, joules;
+    double busy_s, joules, estimated;
     bool busy_known, joules_known;
 };
 
@@ -50,6 +50,7 @@ static struct page page_read(struct http_call *call, const char *server)
                               sum_of(answer.data, "mr_engine_own_seconds_total", &own_s);
             page.busy_s += own_s;
             page.joules_known = sum_of(answer.data, "mr_energy_joules_total", &page.joules);
+            (void)sum_of(answer.data, "mr_power_meter_estimated", &page.estimated);
         }
     }
     buf_free(&answer);
@@ -122,7 +123,7 @@ static enum status measure(struct http_call *call, const struct bench_options *o
         return status;
     }
     if (before.joules_known && after.joules_known && after.joules > before.joules) {
-        report->meter = "server";
+        report->meter = after.estimated > 0 ? "estimate" : "server";
         report->load.joules = after.joules - before.joules;
     } else if (o->full_w > 0) {
         double busy_s = report->busy_s >= 0 && report->busy_s < result->seconds ? report->busy_s : result->seconds;

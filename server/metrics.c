@@ -293,9 +293,27 @@ static void print_counters(struct printer *p, const struct metrics *metrics, con
     print_usage(p, metrics);
 }
 
+/* All phases of closed windows: their sum is the meter. */
+static void print_energy(struct printer *p, const struct energy_books *books)
+{
+    const struct {
+        const char *labels;
+        uint64_t uj;
+    } phases[] = {{",phase=\"prefill\"", books->prefill_uj},
+                  {",phase=\"decode\"", books->decode_uj},
+                  {",phase=\"idle\"", books->idle_uj},
+                  {",phase=\"paced\"", books->paced_uj},
+                  {",phase=\"unattributed\"", books->unattributed_uj}};
+    head(p, "mr_energy_joules_total", "counter",
+         "Joules of the meter, each in one phase; idle and paced at base power");
+    for (size_t i = 0; i < sizeof phases / sizeof *phases; i++)
+        sample(p, "mr_energy_joules_total", phases[i].labels, (double)phases[i].uj * 1e-6);
+}
+
 static void print_power(struct printer *p, const struct metrics_power *now)
 {
     if (!now->is_on) return;
+    print_energy(p, &now->books);
     head(p, "mr_power_watts", "gauge", "Power of the last window of the meter, by scope");
     sample(p, "mr_power_watts", ",scope=\"devices\"", now->watts);
     if (isfinite(now->setpoint_w)) {

@@ -5,6 +5,7 @@
 #define SERVER_METRICS_H
 
 #include "runtime/base/buf.h"
+#include "runtime/power/attribution.h"
 #include "runtime/base/status.h"
 #include "scheduler/engine.h"
 #include "server/billing/usage.h"
@@ -71,6 +72,7 @@ struct metrics_power {
     uint32_t shed_level, alarm;            /* alarm: 0 fine, 1 silent, 2 lost */
     double meter_j, meter_s;               /* counted by the meter, and in how long */
     uint64_t windows, read_failures, steps_lost;
+    struct energy_books books;
 };
 
 /* What is true of the process. */

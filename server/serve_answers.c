@@ -161,7 +161,8 @@ void reply_metrics(struct server *server, struct http_conn *conn)
                                             .meter_s = state.meter_s,
                                             .windows = state.windows,
                                             .read_failures = state.read_failures,
-                                            .steps_lost = state.steps_lost};
+                                            .steps_lost = state.steps_lost,
+                                            .books = state.books};
     }
     struct buf body;
     buf_init(&body, 0);

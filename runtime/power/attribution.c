@@ -371,7 +371,9 @@ void attribution_step(struct attribution *at, const struct energy_model *model, 
 {
     struct span *span = span_push(at, start_ns, end_ns);
     bool fits = !span->overflow && count <= at->config.shares_max - at->share_count;
-    double fixed_j = count > 0 ? energy_model_term(model, 0) / count : 0;
+    double sequences = 0;
+    for (uint32_t i = 0; i < count; i++) sequences += shares[i].sequences > 0 ? shares[i].sequences : 1;
+    double fixed_j = count > 0 ? energy_model_term(model, 0) / sequences : 0; /* of a sequence */
     if (!fits) at->books.steps_lost++, mark_partial(at, shares, count);
     for (uint32_t i = 0; i < count; i++) {
         const struct energy_share *share = &shares[i];
@@ -379,7 +381,7 @@ void attribution_step(struct attribution *at, const struct energy_model *model, 
             energy_model_term(model, 1) * share->prefill_tokens + energy_model_term(model, 2) * share->prefill_pairs;
         double decode_j =
             energy_model_term(model, 3) * share->decode_rows + energy_model_term(model, 4) * share->decode_context;
-        *(share->decode_rows > 0 ? &decode_j : &prefill_j) += fixed_j;
+        *(share->decode_rows > 0 ? &decode_j : &prefill_j) += fixed_j * (share->sequences > 0 ? share->sequences : 1);
         if (fits)
             share_push(at, span, share->request_id, prefill_j, decode_j);
         else

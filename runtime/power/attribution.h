@@ -43,11 +43,12 @@ struct attribution_config {
     double full_w;         /* the most that the device draws; 0: not known, every reading is believed */
 };
 
-/* What a sequence did in a step. */
+/* What a sequence did in a step; or several of one account together. */
 struct energy_share {
     uint64_t request_id;
     uint32_t prefill_tokens, decode_rows;
     double prefill_pairs, decode_context; /* as in energy_work */
+    uint32_t sequences;                   /* that it stands for; 0: one */
 };
 
 enum energy_account_flag {
@@ -87,7 +88,8 @@ void attribution_lost(struct attribution *at, uint64_t start_ns, uint64_t end_ns
 void attribution_pause(struct attribution *at, uint64_t start_ns, uint64_t end_ns);
 /* No step that ended before until_ns is still to be told, and none that is under way began before it. */
 void attribution_known(struct attribution *at, uint64_t until_ns);
-/* What the meter shows; nothing happens when it has not moved since, or never. idle_w: base power, as it was last measured. */
+/* What the meter shows; nothing happens when it has not moved since, or never. idle_w: base power, as it was last
+ * measured. */
 void attribution_meter(struct attribution *at, const struct sensor_reading *reading, double idle_w);
 
 /* The request has ended: its steps have all been told. False: it had none. */

@@ -38,8 +38,41 @@ void power_loop_goal(struct power_loop *loop, const struct power_goal *goal, uin
         loop->goal = *goal;
 }
 
+/* The accounts of the node's books; they never end. */
+enum { BOOK_PREFILL = 1, BOOK_DECODE = 2 };
+
+static void book_step(struct power_loop *loop, const struct power_step *step)
+{
+    const struct energy_work *work = &step->work;
+    struct energy_share shares[2];
+    uint32_t count = 0;
+    if (work->prefill_tokens > 0)
+        shares[count++] = (struct energy_share){.request_id = BOOK_PREFILL,
+                                                .prefill_tokens = (uint32_t)work->prefill_tokens,
+                                                .prefill_pairs = work->prefill_pairs,
+                                                .sequences = 1};
+    if (work->decode_rows > 0)
+        shares[count++] = (struct energy_share){.request_id = BOOK_DECODE,
+                                                .decode_rows = (uint32_t)work->decode_rows,
+                                                .decode_context = work->decode_context,
+                                                .sequences = (uint32_t)work->decode_rows};
+    attribution_step(loop->books, &loop->model, step->start_ns, step->end_ns, shares, count);
+}
+
+/* Pauses are known by their sum alone: they lie before whatever runs now. */
+static void book_meter(struct power_loop *loop, const struct sensor_reading *reading, uint64_t known_ns,
+                       uint64_t paced_ns)
+{
+    uint64_t paused_ns = paced_ns - loop->booked_paced_ns;
+    if (paused_ns > 0 && paused_ns <= known_ns) attribution_pause(loop->books, known_ns - paused_ns, known_ns);
+    loop->booked_paced_ns = paced_ns;
+    attribution_known(loop->books, known_ns);
+    attribution_meter(loop->books, reading, loop->throttle.idle_w);
+}
+
 void power_loop_step(struct power_loop *loop, const struct power_step *step)
 {
+    if (loop->books) book_step(loop, step);
     if (loop->queue_count == POWER_QUEUE_MAX) {
         loop->steps_lost++;
         return;
@@ -136,6 +169,7 @@ void power_loop_read(struct power_loop *loop, uint64_t now_ns, uint64_t known_ns
         loop->read_failures++;
         return;
     }
+    if (loop->books) book_meter(loop, &reading, known_ns, paced_ns);
     if (loop->begun && reading.changes == loop->last.changes) return;
     if (reading.published_ns > known_ns && now_ns < reading.published_ns + WAIT_NS) return;
     if (loop->begun) close_window(loop, &reading, now_ns, paced_ns);

@@ -13,10 +13,14 @@
  * Shed levels: 1 flex and batch wait; 2 also half of the range above idle, which makes a full node's token interval
  * twice as long; 3 down to floor_w. A target is never below floor_w, a cap may be (a hard cap wins over the floor).
  *
+ * The same steps and readings go into the node's books (runtime/power/attribution.h), under two accounts: what prompts
+ * cost and what decode does. A step tells sums and not sequences, so the prompt tokens of one count as one sequence.
+ *
  * Pure but for the sensor. One thread. */
 #ifndef SERVER_POWER_POWER_LOOP_H
 #define SERVER_POWER_POWER_LOOP_H
 
+#include "runtime/power/attribution.h"
 #include "runtime/power/sensor.h"
 #include "scheduler/power_port.h"
 #include "scheduler/throttle.h"
@@ -30,7 +34,8 @@ struct power_goal {
 
 struct power_loop {
     double floor_w;
-    struct sensor *sensor; /* borrowed */
+    struct sensor *sensor;     /* borrowed */
+    struct attribution *books; /* borrowed; NULL: none are kept */
     struct throttle throttle;
     struct energy_model model;
     struct power_goal goal;
@@ -40,6 +45,7 @@ struct power_loop {
     bool begun;
     uint64_t fed_ns;           /* a simulated meter has been told of the time up to here */
     uint64_t paced_ns;         /* of all engines, at the last window */
+    uint64_t booked_paced_ns;  /* the same, as the books have been told */
     double watts, error_ratio; /* of the last window; the second against the goal, 0 without */
     double meter_j, meter_s;   /* of all windows */
     uint64_t windows, read_failures, steps_lost;

@@ -88,6 +88,7 @@ static void show(struct power *power, double allowance_w)
     state->meter_s = loop->meter_s;
     state->read_failures = loop->read_failures;
     state->estimated = loop->last.flags & SENSOR_ESTIMATED;
+    attribution_books(loop->books, &state->books);
     state->steps_lost = power->steps_lost + loop->steps_lost;
     for (const struct port_link *link = power->ports; link; link = link->next)
         state->steps_lost += atomic_load(&link->port.lost);
@@ -192,6 +193,11 @@ static enum status start(struct power *power, struct error *err)
     TRY(check_goal(power, &power->goal, err));
     power->goal_is_new = true;
     power_loop_init(&power->loop, power->sensor, config->floor_w, clock_now_ns(config->clock));
+    TRY(attribution_create(&(struct attribution_config){.accounts_max = 2,
+                                                        .steps_max = POWER_QUEUE_MAX,
+                                                        .shares_max = 2 * POWER_QUEUE_MAX,
+                                                        .full_w = power->sensor->full_w},
+                           &power->loop.books, err));
     power->state = (struct power_state){.setpoint_w = INFINITY,
                                         .allowance_w = INFINITY,
                                         .idle_w = power->sensor->idle_w,
@@ -207,6 +213,7 @@ static enum status start(struct power *power, struct error *err)
 static void power_free(struct power *power)
 {
     sensor_close(power->sensor);
+    attribution_destroy(power->loop.books);
     pthread_mutex_destroy(&power->mutex);
     doorbell_free(&power->doorbell);
     mem_free(power);

@@ -37,6 +37,7 @@ struct power_state {
     uint64_t until_unix_ms; /* end of a goal given by hand; 0: none */
     enum throttle_alarm alarm;
     uint64_t windows, read_failures, steps_lost;
+    struct energy_books books; /* every joule of the meter since the start, once */
 };
 
 /* *power NULL and ST_OK: there is no meter, and no limit was asked for. ST_INVAL: the options contradict each other or

@@ -50,8 +50,8 @@ static void test_attribution_by_hand(void **state)
 {
     (void)state;
     struct attribution *at = make(&roomy);
-    const struct energy_share prompt = {1, 100, 0, 8e6, 0};
-    const struct energy_share rows[2] = {{1, 0, 1, 0, 1000}, {2, 0, 1, 0, 3000}};
+    const struct energy_share prompt = {1, 100, 0, 8e6, 0, 0};
+    const struct energy_share rows[2] = {{1, 0, 1, 0, 1000, 0}, {2, 0, 1, 0, 3000, 0}};
     struct energy_account account;
     meter(at, 0, 5000000, 100);
     attribution_step(at, &device, 200 * MS, 600 * MS, &prompt, 1);
@@ -114,7 +114,7 @@ static void test_attribution_idle(void **state)
     meter(at, 2 * S, 210000000, 100);
     assert_int_equal(books_of(at).idle_uj, 190000000);
     assert_int_equal(books_of(at).paced_uj, 20000000);
-    const struct energy_share row = {1, 0, 1, 0, 1000};
+    const struct energy_share row = {1, 0, 1, 0, 1000, 0};
     attribution_step(at, &device, 2 * S, 2500 * MS, &row, 1);
     attribution_known(at, 3 * S);
     meter(at, 3 * S, 260000000, 100); /* 50 J in a second */
@@ -127,13 +127,31 @@ static void test_attribution_idle(void **state)
     attribution_destroy(at);
 }
 
+/* A share of several sequences bears the fixed part of so many: as if each had its own. */
+static void test_attribution_sequences(void **state)
+{
+    (void)state;
+    struct attribution *at = make(&roomy);
+    const struct energy_share together[2] = {{1, 50, 0, 0, 0, 0}, {2, 0, 3, 0, 900, 3}};
+    struct energy_account prompt, rows;
+    meter(at, 0, 0, 0);
+    attribution_step(at, &device, 0, 1 * S, together, 2);
+    meter(at, 1 * S, 100000000, 0);
+    assert_true(attribution_look(at, 1, &prompt) && attribution_look(at, 2, &rows));
+    double all = 4 + 50 * 0.12 + 3 * 0.35 + 900 * 1.5e-4; /* one of four sequences, and three */
+    assert_true(fabs((double)prompt.prefill_uj - 100e6 * (1 + 6) / all) <= 1);
+    assert_true(fabs((double)rows.decode_uj - 100e6 * (3 + 1.05 + 0.135) / all) <= 1);
+    attribution_destroy(at);
+}
+
 /* What is nobody's: a spike, a clock that stands, steps that were lost, and what did not fit. */
 static void test_attribution_nobodys(void **state)
 {
     (void)state;
     const struct attribution_config small = {.accounts_max = 2, .steps_max = 3, .shares_max = 4, .full_w = 1000};
     struct attribution *at = make(&small);
-    const struct energy_share rows[5] = {{1, 0, 1, 0, 0}, {2, 0, 1, 0, 0}, {3, 0, 1, 0, 0}, {4, 0, 1, 0, 0}};
+    const struct energy_share rows[5] = {
+        {1, 0, 1, 0, 0, 0}, {2, 0, 1, 0, 0, 0}, {3, 0, 1, 0, 0, 0}, {4, 0, 1, 0, 0, 0}};
     struct energy_account account;
     meter(at, 0, 0, 0);
     attribution_step(at, &device, 0, 1 * S, rows, 2);
@@ -186,7 +204,7 @@ static void test_attribution_clock_jump(void **state)
 {
     (void)state;
     struct attribution *at = make(&roomy);
-    const struct energy_share row = {1, 0, 1, 0, 1000};
+    const struct energy_share row = {1, 0, 1, 0, 1000, 0};
     meter(at, 0, 0, 0);
     attribution_known(at, 2 * S);
     meter(at, 3600 * S, 100000000, 0);
@@ -206,7 +224,7 @@ static void test_attribution_ahead(void **state)
 {
     (void)state;
     struct attribution *at = make(&roomy);
-    const struct energy_share row = {1, 0, 1, 0, 1000};
+    const struct energy_share row = {1, 0, 1, 0, 1000, 0};
     struct energy_account account;
     meter(at, 0, 0, 100);
     attribution_step(at, &device, 0, 300 * MS, &row, 1);
@@ -319,8 +337,8 @@ static void run_step(struct world *w, uint64_t ns)
     for (uint32_t i = 0; i < w->live_count; i++) {
         bool prefill = uniform(&w->rng) < 0.2;
         double context = floor(uniform(&w->rng) * 4000);
-        shares[i] = prefill ? (struct energy_share){w->live[i], 100, 0, context * 100, 0}
-                            : (struct energy_share){w->live[i], 0, 1, 0, context};
+        shares[i] = prefill ? (struct energy_share){w->live[i], 100, 0, context * 100, 0, 0}
+                            : (struct energy_share){w->live[i], 0, 1, 0, context, 0};
         kept->ids[i] = w->live[i];
         kept->joules[i] =
             device.joules[0] / w->live_count + (prefill ? device.joules[1] * 100 + device.joules[2] * context * 100
@@ -515,8 +533,8 @@ static uint32_t batch_make(struct energy_share *shares, uint64_t *rng)
     for (uint32_t i = 0; i < count; i++) {
         double context = 100 + floor(uniform(rng) * 3900), chunk = 64 + floor(uniform(rng) * 448);
         shares[i] = uniform(rng) < 0.15
-                        ? (struct energy_share){i + 1, (uint32_t)chunk, 0, chunk * (context + chunk) / 2, 0}
-                        : (struct energy_share){i + 1, 0, 1, 0, context};
+                        ? (struct energy_share){i + 1, (uint32_t)chunk, 0, chunk * (context + chunk) / 2, 0, 0}
+                        : (struct energy_share){i + 1, 0, 1, 0, context, 0};
     }
     return count;
 }
@@ -584,11 +602,11 @@ static void test_attribution_near_shapley(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_attribution_by_hand),       cmocka_unit_test(test_attribution_idle),
-        cmocka_unit_test(test_attribution_nobodys),       cmocka_unit_test(test_attribution_clock_jump),
-        cmocka_unit_test(test_attribution_ahead),         cmocka_unit_test(test_attribution_books_close),
-        cmocka_unit_test(test_attribution_matches_plain), cmocka_unit_test(test_attribution_allocates_nothing),
-        cmocka_unit_test(test_attribution_near_shapley),
+        cmocka_unit_test(test_attribution_by_hand),           cmocka_unit_test(test_attribution_idle),
+        cmocka_unit_test(test_attribution_sequences),         cmocka_unit_test(test_attribution_nobodys),
+        cmocka_unit_test(test_attribution_clock_jump),        cmocka_unit_test(test_attribution_ahead),
+        cmocka_unit_test(test_attribution_books_close),       cmocka_unit_test(test_attribution_matches_plain),
+        cmocka_unit_test(test_attribution_allocates_nothing), cmocka_unit_test(test_attribution_near_shapley),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

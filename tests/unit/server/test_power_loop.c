@@ -30,12 +30,15 @@ static void rig_start(struct rig *rig)
     assert_int_equal(sensor_simulated_open(&plant, rig->now_ns, &rig->sensor, &err), ST_OK);
     rig->loop = mem_alloc(1, sizeof *rig->loop);
     power_loop_init(rig->loop, rig->sensor, 0, rig->now_ns);
+    const struct attribution_config books = {.accounts_max = 2, .steps_max = 512, .shares_max = 1024};
+    assert_int_equal(attribution_create(&books, &rig->loop->books, &err), ST_OK);
     power_loop_order(rig->loop, rig->now_ns, 1, &rig->order);
 }
 
 static void rig_stop(struct rig *rig)
 {
     sensor_close(rig->sensor);
+    attribution_destroy(rig->loop->books);
     mem_free(rig->loop);
 }
 
@@ -191,9 +194,41 @@ static void test_power_loop_waits_for_steps(void **state)
     mem_free(loop);
 }
 
+/* Every joule of the meter stands in the books once: prompts, decode, idle time and pauses, each where it was. */
+static void test_power_loop_keeps_books(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct energy_books books, before = {0};
+    double highest, lowest;
+    rig_start(&rig);
+    run(&rig, 5, FULL_W, &highest, &lowest);
+    attribution_books(rig.loop->books, &books);
+    assert_true(books.decode_uj > 0 && books.prefill_uj == 0 && books.paced_uj == 0 && books.unattributed_uj == 0);
+    rig.prefill = 64;
+    run(&rig, 5, FULL_W, &highest, &lowest);
+    attribution_books(rig.loop->books, &before);
+    assert_true(before.prefill_uj > 0 && before.paced_uj == 0);
+    power_loop_goal(rig.loop, &(struct power_goal){IDLE_W + 0.3 * (FULL_W - IDLE_W), INFINITY, 0}, rig.now_ns);
+    run(&rig, 10, FULL_W, &highest, &lowest);
+    attribution_books(rig.loop->books, &books);
+    assert_int_equal(books.prefill_uj + books.decode_uj + books.idle_uj + books.paced_uj + books.unattributed_uj,
+                     books.meter_uj);
+    assert_true(books.paced_uj > before.paced_uj + (uint64_t)(IDLE_W * 1e6)); /* more than a second of ten */
+    assert_int_equal(books.unattributed_uj, 0);
+    double told_j = (double)(books.meter_uj + books.pending_uj) * 1e-6;
+    struct sensor_reading shown;
+    struct error err;
+    assert_int_equal(sensor_read(rig.sensor, rig.now_ns, &shown, &err), ST_OK);
+    assert_true(fabs(told_j / ((double)shown.energy_uj * 1e-6) - 1) <
+                0.02); /* but for what was before the first move */
+    rig_stop(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_power_loop_keeps_books),
         cmocka_unit_test(test_power_loop_holds),
         cmocka_unit_test(test_power_loop_goals),
         cmocka_unit_test(test_power_loop_waits_for_steps),
