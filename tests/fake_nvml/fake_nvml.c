@@ -184,7 +184,7 @@ static void read_file(const char *path)
 /* Every call of the library: its device as it is now. NULL: there is no such. */
 static struct fake_gpu *enter(const struct nvml_device *device)
 {
-    const char *path = getenv("MILLRACE_FAKE_NVML");
+    const char *path = getenv("FAKE_NVML_FILE");
     (void)pthread_mutex_lock(&lock);
     if (path) {
         struct timespec now;

@@ -18,7 +18,7 @@
  *   energy|field|power|limit_result N    what these functions return; lost 1: all return 15
  *   init_result N       of nvmlInit;  xid N: the next event;  recovery N: the field
  *
- * Without MILLRACE_FAKE_NVML in the environment time is virtual and nothing happens but by fake_nvml_control. With it,
+ * Without FAKE_NVML_FILE in the environment time is virtual and nothing happens but by fake_nvml_control. With it,
  * it names a file of such lines, read at the first call and again whenever it has changed, and time is the clock's. */
 #ifndef TESTS_FAKE_NVML_FAKE_NVML_H
 #define TESTS_FAKE_NVML_FAKE_NVML_H

@@ -25,7 +25,7 @@ static void test_power_nvml_reads_gpus(void **state)
     const char text[] = "gpus 2\nwork 300\nlag 0\n";
     assert_true(fd >= 0);
     assert_int_equal(write(fd, text, sizeof text - 1), (ssize_t)sizeof text - 1);
-    assert_int_equal(setenv("MILLRACE_FAKE_NVML", path, 1), 0);
+    assert_int_equal(setenv("FAKE_NVML_FILE", path, 1), 0);
     assert_int_equal(power_create(&config, &power, &err), ST_OK);
     for (uint32_t i = 0; i < 2000 && seen.windows < 2; i++) {
         (void)nanosleep(&(struct timespec){0, 10000000}, NULL);
@@ -35,7 +35,7 @@ static void test_power_nvml_reads_gpus(void **state)
     assert_true(seen.windows >= 2 && !seen.estimated && seen.read_failures == 0);
     assert_true(seen.idle_w > 0 && seen.full_w == 1400 && seen.watts > 0);
     power_destroy(power);
-    assert_int_equal(unsetenv("MILLRACE_FAKE_NVML"), 0);
+    assert_int_equal(unsetenv("FAKE_NVML_FILE"), 0);
     close(fd);
     unlink(path);
 }

@@ -399,7 +399,7 @@ static void test_sensor_nvml_live_by_file(void **state)
     const char text[] = "gpus 2\nwork 300\npublish 0.01\n";
     assert_int_equal(write(fd, text, sizeof text - 1), (ssize_t)sizeof text - 1);
     steer("gpus 0");
-    assert_int_equal(setenv("MILLRACE_FAKE_NVML", path, 1), 0);
+    assert_int_equal(setenv("FAKE_NVML_FILE", path, 1), 0);
     struct sensor *sensor = open_all();
     assert_string_equal(sensor->name, "NVML, 2 GPUs");
     for (uint32_t i = 0; i < 1000 && reading.changes < 2; i++) {
@@ -408,7 +408,7 @@ static void test_sensor_nvml_live_by_file(void **state)
     }
     assert_true(reading.changes == 2 && reading.energy_uj > 0);
     sensor_close(sensor);
-    assert_int_equal(unsetenv("MILLRACE_FAKE_NVML"), 0);
+    assert_int_equal(unsetenv("FAKE_NVML_FILE"), 0);
     close(fd);
     unlink(path);
 }
