@@ -90,8 +90,9 @@ class Nodes(unittest.TestCase):
         self.followers.append((process, log))
         return process
 
-    def follow_after(self, process):
-        process.wait(60)
+    def follow_after(self, others):
+        for process in others:
+            process.wait(60)
         self.follow(1, 2)
 
     def said(self, i=0):
@@ -128,11 +129,12 @@ class Nodes(unittest.TestCase):
             self.assertEqual(tokens(server), expected)
         self.assertEqual(self.followers[0][0].wait(30), 0, self.said())
 
-    def test_a_wrong_secret_joins_nothing(self):
-        stranger = self.follow(1, 2, secret="another secret of some length")
-        with concurrent.futures.ThreadPoolExecutor(1) as pool, self.lead(2, begun=lambda: pool.submit(self.follow_after, stranger)) as server:
-            self.assertEqual(stranger.returncode, 1)
+    def test_who_is_refused_and_who_joins(self):
+        strangers = [self.follow(1, 2, secret="another secret of some length"), self.follow(1, 2, "--max-num-seqs", "1")]
+        with concurrent.futures.ThreadPoolExecutor(1) as pool, self.lead(2, begun=lambda: pool.submit(self.follow_after, strangers)) as server:
+            self.assertEqual([stranger.returncode for stranger in strangers], [1, 1])
             self.assertIn("the launch secrets differ", self.said(0))
+            self.assertIn("the settings differ", self.said(1))
             self.assertIn("refused reason=", server.log())
             self.assertTrue(server.complete(prompt="Two", max_tokens=1)["choices"])
 
