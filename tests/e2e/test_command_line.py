@@ -102,6 +102,13 @@ class CommandLine(unittest.TestCase):
             self.assertEqual((said["prompt_tokens"], said["output_tokens"], said["joules"]), ("30", "8", ""))
             self.assertEqual(bench("--no-split", "--explain").returncode, 0)
             self.assertEqual(bench("--prompt-tokens", "99999").returncode, 1)
+        with Server("--power-idle", "40", "--power-full", "100") as server:  # its own books, of an estimated meter
+            done = bench("--json", "--no-split", "--output-tokens", "100")
+            said = json.loads(done.stdout)
+            self.assertEqual((said["meter"], said["estimated"]), ("estimate", True))
+            self.assertTrue(10 * said["seconds"] < said["joules"] < 110 * said["seconds"], said)
+            self.assertGreater(server.metric("mr_energy_joules_total", phase="decode"), 0)
+            self.assertGreater(server.metric("mr_energy_joules_total", phase="prefill"), 0)
         self.assertEqual(run("bench", "cost").returncode, 2)
         self.assertEqual(run("bench").returncode, 2)
         self.assertEqual(run("bench", "cost", "--help").returncode, 0)

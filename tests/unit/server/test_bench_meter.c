@@ -22,10 +22,12 @@ static enum status fake_read(struct sensor *sensor, uint64_t now_ns, struct sens
         *reading = (struct sensor_reading){0};
         return ST_OK;
     }
-    *reading = (struct sensor_reading){.energy_uj = (uint64_t)((double)(moves * fake->step_ns) * 1e-3 * fake->watts),
-                                       .published_ns = moves * fake->step_ns,
-                                       .changes = moves,
-                                       .breaks = fake->breaks};
+    *reading = (struct sensor_reading){
+        .energy_uj = (uint64_t)((double)(moves * fake->step_ns - fake->opened_ns / fake->step_ns * fake->step_ns) *
+                                1e-3 * fake->watts),
+        .published_ns = moves * fake->step_ns,
+        .changes = moves,
+        .breaks = fake->breaks};
     return ST_OK;
 }
 
