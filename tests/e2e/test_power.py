@@ -1,7 +1,9 @@
 """A watt budget over the real model with the simulated meter: a cap slows an answer down, an operator lifts it, and what is
 wrong is refused. Nothing here depends on how fast the machine is: paces are compared by what the engine says it waited."""
 import json
+import pathlib
 import subprocess
+import tempfile
 import time
 import unittest
 
@@ -74,15 +76,36 @@ class Power(unittest.TestCase):
                 self.assertEqual({k: power(server)[1][k] for k in ("cap_w", "target_w", "shed_level", "until")},
                                  {k: before[k] for k in ("cap_w", "target_w", "shed_level", "until")})
             self.assertEqual(server.get("/admin/power")[0], 401)
-        with Server(env=WITH_ADMIN) as server:
+        with Server("--power-sensor", "none", env=WITH_ADMIN) as server:
             status, answer = power(server)
             self.assertEqual((status, answer["error"]["code"]), (409, "no_power_meter"))
-        for options, word in [(("--power-cap", "60"), "--power-full"), (("--power-sensor", "sun"), "--power-sensor"),
+        for options, word in [(("--power-sensor", "none", "--power-cap", "60"), "--power-full"), (("--power-sensor", "sun"), "--power-sensor"),
                               (("--power-sensor", "simulated"), "--power-full"),
                               (("--power-idle", "90", "--power-full", "80"), "--power-full")]:
             ended = subprocess.run([BINARY, "serve", MODEL, "--port", "0", *options], capture_output=True, text=True, timeout=60)
             self.assertEqual(ended.returncode, 1)
             self.assertIn(word, ended.stderr)
+
+
+    def test_nvml_is_the_meter(self):
+        library = pathlib.Path(BINARY).resolve().parent / "tests/fake_nvml/new"
+        if not (library / "libnvidia-ml.so.1").exists():
+            self.skipTest("no fake libnvidia-ml.so.1 beside this binary")
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as steer:
+            steer.write("gpus 2\nnoise 0\nwork 100\n")
+            steer.flush()
+            env = dict(WITH_ADMIN, LD_LIBRARY_PATH=str(library), FAKE_NVML_FILE=steer.name)
+            with Server("--power-sensor", "nvml", env=env) as server:
+                state = power(server)[1]
+                self.assertIn("NVML", state["meter"])
+                self.assertFalse(state["estimated"])
+                self.assertNotIn("estimate", server.log())
+                self.assertGreater(state["full_w"], 0)
+                wait_for(lambda: server.metric("mr_power_watts") > 100, "a window")
+                before = server.metric("mr_power_watts")
+                steer.write("work 300\n")
+                steer.flush()
+                wait_for(lambda: server.metric("mr_power_watts") > before + 2 * 150, "the work of two GPUs")
 
 
 if __name__ == "__main__":
