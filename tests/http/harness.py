@@ -110,7 +110,7 @@ class Server:
 
 
 class Gate:
-    """While it is shut, what a server begins to load does not come to an end: no test has to be faster than a load."""
+    """While it is shut, what a server begins to load does not come to an end, or its steps hardly do: no test has to be faster than a load."""
     def __enter__(self):
         self.folder = os.path.realpath(tempfile.mkdtemp())
         self.path = os.path.join(self.folder, "shut")

@@ -7,6 +7,7 @@
  *   NULL_WEIGHTS_BYTES  what weights count for            NULL_LEAST_BYTES     KV of one sequence of full context
  *   NULL_FILE_BYTES     what they count for before they are packed (as much unless given)
  *   NULL_GATE           loading waits while a file of this name is there
+ *   NULL_STEP_GATE      a step lasts 200 ms longer while a file of this name is there
  *   NULL_SYNC_FAILS     that sync of the journal and all after it fail
  *   NULL_SYNC_US        a sync of the journal takes so much longer; NULL_SYNC_PROTOCOL names a file (slow_disk.h)
  *
@@ -111,6 +112,13 @@ static enum status null_open(const struct config *config, const char *path, stru
     return status;
 }
 
+/* Work that is under way stays under way for as long as a test wants, whatever the machine does meanwhile. */
+static void slow_step(void *gate, const struct batch *batch)
+{
+    (void)batch;
+    if (access(gate, F_OK) == 0) pause_ms(200);
+}
+
 static enum status null_build(const struct config *config, uint64_t kv_bytes, struct loaded *loaded, struct error *err)
 {
     uint32_t seqs = config->max_num_seqs ? config->max_num_seqs : 64;
@@ -128,6 +136,8 @@ static enum status null_build(const struct config *config, uint64_t kv_bytes, st
         .ahead = setting("NULL_AHEAD", 0) != 0,
         .step_ns = setting("NULL_STEP_US", 0) * 1000,
         .fail_step = setting("NULL_FAIL_STEP", 0),
+        .before_step = getenv("NULL_STEP_GATE") ? slow_step : NULL,
+        .before_step_state = getenv("NULL_STEP_GATE"),
     };
     enum status status = null_device_create(&device, &loaded->device);
     if (status == ST_OK) return ST_OK;

@@ -57,9 +57,10 @@ def start_streams(server, count, body):
 
 def test_drain_cuts_no_stream():
     streams = 500
-    with Server("--max-num-seqs", streams, "--drain-delay", 0.3, "--shutdown-timeout", 60, "--limit-queue-tenant-share-percent", 100, NULL_STEP_US=10000,
-                files=2048) as server:
+    with Gate() as gate, Server("--max-num-seqs", streams, "--shutdown-timeout", 60, "--limit-queue-tenant-share-percent", 100,
+                                NULL_STEP_US=10000, NULL_STEP_GATE=gate.path, files=2048) as server:
         replies = start_streams(server, streams, completion(150))
+        gate.shut() # 150 steps are 30 s until it opens
         keep = server.connect() # an idle connection from before
         late = server.connect()
         server.process.send_signal(signal.SIGTERM)
@@ -72,6 +73,7 @@ def test_drain_cuts_no_stream():
         status, headers, body = Reply(keep).read()
         equal((status, error_of(body)["code"], headers["connection"]), (503, "draining", "close"))
         assert "retry-after" in headers
+        gate.open()
         cut = 0
         for reply in replies:
             data = b"".join(reply.chunks())
