@@ -142,15 +142,17 @@ static void close_window(struct power_loop *loop, const struct sensor_reading *n
     double joules = (double)(now->energy_uj - loop->last.energy_uj) * 1e-6;
     double seconds = (double)(int64_t)(now->published_ns - loop->last.published_ns) * 1e-9;
     struct window window = window_of(loop, loop->last.published_ns, now->published_ns);
-    bool limited = paced_ns != loop->paced_ns;
+    bool limited = paced_ns != loop->paced_ns, broken = now->breaks != loop->last.breaks;
     loop->paced_ns = paced_ns;
-    if (now->breaks != loop->last.breaks || !(seconds > 0)) { /* the window's watts mean nothing */
+    if (seconds > 0 && (!broken || loop->last.changes > 0)) { /* from its first move on, all that it has counted */
+        loop->meter_j += joules;
+        loop->meter_s += seconds;
+    }
+    if (broken || !(seconds > 0)) { /* the window's watts mean nothing */
         throttle_resume(&loop->throttle, now_ns);
         return;
     }
     loop->windows++;
-    loop->meter_j += joules;
-    loop->meter_s += seconds;
     loop->watts = joules / seconds;
     loop->error_ratio = isfinite(loop->throttle.goal_w) ? loop->watts / loop->throttle.goal_w - 1 : 0;
     loop->throttle.config.sensor_mean_s = now->flags & SENSOR_MEAN_1S ? 1 : 0;

@@ -47,7 +47,7 @@ struct power_loop {
     uint64_t paced_ns;         /* of all engines, at the last window */
     uint64_t booked_paced_ns;  /* the same, as the books have been told */
     double watts, error_ratio; /* of the last window; the second against the goal, 0 without */
-    double meter_j, meter_s;   /* of all windows */
+    double meter_j, meter_s;   /* of all windows, and of those in which the meter broke off */
     uint64_t windows, read_failures, steps_lost;
     enum throttle_alarm alarm;
 };

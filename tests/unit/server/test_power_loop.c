@@ -189,8 +189,10 @@ static void test_power_loop_waits_for_steps(void **state)
     told.reading.changes = 3; /* the meter broke off */
     told.reading.breaks = 1;
     told.reading.published_ns = 1500 * NS_PER_MS;
+    told.reading.energy_uj = 15000000;
     power_loop_read(loop, 1500 * NS_PER_MS, 1500 * NS_PER_MS, 0);
     assert_int_equal(loop->windows, 2);
+    assert_true(fabs(loop->meter_j - 15) < 1e-9 && fabs(loop->meter_s - 0.5) < 1e-9); /* its joules are joules */
     mem_free(loop);
 }
 
