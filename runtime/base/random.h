@@ -32,5 +32,10 @@ static inline uint64_t random_next(uint64_t *state)
     z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
     return z ^ z >> 31;
 }
+/* Its next number as a double in [0, 1), with 53 bits. */
+static inline double random_next_uniform(uint64_t *state)
+{
+    return (double)(random_next(state) >> 11) * 0x1p-53;
+}
 
 #endif

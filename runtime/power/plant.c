@@ -30,7 +30,7 @@ static void draw(struct plant *plant, double seconds, double settled)
 
 static void publish(struct plant *plant)
 {
-    double uniform = (double)(random_next(&plant->rng) >> 11) / 9007199254740992.0 * 2 - 1;
+    double uniform = random_next_uniform(&plant->rng) * 2 - 1;
     double exact = plant->energy_j - plant->published_j;
     plant->published_j += exact * (1 + plant->config.noise * uniform); /* the next difference makes up for it */
     plant->published_s = plant->now_s;

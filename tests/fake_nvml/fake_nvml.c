@@ -69,7 +69,7 @@ static double mean_over(const struct fake_gpu *gpu, double seconds)
 /* A reading of watts has the noise of the counter's. */
 static double noisy(struct fake_gpu *gpu, double watts)
 {
-    double uniform = (double)(random_next(&gpu->rng) >> 11) / 9007199254740992.0 * 2 - 1;
+    double uniform = random_next_uniform(&gpu->rng) * 2 - 1;
     return watts * gpu->scale_watts * (1 + gpu->plant.config.noise * uniform);
 }
 

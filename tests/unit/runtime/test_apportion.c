@@ -9,11 +9,6 @@
 
 enum { PARTIES = 300 };
 
-static double uniform(uint64_t *rng)
-{
-    return (double)(random_next(rng) >> 11) / 9007199254740992.0;
-}
-
 static void test_apportion_by_hand(void **state)
 {
     (void)state;
@@ -51,7 +46,7 @@ static void test_apportion_exact(void **state)
         uint64_t whole = random_next(&rng) >> (1 + random_next(&rng) % 63), sum = 0;
         double total = 0, scale = ldexp(1, (int)(random_next(&rng) % 200) - 100);
         for (uint32_t i = 0; i < parties; i++) {
-            weights[i] = uniform(&rng) < 0.1 ? 0 : uniform(&rng) * scale;
+            weights[i] = random_next_uniform(&rng) < 0.1 ? 0 : random_next_uniform(&rng) * scale;
             total += weights[i];
         }
         if (total <= 0) continue;

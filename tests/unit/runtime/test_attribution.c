@@ -15,11 +15,6 @@
 static const struct energy_model device = {.joules = {4.0, 0.12, 3e-6, 0.35, 1.5e-4}};
 static const struct attribution_config roomy = {.accounts_max = 64, .steps_max = 256, .shares_max = 4096};
 
-static double uniform(uint64_t *rng)
-{
-    return (double)(random_next(rng) >> 11) / 9007199254740992.0;
-}
-
 static struct attribution *make(const struct attribution_config *config)
 {
     struct attribution *at;
@@ -302,7 +297,7 @@ static void take(struct world *w)
 static void move_meter(struct world *w)
 {
     static uint64_t changes;
-    double kind = w->faults ? uniform(&w->rng) : 1;
+    double kind = w->faults ? random_next_uniform(&w->rng) : 1;
     uint64_t uj = (uint64_t)(w->exact_j * 1e6), published_ns = w->now_ns, delta = uj - w->meter_uj;
     if (kind < 0.05) return;
     w->meter_uj = uj;
@@ -335,8 +330,8 @@ static void run_step(struct world *w, uint64_t ns)
     *kept = (struct kept_step){.start_ns = w->now_ns, .end_ns = w->now_ns + ns, .count = w->live_count};
     double joules = device.joules[0];
     for (uint32_t i = 0; i < w->live_count; i++) {
-        bool prefill = uniform(&w->rng) < 0.2;
-        double context = floor(uniform(&w->rng) * 4000);
+        bool prefill = random_next_uniform(&w->rng) < 0.2;
+        double context = floor(random_next_uniform(&w->rng) * 4000);
         shares[i] = prefill ? (struct energy_share){w->live[i], 100, 0, context * 100, 0, 0}
                             : (struct energy_share){w->live[i], 0, 1, 0, context, 0};
         kept->ids[i] = w->live[i];
@@ -346,8 +341,8 @@ static void run_step(struct world *w, uint64_t ns)
         joules += kept->joules[i] - device.joules[0] / w->live_count;
     }
     w->now_ns += ns;
-    w->exact_j += joules * (0.8 + 0.4 * uniform(&w->rng));
-    if (w->faults && uniform(&w->rng) < 0.02)
+    w->exact_j += joules * (0.8 + 0.4 * random_next_uniform(&w->rng));
+    if (w->faults && random_next_uniform(&w->rng) < 0.02)
         attribution_lost(w->at, kept->start_ns, kept->end_ns, joules);
     else
         attribution_step(w->at, &device, kept->start_ns, kept->end_ns, shares, w->live_count);
@@ -364,15 +359,15 @@ static void run_world(struct world *w)
 {
     uint64_t next_ns = 100 * MS;
     while (w->step_count < STEPS / 2 && w->window_count < WINDOWS) {
-        while (w->live_count < LIVE && w->next_id < REQUESTS && uniform(&w->rng) < 0.3) {
+        while (w->live_count < LIVE && w->next_id < REQUESTS && random_next_uniform(&w->rng) < 0.3) {
             w->live[w->live_count] = (uint32_t)w->next_id++;
             w->left[w->live_count++] = 1 + (uint32_t)(random_next(&w->rng) % 60);
         }
-        uint64_t ns = 1 + random_next(&w->rng) % (uniform(&w->rng) < 0.01 ? 900 * MS : 40 * MS);
-        if (w->live_count > 0 && uniform(&w->rng) < 0.8) {
+        uint64_t ns = 1 + random_next(&w->rng) % (random_next_uniform(&w->rng) < 0.01 ? 900 * MS : 40 * MS);
+        if (w->live_count > 0 && random_next_uniform(&w->rng) < 0.8) {
             run_step(w, ns);
         } else {
-            bool paced = w->live_count > 0 && uniform(&w->rng) < 0.5;
+            bool paced = w->live_count > 0 && random_next_uniform(&w->rng) < 0.5;
             if (paced) attribution_pause(w->at, w->now_ns, w->now_ns + ns);
             w->now_ns += ns;
             w->exact_j += 100e-9 * (double)ns;
@@ -531,8 +526,9 @@ static uint32_t batch_make(struct energy_share *shares, uint64_t *rng)
 {
     uint32_t count = 1 + (uint32_t)(random_next(rng) % BATCH);
     for (uint32_t i = 0; i < count; i++) {
-        double context = 100 + floor(uniform(rng) * 3900), chunk = 64 + floor(uniform(rng) * 448);
-        shares[i] = uniform(rng) < 0.15
+        double context = 100 + floor(random_next_uniform(rng) * 3900),
+               chunk = 64 + floor(random_next_uniform(rng) * 448);
+        shares[i] = random_next_uniform(rng) < 0.15
                         ? (struct energy_share){i + 1, (uint32_t)chunk, 0, chunk * (context + chunk) / 2, 0, 0}
                         : (struct energy_share){i + 1, 0, 1, 0, context, 0};
     }

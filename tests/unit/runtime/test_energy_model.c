@@ -9,16 +9,12 @@
 
 static const double device[ENERGY_TERMS] = {4.0, 0.12, 3e-6, 0.35, 1.5e-4};
 
-static double uniform(uint64_t *rng)
-{
-    return (double)(random_next(rng) >> 11) / 9007199254740992.0;
-}
-
 /* A window of a server: five steps of some rows at some context, and now and then a chunk of a prompt. */
 static struct energy_work window_make(uint64_t *rng)
 {
-    double rows = 1 + floor(uniform(rng) * 64), context = 100 + uniform(rng) * 4000;
-    double chunk = uniform(rng) < 0.4 ? 512 * uniform(rng) : 0, at = uniform(rng) * 3000;
+    double rows = 1 + floor(random_next_uniform(rng) * 64), context = 100 + random_next_uniform(rng) * 4000;
+    double chunk = random_next_uniform(rng) < 0.4 ? 512 * random_next_uniform(rng) : 0,
+           at = random_next_uniform(rng) * 3000;
     return (struct energy_work){5, 5 * chunk, 5 * chunk * (at + chunk / 2), 5 * rows, 5 * rows * context};
 }
 
@@ -45,7 +41,8 @@ static void learn(struct energy_model *model, uint64_t *rng, uint32_t windows, d
 {
     for (uint32_t i = 0; i < windows; i++) {
         struct energy_work work = window_make(rng);
-        energy_model_observe(model, &work, device_joules(&work, factor) * (1 + 0.02 * (2 * uniform(rng) - 1)));
+        energy_model_observe(model, &work,
+                             device_joules(&work, factor) * (1 + 0.02 * (2 * random_next_uniform(rng) - 1)));
     }
 }
 
@@ -77,7 +74,7 @@ static void test_energy_model_one_kind(void **state)
     learn(&model, &rng, 1000, 1);
     for (uint32_t i = 0; i < 36000; i++) {
         struct energy_work work = {5, 0, 0, 5 * 32, 5 * 32 * 1000};
-        energy_model_observe(&model, &work, device_joules(&work, 1) * (1 + 0.02 * (2 * uniform(&rng) - 1)));
+        energy_model_observe(&model, &work, device_joules(&work, 1) * (1 + 0.02 * (2 * random_next_uniform(&rng) - 1)));
     }
     assert_true(error_of(&model, &rng, 1) < 0.25);
     learn(&model, &rng, 500, 1);

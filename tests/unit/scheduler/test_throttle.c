@@ -71,8 +71,7 @@ static void pass(struct world *w, double seconds, double work_w)
 /* Prefill bursts: the work of a step is up to 6 % off its mean, for some 200 ms. */
 static double burst(struct world *w)
 {
-    double uniform = (double)(random_next(&w->rng) >> 11) / 9007199254740992.0;
-    return 1 + 0.06 * (2 * uniform - 1);
+    return 1 + 0.06 * (2 * random_next_uniform(&w->rng) - 1);
 }
 
 static void run_until(struct world *w, double until_s)
