@@ -136,6 +136,12 @@ static enum status open_simulated(struct power *power, struct error *err)
     return sensor_simulated_open(&plant, clock_now_ns(config->clock), &power->sensor, err);
 }
 
+static enum status refuse_unknown_full(const struct power_config *config, struct error *err)
+{
+    return error_set(err, ST_INVAL, "--power-sensor %s: --power-full must say what the device draws at most",
+                     config->sensor);
+}
+
 /* The options go before what the meter tells. */
 static enum status take_options(struct power *power, struct error *err)
 {
@@ -144,8 +150,7 @@ static enum status take_options(struct power *power, struct error *err)
     if (config->idle_w > 0) sensor->idle_w = config->idle_w;
     if (config->full_w > 0) sensor->full_w = config->full_w;
     if (sensor->full_w > sensor->idle_w) return ST_OK;
-    return error_set(err, ST_INVAL, "--power-sensor %s: --power-full must say what the device draws at most",
-                     config->sensor);
+    return refuse_unknown_full(config, err);
 }
 
 static enum status open_sensor(struct power *power, struct error *err)
@@ -159,9 +164,7 @@ static enum status open_sensor(struct power *power, struct error *err)
     if (config->full_w > 0 && config->full_w <= config->idle_w)
         return error_set(err, ST_INVAL, "--power-full: %g W must be above --power-idle, %g W", config->full_w,
                          config->idle_w);
-    if (simulated && !(config->full_w > 0))
-        return error_set(err, ST_INVAL,
-                         "--power-sensor simulated: --power-full must say what the device draws at most");
+    if (simulated && !(config->full_w > 0)) return refuse_unknown_full(config, err);
     if (gpus || cpus) {
         struct error reason = {""};
         enum status status = gpus ? sensor_nvml_open(NULL, 0, &power->sensor, &reason)
