@@ -20,9 +20,8 @@ static void on_signal(int number)
     atomic_fetch_add(&signals, 1);
 }
 
-static bool told_to_stop(void *state)
+static bool told_to_stop(void)
 {
-    (void)state;
     uint32_t count = atomic_load(&signals);
     if (count == 1 && !atomic_exchange(&told, true))
         log_line(LOG_INFO, "nodes", "event=signal effect=\"left to process 0; a second one ends this process\"");

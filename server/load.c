@@ -26,6 +26,12 @@ struct progress {
     bool terminal;
 };
 
+static struct progress progress_start(void)
+{
+    uint64_t now_ns = clock_now_ns(clock_system());
+    return (struct progress){now_ns, now_ns, isatty(STDERR_FILENO) != 0};
+}
+
 /* On a terminal a bar that is drawn again at most ten times a second; elsewhere nothing until the end. */
 static void show_progress(void *state, size_t done_bytes, size_t total_bytes)
 {
@@ -259,35 +265,35 @@ static struct device_cuda_config cuda_settings(const struct config *config, cons
     };
 }
 
+/* Borrows all that it is given. */
+static struct nodes_work work_of(const struct config *config, const struct loaded *loaded,
+                                 const struct device_cuda_config *settings, struct progress *progress)
+{
+    return (struct nodes_work){.config = config,
+                               .calls = cuda_calls,
+                               .settings = settings,
+                               .model = loaded->model,
+                               .progress = show_progress,
+                               .progress_state = progress};
+}
+
 static enum status build_cuda(const struct config *config, struct loaded *loaded, struct progress *progress,
                               struct error *err)
 {
     struct matmul_place place;
     struct device_cuda_config settings = cuda_settings(config, loaded, &place);
-    struct nodes_work work = {.config = config,
-                              .calls = cuda_calls,
-                              .settings = &settings,
-                              .model = loaded->model,
-                              .progress = show_progress,
-                              .progress_state = progress};
+    struct nodes_work work = work_of(config, loaded, &settings, progress);
     if (config->place.processes > 1) return nodes_lead(&work, &loaded->device, err);
     return cuda_calls->create(loaded->model, &settings, show_progress, progress, &loaded->device, err);
 }
 
-enum status load_follow(const struct config *config, struct loaded *loaded, bool (*stop)(void *state),
-                        struct error *err)
+enum status load_follow(const struct config *config, struct loaded *loaded, bool (*stop)(void), struct error *err)
 {
-    uint64_t now_ns = clock_now_ns(clock_system());
-    struct progress progress = {now_ns, now_ns, isatty(STDERR_FILENO) != 0};
+    struct progress progress = progress_start();
     struct matmul_place place;
     struct device_cuda_config settings = cuda_settings(config, loaded, &place);
-    struct nodes_work work = {.config = config,
-                              .calls = cuda_calls,
-                              .settings = &settings,
-                              .model = loaded->model,
-                              .progress = show_progress,
-                              .progress_state = &progress,
-                              .stop = stop};
+    struct nodes_work work = work_of(config, loaded, &settings, &progress);
+    work.stop = stop;
     enum status status = nodes_follow(&work, err);
     load_free(loaded);
     return status;
@@ -296,8 +302,7 @@ enum status load_follow(const struct config *config, struct loaded *loaded, bool
 static enum status build_device(const struct config *config, uint64_t kv_bytes, struct loaded *loaded,
                                 struct error *err)
 {
-    uint64_t now_ns = clock_now_ns(clock_system());
-    struct progress progress = {now_ns, now_ns, isatty(STDERR_FILENO) != 0};
+    struct progress progress = progress_start();
     if (loaded->on_cuda) return build_cuda(config, loaded, &progress, err);
     struct step_limits step = step_limits_of(config);
     struct device_config settings = {

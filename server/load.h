@@ -52,7 +52,7 @@ NODISCARD enum status load_build(const struct config *config, uint64_t kv_bytes,
                                  struct error *err);
 /* In place of load_build, as a process of several that is not the first: its part of the device, and process 0's steps
  * until it says goodbye (nodes.h). *loaded is empty afterwards. */
-NODISCARD enum status load_follow(const struct config *config, struct loaded *loaded, bool (*stop)(void *state),
+NODISCARD enum status load_follow(const struct config *config, struct loaded *loaded, bool (*stop)(void),
                                   struct error *err);
 /* Both, for the configuration's first model and with the KV memory that it sets. */
 NODISCARD enum status load_model(const struct config *config, struct loaded *loaded, struct error *err);

@@ -185,7 +185,7 @@ static enum status create_part(void *state, const struct device_share *share, st
 static bool told_to_stop(void *state)
 {
     const struct nodes_work *work = state;
-    return work->stop && work->stop(work->stop_state);
+    return work->stop && work->stop();
 }
 
 static void tell_ready(void *state, const struct device_info *info)

@@ -26,8 +26,7 @@ struct nodes_work {
     struct model *model;
     device_progress_fn progress;
     void *progress_state;
-    bool (*stop)(void *state); /* followers: leave now? Its state: stop_state */
-    void *stop_state;
+    bool (*stop)(void); /* followers: leave now? NULL: never */
 };
 
 /* Process 0: waits for the others (--join-timeout) and makes the device of all. Errors of device_nodes_lead. */
