@@ -2,12 +2,13 @@
 #include "server/billing/bill_audit.h"
 
 #include "server/billing/bill.h"
+#include "server/billing/bill_json.h"
 #include "server/billing/bill_text.h"
 
 #include <inttypes.h>
 #include <string.h>
 
-enum { AUDIT_EXIT_DAMAGED = 2 };
+enum { AUDIT_EXIT_DAMAGED = 2, LINES_MAX = 32 };
 
 static const char *const kind_names[] = {"note", "difference", "damage"};
 
@@ -24,10 +25,10 @@ static const char *verdict_of(const struct audit *audit)
 struct line {
     const char *name, *text;
     uint64_t value;
-    enum { NUMBER, TOKENS, UNKNOWN } kind;
+    enum { NUMBER, TOKENS, MILLIONTHS, UNKNOWN } kind;
 };
 
-static uint32_t make_lines(const struct audit *audit, struct line lines[24])
+static uint32_t make_lines(const struct audit *audit, struct line lines[LINES_MAX])
 {
     const struct audit_counts *c = &audit->counts;
     bool ledger = audit->ledger;
@@ -40,6 +41,10 @@ static uint32_t make_lines(const struct audit *audit, struct line lines[24])
         {"waived", "waived", c->waived, NUMBER},
         {"grants", "grants", c->grants, NUMBER},
         {"releases", "releases", c->releases, NUMBER},
+        {"energies", "energy records", c->energies, NUMBER},
+        {"energy_joules", "joules of them", c->energy_uj, MILLIONTHS},
+        {"gco2_location", "grams of CO2 by location", c->ugco2_loc, MILLIONTHS},
+        {"gco2_market", "grams of CO2 by market", c->ugco2_mkt, MILLIONTHS},
         {"orders", "orders in the journal", c->orders, NUMBER},
         {"open", "requests still open", c->open, NUMBER},
         {"charged_units", "tokens charged", c->units, TOKENS},
@@ -58,9 +63,15 @@ static uint32_t make_lines(const struct audit *audit, struct line lines[24])
     return sizeof made / sizeof *made;
 }
 
+static void append_millionths(struct buf *out, const char *name, uint64_t value)
+{
+    buf_append_format(out, ",\"%s\":", name);
+    bill_append_millionths(out, value);
+}
+
 static void print_json(const struct audit *audit, struct buf *out)
 {
-    struct line lines[24];
+    struct line lines[LINES_MAX];
     uint32_t count = make_lines(audit, lines);
     const char *at = audit->findings.data;
     buf_append_format(out, "{\"object\":\"billing.audit\",\"verdict\":\"%s\",\"ledger\":\"%s\"", verdict_of(audit),
@@ -68,6 +79,8 @@ static void print_json(const struct audit *audit, struct buf *out)
     for (uint32_t i = 0; i < count; i++)
         if (lines[i].kind == UNKNOWN)
             buf_append_format(out, ",\"%s\":null", lines[i].name);
+        else if (lines[i].kind == MILLIONTHS)
+            append_millionths(out, lines[i].name, lines[i].value);
         else
             buf_append_format(out, ",\"%s\":%" PRIu64, lines[i].name, lines[i].value);
     buf_append_text(out, ",\"findings\":[");
@@ -82,7 +95,7 @@ static void print_json(const struct audit *audit, struct buf *out)
 static void print_table(const struct audit *audit, struct buf *out)
 {
     static const char *const heads[] = {"what", ">count"};
-    struct line lines[24];
+    struct line lines[LINES_MAX];
     uint32_t count = make_lines(audit, lines);
     const char *at = audit->findings.data;
     struct bill_table table;
@@ -91,7 +104,7 @@ static void print_table(const struct audit *audit, struct buf *out)
         bill_table_text(&table, lines[i].text);
         if (lines[i].kind == UNKNOWN)
             bill_table_text(&table, "no ledger named");
-        else if (lines[i].kind == TOKENS)
+        else if (lines[i].kind == TOKENS || lines[i].kind == MILLIONTHS)
             bill_table_tokens(&table, lines[i].value);
         else
             bill_table_number(&table, lines[i].value);
@@ -126,6 +139,7 @@ static enum status run(struct bill *bill, struct audit *audit, struct error *err
     }
     for (uint32_t i = 0; i < bill->options->names_count; i++)
         TRY(audit_scan(audit, bill->options->names[i], more, err));
+    audit_energies(audit);
     if (bill->options->archive && !audit->complete)
         audit_find(audit, AUDIT_DIFFERENCE, "the archive does not begin with the journal's first segment");
     return bill->ledger.calls ? audit_compare(audit, &bill->ledger, err) : ST_OK;

@@ -5,7 +5,9 @@
  *
  * What it proves, without a ledger: bytes are those that were written (headers, frames, padding; CRC), LSNs and serials
  * have no gap, each record follows its predecessor (pseq, chain), each checkpoint says what the frames before it say,
- * each charge has one OPEN and one FINAL that agree, units are the weights' and months those of the end. What it cannot
+ * each charge has one OPEN and one FINAL that agree, units are the weights' and months those of the end; energy of a
+ * charge stands once for a price slot, and only of charges that are there (a charge without is none: a crash came
+ * before its windows closed, or there was no meter). What it cannot
  * see alone: whole segments missing at either end, and a last segment cut off at a frame's end and filled with zeros. A
  * ledger's marks show those: they lie behind the journal's end then. One thread. */
 #ifndef SERVER_BILLING_BILL_AUDIT_H
@@ -29,6 +31,8 @@ struct audit_counts {
     uint64_t incomplete; /* closed after a crash */
     uint64_t unseen, clock, open;
     uint64_t units, overage_units, unapplied;
+    uint64_t energies;                           /* ENERGY records */
+    uint64_t energy_uj, ugco2_loc, ugco2_mkt;    /* of them */
     uint64_t accounts_compared, accounts_moving; /* moving: the ledger changed while it was read */
 };
 
@@ -72,7 +76,7 @@ struct audit {
     uint32_t month; /* 0: all; sums of this month alone */
     char uuid[LEDGER_UUID_CHARS + 1];
     struct audit_counts counts;
-    struct bill_map sequences, sums, accounts, charges;
+    struct bill_map sequences, sums, accounts, charges, energies;
     struct buf findings; /* lines: a kind's letter, then the text, NUL */
     uint32_t findings_count, findings_left_out;
     enum audit_kind worst;
@@ -82,6 +86,9 @@ NODISCARD enum status audit_init(struct audit *audit, const struct disk *disk);
 void audit_free(struct audit *audit);
 void audit_find(struct audit *audit, enum audit_kind kind, const char *format, ...) PRINTF_LIKE(3, 4);
 struct audit_sequence *audit_sequence_of(struct audit *audit, uint64_t producer, uint16_t partition);
+
+/* After the last folder: energy whose charge is in none of them. */
+void audit_energies(struct audit *audit);
 
 /* Reads a folder whole, with the folder of its older segments or its fallback (or NULL). A finding is none of the
  * status' business: ST_IO, ST_NOMEM, ST_NOTFOUND: there is no journal. */

@@ -113,7 +113,11 @@ static bool total_differs(bool exact, const struct month_total *ours, const stru
            differs(exact, ours->out, ledgers->out) || differs(exact, ours->units, ledgers->units) ||
            differs(exact, ours->records, ledgers->records) || differs(exact, ours->waived_in, ledgers->waived_in) ||
            differs(exact, ours->waived_out, ledgers->waived_out) ||
-           differs(exact, ours->waived_records, ledgers->waived_records);
+           differs(exact, ours->waived_records, ledgers->waived_records) ||
+           differs(exact, ours->energy_uj, ledgers->energy_uj) || differs(exact, ours->idle_uj, ledgers->idle_uj) ||
+           differs(exact, ours->green_uj, ledgers->green_uj) || differs(exact, ours->ugco2_loc, ledgers->ugco2_loc) ||
+           differs(exact, ours->ugco2_mkt, ledgers->ugco2_mkt) ||
+           differs(exact, ours->energy_records, ledgers->energy_records);
 }
 
 /* All months of an account that the journals have. */
@@ -133,9 +137,11 @@ static enum status check_months(struct audit *audit, const struct ledger_client 
         *found = true;
         audit_find(audit, AUDIT_DIFFERENCE,
                    "account id:%" PRIu64 ", month %" PRIu32 ", class %" PRIu32 ": %" PRIu64 " records and %" PRIu64
-                   " units in the journals, %" PRIu64 " and %" PRIu64 " in the ledger",
+                   " units in the journals, %" PRIu64 " and %" PRIu64 " in the ledger; energy records %" PRIu64
+                   " of %" PRIu64 " uJ, %" PRIu64 " of %" PRIu64,
                    account, sum->key.month, sum->key.mclass, sum->total.records, sum->total.units, ledgers->records,
-                   ledgers->units);
+                   ledgers->units, sum->total.energy_records, sum->total.energy_uj, ledgers->energy_records,
+                   ledgers->energy_uj);
     }
     return ST_OK;
 }

@@ -21,7 +21,17 @@ struct seen {
         uint8_t charge_id[CHARGE_ID_BYTES];
         uint64_t part;
     } key;
+    uint64_t account;
     bool ended;
+};
+
+/* Energy of a charge in a price slot that has been seen, and of whom it says to be. */
+struct seen_energy {
+    struct seen_energy_key {
+        struct seen_key charge;
+        int64_t slot_ms;
+    } key;
+    uint64_t lsn, account;
 };
 
 struct scan {
@@ -62,6 +72,7 @@ enum status audit_init(struct audit *audit, const struct disk *disk)
     bill_map_init(&audit->sums, sizeof(struct audit_sum_key), sizeof(struct audit_sum));
     bill_map_init(&audit->accounts, sizeof(uint64_t), sizeof(struct audit_account));
     bill_map_init(&audit->charges, sizeof(struct seen_key), sizeof(struct seen));
+    bill_map_init(&audit->energies, sizeof(struct seen_energy_key), sizeof(struct seen_energy));
     buf_init(&audit->findings, 0);
     return ST_OK;
 }
@@ -74,6 +85,7 @@ void audit_free(struct audit *audit)
     bill_map_free(&audit->sums);
     bill_map_free(&audit->accounts);
     bill_map_free(&audit->charges);
+    bill_map_free(&audit->energies);
     buf_free(&audit->findings);
 }
 
@@ -165,6 +177,10 @@ static enum status add_up(struct scan *scan, const struct record *record)
     if (!account || !sum) return ST_NOMEM;
     account->units += record->units;
     sum->total.mclass = record->mclass;
+    if (record->kind == RECORD_ENERGY) {
+        month_add_energy(&sum->total, &record->energy);
+        return ST_OK;
+    }
     if (record->kind == RECORD_WAIVED) {
         sum->total.waived_in += record->in_total;
         sum->total.waived_out += record->out;
@@ -181,9 +197,10 @@ static enum status add_up(struct scan *scan, const struct record *record)
 
 static bool month_fits(const struct audit *audit, const struct record *record)
 {
-    if (audit->utc_offset_given) return record->month == record_month(record->ended_us, audit->utc_offset_s);
+    int64_t wall_us = record->kind == RECORD_ENERGY ? record->energy.slot_ms * 1000 : record->ended_us;
+    if (audit->utc_offset_given) return record->month == record_month(wall_us, audit->utc_offset_s);
     for (int32_t offset_s = -OFFSET_S_MAX; offset_s <= OFFSET_S_MAX; offset_s += OFFSET_STEP_S)
-        if (record->month == record_month(record->ended_us, offset_s)) return true;
+        if (record->month == record_month(wall_us, offset_s)) return true;
     return false;
 }
 
@@ -229,7 +246,9 @@ static struct seen *seen_of(struct audit *audit, const struct charge *charge, bo
 {
     struct seen_key key = {.part = charge->part};
     memcpy(key.charge_id, charge->charge_id, CHARGE_ID_BYTES);
-    return bill_map_take(&audit->charges, &key, made);
+    struct seen *seen = bill_map_take(&audit->charges, &key, made);
+    if (seen && *made) seen->account = charge->account;
+    return seen;
 }
 
 static enum status check_final(struct scan *scan, uint64_t lsn, const struct record *record)
@@ -260,6 +279,43 @@ static enum status check_final(struct scan *scan, uint64_t lsn, const struct rec
     return ST_OK;
 }
 
+static enum status check_energy(struct audit *audit, uint64_t lsn, const struct record *record)
+{
+    struct seen_energy_key key = {.charge = {.part = record->charge.part}, .slot_ms = record->energy.slot_ms};
+    memcpy(key.charge.charge_id, record->charge.charge_id, CHARGE_ID_BYTES);
+    bool made;
+    struct seen_energy *seen = bill_map_take(&audit->energies, &key, &made);
+    if (!seen) return ST_NOMEM;
+    audit->counts.energies++;
+    audit->counts.energy_uj += record_energy_uj(&record->energy);
+    audit->counts.ugco2_loc += record->energy.ugco2_loc;
+    audit->counts.ugco2_mkt += record->energy.ugco2_mkt;
+    if (made) {
+        seen->lsn = lsn;
+        seen->account = record->account;
+    } else {
+        audit->counts.doubled++;
+        audit_find(audit, AUDIT_DIFFERENCE,
+                   "LSN %" PRIu64 ": energy of a charge in a slot again, it stands at LSN %" PRIu64, lsn, seen->lsn);
+    }
+    if (!month_fits(audit, record))
+        audit_find(audit, AUDIT_DIFFERENCE, "LSN %" PRIu64 ": month %" PRIu32 " is not that of its slot", lsn,
+                   record->month);
+    return ST_OK;
+}
+
+void audit_energies(struct audit *audit)
+{
+    if (!audit->complete) return; /* the charge may stand in a segment that is not kept any more */
+    for (uint32_t i = 0; i < audit->energies.count; i++) {
+        const struct seen_energy *energy = bill_map_at(&audit->energies, i);
+        const struct seen *charge = bill_map_find(&audit->charges, &energy->key.charge);
+        if (!charge || charge->account != energy->account)
+            audit_find(audit, AUDIT_DIFFERENCE, "LSN %" PRIu64 ": energy of a charge that %s", energy->lsn,
+                       charge ? "is another account's" : "is not there");
+    }
+}
+
 static enum status take_record(struct scan *scan, const struct frame *frame)
 {
     struct audit *audit = scan->audit;
@@ -279,6 +335,7 @@ static enum status take_record(struct scan *scan, const struct frame *frame)
         check_record(audit, frame->lsn, &record);
         TRY(check_final(scan, frame->lsn, &record));
     }
+    if (record.kind == RECORD_ENERGY) TRY(check_energy(audit, frame->lsn, &record));
     return add_up(scan, &record);
 }
 
@@ -372,7 +429,8 @@ static enum status take_frame(struct scan *scan, const struct frame *frame)
     case FRAME_OPEN: TRY(take_open(scan, frame)); break;
     case FRAME_FINAL:
     case FRAME_GRANT:
-    case FRAME_RELEASE: TRY(take_record(scan, frame)); break;
+    case FRAME_RELEASE:
+    case FRAME_ENERGY: TRY(take_record(scan, frame)); break;
     case FRAME_ACK: TRY(take_ack(scan, frame)); break;
     case FRAME_ORDER:
     case FRAME_ACCOUNT: scan->audit->counts.orders++; break;

@@ -115,6 +115,32 @@ void bill_json_balance(const struct account_balance *balance, const char *name, 
     buf_append_text(out, "]}");
 }
 
+void bill_append_millionths(struct buf *out, uint64_t millionths)
+{
+    buf_append_format(out, "%" PRIu64 ".%06" PRIu64, millionths / 1000000, millionths % 1000000);
+}
+
+static void append_millionths(struct buf *out, const char *name, uint64_t millionths)
+{
+    buf_append_format(out, ",\"%s\":", name);
+    bill_append_millionths(out, millionths);
+}
+
+void bill_json_energy(const struct month_total *total, struct buf *out)
+{
+    append_more(out, "energy_records", total->energy_records);
+    append_millionths(out, "energy_joules", total->energy_uj);
+    append_millionths(out, "idle_share_joules", total->idle_uj);
+    append_millionths(out, "green_joules", total->green_uj);
+    append_millionths(out, "gco2_location", total->ugco2_loc);
+    append_millionths(out, "gco2_market", total->ugco2_mkt);
+    append_more(out, "energy_uj", total->energy_uj);
+    append_more(out, "idle_share_uj", total->idle_uj);
+    append_more(out, "green_uj", total->green_uj);
+    append_more(out, "ugco2_location", total->ugco2_loc);
+    append_more(out, "ugco2_market", total->ugco2_mkt);
+}
+
 void bill_json_total(const struct month_total *total, struct buf *out)
 {
     append_u64(out, "model_class", total->mclass);
@@ -126,6 +152,7 @@ void bill_json_total(const struct month_total *total, struct buf *out)
     append_more(out, "waived_input_tokens", total->waived_in);
     append_more(out, "waived_output_tokens", total->waived_out);
     append_more(out, "waived_model_requests", total->waived_records);
+    bill_json_energy(total, out);
 }
 
 void bill_json_months(uint64_t account, const char *name, uint32_t month, const struct month_total *totals,
@@ -242,6 +269,12 @@ static enum status read_total(const struct json *json, struct month_total *total
     TRY(read_u64(json, "waived_input_tokens", &total->waived_in, err));
     TRY(read_u64(json, "waived_output_tokens", &total->waived_out, err));
     TRY(read_u64(json, "waived_model_requests", &total->waived_records, err));
+    TRY(read_u64(json, "energy_records", &total->energy_records, err));
+    TRY(read_u64(json, "energy_uj", &total->energy_uj, err));
+    TRY(read_u64(json, "idle_share_uj", &total->idle_uj, err));
+    TRY(read_u64(json, "green_uj", &total->green_uj, err));
+    TRY(read_u64(json, "ugco2_location", &total->ugco2_loc, err));
+    TRY(read_u64(json, "ugco2_market", &total->ugco2_mkt, err));
     if (mclass >= MODEL_CLASSES || in_total < total->in_hit)
         return error_set(err, ST_INVAL, "\"model_class\" or \"input_tokens\" is out of range");
     total->mclass = (uint8_t)mclass;

@@ -15,8 +15,14 @@ NODISCARD enum status bill_account(const char *text, uint64_t *account, struct e
 void bill_json_balance(const struct account_balance *balance, const char *name, struct buf *out);
 void bill_json_months(uint64_t account, const char *name, uint32_t month, const struct month_total *totals,
                       uint32_t count, struct buf *out);
-/* The members of one sum, without braces: "input_tokens":..., as OpenAI's usage API names them where it does. */
+/* The members of one sum, without braces: "input_tokens":..., as OpenAI's usage API names them where it does. Energy
+ * stands there twice: "energy_joules" and "gco2_location", "gco2_market" (grams) for people, exact decimals; and as
+ * integers, "energy_uj" and so on, for whoever adds them up. */
 void bill_json_total(const struct month_total *total, struct buf *out);
+/* ,"energy_records":... : the part of it that tells energy. */
+void bill_json_energy(const struct month_total *total, struct buf *out);
+/* Millionths as a decimal: 1500000 is 1.500000. */
+void bill_append_millionths(struct buf *out, uint64_t millionths);
 void bill_json_order(const struct order *order, enum ledger_answer answer, struct buf *out);
 
 NODISCARD enum status bill_read_balance(const struct json *json, struct account_balance *balance, struct error *err);

@@ -45,8 +45,7 @@ static enum status take(struct chains *chains, const struct frame *frame, const 
 {
     struct record record;
     if (frame->type == FRAME_CHECKPOINT) TRY(take_checkpoint(chains, frame, segment));
-    if (frame->type != FRAME_FINAL && frame->type != FRAME_GRANT && frame->type != FRAME_RELEASE)
-        return frames ? frames(state, frame, segment, err) : ST_OK;
+    if (!frame_is_record(frame->type)) return frames ? frames(state, frame, segment, err) : ST_OK;
     TRY(record_decode(frame->payload, frame->length, &record, err));
     TRY(follow(chains, frame, segment, &record, err));
     return records(state, frame, segment, &record, err);
@@ -130,7 +129,7 @@ static bool account_wanted(const char *list, uint64_t account)
 
 bool bill_record_wanted(const struct bill_options *options, const struct record *record)
 {
-    int64_t ended_ms = record->ended_us / 1000;
+    int64_t ended_ms = record->kind == RECORD_ENERGY ? record->energy.slot_ms : record->ended_us / 1000;
     if (options->from_ms && ended_ms < options->from_ms) return false;
     if (options->to_ms && ended_ms >= options->to_ms) return false;
     if (options->month && record->month != options->month) return false;

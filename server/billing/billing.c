@@ -5,6 +5,7 @@
 #include "runtime/base/mem.h"
 #include "runtime/base/random.h"
 #include "server/billing/bill_text.h"
+#include "server/billing/energy_record.h"
 #include "server/billing/journal_reader.h"
 #include "server/billing/ledger_redis.h"
 
@@ -216,6 +217,11 @@ enum status billing_open(const struct config *config, struct billing_stats *stat
     if (!config->redis) meter_ledger_client(made->meter, &made->ledger);
     *billing = made;
     return ST_OK;
+}
+
+enum status billing_note_energy(struct billing *billing, const struct energy_note *note)
+{
+    return billing == NULL ? ST_OK : meter_note_energy(billing->meter, note);
 }
 
 void billing_close(struct billing *billing)

@@ -23,6 +23,8 @@
     X(records_charged, "counter", "mr_billing_records_charged_total", "Final records that charge")                     \
     X(records_waived, "counter", "mr_billing_records_waived_total", "Final records that are waived")                   \
     X(units_charged, "counter", "mr_billing_units_charged_total", "Micro-tokens charged")                              \
+    X(records_energy, "counter", "mr_billing_records_energy_total", "Records of what a charge used in a price slot")   \
+    X(energy_dropped, "counter", "mr_billing_energy_dropped_total", "Energy notes that are in no book")                \
     X(mismatches, "counter", "mr_billing_mismatches_total", "Records whose three counts disagreed: look at each")      \
     X(steps_skipped, "counter", "mr_billing_steps_skipped_total",                                                      \
       "Times an engine found the ring to the journal full")                                                            \

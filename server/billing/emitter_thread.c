@@ -233,7 +233,7 @@ static void read_journal(struct emitter *e, uint64_t durable_lsn)
         e->read_lsn = e->held.lsn;
         /* before an adopt: another's, who has no part in this ledger's marks any more */
         if (journal_reader_segment(e->reader)->producer != e->config.producer) continue;
-        if (e->held.type != FRAME_FINAL && e->held.type != FRAME_GRANT && e->held.type != FRAME_RELEASE) continue;
+        if (!frame_is_record(e->held.type)) continue;
         enum status status = core_record(e->core, e->held.lsn, e->held.payload, e->held.length, now_of(e));
         if (status == ST_AGAIN) {
             e->holding = true; /* its bytes stay valid: the reader is not called before it is taken */

@@ -7,7 +7,7 @@
 #include "server/billing/journal_planted.h"
 
 static const char MAGIC[] = "MRJRNL1\n";
-enum { VERSION = 1, HEADER_CRC_AT = SEGMENT_HEADER_BYTES - 4, GIVEN_UP = 1 };
+enum { HEADER_CRC_AT = SEGMENT_HEADER_BYTES - 4, GIVEN_UP = 1 };
 /* Offsets in a frame. */
 enum { CRC_AT = 0, LENGTH_AT = 4, LSN_AT = 8, SALT_AT = 16, TYPE_AT = 20, VERSION_AT = 21, LAG_AT = 22, WALL_AT = 24 };
 
@@ -23,12 +23,18 @@ static void number_put_at(uint8_t *bytes, size_t offset, uint64_t value, size_t 
     put_number(&to, value, length);
 }
 
+static bool version_known(uint64_t version)
+{
+    return version == SEGMENT_VERSION_PLAIN || version == SEGMENT_VERSION_ENERGY;
+}
+
 void segment_header_encode(const struct segment_header *header, uint8_t out[SEGMENT_HEADER_BYTES])
 {
+    CHECK(version_known(header->version));
     memset(out, 0, SEGMENT_HEADER_BYTES);
     struct byte_writer to = {.bytes = out, .capacity = HEADER_CRC_AT};
     put_bytes(&to, MAGIC, 8);
-    put_u32(&to, VERSION);
+    put_u32(&to, header->version);
     put_u32(&to, header->salt);
     put_bytes(&to, header->uuid, LEDGER_UUID_CHARS);
     put_u32(&to, header->given_up ? GIVEN_UP : 0);
@@ -64,13 +70,17 @@ enum status segment_header_decode(const uint8_t bytes[SEGMENT_HEADER_BYTES], str
 {
     *why = NULL;
     if (memcmp(bytes, MAGIC, 8) != 0) *why = "no journal segment: its first bytes are others";
-    if (*why == NULL && number_at(bytes, 8, 4) != VERSION) *why = "written by another version of the journal";
     if (*why == NULL && number_at(bytes, HEADER_CRC_AT, 4) != crc32c(bytes, HEADER_CRC_AT)) {
         *why = "its header is damaged (checksum)";
     }
     if (*why != NULL) return ST_INVAL;
     struct segment_header read = {.uuid = ""};
-    struct byte_reader from = {.bytes = bytes, .offset = 12, .length = HEADER_CRC_AT};
+    struct byte_reader from = {.bytes = bytes, .offset = 8, .length = HEADER_CRC_AT};
+    read.version = get_u32(&from);
+    if (!version_known(read.version)) {
+        *why = "written by a newer version of this program: read it with that one";
+        return ST_PROTO;
+    }
     read.salt = get_u32(&from);
     get_copy(&from, read.uuid, LEDGER_UUID_CHARS);
     uint32_t flags = get_u32(&from);
@@ -96,16 +106,29 @@ void frame_head(uint8_t *bytes, const struct frame *frame)
     put_u64(&to, frame->lsn);
     put_u32(&to, 0);
     put_u8(&to, (uint8_t)frame->type);
-    put_u8(&to, VERSION);
+    put_u8(&to, 0);
     put_u16(&to, FRAME_LAG_NONE);
     put_i64(&to, frame->wall_us);
     put_i64(&to, frame->mono_us);
 }
 
-void frame_stamp(uint8_t *bytes, uint32_t salt, uint64_t synced_lsn)
+/* Frames by what a version may hold: those up to RECOVER stand in all. */
+static bool type_suits(uint64_t type, uint32_t version)
 {
+    return type >= FRAME_CHECKPOINT && type <= (version >= SEGMENT_VERSION_ENERGY ? FRAME_ENERGY : FRAME_RECOVER);
+}
+
+bool frame_suits(const uint8_t *bytes, uint32_t version)
+{
+    return type_suits(number_at(bytes, TYPE_AT, 1), version);
+}
+
+void frame_stamp(uint8_t *bytes, const struct segment_header *header, uint64_t synced_lsn)
+{
+    CHECK(frame_suits(bytes, header->version));
     uint64_t lag = frame_lsn(bytes) - synced_lsn;
-    number_put_at(bytes, SALT_AT, salt, 4);
+    number_put_at(bytes, SALT_AT, header->salt, 4);
+    number_put_at(bytes, VERSION_AT, header->version, 1);
     number_put_at(bytes, LAG_AT, lag < FRAME_LAG_NONE ? lag : FRAME_LAG_NONE, 2);
     number_put_at(bytes, CRC_AT, crc32c(bytes + 4, frame_length(bytes) - 4), 4);
 }
@@ -120,8 +143,8 @@ uint64_t frame_lsn(const uint8_t *bytes)
     return number_at(bytes, LSN_AT, 8);
 }
 
-enum frame_look frame_look(const uint8_t *bytes, uint64_t available, uint64_t room, uint32_t salt, struct frame *frame,
-                           uint64_t *claimed, uint64_t *needed)
+enum frame_look frame_look(const uint8_t *bytes, uint64_t available, uint64_t room, const struct segment_header *header,
+                           struct frame *frame, uint64_t *claimed, uint64_t *needed)
 {
     if (room < FRAME_HEADER_BYTES) return FRAME_BAD;
     *needed = FRAME_HEADER_BYTES;
@@ -129,8 +152,8 @@ enum frame_look frame_look(const uint8_t *bytes, uint64_t available, uint64_t ro
     uint32_t length = frame_length(bytes);
     uint64_t type = number_at(bytes, TYPE_AT, 1);
     if (length < FRAME_HEADER_BYTES || length > FRAME_HEADER_BYTES + FRAME_PAYLOAD_MAX ||
-        frame_aligned(length) > room || number_at(bytes, SALT_AT, 4) != salt || type < FRAME_CHECKPOINT ||
-        type > FRAME_RECOVER || number_at(bytes, VERSION_AT, 1) != VERSION) {
+        frame_aligned(length) > room || number_at(bytes, SALT_AT, 4) != header->salt ||
+        number_at(bytes, VERSION_AT, 1) != header->version || !type_suits(type, header->version)) {
         return FRAME_BAD;
     }
     *needed = frame_aligned(length);

@@ -3,12 +3,16 @@
  *   <folder>/<base_lsn:016x>.mrj      segment_bytes long, zero-filled before its first use
  *
  *   0     header, 4096 bytes:
- *         magic "MRJRNL1\n"  version u32 = 1  salt u32  uuid 36 chars  flags u32 (1: given_up)
+ *         magic "MRJRNL1\n"  version u32  salt u32  uuid 36 chars  flags u32 (1: given_up)
  *         producer u64  epoch u64  base_lsn u64  serial u64  segment_bytes u64  created_us i64  boot_id 16
  *         zeros up to 4092, crc32c u32 of bytes 0..4091
  *   4096  frames, each at a multiple of 8, the bytes between them zero; zeros up to the end:
  *         0 crc32c u32 of bytes 4..len-1   4 len u32 (without padding)   8 lsn u64   16 salt u32   20 type u8
- *         21 version u8 = 1   22 lag u16   24 wall_us i64   32 mono_us i64   40 payload
+ *         21 version u8   22 lag u16   24 wall_us i64   32 mono_us i64   40 payload
+ *
+ * version: 1; 2 where ENERGY frames may stand, which a node without a meter never writes. A segment is of one version
+ * with all its frames. Magic, version and crc of a header stay where they are in every version to come, so that a
+ * reader can tell "newer than this program" from "damaged": what it cannot read it never takes for a torn tail.
  *
  * lsn counts 1, 2, 3 ... over all segments; the CHECKPOINT that starts each segment has the lsn of the frame before.
  *
@@ -21,7 +25,7 @@
  *   OPEN        handle u32  account u64  mclass u8  charge (record.h)  in_total in_hit choices u32  opened_us i64
  *               opened_ns u64
  *   STEP        to its end: handle varint, ids varint
- *   FINAL GRANT RELEASE   the record
+ *   FINAL GRANT RELEASE ENERGY   the record
  *   ORDER       id text8  account u64  op u8  package text8  units priority effective_ms expires_ms created_ms
  *               class_mask u64
  *   ACCOUNT     account u64  open u8  order id text8
@@ -45,7 +49,9 @@ enum {
     OPEN_BYTES_MAX = CHARGE_BYTES_MAX + 48,
     CHECKPOINT_OPEN_BYTES_MAX = OPEN_BYTES_MAX + 32,
     CHECKPOINT_FIXED_BYTES_MAX = 8 + 2 + PARTITIONS * 42 + 2 + PARTITIONS * 18 + 4,
-    STEP_COUNT_BYTES_MAX = 10
+    STEP_COUNT_BYTES_MAX = 10,
+    SEGMENT_VERSION_PLAIN = 1,
+    SEGMENT_VERSION_ENERGY = 2
 };
 
 /* What a checkpoint may say at most, so that what follows still counts. */
@@ -53,6 +59,7 @@ enum {
 #define CHECKPOINT_PSEQ_MAX (PSEQ_MAX >> 1)
 
 struct segment_header {
+    uint32_t version;
     char uuid[LEDGER_UUID_CHARS + 1];
     uint32_t salt;
     bool given_up;
@@ -62,7 +69,8 @@ struct segment_header {
 };
 
 void segment_header_encode(const struct segment_header *header, uint8_t out[SEGMENT_HEADER_BYTES]);
-/* ST_INVAL: not what encode wrote; *why is static text. */
+/* ST_INVAL: not what encode wrote; ST_PROTO: whole, but of a version that this program cannot read. *why is static
+ * text. */
 NODISCARD enum status segment_header_decode(const uint8_t bytes[SEGMENT_HEADER_BYTES], struct segment_header *header,
                                             const char **why);
 
@@ -73,16 +81,18 @@ static inline uint64_t frame_aligned(uint64_t length)
 
 /* Writes the header of a frame whose payload follows at bytes + FRAME_HEADER_BYTES, all but what frame_stamp adds. */
 void frame_head(uint8_t *bytes, const struct frame *frame);
-/* Salt, lag and crc: when it is known which segment it goes to, and what has been synced. */
-void frame_stamp(uint8_t *bytes, uint32_t salt, uint64_t synced_lsn);
+/* Salt, version, lag and crc: when it is known which segment it goes to, and what has been synced. */
+void frame_stamp(uint8_t *bytes, const struct segment_header *header, uint64_t synced_lsn);
+/* Whether a frame that frame_head wrote may stand in a segment of this version. */
+bool frame_suits(const uint8_t *bytes, uint32_t version);
 uint32_t frame_length(const uint8_t *bytes);
 uint64_t frame_lsn(const uint8_t *bytes);
 
 enum frame_look { FRAME_GOOD, FRAME_SHORT /* *needed bytes would tell */, FRAME_BAD };
-/* What stands at `bytes`, where `available` can be read and `room` are left in the segment. FRAME_GOOD: frame is filled
- * in (segment_lsn, offset are the caller's), *claimed is the lsn it claims as synced. */
-enum frame_look frame_look(const uint8_t *bytes, uint64_t available, uint64_t room, uint32_t salt, struct frame *frame,
-                           uint64_t *claimed, uint64_t *needed);
+/* What stands at `bytes`, where `available` can be read and `room` are left in the segment of this header. FRAME_GOOD:
+ * frame is filled in (segment_lsn, offset are the caller's), *claimed is the lsn it claims as synced. */
+enum frame_look frame_look(const uint8_t *bytes, uint64_t available, uint64_t room, const struct segment_header *header,
+                           struct frame *frame, uint64_t *claimed, uint64_t *needed);
 
 /* Payload writers; the readers stand in journal_reader.h. */
 void frame_put_open(struct byte_writer *to, const struct open_frame *open);

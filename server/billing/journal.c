@@ -231,7 +231,7 @@ enum status journal_put_step(struct journal *journal, const struct step_count *c
 }
 
 /* Seals a record into the sequence of its partition and appends it. */
-static enum status append_record(struct journal *journal, enum frame_type type, struct record *record)
+static enum status append_record(struct journal *journal, struct record *record)
 {
     uint8_t bytes[RECORD_BYTES_MAX];
     record->partition = record_partition(record->account);
@@ -242,7 +242,7 @@ static enum status append_record(struct journal *journal, enum frame_type type, 
     payload.length = record_encode(record, bytes);
     record_seal(bytes, payload.length, partition->chain);
     memcpy(record->chain, bytes + payload.length - CHAIN_BYTES, CHAIN_BYTES);
-    return append(journal, type, &payload);
+    return append(journal, frame_type_of(record->kind), &payload);
 }
 
 /* RECORD_CLOCK: computed from the record's own numbers, so that whoever reads it can compute it again. */
@@ -264,13 +264,25 @@ enum status journal_put_final(struct journal *journal, uint32_t handle, struct r
     if (record->cause != CAUSE_NODE_CRASH && clocks_parted(record->opened_us, record->ended_us, record->duration_us)) {
         record->flags |= RECORD_CLOCK;
     }
-    return append_record(journal, FRAME_FINAL, record);
+    return append_record(journal, record);
 }
 
 enum status journal_put_record(struct journal *journal, struct record *record)
 {
     CHECK(record->kind == RECORD_GRANT || record->kind == RECORD_RELEASE);
-    return append_record(journal, record->kind == RECORD_GRANT ? FRAME_GRANT : FRAME_RELEASE, record);
+    return append_record(journal, record);
+}
+
+enum status journal_put_energy(struct journal *journal, struct record *record)
+{
+    CHECK(record_energy_wrong(&record->energy) == NULL);
+    record->kind = RECORD_ENERGY;
+    record->account = record->charge.account;
+    record->mclass = record->charge.mclass;
+    record->month = record_month(record->energy.slot_ms * 1000, journal->config.utc_offset_s);
+    TRY(append_record(journal, record));
+    journal->energy = true;
+    return ST_OK;
 }
 
 enum status journal_put_order(struct journal *journal, const struct order *order)
@@ -309,6 +321,12 @@ enum status journal_put_recover(struct journal *journal, uint64_t epoch, uint64_
 
 /* ---- writing ---- */
 
+/* The segment that is written to. */
+static const struct segment *present(const struct journal *journal)
+{
+    return &journal->segments.items[journal->segments.count - 1];
+}
+
 /* Written frames are durable: they go onto `settled` and leave memory. */
 static void settle(struct journal *journal)
 {
@@ -316,8 +334,8 @@ static void settle(struct journal *journal)
     for (size_t at = 0; at < pending->written;) {
         struct frame frame;
         uint64_t claimed, needed, rest = pending->written - at;
-        uint32_t salt = journal->segments.items[journal->segments.count - 1].header.salt;
-        CHECK(frame_look(pending->bytes + at, rest, rest, salt, &frame, &claimed, &needed) == FRAME_GOOD);
+        const struct segment_header *header = &present(journal)->header;
+        CHECK(frame_look(pending->bytes + at, rest, rest, header, &frame, &claimed, &needed) == FRAME_GOOD);
         const char *why;
         CHECK(state_apply(&journal->settled, &frame, true, &why) == ST_OK);
         at += needed;
@@ -350,7 +368,7 @@ static enum status sync_segment(struct journal *journal)
     return ST_OK;
 }
 
-void journal_checkpoint_make(struct journal *journal, uint32_t salt)
+void journal_checkpoint_make(struct journal *journal, const struct segment_header *header)
 {
     struct byte_writer *to = &journal->checkpoint;
     const struct journal_state *state = JOURNAL_PLANTED(STALE_CHECKPOINT) ? &journal->live : &journal->settled;
@@ -366,16 +384,16 @@ void journal_checkpoint_make(struct journal *journal, uint32_t salt)
     memset(to->bytes + to->length, 0, whole - to->length);
     to->length = whole;
     frame_head(to->bytes, &frame);
-    frame_stamp(to->bytes, salt, journal->settled.lsn);
+    frame_stamp(to->bytes, header, journal->settled.lsn);
 }
 
-/* Bytes of the pending frames, from the first that is not written, that fit into `room`. */
-static size_t fitting(const struct pending *pending, uint64_t room)
+/* Bytes of the pending frames, from the first that is not written, that fit into `room` of a segment of the version. */
+static size_t fitting(const struct pending *pending, uint64_t room, uint32_t version)
 {
     size_t at = pending->written;
     while (at < pending->length) {
         uint64_t length = frame_aligned(frame_length(pending->bytes + at));
-        if (at + length - pending->written > room) break;
+        if (at + length - pending->written > room || !frame_suits(pending->bytes + at, version)) break;
         at += length;
     }
     return at - pending->written;
@@ -389,13 +407,13 @@ static void note_written(struct journal *journal)
     if (lsn > journal->written_lsn) journal->written_lsn = lsn;
 }
 
-/* What is about to be written, for a segment of this salt. */
-static void stamp_pending(struct journal *journal, size_t length, uint32_t salt)
+/* What is about to be written, for a segment of this header. */
+static void stamp_pending(struct journal *journal, size_t length, const struct segment_header *header)
 {
     if (length == 0) return; /* then there may be no memory yet either */
     uint8_t *from = journal->pending.bytes + journal->pending.written;
     for (size_t at = 0; at < length; at += frame_aligned(frame_length(from + at))) {
-        frame_stamp(from + at, salt, journal->settled.lsn);
+        frame_stamp(from + at, header, journal->settled.lsn);
     }
 }
 
@@ -404,24 +422,26 @@ enum status journal_segment_begin(struct journal *journal, bool given_up)
     const struct disk *disk = journal->config.disk;
     struct pending *pending = &journal->pending;
     struct segment segment;
-    struct segment_start start = {.header = {.given_up = given_up,
-                                             .producer = journal->producer,
-                                             .epoch = journal->live.epoch > 0 ? journal->live.epoch : 1,
-                                             .base_lsn = journal->settled.lsn + 1,
-                                             .serial = ++journal->serial,
-                                             .segment_bytes = journal->config.segment_bytes,
-                                             .created_us = clock_unix_us(journal->config.clock)}};
+    struct segment_start start = {
+        .header = {.version = journal->energy ? SEGMENT_VERSION_ENERGY : SEGMENT_VERSION_PLAIN,
+                   .given_up = given_up,
+                   .producer = journal->producer,
+                   .epoch = journal->live.epoch > 0 ? journal->live.epoch : 1,
+                   .base_lsn = journal->settled.lsn + 1,
+                   .serial = ++journal->serial,
+                   .segment_bytes = journal->config.segment_bytes,
+                   .created_us = clock_unix_us(journal->config.clock)}};
     memcpy(start.header.uuid, journal->uuid, sizeof start.header.uuid);
     memcpy(start.header.boot_id, journal->boot_id, sizeof start.header.boot_id);
     random_fill(&start.header.salt, sizeof start.header.salt);
     CHECK(pending->written == 0);
-    journal_checkpoint_make(journal, start.header.salt);
+    journal_checkpoint_make(journal, &start.header);
     start.checkpoint = journal->checkpoint.bytes;
     start.checkpoint_bytes = journal->checkpoint.length;
     uint64_t used = SEGMENT_HEADER_BYTES + start.checkpoint_bytes;
-    start.frames_bytes = fitting(pending, start.header.segment_bytes - used);
+    start.frames_bytes = fitting(pending, start.header.segment_bytes - used, start.header.version);
     start.frames = pending->bytes;
-    stamp_pending(journal, start.frames_bytes, start.header.salt);
+    stamp_pending(journal, start.frames_bytes, &start.header);
     if (journal->fd >= 0) disk->close(disk->state, journal->fd);
     journal->fd = -1;
     TRY(segment_create(disk, journal->active, &start, &journal->fd, &journal->stats.spares, &segment));
@@ -440,7 +460,7 @@ enum status journal_segment_begin(struct journal *journal, bool given_up)
 static enum status write_pending(struct journal *journal, size_t length)
 {
     struct pending *pending = &journal->pending;
-    stamp_pending(journal, length, journal->segments.items[journal->segments.count - 1].header.salt);
+    stamp_pending(journal, length, &present(journal)->header);
     TRY(disk_write_all(journal->config.disk, journal->fd, pending->bytes + pending->written, length,
                        journal->position));
     journal->position += length;
@@ -456,8 +476,8 @@ static enum status push(struct journal *journal, bool sync)
 {
     struct pending *pending = &journal->pending;
     while (pending->written < pending->length) {
-        uint64_t room = journal->segments.items[journal->segments.count - 1].info.bytes - journal->position;
-        size_t length = fitting(pending, room);
+        uint64_t room = present(journal)->info.bytes - journal->position;
+        size_t length = fitting(pending, room, present(journal)->header.version);
         if (length > 0) TRY(write_pending(journal, length));
         if (pending->written == pending->length) break;
         TRY(sync_segment(journal));
@@ -559,7 +579,7 @@ static enum status checkpoint_read(const struct disk *disk, const struct segment
         uint8_t *bytes = mem_alloc(1, length);
         status = bytes == NULL ? ST_NOMEM : disk_read_all(disk, fd, bytes, length, SEGMENT_HEADER_BYTES);
         if (status == ST_OK) {
-            enum frame_look looked = frame_look(bytes, length, room, segment->header.salt, &frame, &claimed, &needed);
+            enum frame_look looked = frame_look(bytes, length, room, &segment->header, &frame, &claimed, &needed);
             status = looked == FRAME_GOOD ? state_checkpoint_load(state, &frame) : ST_INVAL;
             if (looked == FRAME_SHORT) status = ST_AGAIN;
         }

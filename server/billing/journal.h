@@ -60,7 +60,8 @@ struct journal;
 
 /* Opens or makes the folder: lock, scan, recovery, epoch + 1, all durable when it returns. ST_AGAIN: another process
  * has it; ST_INVAL: damage that is no torn tail (err: file, offset, and that `millrace bill repair` is next), or
- * another ledger's uuid; ST_IO, ST_NOMEM, ST_LIMIT (no room for segments). A crash at any point of it is harmless. */
+ * another ledger's uuid; ST_PROTO: written by a newer version of this program; ST_IO, ST_NOMEM, ST_LIMIT (no room for
+ * segments). A crash at any point of it is harmless. */
 NODISCARD enum status journal_open(const struct journal_config *config, struct journal **journal,
                                    struct journal_report *report, struct error *err);
 /* Commits what is there and closes. Never fails: what could not be written is what recovery is for. */
@@ -93,6 +94,10 @@ NODISCARD enum status journal_put_step(struct journal *journal, const struct ste
 NODISCARD enum status journal_put_final(struct journal *journal, uint32_t handle, struct record *record);
 /* A grant or release: kind, account, mclass, want, least, valid_ms are the caller's, the rest is filled in. */
 NODISCARD enum status journal_put_record(struct journal *journal, struct record *record);
+/* What a charge used in a price slot: charge (charge_id, part, account, key, tenant, model, mclass) and energy are the
+ * caller's, the rest is filled in; the month is the slot's. The first one ends the segment if that is of the version
+ * without energy. Once for a charge, part and slot: whoever calls keeps account of that, as nothing is asked here. */
+NODISCARD enum status journal_put_energy(struct journal *journal, struct record *record);
 /* Changes of packages and accounts, for a ledger in the process. account_open: by order->id and order->account alone.
  */
 NODISCARD enum status journal_put_order(struct journal *journal, const struct order *order);

@@ -27,7 +27,8 @@ struct journal {
     uint64_t written_lsn; /* last frame handed to the system; settled.lsn is the last one fdatasynced */
     bool unsynced;        /* written to since the last fdatasync */
     bool failed;
-    bool keeps; /* keep_from holds */
+    bool energy; /* an ENERGY frame was put since the start: new segments are of the version that may hold it */
+    bool keeps;  /* keep_from holds */
     uint64_t keep_from;
     uint64_t synced_ns, checked_ns; /* last fdatasync; last look at free space */
     int32_t free_permille;
@@ -41,7 +42,7 @@ void journal_release(struct journal *journal);
  * that fit; all of it is durable on ST_OK. */
 NODISCARD enum status journal_segment_begin(struct journal *journal, bool given_up);
 /* The checkpoint frame of `settled` into the scratch, stamped for a segment. */
-void journal_checkpoint_make(struct journal *journal, uint32_t salt);
+void journal_checkpoint_make(struct journal *journal, const struct segment_header *header);
 NODISCARD enum status journal_put_recover(struct journal *journal, uint64_t epoch, uint64_t cut_bytes, uint32_t closed);
 
 #endif

@@ -158,7 +158,7 @@ static enum status look(struct journal_reader *reader, bool at_rest, struct fram
         bool inside = reader->offset >= reader->window_at && into <= reader->window_length;
         enum frame_look looked =
             frame_look(reader->window + (inside ? into : 0), inside ? reader->window_length - into : 0, room,
-                       segment->header.salt, frame, &claimed, &needed);
+                       &segment->header, frame, &claimed, &needed);
         if (looked == FRAME_GOOD) {
             bool fits = reader->checkpoint_next == (frame->type == FRAME_CHECKPOINT);
             if (fits && frame->lsn == reader->next_lsn) return ST_OK;
@@ -184,7 +184,7 @@ static enum status rest_of_segment(struct journal_reader *reader, uint64_t *tail
     }
     while (length > 0 && bytes[length - 1] == 0) length--;
     *tail_bytes = length;
-    *claimed = length == 0 ? 0 : segment_claims(bytes, whole, 0, segment->header.salt, &frames);
+    *claimed = length == 0 ? 0 : segment_claims(bytes, whole, 0, &segment->header, &frames);
     mem_free(bytes);
     return ST_OK;
 }

@@ -16,7 +16,8 @@ enum frame_type {
     FRAME_ORDER,
     FRAME_ACCOUNT,
     FRAME_ACK,
-    FRAME_RECOVER
+    FRAME_RECOVER,
+    FRAME_ENERGY /* in segments of version 2 alone */
 };
 
 struct frame {
@@ -43,7 +44,8 @@ struct segment_info {
 struct journal_reader;
 
 /* From the segment that holds from_lsn (0: the oldest). ST_NOTFOUND: no segment in the folder (or folders: fallback may
- * be NULL); ST_INVAL: a segment's header or a gap between segments; ST_IO, ST_NOMEM. */
+ * be NULL); ST_INVAL: a segment's header or a gap between segments; ST_PROTO: a segment of a newer version of this
+ * program; ST_IO, ST_NOMEM. */
 NODISCARD enum status journal_reader_open(const struct disk *disk, const char *folder, const char *fallback,
                                           uint64_t from_lsn, struct journal_reader **reader, struct error *err);
 void journal_reader_close(struct journal_reader *reader);
@@ -69,7 +71,13 @@ NODISCARD enum status journal_segments(const struct disk *disk, const char *fold
 NODISCARD enum status journal_newest(const struct disk *disk, const char *folder, const char *fallback,
                                      struct segment_info *newest, struct error *err);
 
-/* Payloads. FINAL, GRANT and RELEASE are record.h's bytes, as they are. */
+/* FINAL, GRANT, RELEASE, ENERGY: their payload is record.h's bytes, as they are. */
+static inline bool frame_is_record(enum frame_type type)
+{
+    return type == FRAME_FINAL || type == FRAME_GRANT || type == FRAME_RELEASE || type == FRAME_ENERGY;
+}
+
+/* Payloads of the others. */
 struct open_frame {
     uint32_t handle;
     struct charge charge;

@@ -282,7 +282,7 @@ static enum status checkpoint_again(struct journal *journal, const struct segmen
         to->bytes = memory;
         to->capacity = capacity;
     }
-    journal_checkpoint_make(journal, last->header.salt);
+    journal_checkpoint_make(journal, &last->header);
     const struct disk *disk = journal->config.disk;
     uint64_t end = SEGMENT_HEADER_BYTES + to->length;
     TRY(disk_zero(disk, journal->fd, last->info.bytes - end, end));

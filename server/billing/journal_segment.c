@@ -171,6 +171,7 @@ static enum status header_load(const struct disk *disk, const char *path, uint64
         status = ST_INVAL;
         why = "its length is not the one in its header";
     }
+    if (status == ST_PROTO) return error_set(err, ST_PROTO, "billing journal: %s: %s", path, why);
     if (status != ST_OK) {
         return error_set(err, ST_INVAL, "billing journal: %s: damaged: %s; take it from an archive", path, why);
     }
@@ -379,7 +380,8 @@ enum status segment_create(const struct disk *disk, const char *folder, const st
     return ST_OK;
 }
 
-uint64_t segment_claims(const uint8_t *bytes, uint64_t length, uint64_t from, uint32_t salt, uint32_t *frames)
+uint64_t segment_claims(const uint8_t *bytes, uint64_t length, uint64_t from, const struct segment_header *header,
+                        uint32_t *frames)
 {
     uint64_t highest = 0;
     *frames = 0;
@@ -389,7 +391,7 @@ uint64_t segment_claims(const uint8_t *bytes, uint64_t length, uint64_t from, ui
         if (word == 0) continue;
         struct frame frame;
         uint64_t claimed, needed;
-        if (frame_look(bytes + at, length - at, length - at, salt, &frame, &claimed, &needed) != FRAME_GOOD) continue;
+        if (frame_look(bytes + at, length - at, length - at, header, &frame, &claimed, &needed) != FRAME_GOOD) continue;
         ++*frames;
         if (claimed > highest) highest = claimed;
     }
@@ -420,8 +422,7 @@ static enum status scan_frames(const uint8_t *bytes, const struct segment_header
         struct frame frame;
         uint64_t claimed, needed;
         const uint8_t *at = bytes + scan->end;
-        if (frame_look(at, length - scan->end, length - scan->end, header->salt, &frame, &claimed, &needed) !=
-            FRAME_GOOD) {
+        if (frame_look(at, length - scan->end, length - scan->end, header, &frame, &claimed, &needed) != FRAME_GOOD) {
             *why = "its checkpoint is not valid";
             return scan->checkpoint ? ST_OK : ST_INVAL;
         }
@@ -434,7 +435,7 @@ static enum status scan_frames(const uint8_t *bytes, const struct segment_header
             if (frame.lsn != scan->last_lsn + 1 || frame.lsn >= limit_lsn) return ST_OK;
             if (state != NULL) TRY(state_apply(state, &frame, false, why));
             scan->last_lsn = frame.lsn;
-            scan->records += frame.type == FRAME_FINAL || frame.type == FRAME_GRANT || frame.type == FRAME_RELEASE;
+            scan->records += frame_is_record(frame.type);
         }
         if (claimed > *highest) *highest = claimed;
         scan->end += frame_aligned(FRAME_HEADER_BYTES + frame.length);
@@ -452,7 +453,7 @@ enum status segment_scan_bytes(const uint8_t *bytes, const struct segment_header
     if (limit_lsn != UINT64_MAX) return status; /* what follows is void, or the caller sees that it is too little */
     scan->tail_bytes = tail_of(bytes, length, scan->end);
     if (scan->tail_bytes == 0) return status;
-    uint64_t claimed = segment_claims(bytes, length, scan->end, header->salt, &scan->tail_frames);
+    uint64_t claimed = segment_claims(bytes, length, scan->end, header, &scan->tail_frames);
     TRY(status);
     if (claimed > scan->last_lsn) {
         *why = "a frame that had been synced is not valid";

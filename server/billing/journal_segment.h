@@ -26,7 +26,8 @@ struct segment_list {
     uint32_t count, capacity;
 };
 /* Every segment of both folders (fallback may be NULL). ST_INVAL: a header, a name that is not its base LSN, or a
- * number missing in their order of making; ST_IO, ST_NOMEM. An empty list is fine. A folder that is not there has none.
+ * number missing in their order of making; ST_PROTO: one of a newer version of this program; ST_IO, ST_NOMEM. An empty
+ * list is fine. A folder that is not there has none.
  */
 NODISCARD enum status segment_list_read(const struct disk *disk, const char *folder, const char *fallback,
                                         struct segment_list *list, struct error *err);
@@ -56,7 +57,7 @@ struct segment_scan {
     uint64_t tail_bytes;  /* from there to the last byte that is not zero */
     uint64_t unclaimed;   /* offset of the first frame that none claims as synced */
     uint64_t last_lsn;    /* base_lsn - 1: none */
-    uint32_t records;     /* FINAL, GRANT, RELEASE */
+    uint32_t records;     /* FINAL, GRANT, RELEASE, ENERGY */
     uint32_t tail_frames; /* with damage: whole frames behind it */
 };
 /* Reads a segment's bytes (segment_bytes of them) up to the first frame that is not valid, or has limit_lsn or more.
@@ -68,8 +69,10 @@ NODISCARD enum status segment_scan_bytes(const uint8_t *bytes, const struct segm
 /* Opens (DISK_WRITE or DISK_READ), checks the size and reads the whole segment; *bytes is the caller's (mem_free). */
 NODISCARD enum status segment_load(const struct disk *disk, const struct segment *segment, enum disk_open how, int *fd,
                                    uint8_t **bytes, struct error *err);
-/* The highest LSN that a valid frame of this salt at or behind `from` claims as synced; 0: none. *frames counts them.
+/* The highest LSN that a valid frame of this segment at or behind `from` claims as synced; 0: none. *frames counts
+ * them.
  */
-uint64_t segment_claims(const uint8_t *bytes, uint64_t length, uint64_t from, uint32_t salt, uint32_t *frames);
+uint64_t segment_claims(const uint8_t *bytes, uint64_t length, uint64_t from, const struct segment_header *header,
+                        uint32_t *frames);
 
 #endif

@@ -151,6 +151,18 @@ static void apply_step_count(void *context, struct step_count count)
     slot->last_mono_us = apply->frame->mono_us;
 }
 
+enum frame_type frame_type_of(enum record_kind kind)
+{
+    switch (kind) {
+    case RECORD_CHARGED:
+    case RECORD_WAIVED: return FRAME_FINAL;
+    case RECORD_GRANT: return FRAME_GRANT;
+    case RECORD_RELEASE: return FRAME_RELEASE;
+    case RECORD_ENERGY: break;
+    }
+    return FRAME_ENERGY;
+}
+
 static enum status apply_record(struct journal_state *state, const struct frame *frame, bool trusted, const char **why)
 {
     struct record record;
@@ -160,8 +172,7 @@ static enum status apply_record(struct journal_state *state, const struct frame 
     }
     struct partition_state *partition = &state->partitions[record.partition];
     bool final = record.kind == RECORD_CHARGED || record.kind == RECORD_WAIVED;
-    enum frame_type type = final ? FRAME_FINAL : record.kind == RECORD_GRANT ? FRAME_GRANT : FRAME_RELEASE;
-    if (type != frame->type) {
+    if (frame->type != frame_type_of(record.kind)) {
         *why = "a record in a frame of another kind";
         return ST_INVAL;
     }
@@ -239,7 +250,7 @@ enum status state_apply(struct journal_state *state, const struct frame *frame, 
         status = frame_read_step(frame, apply_step_count, &apply);
         if (apply.bad) status = ST_INVAL;
         *why = "a STEP of a request that is not open";
-    } else if (frame->type == FRAME_FINAL || frame->type == FRAME_GRANT || frame->type == FRAME_RELEASE) {
+    } else if (frame_is_record(frame->type)) {
         status = apply_record(state, frame, trusted, why);
     } else {
         status = apply_rest(state, frame, why);

@@ -52,6 +52,9 @@ uint32_t state_find(const struct journal_state *state, const struct charge *char
 NODISCARD enum status state_apply(struct journal_state *state, const struct frame *frame, bool trusted,
                                   const char **why);
 
+/* The frame that a record of this kind stands in. */
+enum frame_type frame_type_of(enum record_kind kind);
+
 /* Bytes that the checkpoint of a state with so many open requests takes at most, frame header included. */
 uint64_t state_checkpoint_bytes_max(uint32_t opens);
 void state_checkpoint_put(const struct journal_state *state, struct byte_writer *to);

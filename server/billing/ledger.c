@@ -174,6 +174,10 @@ static bool room_for(const struct ledger_account *account, const struct month_to
     if (record->kind == RECORD_WAIVED) {
         return has_room(total->waived_in) && has_room(total->waived_out) && has_room(total->waived_records);
     }
+    if (record->kind == RECORD_ENERGY) {
+        return has_room(total->energy_uj) && has_room(total->idle_uj) && has_room(total->green_uj) &&
+               has_room(total->ugco2_loc) && has_room(total->ugco2_mkt) && has_room(total->energy_records);
+    }
     return has_room(total->in_miss) && has_room(total->in_hit) && has_room(total->out) && has_room(total->units) &&
            has_room(total->records);
 }
@@ -284,6 +288,31 @@ static enum ledger_answer apply_usage(struct application *call, struct ledger_ac
     return LEDGER_OK;
 }
 
+void month_add_energy(struct month_total *total, const struct record_energy *energy)
+{
+    total->energy_uj += record_energy_uj(energy);
+    total->idle_uj += energy->uj_idle_share;
+    total->green_uj += energy->green_uj;
+    total->ugco2_loc += energy->ugco2_loc;
+    total->ugco2_mkt += energy->ugco2_mkt;
+    total->energy_records++;
+}
+
+/* Energy is counted and costs no units: nobody pays, and no package is looked at. */
+static enum ledger_answer apply_energy(struct application *call, struct ledger_account *account,
+                                       const struct record *record)
+{
+    static const struct plan nobody;
+    uint32_t entry = ledger_month_take(call->ledger, record->account, record->month, record->mclass);
+    if (entry == ENTRY_NONE) return LEDGER_LIMIT;
+    struct month_total *total = &call->ledger->months[entry].total;
+    if (!room_for(account, total, record)) return LEDGER_BADSTATE;
+    if (!take_memory(call, account, record, &nobody)) return LEDGER_LIMIT;
+    month_add_energy(total, &record->energy);
+    tell(call, record, "");
+    return LEDGER_OK;
+}
+
 static enum ledger_answer apply_grant(struct application *call, struct ledger_account *account,
                                       const struct record *record)
 {
@@ -328,6 +357,8 @@ static enum ledger_answer apply_next(struct application *call, const struct reco
         answer = apply_grant(call, account, record);
     } else if (record->kind == RECORD_RELEASE) {
         answer = apply_release(call, account, record);
+    } else if (record->kind == RECORD_ENERGY) {
+        answer = apply_energy(call, account, record);
     } else {
         answer = apply_usage(call, account, record);
     }
@@ -427,7 +458,7 @@ void ledger_balance(const struct ledger *ledger, uint64_t account, struct accoun
 
 static bool month_used(const struct month_total *total)
 {
-    return total->records > 0 || total->waived_records > 0;
+    return total->records > 0 || total->waived_records > 0 || total->energy_records > 0;
 }
 
 uint32_t ledger_month(const struct ledger *ledger, uint64_t account, uint32_t month,

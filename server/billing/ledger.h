@@ -25,8 +25,9 @@ enum { PACKAGE_ID_MAX = 32, ORDER_ID_MAX = 64, PACKAGES_MAX = 256, LEDGER_UUID_C
 /* Answers, in both forms under these names. */
 #define LEDGER_ANSWER_MAP(X)                                                                                           \
     X(OK)                                                                                                              \
-    X(DUP) X(NOLEDGER) X(WRONGLEDGER) X(FENCED) X(CONFLICT) X(GAP) X(BADARG) X(BADSTATE) X(EXISTS) X(NOPACKAGE)        \
-        X(EXPIRED) X(LIMIT)
+    X(DUP)                                                                                                             \
+    X(NOLEDGER) X(WRONGLEDGER) X(FENCED) X(CONFLICT) X(GAP) X(BADARG) X(BADSTATE) X(EXISTS) X(NOPACKAGE) X(EXPIRED)    \
+        X(LIMIT)
 enum ledger_answer {
 #define X(name) LEDGER_##name,
     LEDGER_ANSWER_MAP(X)
@@ -35,8 +36,8 @@ enum ledger_answer {
 const char *ledger_answer_name(enum ledger_answer answer);           /* "OK", "GAP", ... static */
 bool ledger_answer_parse(const char *text, enum ledger_answer *out); /* false: none of them */
 
-/* "add", "inc", "void". PACKAGE_REAP is for journals of a ledger in the process alone, where what changes a balance must
- * be a frame: ledger_reap with units as its grace and created_ms as its time (ledger_store.h). */
+/* "add", "inc", "void". PACKAGE_REAP is for journals of a ledger in the process alone, where what changes a balance
+ * must be a frame: ledger_reap with units as its grace and created_ms as its time (ledger_store.h). */
 enum package_op { PACKAGE_ADD, PACKAGE_INCREASE, PACKAGE_VOID, PACKAGE_REAP };
 enum { PACKAGE_OPS = PACKAGE_REAP + 1 };
 
@@ -77,7 +78,12 @@ struct month_total {
     uint8_t mclass;
     uint64_t in_miss, in_hit, out, units, records;
     uint64_t waived_in, waived_out, waived_records;
+    /* of ENERGY records, of charged and waived requests alike; microjoules and micrograms, never rounded */
+    uint64_t energy_uj, idle_uj, green_uj, ugco2_loc, ugco2_mkt, energy_records;
 };
+
+/* Adds what one ENERGY record says. */
+void month_add_energy(struct month_total *total, const struct record_energy *energy);
 
 struct ledger_reply {
     enum ledger_answer answer;

@@ -29,14 +29,15 @@
 --                 leases, lease expiry, the record's bytes), each order (k = O, S, X)
 --   a:<acct>      hash: st (A open, C closed) us ov ord; a package <p>.gr .av .rs .us .xp (granted = free + leased +
 --                 used + expired) .pr .ef .ex .cr .mk; a lease L:<producer>:<p>, its end X:<producer>; orders o:<id>
---   m:<yyyymm>:<acct>  hash, model class k: c<k>.im .ih .ou .un .n, waived .wi .wo .wn; absent means 0
+--   m:<yyyymm>:<acct>  hash, model class k: c<k>.im .ih .ou .un .n, waived .wi .wo .wn, energy .en .ei .eg (microjoules:
+--                 energy, share of idle time, green) .cl .cm (micrograms of CO2: location, market) .ne; absent means 0
 -- and mr:{dir}:lines (hash: id -> line), mr:{dir}:version (hash: v)
 --
 -- Speed: a call of Redis from Lua and the check of a number cost more than all else here. So an account is read in one
 -- HMGET once the names of its packages are known: its leases, the first BLOCK packages, of the others whether anything
 -- is free; and then only packages that the record needs.
 
-local VERSION = 2                     -- of this file: ledger_lua.h has it too; an older library is loaded anew
+local VERSION = 3                     -- of this file: ledger_lua.h has it too; an older library is loaded anew
 local SCHEMA  = '1'                   -- of the keys: another one is another library
 local MAX     = 9007199254740991      -- 2^53 - 1: units of a record, leases of a producer on an account
 local LIMIT   = '4600000000000000000' -- a package's grant, just below 2^62
@@ -266,6 +267,20 @@ end
 
 local CHARGED, WAIVED = { '.im', '.ih', '.ou', '.un', '.n' }, { '.wi', '.wo', '.wn' }
 
+local ENERGY = { '.en', '.ei', '.eg', '.cl', '.cm', '.ne' }
+
+-- Whether the month takes one more energy record: all counters are whole and have room. A sum of microjoules is int64
+-- like every other (R2): it is never read into a double and written back, and 9.1e18 of them are 2.5 GWh, which an
+-- account reaches in a month and class only when its micro-tokens have passed the same limit at a joule a token.
+local function energy_fits(M, c)
+  local names = {}
+  for i = 1, #ENERGY do names[i] = c .. ENERGY[i] end
+  local m = redis.pcall('HMGET', M, unpack(names))
+  if m.err then return false end
+  for i = 1, #ENERGY do if not num0(m[i]) then return false end end
+  return true
+end
+
 local function write_usage(r, prod, plan, over)
   local A, c = r.A, 'c' .. r.mclass_s
   if r.kind == 'W' then
@@ -290,6 +305,7 @@ end
 -- FCALL mr_apply k hwm log accounts, months...   producer epoch uuid n, then 13 a record:
 --   kind pseq prev8 hash8 account-key month-key mclass t_ms units a b c raw       (keys by index in KEYS, 0 = none)
 --   F, W: units; a b c = in_miss in_hit out      G: want min valid_ms as units a b      R: nothing
+--   E: energy idle green as units a b, and c = "location|market" (13 a record stay 13: older nodes call this one too)
 -- Reply, always of this shape: status, hwm, hash8, duplicates, then for each G [pseq, leases that its class can use,
 -- 1 unless the account is closed]...
 -- Records before the one that stopped the call stay applied, and the HWM says so.
@@ -345,6 +361,11 @@ local function mr_apply(keys, argv)
       local r = { kind = argv[o + 1], A = keys[ai or 0], M = keys[mi or 0], mclass = int(argv[o + 7]),
                   mclass_s = argv[o + 7], t = int(argv[o + 8]), units = int(argv[o + 9]), units_s = argv[o + 9],
                   a = int(argv[o + 10]), b = int(argv[o + 11]), c = int(argv[o + 12]) }
+      local energy = r.kind == 'E'
+      if energy then
+        r.loc, r.mkt = string.match(argv[o + 12] or '', '^(%d+)|(%d+)$')
+        r.c = int(r.loc) and int(r.mkt)
+      end
       local id = acct_of[ai]
       if not (r.mclass and r.mclass <= 52 and r.t and r.units and r.a and r.b and r.c and id)
          or string.sub(id, 1, 1) == 'm' then
@@ -355,6 +376,8 @@ local function mr_apply(keys, argv)
         if acct_of[mi] ~= 'm' .. id or r.a > U32 or r.b > U32 or r.c > U32 or (r.kind == 'W' and r.units > 0) then
           return reply('BADARG')
         end
+      elseif energy then
+        if acct_of[mi] ~= 'm' .. id then return reply('BADARG') end
       elseif r.kind == 'G' then
         if r.b > VALID then return reply('BADARG') end
       elseif r.kind ~= 'R' then
@@ -369,6 +392,8 @@ local function mr_apply(keys, argv)
         st, plan, over = plan_usage(r, acct)
         if st ~= 'OK' then return reply(st) end
         extra = str(over)
+      elseif energy then
+        if not energy_fits(r.M, 'c' .. r.mclass_s) then return reply('BADSTATE') end
       elseif r.kind == 'G' then
         plan = plan_grant(acct, r.mclass, r.t, r.units, r.a)
         if not plan then return reply('BADSTATE') end
@@ -396,6 +421,8 @@ local function mr_apply(keys, argv)
                  'o', extra, 'x', x or '', 'r', argv[o + 13])
       if usage then
         write_usage(r, prod, plan, over)
+      elseif energy then
+        count(r.M, 'c' .. r.mclass_s, ENERGY, { r.units_s, str(r.a), str(r.b), r.loc, r.mkt, '1' })
       elseif r.kind == 'G' then
         for _, p in ipairs(plan) do
           local q = str(p[3])

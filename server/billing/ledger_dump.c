@@ -66,6 +66,12 @@ static void dump_month(const struct ledger_month *month, struct buf *out)
     line(out, key, class, ".wi", t->waived_in);
     line(out, key, class, ".wo", t->waived_out);
     line(out, key, class, ".wn", t->waived_records);
+    line(out, key, class, ".en", t->energy_uj);
+    line(out, key, class, ".ei", t->idle_uj);
+    line(out, key, class, ".eg", t->green_uj);
+    line(out, key, class, ".cl", t->ugco2_loc);
+    line(out, key, class, ".cm", t->ugco2_mkt);
+    line(out, key, class, ".ne", t->energy_records);
 }
 
 static void dump_order(const struct ledger_done *order, struct buf *out)

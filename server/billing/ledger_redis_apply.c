@@ -94,6 +94,11 @@ static bool is_usage(const struct record *record)
     return record->kind == RECORD_CHARGED || record->kind == RECORD_WAIVED;
 }
 
+static bool has_month(const struct record *record)
+{
+    return is_usage(record) || record->kind == RECORD_ENERGY;
+}
+
 static void put_record(struct apply_writer *w, const struct record *r, const struct encoded_record *encoded,
                        const uint8_t *previous, uint16_t partition)
 {
@@ -105,7 +110,7 @@ static void put_record(struct apply_writer *w, const struct record *r, const str
     put(w, "%s", previous8);
     put(w, "%s", hash8);
     put_number(w, key_index(w, partition, r->account, 0));
-    put_number(w, is_usage(r) ? key_index(w, partition, r->account, r->month) : 0);
+    put_number(w, has_month(r) ? key_index(w, partition, r->account, r->month) : 0);
     put_number(w, r->mclass);
     put_number(w, (uint64_t)r->t_ms);
     if (is_usage(r)) {
@@ -113,6 +118,11 @@ static void put_record(struct apply_writer *w, const struct record *r, const str
         put_number(w, r->in_total - r->in_hit);
         put_number(w, r->in_hit);
         put_number(w, r->out);
+    } else if (r->kind == RECORD_ENERGY) {
+        put_number(w, record_energy_uj(&r->energy));
+        put_number(w, r->energy.uj_idle_share);
+        put_number(w, r->energy.green_uj);
+        put(w, "%" PRIu64 "|%" PRIu64, r->energy.ugco2_loc, r->energy.ugco2_mkt);
     } else {
         bool grant = r->kind == RECORD_GRANT;
         put_number(w, grant ? r->want : 0);
@@ -147,7 +157,7 @@ enum status apply_write(struct apply_writer *writer, const struct apply_call *ca
             return error_set(err, ST_INVAL, "record %" PRIu64 " is of partition %u, not %u", r->pseq, r->partition,
                              call->partition);
         (void)key_index(w, call->partition, r->account, 0);
-        if (is_usage(r)) (void)key_index(w, call->partition, r->account, r->month);
+        if (has_month(r)) (void)key_index(w, call->partition, r->account, r->month);
     }
     size_t room = w->lengths[keys_at] + 1;
     char *number = w->text + (w->arguments[keys_at] - w->text);

@@ -228,8 +228,10 @@ static bool read_total(const char *field, const char *value, struct month_total 
     const struct {
         const char *name;
         uint64_t *out;
-    } names[] = {{"im", &t->in_miss}, {"ih", &t->in_hit},    {"ou", &t->out},        {"un", &t->units},
-                 {"n", &t->records},  {"wi", &t->waived_in}, {"wo", &t->waived_out}, {"wn", &t->waived_records}};
+    } names[] = {{"im", &t->in_miss},   {"ih", &t->in_hit},        {"ou", &t->out},        {"un", &t->units},
+                 {"n", &t->records},    {"wi", &t->waived_in},     {"wo", &t->waived_out}, {"wn", &t->waived_records},
+                 {"en", &t->energy_uj}, {"ei", &t->idle_uj},       {"eg", &t->green_uj},   {"cl", &t->ugco2_loc},
+                 {"cm", &t->ugco2_mkt}, {"ne", &t->energy_records}};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strcmp(end + 1, names[i].name) == 0) {
             *names[i].out = number;
@@ -257,7 +259,7 @@ enum status ledger_redis_month(struct ledger_redis *l, uint64_t account, uint32_
     TRY(status);
     uint32_t n = 0;
     for (uint32_t i = 0; i < MODEL_CLASSES; i++) {
-        if (totals[i].records == 0 && totals[i].waived_records == 0) continue;
+        if (totals[i].records == 0 && totals[i].waived_records == 0 && totals[i].energy_records == 0) continue;
         struct month_total one = totals[i];
         one.mclass = (uint8_t)i;
         totals[n++] = one;

@@ -12,9 +12,11 @@
 #include <inttypes.h>
 #include <string.h>
 
-static const char MAGIC[8] = "MRLEDG1";
+/* The second has energy in its months: written when there is any, so that a node without a meter keeps files that an
+ * older program reads. */
+static const char MAGIC[8] = "MRLEDG1", MAGIC_ENERGY[8] = "MRLEDG2";
 
-enum { NUMBER_BYTES = 8 };
+enum { NUMBER_BYTES = 8, MONTH_NUMBERS = 11, ENERGY_NUMBERS = 6 };
 
 static void save_number(struct buf *out, uint64_t value)
 {
@@ -58,12 +60,23 @@ static void save_account(struct buf *out, const struct ledger_account *account)
     }
 }
 
-static void save_month(struct buf *out, const struct ledger_month *month)
+static void save_month(struct buf *out, const struct ledger_month *month, bool energy)
 {
     const struct month_total *t = &month->total;
-    const uint64_t values[] = {month->account, month->month, t->mclass,    t->in_miss,    t->in_hit,        t->out,
-                               t->units,       t->records,   t->waived_in, t->waived_out, t->waived_records};
-    for (size_t k = 0; k < sizeof values / sizeof values[0]; k++) save_number(out, values[k]);
+    const uint64_t values[] = {
+        month->account, month->month, t->mclass,    t->in_miss,    t->in_hit,         t->out,
+        t->units,       t->records,   t->waived_in, t->waived_out, t->waived_records, t->energy_uj,
+        t->idle_uj,     t->green_uj,  t->ugco2_loc, t->ugco2_mkt,  t->energy_records};
+    const size_t count = energy ? MONTH_NUMBERS + ENERGY_NUMBERS : MONTH_NUMBERS;
+    for (size_t k = 0; k < count; k++) save_number(out, values[k]);
+}
+
+static bool any_energy(const struct ledger *ledger)
+{
+    for (uint32_t i = 0; i < ledger->months_count; i++) {
+        if (ledger->months[i].total.energy_records > 0) return true;
+    }
+    return false;
 }
 
 static void save_order(struct buf *out, const struct ledger_done *order)
@@ -78,12 +91,13 @@ static void save_order(struct buf *out, const struct ledger_done *order)
 void ledger_save(const struct ledger *ledger, struct buf *out)
 {
     size_t start = out->length;
-    buf_append(out, MAGIC, sizeof MAGIC);
+    bool energy = any_energy(ledger);
+    buf_append(out, energy ? MAGIC_ENERGY : MAGIC, sizeof MAGIC);
     save_text(out, ledger->uuid);
     save_number(out, ledger->accounts_count);
     for (uint32_t i = 0; i < ledger->accounts_count; i++) save_account(out, &ledger->accounts[i]);
     save_number(out, ledger->months_count);
-    for (uint32_t i = 0; i < ledger->months_count; i++) save_month(out, &ledger->months[i]);
+    for (uint32_t i = 0; i < ledger->months_count; i++) save_month(out, &ledger->months[i], energy);
     save_number(out, ledger->marks_count);
     for (uint32_t i = 0; i < ledger->marks_count; i++) {
         const struct ledger_mark *mark = &ledger->marks[i];
@@ -193,9 +207,9 @@ static enum status load_accounts(struct byte_reader *from, struct ledger *ledger
     return ST_OK;
 }
 
-static enum status load_months(struct byte_reader *from, struct ledger *ledger)
+static enum status load_months(struct byte_reader *from, struct ledger *ledger, bool energy)
 {
-    uint64_t count = load_count(from, 11 * NUMBER_BYTES);
+    uint64_t count = load_count(from, (size_t)(energy ? MONTH_NUMBERS + ENERGY_NUMBERS : MONTH_NUMBERS) * NUMBER_BYTES);
     for (uint64_t i = 0; i < count && !from->bad; i++) {
         uint64_t account = load_below(from, UINT64_C(1) << 63);
         uint32_t month = (uint32_t)load_below(from, 1000000);
@@ -204,9 +218,12 @@ static enum status load_months(struct byte_reader *from, struct ledger *ledger)
         uint32_t entry = ledger_month_take(ledger, account, month, mclass);
         if (entry == ENTRY_NONE) return ST_NOMEM;
         struct month_total *t = &ledger->months[entry].total;
-        uint64_t *const values[] = {&t->in_miss, &t->in_hit,    &t->out,        &t->units,
-                                    &t->records, &t->waived_in, &t->waived_out, &t->waived_records};
-        for (size_t k = 0; k < sizeof values / sizeof values[0]; k++) *values[k] = load_below(from, INT64_MAX);
+        uint64_t *const values[] = {&t->in_miss,   &t->in_hit,        &t->out,        &t->units,
+                                    &t->records,   &t->waived_in,     &t->waived_out, &t->waived_records,
+                                    &t->energy_uj, &t->idle_uj,       &t->green_uj,   &t->ugco2_loc,
+                                    &t->ugco2_mkt, &t->energy_records};
+        const size_t known = sizeof values / sizeof values[0] - (energy ? 0 : ENERGY_NUMBERS);
+        for (size_t k = 0; k < known; k++) *values[k] = load_below(from, INT64_MAX);
     }
     return ST_OK;
 }
@@ -254,11 +271,11 @@ static enum status load_orders(struct byte_reader *from, struct ledger *ledger)
     return ST_OK;
 }
 
-static enum status load_all(struct byte_reader *from, struct ledger *ledger, struct error *err)
+static enum status load_all(struct byte_reader *from, struct ledger *ledger, bool energy, struct error *err)
 {
     load_text(from, ledger->uuid, LEDGER_UUID_CHARS, "-", true);
     enum status status = load_accounts(from, ledger);
-    if (status == ST_OK) status = load_months(from, ledger);
+    if (status == ST_OK) status = load_months(from, ledger, energy);
     if (status == ST_OK) status = load_marks(from, ledger);
     if (status == ST_OK) status = load_orders(from, ledger);
     if (status != ST_OK) return error_set(err, status, "out of memory for a ledger of %zu bytes", from->length);
@@ -271,7 +288,8 @@ static enum status load_all(struct byte_reader *from, struct ledger *ledger, str
 enum status ledger_load(struct ledger *ledger, const void *bytes, size_t length, struct error *err)
 {
     const uint8_t *all = bytes;
-    if (length < sizeof MAGIC + NUMBER_BYTES || memcmp(all, MAGIC, sizeof MAGIC) != 0) {
+    bool energy = length >= sizeof MAGIC && memcmp(all, MAGIC_ENERGY, sizeof MAGIC) == 0;
+    if (length < sizeof MAGIC + NUMBER_BYTES || (!energy && memcmp(all, MAGIC, sizeof MAGIC) != 0)) {
         return error_set(err, ST_INVAL, "saved ledger: not one (%zu bytes)", length);
     }
     struct byte_reader sum = {.bytes = all, .offset = length - NUMBER_BYTES, .length = length};
@@ -281,7 +299,7 @@ enum status ledger_load(struct ledger *ledger, const void *bytes, size_t length,
     struct byte_reader from = {.bytes = all, .offset = sizeof MAGIC, .length = length - NUMBER_BYTES};
     struct ledger loaded = {0};
     buf_init(&loaded.funding, 0);
-    enum status status = load_all(&from, &loaded, err);
+    enum status status = load_all(&from, &loaded, energy, err);
     if (status != ST_OK) {
         ledger_empty(&loaded);
         return status;

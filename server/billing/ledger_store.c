@@ -255,7 +255,7 @@ static enum status apply_frame(struct ledger_store *store, const struct frame *f
     if (frame->type == FRAME_CHECKPOINT || frame->lsn <= store->lsn) return ST_OK;
     bool ours = strcmp(journal_reader_segment(store->reader)->uuid, store->config.uuid) == 0; /* else before an adopt */
     enum status status = ST_OK;
-    if (ours && (frame->type == FRAME_FINAL || frame->type == FRAME_GRANT || frame->type == FRAME_RELEASE)) {
+    if (ours && frame_is_record(frame->type)) {
         status = apply_record(store, frame, events, err);
     } else if (ours && (frame->type == FRAME_ORDER || frame->type == FRAME_ACCOUNT)) {
         status = apply_order(store, frame, events, err);

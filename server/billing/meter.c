@@ -143,6 +143,7 @@ static enum status write_round(struct meter *m, uint64_t now_ns)
 {
     for (struct meter_port *port = m->ports; port; port = port->next) TRY(take_events(m, port));
     TRY(meter_flush_steps(m));
+    TRY(meter_write_energy(m));
     TRY(meter_send_wishes(m, now_ns));
     TRY(note_acks(m, now_ns));
     if (journal_lsn(m->journal) > m->committed_lsn) {
@@ -354,6 +355,7 @@ static void make_conditions(struct meter *m)
     pthread_mutex_init(&m->leases_mutex, NULL);
     pthread_mutex_init(&m->acks_mutex, NULL);
     pthread_mutex_init(&m->spare_mutex, NULL);
+    pthread_mutex_init(&m->energy_mutex, NULL);
 }
 
 static void meter_free(struct meter *m)
@@ -361,6 +363,7 @@ static void meter_free(struct meter *m)
     ledger_store_close(m->store);
     journal_close(m->journal);
     leases_destroy(m->leases);
+    meter_energy_free(m);
     mem_free(m->pending);
     doorbell_free(&m->doorbell);
     pthread_cond_destroy(&m->spare_condition);
@@ -368,6 +371,7 @@ static void meter_free(struct meter *m)
     pthread_mutex_destroy(&m->leases_mutex);
     pthread_mutex_destroy(&m->acks_mutex);
     pthread_mutex_destroy(&m->spare_mutex);
+    pthread_mutex_destroy(&m->energy_mutex);
     mem_free(m);
 }
 

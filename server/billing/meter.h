@@ -29,6 +29,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct energy_note;
 struct meter;
 struct meter_port;
 
@@ -87,6 +88,9 @@ bool meter_accepts(struct meter *meter, const char **why_not);
 /* The journal has failed for good (exit code 3); let_go: calls are failed, pass events on without it. io thread. */
 bool meter_failed(const struct meter *meter);
 void meter_let_go(struct meter *meter);
+
+/* What a charge used in a price slot, for the next round's commit; billing_note_energy says the rest. Any thread. */
+NODISCARD enum status meter_note_energy(struct meter *meter, const struct energy_note *note);
 
 /* Holds (lease.h): lease_hold under the mutex. HELD: metered->held has grown by *got. WAITS: ask again when
  * meter_answers has changed. Without enforcement always HELD, with all of ask->most. io thread. */

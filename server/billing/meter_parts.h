@@ -2,6 +2,7 @@
  *
  *   meter.c         life, thread, ports, rounds
  *   meter_events.c  what an event becomes in the journal
+ *   meter_energy.c  energy notes, from any thread to the journal
  *   meter_ledger.c  what a durable record does to the ledger in the process; its client; leases
  *
  * Everything is behind `work` but for what says otherwise. */
@@ -10,6 +11,7 @@
 
 #include "runtime/base/doorbell.h"
 #include "runtime/base/ring.h"
+#include "server/billing/energy_record.h"
 #include "server/billing/ledger_store.h"
 #include "server/billing/meter.h"
 
@@ -21,7 +23,8 @@ enum {
     STEP_COUNTS_MAX = 4096, /* of one STEP frame */
     ROUND_IDLE_MS = 100,    /* no events: how long until time is looked at */
     ACK_EVERY_MS = 1000,    /* marks that changed are noted in the journal this often */
-    RETIRE_EVERY_MS = 60000
+    RETIRE_EVERY_MS = 60000,
+    ENERGY_NOTES_MAX = 16384 /* that wait for a round */
 };
 
 struct meter_port {
@@ -30,6 +33,12 @@ struct meter_port {
     struct ring out;  /* meter -> io */
     uint32_t waiting; /* of this port in meter->pending */
     struct meter_port *next;
+};
+
+/* Notes that wait; one to be filled and one to be written, so that the writer holds no mutex. */
+struct meter_notes {
+    struct energy_note *items;
+    uint32_t count, capacity;
 };
 
 /* An event that may go out when the journal is durable up to lsn; before its commit lsn is UINT64_MAX. */
@@ -70,6 +79,10 @@ struct meter {
     pthread_mutex_t acks_mutex;
     struct meter_ack acks[PARTITIONS]; /* under acks_mutex */
 
+    pthread_mutex_t energy_mutex;
+    struct meter_notes noted;   /* under energy_mutex */
+    struct meter_notes writing; /* under work */
+
     pthread_t thread, spare_thread;
     bool stopped; /* io: both are joined */
     _Atomic bool stop, failed, let_go, accepts;
@@ -88,6 +101,9 @@ struct meter {
  * earlier round, so it may go out now. ST_NOMEM: as a failed commit. */
 NODISCARD enum status meter_note_event(struct meter *meter, const struct event *event, bool *counted);
 NODISCARD enum status meter_flush_steps(struct meter *meter);
+/* meter_energy.c: what was noted since the last round, into the journal's memory. ST_NOMEM: as a failed commit. */
+NODISCARD enum status meter_write_energy(struct meter *meter);
+void meter_energy_free(struct meter *meter);
 /* meter_ledger.c */
 NODISCARD enum status meter_send_wishes(struct meter *meter, uint64_t now_ns);
 /* What became durable, to the ledger in the process. */

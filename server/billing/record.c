@@ -41,6 +41,23 @@ static void put_counts(struct byte_writer *to, const struct record *record)
     for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) put_u32(to, counts[i]);
 }
 
+static void put_energy(struct byte_writer *to, const struct record *record)
+{
+    const struct record_energy *energy = &record->energy;
+    const uint64_t amounts[] = {energy->deferral_ms,   energy->uj_prefill, energy->uj_decode, energy->uj_host,
+                                energy->uj_idle_share, energy->green_uj,   energy->ugco2_loc, energy->ugco2_mkt};
+    put_bytes(to, record->charge.charge_id, sizeof record->charge.charge_id);
+    put_u32(to, record->charge.part);
+    put_u64(to, record->charge.key);
+    put_text8(to, record->charge.tenant);
+    put_text8(to, record->charge.model);
+    put_u32(to, record->month);
+    put_i64(to, energy->slot_ms);
+    for (size_t i = 0; i < sizeof amounts / sizeof amounts[0]; i++) put_u64(to, amounts[i]);
+    put_u32(to, energy->pue_ppm);
+    put_u16(to, energy->flags);
+}
+
 size_t record_encode(const struct record *record, uint8_t out[RECORD_BYTES_MAX])
 {
     struct byte_writer to = {.bytes = out, .capacity = RECORD_BYTES_MAX};
@@ -67,6 +84,8 @@ size_t record_encode(const struct record *record, uint8_t out[RECORD_BYTES_MAX])
         put_u64(&to, record->want);
         put_u64(&to, record->least);
         put_u64(&to, record->valid_ms);
+    } else if (record->kind == RECORD_ENERGY) {
+        put_energy(&to, record);
     }
     put_bytes(&to, record->chain, CHAIN_BYTES);
     CHECK(!to.bad);
@@ -168,10 +187,58 @@ static void get_usage(struct byte_reader *from, struct record *record, struct fi
     record->spec_rejected = get_count(from, check, record->spec_draft, "spec_rejected");
 }
 
+uint64_t record_energy_uj(const struct record_energy *energy)
+{
+    return energy->uj_prefill + energy->uj_decode + energy->uj_host;
+}
+
+const char *record_energy_wrong(const struct record_energy *energy)
+{
+    const struct {
+        uint64_t amount;
+        const char *field;
+    } amounts[] = {{energy->deferral_ms, "deferral_ms"},     {energy->uj_prefill, "uj_prefill"},
+                   {energy->uj_decode, "uj_decode"},         {energy->uj_host, "uj_host"},
+                   {energy->uj_idle_share, "uj_idle_share"}, {energy->green_uj, "green_uj"},
+                   {energy->ugco2_loc, "ugco2_loc"},         {energy->ugco2_mkt, "ugco2_mkt"}};
+    if (energy->slot_ms < 0 || energy->slot_ms > WALL_US_MAX / 1000) return "slot_ms";
+    for (size_t i = 0; i < sizeof amounts / sizeof amounts[0]; i++) {
+        if (amounts[i].amount > UNITS_MAX) return amounts[i].field;
+    }
+    if (record_energy_uj(energy) > UNITS_MAX) return "uj_prefill + uj_decode + uj_host";
+    if (energy->pue_ppm < PUE_PPM_MIN || energy->pue_ppm > PUE_PPM_MAX) return "pue_ppm";
+    return (energy->flags & ~ENERGY_NOTE_FLAGS_ALL) != 0 ? "flags" : NULL;
+}
+
+static void get_energy(struct byte_reader *from, struct record *record, struct field_check *check)
+{
+    struct record_energy *energy = &record->energy;
+    uint64_t *const amounts[] = {&energy->deferral_ms,   &energy->uj_prefill, &energy->uj_decode, &energy->uj_host,
+                                 &energy->uj_idle_share, &energy->green_uj,   &energy->ugco2_loc, &energy->ugco2_mkt};
+    record->charge.account = record->account;
+    record->charge.mclass = record->mclass;
+    get_copy(from, record->charge.charge_id, sizeof record->charge.charge_id);
+    record->charge.part = get_u32(from);
+    record->charge.key = get_u64(from);
+    need(check, from, true, "charge_id");
+    get_text8(from, record->charge.tenant, sizeof record->charge.tenant);
+    need(check, from, true, "tenant");
+    get_text8(from, record->charge.model, sizeof record->charge.model);
+    need(check, from, true, "model");
+    record->month = get_u32(from);
+    need(check, from, month_valid(record->month), "month");
+    energy->slot_ms = get_i64(from);
+    for (size_t i = 0; i < sizeof amounts / sizeof amounts[0]; i++) *amounts[i] = get_u64(from);
+    energy->pue_ppm = get_u32(from);
+    energy->flags = get_u16(from);
+    const char *wrong = record_energy_wrong(energy);
+    need(check, from, wrong == NULL, wrong != NULL ? wrong : "energy");
+}
+
 static void get_head(struct byte_reader *from, struct record *record, struct field_check *check)
 {
     uint8_t kind = get_u8(from);
-    need(check, from, kind == 'F' || kind == 'W' || kind == 'G' || kind == 'R', "kind");
+    need(check, from, kind == 'F' || kind == 'W' || kind == 'G' || kind == 'R' || kind == 'E', "kind");
     record->kind = (enum record_kind)kind;
     record->mclass = get_u8(from);
     need(check, from, record->mclass < MODEL_CLASSES, "mclass");
@@ -203,6 +270,8 @@ enum status record_decode(const uint8_t *bytes, size_t length, struct record *re
         need(&check, &from, read.least <= UNITS_MAX, "least");
         read.valid_ms = get_u64(&from);
         need(&check, &from, read.valid_ms <= GRANT_VALID_MS_MAX, "valid_ms");
+    } else if (check.field == NULL && read.kind == RECORD_ENERGY) {
+        get_energy(&from, &read, &check);
     }
     get_copy(&from, read.chain, CHAIN_BYTES);
     need(&check, &from, from.offset == length, "length");

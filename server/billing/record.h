@@ -1,7 +1,8 @@
-/* A billing record: the one final fact about a request, or about a lease. What the journal keeps, what a ledger
- * applies, what is exported are these bytes and nothing else.
+/* A billing record: the one final fact about a request, about a lease, or about a request's energy in a price slot.
+ * What the journal keeps, what a ledger applies, what is exported are these bytes and nothing else.
  *
- *   journal  --record_encode-->  FINAL | GRANT | RELEASE frame  --the same bytes-->  ledger, Redis log, archive, audit
+ *   journal  --record_encode-->  FINAL | GRANT | RELEASE | ENERGY frame  --the same bytes-->  ledger, Redis log,
+ * archive, audit
  *
  * Records of one producer and one partition form a gapless sequence (pseq 1, 2, 3 ...) and a hash chain: the last 32
  * bytes are SHA-256(chain of the record before || all bytes of this one before its chain). The first one's predecessor
@@ -16,6 +17,8 @@
  *         opened_us first_us ended_us duration_us i64  units u64  h_ids 16
  *         in_total in_hit out out_reasoning out_trimmed forced choices recomputed spec_draft spec_rejected u32
  *   G     want least valid_ms u64
+ *   E     charge_id 16  part u32  key u64  tenant text8  model text8  month u32  slot_ms i64  deferral_ms u64
+ *         uj_prefill uj_decode uj_host uj_idle_share green_uj ugco2_loc ugco2_mkt u64  pue_ppm u32  flags u16
  *   all   chain 32 */
 #ifndef SERVER_BILLING_RECORD_H
 #define SERVER_BILLING_RECORD_H
@@ -39,7 +42,16 @@ enum { RECORD_FLAGS_ALL = 15 };
 #define WALL_US_MAX        INT64_C(253402300799999999) /* the year 9999's end: what a month's six digits can say */
 #define GRANT_VALID_MS_MAX UINT64_C(86400000)
 
-enum record_kind { RECORD_CHARGED = 'F', RECORD_WAIVED = 'W', RECORD_GRANT = 'G', RECORD_RELEASE = 'R' };
+#define PUE_PPM_MIN UINT32_C(1000000)
+#define PUE_PPM_MAX UINT32_C(100000000)
+
+enum record_kind {
+    RECORD_CHARGED = 'F',
+    RECORD_WAIVED = 'W',
+    RECORD_GRANT = 'G',
+    RECORD_RELEASE = 'R',
+    RECORD_ENERGY = 'E'
+};
 
 enum record_flag {
     RECORD_MISMATCH = 1,   /* the counts of scheduler, stream and KV disagreed: the lowest was taken */
@@ -63,6 +75,32 @@ struct charge {
     uint64_t weight_in_ppm, weight_hit_ppm, weight_out_ppm; /* micro-tokens a token */
 };
 
+enum energy_note_flag {
+    ENERGY_NOTE_ESTIMATED = 1, /* no meter of the device: by the energy model */
+    ENERGY_NOTE_PARTIAL = 2,   /* some of its steps are nobody's: they were lost, or before the meter's first window */
+    ENERGY_NOTE_NO_HOST = 4,   /* no meter of the host: uj_host is 0 for want of one */
+    ENERGY_NOTE_NO_PUE = 8,    /* nobody told the PUE: 1 was taken */
+    ENERGY_NOTE_NO_CO2 = 16,   /* nobody told gCO2 a kWh: ugco2_* are 0 for want of it */
+    ENERGY_NOTE_MARGINAL = 32, /* gCO2 of the next kWh, not of the mean one */
+    ENERGY_NOTE_FLAGS_ALL = 63
+};
+
+/* What a request used in one price slot. The request's energy is uj_prefill + uj_decode + uj_host, at the device and
+ * the host, before PUE; uj_idle_share stands beside it (what idle time and pauses cost in full), green_uj and the
+ * grams are of energy times PUE. Integers: microjoules, micrograms. */
+struct record_energy {
+    int64_t slot_ms;      /* when the slot began, Unix time */
+    uint64_t deferral_ms; /* how long the request was held back for it */
+    uint64_t uj_prefill, uj_decode, uj_host, uj_idle_share, green_uj, ugco2_loc, ugco2_mkt;
+    uint32_t pue_ppm; /* PUE_PPM_MIN .. PUE_PPM_MAX; 1,000,000 is 1 */
+    uint16_t flags;
+};
+
+/* The field of an energy that no record can hold, or NULL: each amount, and the energy, is at most UNITS_MAX. */
+const char *record_energy_wrong(const struct record_energy *energy);
+/* uj_prefill + uj_decode + uj_host. */
+uint64_t record_energy_uj(const struct record_energy *energy);
+
 struct record {
     enum record_kind kind;
     uint8_t mclass;
@@ -70,11 +108,11 @@ struct record {
     uint64_t pseq;      /* the journal's to give */
     uint64_t account;
     int64_t t_ms; /* wall clock, when it was made */
-    /* F, W */
+    /* F, W; E: charge_id, part, account, key, tenant, model and mclass of the charge, the rest 0 */
     struct charge charge;
     enum cause cause;
     uint16_t flags;
-    uint32_t month;                        /* yyyymm of t_end in the configured offset from UTC */
+    uint32_t month;                        /* yyyymm of t_end (E: of the slot) in the configured offset from UTC */
     uint32_t boot;                         /* the epoch that opened it */
     int64_t opened_us, first_us, ended_us; /* wall; first_us 0: no token */
     int64_t duration_us;                   /* monotonic, from scheduled to done */
@@ -83,6 +121,8 @@ struct record {
     uint32_t in_total, in_hit, out, out_reasoning, out_trimmed, forced, choices, recomputed, spec_draft, spec_rejected;
     /* G */
     uint64_t want, least, valid_ms;
+    /* E */
+    struct record_energy energy;
     uint8_t chain[CHAIN_BYTES];
 };
 

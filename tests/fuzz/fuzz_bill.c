@@ -52,7 +52,8 @@ static const struct disk memory_disk = {
 
 static void build_segment(const uint8_t *data, size_t size)
 {
-    struct segment_header header = {.uuid = "11111111-2222-3333-4444-555555555555",
+    struct segment_header header = {.version = SEGMENT_VERSION_ENERGY,
+                                    .uuid = "11111111-2222-3333-4444-555555555555",
                                     .salt = SALT,
                                     .producer = 9,
                                     .epoch = 1,
@@ -72,7 +73,8 @@ static void build_segment(const uint8_t *data, size_t size)
         frame.payload = data;
         memcpy(segment + at + FRAME_HEADER_BYTES, data, length);
         frame_head(segment + at, &frame);
-        frame_stamp(segment + at, SALT, 0);
+        if (!frame_suits(segment + at, header.version)) return; /* no writer makes it */
+        frame_stamp(segment + at, &header, 0);
         at += frame_aligned(FRAME_HEADER_BYTES + length);
         data += length, size -= length;
         lsn++;

@@ -121,6 +121,24 @@ static inline struct record fixture_final(struct journal *journal, uint32_t hand
     return record;
 }
 
+/* Energy of a charge in a slot: amounts that follow from `uj`. */
+static inline struct record fixture_energy(struct journal *journal, uint64_t number, int64_t slot_ms, uint64_t uj)
+{
+    struct record record = {.charge = fixture_charge(number),
+                            .energy = {.slot_ms = slot_ms,
+                                       .uj_prefill = uj,
+                                       .uj_decode = 2 * uj,
+                                       .uj_host = 3,
+                                       .uj_idle_share = uj / 2,
+                                       .green_uj = uj / 3,
+                                       .ugco2_loc = 7 * uj,
+                                       .ugco2_mkt = 5 * uj,
+                                       .pue_ppm = 1250000,
+                                       .flags = ENERGY_NOTE_NO_HOST}};
+    assert_int_equal(journal_put_energy(journal, &record), ST_OK);
+    return record;
+}
+
 static inline struct journal *fixture_start(const struct journal_config *config, struct journal_report *report)
 {
     struct journal *journal = NULL;

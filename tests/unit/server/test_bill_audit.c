@@ -118,12 +118,14 @@ static void fill_ledger(void)
     struct error err;
     assert_int_equal(journal_reader_open(&memory_disk, "/j", NULL, 0, &reader, &err), ST_OK);
     while (journal_reader_next(reader, UINT64_MAX, &frame, &err) == ST_OK)
-        if (frame.type == FRAME_FINAL || frame.type == FRAME_GRANT || frame.type == FRAME_RELEASE)
-            apply(&frame, journal_reader_segment(reader));
+        if (frame_is_record(frame.type)) apply(&frame, journal_reader_segment(reader));
     journal_reader_close(reader);
 }
 
 /* Charges in every segment, one over a boundary, an ACK, and padding STEPs to fill the segments. */
+enum { SLOT_S = 900 };
+static const int64_t SLOT_MS = INT64_C(1790000100000) / (SLOT_S * 1000) * (SLOT_S * 1000);
+
 static int set_up(void **state)
 {
     fixture_setup(state);
@@ -138,6 +140,8 @@ static int set_up(void **state)
         if (number % 64 == 0) {
             fixture_step(journal, handle, 3);
             (void)fixture_final(journal, handle, 3);
+            (void)fixture_energy(journal, 100 + number, SLOT_MS, number + 1);
+            (void)fixture_energy(journal, 100 + number, SLOT_MS + 900000, number + 1); /* two slots were touched */
         }
         assert_int_equal(journal_commit(journal), ST_OK);
         rotations += journal_segment_lsn(journal) != segment;
@@ -185,6 +189,7 @@ static enum audit_kind run(bool with_ledger)
     if (with_ledger) assert_int_equal(audit_marks(&audit, &client, &err), ST_OK);
     enum status status = audit_scan(&audit, "/j", NULL, &err);
     if (status != ST_OK) return AUDIT_DAMAGE; /* no journal left, or not to be read: told, too */
+    audit_energies(&audit);
     if (with_ledger) assert_int_equal(audit_compare(&audit, &client, &err), ST_OK);
     return audit.worst;
 }
@@ -207,7 +212,8 @@ static void test_audit_good_journal_is_clean(void **state)
         assert_int_equal(audit.counts.segments, 3);
         assert_int_equal(audit.counts.lost + audit.counts.doubled + audit.counts.mismatch + audit.counts.open, 0);
         assert_int_equal(audit.counts.grants, 1);
-        assert_int_equal(audit.counts.charged + 1, audit.counts.records);
+        assert_int_equal(audit.counts.charged + 1 + audit.counts.energies, audit.counts.records);
+        assert_true(audit.counts.energies >= 10);
         assert_true(audit.counts.charged > 30);
         assert_int_equal(audit.counts.unapplied, 0);
         assert_int_equal(audit.counts.accounts_compared, ledger ? 5 : 0);
@@ -350,11 +356,11 @@ static void test_audit_every_missing_segment(void **state)
 }
 
 /* A frame with a checksum that fits again: what a forger would write. */
-static void seal_frame(uint8_t *frame, uint32_t salt)
+static void seal_frame(uint8_t *frame, const struct segment_header *header)
 {
     uint64_t lsn = frame_lsn(frame);
     uint16_t lag = (uint16_t)(frame[22] | frame[23] << 8);
-    frame_stamp(frame, salt, lag == FRAME_LAG_NONE ? 0 : lsn - lag);
+    frame_stamp(frame, header, lag == FRAME_LAG_NONE ? 0 : lsn - lag);
 }
 
 /* Every byte of every record changed by one, under a checksum that fits: the chain breaks, or the mark differs. */
@@ -365,16 +371,16 @@ static void test_audit_every_forged_byte(void **state)
     uint64_t tried = 0;
     for (uint32_t i = 0; i < files_count; i++) {
         uint32_t count = frames_of(i, offsets, lengths, 4096);
-        uint32_t salt = (uint32_t)files[i].bytes[offsets[0] + 16] | (uint32_t)files[i].bytes[offsets[0] + 17] << 8 |
-                        (uint32_t)files[i].bytes[offsets[0] + 18] << 16 |
-                        (uint32_t)files[i].bytes[offsets[0] + 19] << 24;
+        struct segment_header header;
+        const char *why;
+        assert_int_equal(segment_header_decode(files[i].bytes, &header, &why), ST_OK);
         memcpy(saved, files[i].bytes, files[i].length);
         for (uint32_t k = 0; k < count; k++) {
             uint8_t *frame = files[i].bytes + offsets[k];
-            if (frame[20] != FRAME_FINAL) continue;
+            if (frame[20] != FRAME_FINAL && frame[20] != FRAME_ENERGY) continue;
             for (uint32_t at = FRAME_HEADER_BYTES; at < frame_length(frame); at += all ? 1 : 7, tried++) {
                 frame[at]++;
-                seal_frame(frame, salt);
+                seal_frame(frame, &header);
                 if (run(true) == AUDIT_NOTE) fail_msg("%s: frame %u, byte %u forged unseen", files[i].name, k, at);
                 memcpy(frame, saved + offsets[k], lengths[k]);
             }
@@ -457,6 +463,56 @@ static void change_flag(struct record *record)
     record->flags = RECORD_INCOMPLETE;
 }
 
+/* Energy: of charges with and without a FINAL, again, of another account. What a crash leaves out is no finding. */
+static void test_audit_energy(void **state)
+{
+    (void)state;
+    static const struct {
+        uint64_t first, second;      /* charges that the two notes are of; 0: no note */
+        int64_t apart_ms;            /* of their slots */
+        uint64_t account;            /* of the second; 0: its own */
+        const char *text;            /* of the finding; NULL: none */
+    } cases[] = {{0, 0, 0, 0, NULL}, /* two charges, a crash before their windows closed */
+                 {1, 0, 0, 0, NULL}, /* ... between them */
+                 {1, 2, 0, 0, NULL},
+                 {1, 1, 900000, 0, NULL},
+                 {1, 1, 0, 0, "energy of a charge in a slot again"},
+                 {1, 9, 0, 0, "energy of a charge that is not there"},
+                 {1, 2, 0, 1, "energy of a charge that is another account's"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        fixture_setup(state);
+        struct journal_config config = fixture_config();
+        struct journal *journal = fixture_start(&config, NULL);
+        uint32_t handles[2] = {fixture_open(journal, 1), fixture_open(journal, 2)};
+        for (int k = 0; k < 2; k++) {
+            fixture_step(journal, handles[k], 3);
+            if (k == 0) (void)fixture_final(journal, handles[k], 3); /* the other one is running still */
+        }
+        if (cases[i].first) (void)fixture_energy(journal, cases[i].first, SLOT_MS, 1000);
+        if (cases[i].second) {
+            struct record energy = {.charge = fixture_charge(cases[i].second),
+                                    .energy = {.slot_ms = SLOT_MS + cases[i].apart_ms, .pue_ppm = PUE_PPM_MIN}};
+            if (cases[i].account) energy.charge.account = cases[i].account;
+            assert_int_equal(journal_put_energy(journal, &energy), ST_OK);
+        }
+        assert_int_equal(journal_commit(journal), ST_OK);
+        journal_close(journal);
+        struct error err = {""};
+        audit_free(&audit);
+        assert_int_equal(audit_init(&audit, disk_system()), ST_OK);
+        assert_int_equal(audit_scan(&audit, journal_folder, NULL, &err), ST_OK);
+        audit_energies(&audit);
+        const char *found = audit.findings_count > 0 ? audit.findings.data : "";
+        if (audit.findings_count != (cases[i].text != NULL) || (cases[i].text && !strstr(found, cases[i].text)))
+            fail_msg("case %zu: %u findings, %s", i, audit.findings_count, found);
+        assert_int_equal(audit.worst, cases[i].text ? AUDIT_DIFFERENCE : AUDIT_NOTE);
+        assert_int_equal(audit.counts.energies, (cases[i].first != 0) + (cases[i].second != 0));
+        assert_int_equal(audit.counts.lost, 0);
+        assert_int_equal(audit.counts.energy_uj, cases[i].first ? 3003 : 0);
+        fixture_teardown(state);
+    }
+}
+
 static void test_audit_wrong_records(void **state)
 {
     (void)state;
@@ -496,7 +552,7 @@ int main(void)
         cmocka_unit_test(test_audit_every_deleted_frame),   cmocka_unit_test(test_audit_every_swap),
         cmocka_unit_test(test_audit_every_truncation),      cmocka_unit_test(test_audit_every_missing_segment),
         cmocka_unit_test(test_audit_every_forged_byte),     cmocka_unit_test(test_audit_ledger_differs),
-        cmocka_unit_test(test_audit_wrong_records),
+        cmocka_unit_test(test_audit_wrong_records),         cmocka_unit_test(test_audit_energy),
     };
     int failed = cmocka_run_group_tests(tests, set_up, tear_down);
     audit_free(&audit);

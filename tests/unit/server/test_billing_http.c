@@ -253,8 +253,9 @@ static void test_billing_http_json_round_trip(void **state)
     assert_memory_equal(&balance, &back, sizeof back);
     memset(totals, 0, sizeof totals);
     for (uint8_t i = 0; i < MODEL_CLASSES; i++)
-        totals[i] = (struct month_total){i,      i + 1u, i + 2u, i + 3u, UINT64_C(9100000000000000000),
-                                         i + 4u, i + 5u, i + 6u, i + 7u};
+        totals[i] = (struct month_total){i,      i + 1u, i + 2u,  i + 3u,  UINT64_C(9100000000000000000),
+                                         i + 4u, i + 5u, i + 6u,  i + 7u,  UINT64_C(9100000000000000001),
+                                         i + 8u, i + 9u, i + 10u, i + 11u, i + 12u};
     buf_clear(&out);
     bill_json_months(5, NULL, 202611, totals, MODEL_CLASSES, &out);
     assert_int_equal(json_read(out.data, out.length, &root, NULL), ST_OK);

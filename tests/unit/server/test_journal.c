@@ -2,8 +2,12 @@
  * power loss does is tests/billing_sim's. */
 #include "tests/unit/server/journal_fixture.h"
 
+#include "runtime/base/crc32c.h"
+
+#include <inttypes.h>
+
 struct seen {
-    uint32_t frames[FRAME_RECOVER + 1];
+    uint32_t frames[FRAME_ENERGY + 1];
     uint64_t last_lsn, finals_out;
     uint32_t crash_finals;
     uint64_t pseq[PARTITIONS];
@@ -44,7 +48,7 @@ static enum status read_all(const struct journal_config *config, struct seen *se
         }
         assert_int_equal(frame.lsn, seen->last_lsn + 1);
         seen->last_lsn = frame.lsn;
-        if (frame.type == FRAME_FINAL || frame.type == FRAME_GRANT) see_record(seen, &frame);
+        if (frame_is_record(frame.type)) see_record(seen, &frame);
     }
     uint64_t tail = journal_reader_tail(reader);
     journal_reader_close(reader);
@@ -299,6 +303,114 @@ static void test_journal_adopt_starts_another_producer(void **state)
     journal_close(journal);
 }
 
+/* The version in the header of the segment that begins at an LSN. */
+static uint32_t version_of(uint64_t base_lsn)
+{
+    char path[160];
+    uint8_t bytes[SEGMENT_HEADER_BYTES];
+    struct segment_header header;
+    const char *why;
+    (void)snprintf(path, sizeof path, "%s/%016" PRIx64 ".mrj", journal_folder, base_lsn);
+    FILE *file = fopen(path, "rb");
+    assert_non_null(file);
+    assert_int_equal(fread(bytes, 1, sizeof bytes, file), sizeof bytes);
+    fclose(file);
+    assert_int_equal(segment_header_decode(bytes, &header, &why), ST_OK);
+    return header.version;
+}
+
+/* Without energy all segments are of version 1. The first energy ends such a segment; what is put before it stays
+ * there, and a start goes on in the segment of version 2 without making more of them until there is energy again. */
+static void test_journal_energy_makes_version_2(void **state)
+{
+    (void)state;
+    struct journal_config config = fixture_config();
+    struct journal *journal = fixture_start(&config, NULL);
+    uint32_t handle = fixture_open(journal, 1);
+    fixture_step(journal, handle, 2);
+    (void)fixture_final(journal, handle, 2);
+    uint64_t plain = journal_segment_lsn(journal);
+    struct record energy = fixture_energy(journal, 1, 1790000100000, 1000);
+    assert_int_equal(energy.pseq, 2);
+    assert_int_equal(energy.account, 2);
+    assert_int_equal(energy.mclass, 3);
+    assert_int_equal(energy.month, 202609);
+    assert_int_equal(journal_commit(journal), ST_OK);
+    assert_int_equal(journal_durable_lsn(journal), journal_lsn(journal));
+    uint64_t second = journal_segment_lsn(journal);
+    assert_int_equal(second, journal_lsn(journal)); /* the energy alone went into the next one */
+    assert_int_equal(version_of(plain), SEGMENT_VERSION_PLAIN);
+    assert_int_equal(version_of(second), SEGMENT_VERSION_ENERGY);
+    (void)fixture_energy(journal, 1, 1790001000000, 500);
+    assert_int_equal(journal_commit(journal), ST_OK);
+    assert_int_equal(journal_segment_lsn(journal), second);
+    journal_close(journal);
+    struct seen seen;
+    see_all(&config, &seen);
+    assert_int_equal(seen.frames[FRAME_ENERGY], 2);
+    journal = fixture_start(&config, NULL); /* goes on in the segment of version 2 */
+    assert_int_equal(journal_segment_lsn(journal), second);
+    while (journal_segment_lsn(journal) == second) {
+        handle = fixture_open(journal, 2);
+        (void)fixture_final(journal, handle, 0);
+        assert_int_equal(journal_commit(journal), ST_OK);
+    }
+    assert_int_equal(version_of(journal_segment_lsn(journal)), SEGMENT_VERSION_PLAIN);
+    journal_close(journal);
+    see_all(&config, &seen);
+    assert_int_equal(seen.frames[FRAME_ENERGY], 2);
+}
+
+/* A month begins by the operator's clock, and energy counts when it was used. */
+static void test_journal_energy_is_of_its_slots_month(void **state)
+{
+    (void)state;
+    struct journal_config config = fixture_config();
+    config.utc_offset_s = 8 * 3600;
+    struct journal *journal = fixture_start(&config, NULL);
+    assert_int_equal(fixture_energy(journal, 1, 1790783999999 / 900000 * 900000, 1).month, 202609); /* 23:45 */
+    assert_int_equal(fixture_energy(journal, 1, 1790784000000, 1).month, 202610); /* midnight at +08:00 */
+    journal_close(journal);
+}
+
+/* A segment of a version to come is neither damage nor a torn tail: nothing is cut, and the message says what it is. */
+static void test_journal_newer_version_is_refused(void **state)
+{
+    (void)state;
+    struct journal_config config = fixture_config();
+    struct journal *journal = fixture_start(&config, NULL);
+    char path[160];
+    uint8_t bytes[SEGMENT_HEADER_BYTES], after[SEGMENT_HEADER_BYTES];
+    (void)snprintf(path, sizeof path, "%s/%016" PRIx64 ".mrj", journal_folder, journal_segment_lsn(journal));
+    journal_close(journal);
+    FILE *file = fopen(path, "r+b");
+    assert_non_null(file);
+    assert_int_equal(fread(bytes, 1, sizeof bytes, file), sizeof bytes);
+    bytes[8] = 3;
+    struct error err = {""};
+    struct journal_report report;
+    for (int fits = 0; fits < 2; fits++) { /* without its checksum it is a flipped byte: damage */
+        uint32_t crc = crc32c(bytes, SEGMENT_HEADER_BYTES - 4);
+        if (fits == 1) memcpy(bytes + SEGMENT_HEADER_BYTES - 4, &crc, 4);
+        rewind(file);
+        assert_int_equal(fwrite(bytes, 1, sizeof bytes, file), sizeof bytes);
+        fflush(file);
+        const char *says = fits == 1 ? "newer version of this program" : "its header is damaged";
+        assert_int_equal(journal_open(&config, &journal, &report, &err), fits == 1 ? ST_PROTO : ST_INVAL);
+        assert_non_null(strstr(err.message, says));
+        assert_true(fits == 0 || strstr(err.message, "damaged") == NULL);
+        struct seen seen;
+        assert_int_equal(read_all(&config, &seen, &err), fits == 1 ? ST_PROTO : ST_INVAL);
+        struct repair_report repair;
+        assert_int_not_equal(journal_repair(&config, &repair, &err), ST_OK);
+        assert_non_null(strstr(err.message, says));
+        rewind(file);
+        assert_int_equal(fread(after, 1, sizeof after, file), sizeof after);
+        assert_memory_equal(bytes, after, sizeof bytes);
+    }
+    fclose(file);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
@@ -307,6 +419,9 @@ int main(void)
                                        TEST(test_journal_kill_closes_what_was_open),
                                        TEST(test_journal_rotates_and_retires),
                                        TEST(test_journal_reader_follows),
+                                       TEST(test_journal_energy_makes_version_2),
+                                       TEST(test_journal_energy_is_of_its_slots_month),
+                                       TEST(test_journal_newer_version_is_refused),
                                        TEST(test_journal_adopt_starts_another_producer)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

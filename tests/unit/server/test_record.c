@@ -7,6 +7,38 @@
 
 #include <string.h>
 
+/* Of a record with all the fields of a charge, those that an ENERGY record has, and its own. */
+static struct record as_energy(const struct record *from)
+{
+    struct record record = {.kind = RECORD_ENERGY,
+                            .mclass = from->mclass,
+                            .partition = from->partition,
+                            .pseq = from->pseq,
+                            .account = from->account,
+                            .t_ms = from->t_ms,
+                            .month = from->month,
+                            .charge = {.part = from->charge.part,
+                                       .account = from->account,
+                                       .key = from->charge.key,
+                                       .mclass = from->mclass},
+                            .energy = {.slot_ms = 1790000100000,
+                                       .deferral_ms = 60000,
+                                       .uj_prefill = 11000001,
+                                       .uj_decode = 22000002,
+                                       .uj_host = 3000003,
+                                       .uj_idle_share = 4000004,
+                                       .green_uj = 5000005,
+                                       .ugco2_loc = 6000006,
+                                       .ugco2_mkt = 7000007,
+                                       .pue_ppm = 1300000,
+                                       .flags = ENERGY_NOTE_PARTIAL | ENERGY_NOTE_MARGINAL}};
+    memcpy(record.charge.charge_id, from->charge.charge_id, sizeof record.charge.charge_id);
+    memcpy(record.charge.tenant, from->charge.tenant, sizeof record.charge.tenant);
+    memcpy(record.charge.model, from->charge.model, sizeof record.charge.model);
+    memcpy(record.chain, from->chain, CHAIN_BYTES);
+    return record;
+}
+
 static struct record filled(enum record_kind kind)
 {
     struct record record = {.kind = kind,
@@ -58,6 +90,7 @@ static struct record filled(enum record_kind kind)
     record.spec_draft = 40;
     record.spec_rejected = 9;
     if (kind == RECORD_CHARGED) record.units = charge_units(charge, 360, 640, 77);
+    if (kind == RECORD_ENERGY) record = as_energy(&record);
     return record;
 }
 
@@ -70,7 +103,8 @@ static void same_bytes(const struct record *record)
     if (record_decode(bytes, length, &back, &err) != ST_OK) fail_msg("%s", err.message);
     assert_int_equal(record_encode(&back, again), length);
     assert_memory_equal(bytes, again, length);
-    assert_int_equal(back.charge.account, record->kind == 'F' || record->kind == 'W' ? record->account : 0);
+    assert_int_equal(back.charge.account, record->kind == 'G' || record->kind == 'R' ? 0 : record->account);
+    assert_memory_equal(&back.energy, &record->energy, sizeof back.energy);
     assert_string_equal(back.charge.model, record->charge.model);
     assert_string_equal(back.charge.tenant, record->charge.tenant);
     assert_int_equal(back.pseq, record->pseq);
@@ -92,12 +126,13 @@ static void refused(const struct record *record, const char *field)
     if (strstr(err.message, field) == NULL) fail_msg("\"%s\" does not name %s", err.message, field);
 }
 
-static const enum record_kind kinds[] = {RECORD_CHARGED, RECORD_WAIVED, RECORD_GRANT, RECORD_RELEASE};
+static const enum record_kind kinds[] = {RECORD_CHARGED, RECORD_WAIVED, RECORD_GRANT, RECORD_RELEASE, RECORD_ENERGY};
+enum { KINDS = sizeof kinds / sizeof kinds[0] };
 
 static void test_record_round_trip(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < 4; i++) {
+    for (size_t i = 0; i < KINDS; i++) {
         struct record record = filled(kinds[i]);
         same_bytes(&record);
     }
@@ -123,6 +158,14 @@ static void test_record_layout(void **state)
     assert_memory_equal(bytes + 89, "tenant.one", 10);
     assert_memory_equal(bytes + length - 32 - 4, "\x09\0\0\0", 4);
     assert_memory_equal(bytes + length - 32, record.chain, 32);
+    record = filled(RECORD_ENERGY);
+    length = record_encode(&record, bytes);
+    assert_int_equal(length, 28 + 16 + 4 + 8 + 1 + 10 + 1 + 21 + 4 + 8 + 64 + 4 + 2 + 32);
+    assert_int_equal(bytes[0], 'E');
+    assert_memory_equal(bytes + 28, record.charge.charge_id, 16);
+    assert_memory_equal(bytes + length - 32 - 6, "\x20\xd6\x13\0\x22\0", 6);    /* pue_ppm, flags */
+    assert_memory_equal(bytes + length - 32 - 14, "\xc7\xcf\x6a\0\0\0\0\0", 8); /* ugco2_mkt */
+    record = filled(RECORD_CHARGED);
     memset(record.charge.tenant, 't', ACCOUNT_NAME_MAX);
     record.charge.tenant[ACCOUNT_NAME_MAX] = 0;
     memset(record.charge.model, 'm', MODEL_NAME_MAX);
@@ -175,6 +218,21 @@ static void test_record_every_field_at_its_limits(void **state)
     AT_LIMIT(RECORD_CHARGED, out_trimmed, 77, 78, "out_trimmed");
     AT_LIMIT(RECORD_CHARGED, forced, 77, 78, "forced");
     AT_LIMIT(RECORD_CHARGED, spec_rejected, 40, 41, "spec_rejected");
+    AT_LIMIT(RECORD_ENERGY, month, 202612, 202613, "month");
+    AT_LIMIT(RECORD_ENERGY, energy.slot_ms, wall_max / 1000, wall_max / 1000 + 1, "slot_ms");
+    AT_LIMIT(RECORD_ENERGY, energy.slot_ms, 0, -1, "slot_ms");
+    AT_LIMIT(RECORD_ENERGY, energy.deferral_ms, UNITS_MAX, UNITS_MAX + 1, "deferral_ms");
+    AT_LIMIT(RECORD_ENERGY, energy.uj_prefill, UNITS_MAX - 25000005, UNITS_MAX + 1, "uj_prefill");
+    AT_LIMIT(RECORD_ENERGY, energy.uj_decode, UNITS_MAX - 14000004, UNITS_MAX + 1, "uj_decode");
+    AT_LIMIT(RECORD_ENERGY, energy.uj_host, UNITS_MAX - 33000003, UNITS_MAX + 1, "uj_host");
+    AT_LIMIT(RECORD_ENERGY, energy.uj_host, UNITS_MAX - 33000003, UNITS_MAX - 33000002, "uj_decode + uj_host");
+    AT_LIMIT(RECORD_ENERGY, energy.uj_idle_share, UNITS_MAX, UNITS_MAX + 1, "uj_idle_share");
+    AT_LIMIT(RECORD_ENERGY, energy.green_uj, UNITS_MAX, UNITS_MAX + 1, "green_uj");
+    AT_LIMIT(RECORD_ENERGY, energy.ugco2_loc, UNITS_MAX, UNITS_MAX + 1, "ugco2_loc");
+    AT_LIMIT(RECORD_ENERGY, energy.ugco2_mkt, UNITS_MAX, UNITS_MAX + 1, "ugco2_mkt");
+    AT_LIMIT(RECORD_ENERGY, energy.pue_ppm, PUE_PPM_MIN, PUE_PPM_MIN - 1, "pue_ppm");
+    AT_LIMIT(RECORD_ENERGY, energy.pue_ppm, PUE_PPM_MAX, PUE_PPM_MAX + 1, "pue_ppm");
+    AT_LIMIT(RECORD_ENERGY, energy.flags, 63, 64, "flags");
     struct record record = filled(RECORD_CHARGED);
     record.partition = (uint16_t)((record.partition + 1) % PARTITIONS);
     refused(&record, "partition");
@@ -199,7 +257,7 @@ static void test_record_every_field_at_its_limits(void **state)
 static void test_record_every_truncation_is_refused(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < 4; i++) {
+    for (size_t i = 0; i < KINDS; i++) {
         struct record record = filled(kinds[i]), back;
         uint8_t bytes[RECORD_BYTES_MAX + 1] = {0};
         size_t length = record_encode(&record, bytes);
@@ -215,7 +273,7 @@ static void test_record_every_flipped_bit(void **state)
 {
     (void)state;
     static const uint8_t previous[CHAIN_BYTES] = {1, 2, 3};
-    for (size_t i = 0; i < 4; i++) {
+    for (size_t i = 0; i < KINDS; i++) {
         struct record record = filled(kinds[i]), back;
         uint8_t bytes[RECORD_BYTES_MAX], again[RECORD_BYTES_MAX];
         size_t length = record_encode(&record, bytes);
