@@ -6,7 +6,7 @@
 #include "runtime/base/json.h"
 #include "runtime/base/mem.h"
 #include "server/bench/bench_report.h"
-#include "server/billing/http_call.h"
+#include "server/http_call.h"
 
 #include <stdio.h>
 #include <stdlib.h>

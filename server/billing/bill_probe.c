@@ -11,7 +11,7 @@
 #include "runtime/base/random.h"
 #include "server/billing/bill_json.h"
 #include "server/billing/bill_text.h"
-#include "server/billing/http_call.h"
+#include "server/http_call.h"
 
 #include <inttypes.h>
 #include <poll.h>

@@ -4,7 +4,7 @@
 
 #include "runtime/base/mem.h"
 #include "server/billing/bill_json.h"
-#include "server/billing/http_call.h"
+#include "server/http_call.h"
 
 #include <inttypes.h>
 #include <string.h>
