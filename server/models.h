@@ -28,6 +28,7 @@
 #include "server/model_life.h"
 #include "server/model_names.h"
 #include "server/power/power_thread.h"
+#include "server/power/signal.h"
 
 #include <uv.h>
 
@@ -86,8 +87,9 @@ struct models {
     const struct config *config;
     struct models_hooks hooks;
     struct models_listener listener;
-    struct meter *meter; /* borrowed; NULL: nothing is billed. Set before models_start */
-    struct power *power; /* borrowed; NULL: no meter of watts. Set before models_start */
+    struct meter *meter;     /* borrowed; NULL: nothing is billed. Set before models_start */
+    struct power *power;     /* borrowed; NULL: no meter of watts. Set before models_start */
+    struct signals *signals; /* borrowed: what power's sources tell; never NULL once models are started */
     uv_loop_t *loop;
     struct served *items[MODELS_MAX]; /* in the order in which they are listed */
     uint32_t count;

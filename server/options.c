@@ -189,6 +189,12 @@ const struct option option_table[] = {
      "What the device draws without work, where the meter does not tell.", false},
     {"power-full", 0, OPTION_DOUBLE, SERVE, AT(power_full_w), "0", 0, 1e9, "WATTS",
      "What the device draws at most, where the meter does not tell.", false},
+    {"power-signal", 0, OPTION_LIST, SERVE, AT(power_signals), NULL, 0, 0, "KIND:PLACE",
+     "A source of caps, targets, green power, prices and CO2; may be repeated, the first has the best rank. "
+     "fixed:price=..,gco2=..,pue=.. where no source tells them.",
+     false},
+    {"power-default-cap", 0, OPTION_DOUBLE, SERVE, AT(power_default_cap_w), "0", 0, 1e9, "WATTS",
+     "Cap while a source of caps has not been heard for 15 min; it only lowers what was held. 0: none.", false},
     {"threads", 0, OPTION_U32, SERVE | GENERATE, AT(threads), "0", 0, 1024, "N",
      "Threads of the CPU device; 0: one a physical core that this process may use.", false},
     {"cpu-path", 0, OPTION_TEXT, SERVE | GENERATE, AT(cpu_path), "auto", 0, 0, "PATH",

@@ -472,8 +472,12 @@ static void take_last_events(void *state)
 
 static void server_free(struct server *server)
 {
+    signal_feeds_stop(server->signal_feeds); /* a source's news may wake the power thread */
     models_free(&server->models, take_last_events, server);
-    if (!server->models.loader_running) power_destroy(server->models.power);
+    if (!server->models.loader_running) {
+        power_destroy(server->models.power);
+        signal_feeds_destroy(server->signal_feeds);
+    }
     billing_close(server->billing);
     http_server_destroy(server->http);
     http_server_destroy(server->admin_http);
@@ -494,8 +498,15 @@ static enum status open_power(struct server *server, struct error *err)
                                     .cap_w = config->power_cap_w,
                                     .target_w = config->power_target_w,
                                     .clock = clock_system()};
+    struct signal_setup signals = {.specs = (const char *const *)config->power_signals.items,
+                                   .specs_count = config->power_signals.count,
+                                   .default_cap_w = config->power_default_cap_w,
+                                   .clock = clock_system()};
     struct power_state state;
+    TRY(signal_feeds_create(&signals, &server->signal_feeds, err));
+    server->models.signals = signal_feeds_store(server->signal_feeds);
     TRY(power_create(&settings, &server->models.power, err));
+    TRY(signal_feeds_start(server->signal_feeds, err));
     if (!server->models.power) return ST_OK;
     power_read_state(server->models.power, &state);
     log_line(LOG_INFO, "power", "meter=\"%s\" idle_w=%g full_w=%g cap_w=%g target_w=%g%s", state.sensor, state.idle_w,

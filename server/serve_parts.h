@@ -20,6 +20,7 @@
 #include "server/http_conn.h"
 #include "server/http_route.h"
 #include "server/models.h"
+#include "server/power/signal_feed.h"
 #include "server/serve.h"
 
 #include <pthread.h>
@@ -50,8 +51,9 @@ struct server {
     struct http_server *admin_http; /* --admin-port; NULL: none */
     uint32_t http_open;             /* of the two, those that have not closed */
     struct auth *auth;
-    struct billing *billing; /* NULL: nothing is billed */
-    uint64_t answers_seen;   /* of the ledger, by billing */
+    struct billing *billing;           /* NULL: nothing is billed */
+    uint64_t answers_seen;             /* of the ledger, by billing */
+    struct signal_feeds *signal_feeds; /* --power-signal; the store is in models.signals */
     struct models models;
     struct metrics_process metrics;
     struct exchanges exchanges;

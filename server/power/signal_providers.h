@@ -1,0 +1,7 @@
+/* The providers of power signals, each in the file of its name; see signal_feed.h. */
+#ifndef SERVER_POWER_SIGNAL_PROVIDERS_H
+#define SERVER_POWER_SIGNAL_PROVIDERS_H
+
+#include "server/power/signal_feed.h"
+
+#endif
