@@ -206,8 +206,10 @@ static const struct batch *plan(struct engine *e, uint64_t now_ns)
 static void pay(struct engine *e, struct power_step *step, uint64_t now_ns)
 {
     if (!e->config.power) return;
+    uint32_t count;
+    const struct energy_share *shares = sched_plan_shares(e->sched, &count);
     step->joules = sched_plan_joules(e->sched, &step->work);
-    power_port_launched(e->config.power, now_ns, step);
+    power_port_launched(e->config.power, now_ns, step, shares, count);
 }
 
 static void tell_step(struct engine *e, struct power_step *step, uint64_t start_ns, uint64_t end_ns, uint64_t next_ns)
@@ -438,6 +440,7 @@ static enum status make_scheduler(struct engine *e, const struct tokenizer *toke
                                   .queue_tokens_max = c->queue_tokens_max,
                                   .tenants_max = c->tenants_max,
                                   .tenant_share_percent = c->tenant_share_percent,
+                                  .tells_shares = c->power != NULL,
                                   .itl_target_ns = c->itl_target_ns,
                                   .prefix_cache = c->prefix_cache,
                                   .think_start_id = c->think_start_id,

@@ -1,6 +1,7 @@
 /* Orders and records; see power_port.h. */
 #include "scheduler/power_port.h"
 
+#include "runtime/base/check.h"
 #include "runtime/base/clock.h"
 
 #include <math.h>
@@ -13,7 +14,11 @@ enum status power_port_init(struct power_port *port)
 {
     memset(port, 0, sizeof *port);
     port->order.allowance_w = INFINITY;
-    TRY(ring_init(&port->steps, POWER_STEPS_MAX, sizeof(struct power_step)));
+    if (ring_init(&port->steps, POWER_STEPS_MAX, sizeof(struct power_step)) != ST_OK ||
+        ring_init(&port->shares, POWER_SHARES_MAX, sizeof(struct energy_share)) != ST_OK) {
+        power_port_free(port);
+        return ST_NOMEM;
+    }
     power_port_order(port, &port->order);
     return ST_OK;
 }
@@ -21,6 +26,7 @@ enum status power_port_init(struct power_port *port)
 void power_port_free(struct power_port *port)
 {
     ring_free(&port->steps);
+    ring_free(&port->shares);
 }
 
 void power_port_order(struct power_port *port, const struct power_order *order)
@@ -31,6 +37,15 @@ void power_port_order(struct power_port *port, const struct power_order *order)
 bool power_port_take(struct power_port *port, struct power_step *step)
 {
     return ring_pop(&port->steps, step);
+}
+
+uint32_t power_port_shares(struct power_port *port, const struct power_step *step, struct energy_share *shares)
+{
+    uint64_t first = step->shares_end - step->shares;
+    uint32_t count = 0;
+    while (port->shares_taken < step->shares_end && ring_pop(&port->shares, &shares[count]))
+        if (port->shares_taken++ >= first) count++; /* else of a step whose record was lost */
+    return count;
 }
 
 /* False: it is the one that is known. */
@@ -60,15 +75,39 @@ uint64_t power_port_begin(struct power_port *port, struct sched *sched, uint64_t
     return wait_ns < 1 ? 1 : wait_ns > LOOK_NS ? LOOK_NS : wait_ns;
 }
 
-void power_port_launched(struct power_port *port, uint64_t now_ns, const struct power_step *step)
+void power_port_launched(struct power_port *port, uint64_t now_ns, struct power_step *step,
+                         const struct energy_share *shares, uint32_t count)
 {
+    bool fits = ring_room(&port->shares) >= count;
+    for (uint32_t i = 0; i < count && fits; i++) CHECK(ring_push(&port->shares, &shares[i]));
+    step->shares = fits ? count : 0;
+    step->shares_end = port->shares_told += step->shares;
+    if (!fits) atomic_fetch_add_explicit(&port->lost, 1, memory_order_relaxed);
     if (isfinite(port->order.allowance_w)) joule_bucket_pay(&port->bucket, step->joules);
     if (!atomic_load_explicit(&port->busy_ns, memory_order_relaxed))
         atomic_store_explicit(&port->busy_ns, now_ns, memory_order_release);
 }
 
-void power_port_stepped(struct power_port *port, const struct power_step *step, uint64_t next_ns)
+/* Its record did not fit. */
+static void miss(struct power_port *port, const struct power_step *step)
 {
-    if (!ring_push(&port->steps, step)) atomic_fetch_add_explicit(&port->lost, 1, memory_order_relaxed);
+    struct power_missed *missed = &port->missed;
+    if (missed->work.steps == 0) missed->start_ns = step->start_ns;
+    missed->end_ns = step->end_ns;
+    missed->work.steps += step->work.steps;
+    missed->work.prefill_tokens += step->work.prefill_tokens;
+    missed->work.prefill_pairs += step->work.prefill_pairs;
+    missed->work.decode_rows += step->work.decode_rows;
+    missed->work.decode_context += step->work.decode_context;
+    atomic_fetch_add_explicit(&port->lost, 1, memory_order_relaxed);
+}
+
+void power_port_stepped(struct power_port *port, struct power_step *step, uint64_t next_ns)
+{
+    step->missed = port->missed;
+    if (ring_push(&port->steps, step))
+        port->missed = (struct power_missed){.start_ns = 0};
+    else
+        miss(port, step);
     atomic_store_explicit(&port->busy_ns, next_ns, memory_order_release); /* after the record */
 }

@@ -1,4 +1,5 @@
-/* Between an engine and the thread that holds the node's watts: orders in, records of steps out. Neither side waits.
+/* Between an engine and the thread that holds the node's watts: orders in, records of steps and of who was in them out.
+ * Neither side waits.
  *
  *   power thread --power_port_order--> words under a sequence number --power_port_begin--> joule bucket,
  * sched_set_power power thread <--power_port_take--- ring of step records <--------power_port_stepped--- engine thread
@@ -16,7 +17,8 @@
 #include "scheduler/sched.h"
 #include "scheduler/throttle.h"
 
-enum { POWER_STEPS_MAX = 4096 }; /* records between two looks of the power thread */
+/* Records between two looks of the power thread; 32768 shares are 500 steps of 64 sequences. */
+enum { POWER_STEPS_MAX = 4096, POWER_SHARES_MAX = 32768 };
 
 struct power_order {
     double allowance_w; /* of work above idle; infinity: no limit */
@@ -29,6 +31,13 @@ struct power_step {
     uint64_t start_ns, end_ns; /* on the device */
     struct energy_work work;
     double joules; /* above idle, as they were predicted and paid */
+    /* the port's: */
+    uint64_t shares_end; /* shares told with this step and before it, of all time */
+    uint32_t shares;     /* of this step; 0: they did not fit */
+    struct power_missed {
+        uint64_t start_ns, end_ns;
+        struct energy_work work; /* steps 0: none */
+    } missed;                    /* steps before this one whose records did not fit, together */
 };
 
 enum { POWER_ORDER_WORDS = sizeof(struct power_order) / sizeof(uint64_t) };
@@ -40,8 +49,12 @@ struct power_port {
     struct ring steps;
     _Atomic uint64_t busy_ns;  /* when the device began with the oldest step under way; 0: there is none */
     _Atomic uint64_t paced_ns; /* slept with work there, for power; of all time */
-    _Atomic uint64_t lost;     /* records that found the ring full */
+    _Atomic uint64_t lost;     /* steps whose record, or whose shares, found the ring full */
+    struct ring shares;
+    uint64_t shares_taken; /* power thread */
     /* engine thread */
+    uint64_t shares_told;
+    struct power_missed missed;
     struct power_order order;
     uint64_t order_sequence;
     struct joule_bucket bucket;
@@ -54,6 +67,8 @@ void power_port_free(struct power_port *port);
 
 void power_port_order(struct power_port *port, const struct power_order *order);
 bool power_port_take(struct power_port *port, struct power_step *step); /* the next record; false: none */
+/* The shares of the record that was taken last, once; shares has room for POWER_SHARES_MAX. Returns how many. */
+uint32_t power_port_shares(struct power_port *port, const struct power_step *step, struct energy_share *shares);
 
 /* ---- engine thread ---- */
 
@@ -62,9 +77,10 @@ bool power_port_take(struct power_port *port, struct power_step *step); /* the n
 uint64_t power_port_begin(struct power_port *port, struct sched *sched, uint64_t now_ns);
 /* Whether the last order limits anything. */
 bool power_port_limits(const struct power_port *port);
-/* A planned step goes to the device. */
-void power_port_launched(struct power_port *port, uint64_t now_ns, const struct power_step *step);
+/* A planned step goes to the device; fills the port's members of its record. */
+void power_port_launched(struct power_port *port, uint64_t now_ns, struct power_step *step,
+                         const struct energy_share *shares, uint32_t count);
 /* It has run. next_ns: when the device began with the one after it, 0: there is none. */
-void power_port_stepped(struct power_port *port, const struct power_step *step, uint64_t next_ns);
+void power_port_stepped(struct power_port *port, struct power_step *step, uint64_t next_ns);
 
 #endif

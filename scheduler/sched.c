@@ -94,6 +94,7 @@ static bool create_steps(struct sched *s)
     for (uint32_t i = 0; i < SCHED_STEPS_MAX; i++) {
         struct planned_step *step = &s->steps[i];
         step->parts = mem_alloc(c->running_max, sizeof *step->parts);
+        if (c->tells_shares && !(step->shares = mem_alloc(c->running_max, sizeof *step->shares))) return false;
         if (!step->parts || batch_create(c->step_tokens_max, c->running_max, c->rows_max, &step->batch) != ST_OK)
             return false;
     }
@@ -134,6 +135,7 @@ void sched_destroy(struct sched *s)
     for (uint32_t i = 0; i < SCHED_STEPS_MAX; i++) {
         batch_destroy(s->steps[i].batch);
         mem_free(s->steps[i].parts);
+        mem_free(s->steps[i].shares);
     }
     heap_free(&s->ageing);
     heap_free(&s->deadlines);

@@ -27,6 +27,7 @@
 
 #include "runtime/base/status.h"
 #include "runtime/batch.h"
+#include "runtime/power/attribution.h"
 #include "runtime/power/energy_model.h"
 #include "scheduler/request.h"
 
@@ -55,6 +56,7 @@ struct sched_config {
     uint64_t queue_tokens_max;
     uint32_t tenants_max;
     uint32_t tenant_share_percent; /* 1..100 */
+    bool tells_shares;             /* sched_plan_shares is wanted */
     uint64_t itl_target_ns;        /* 0: no bound on chunks, and the cost model stays frozen */
     bool prefix_cache;
     uint64_t cache_epoch;                  /* changes when cached KV stops being valid */
@@ -121,6 +123,9 @@ const struct batch *sched_plan(struct sched *sched, uint64_t now_ns);
 void sched_set_power(struct sched *sched, const struct sched_power *power);
 /* What the last plan with tokens computes, and its joules above idle by the model of sched_set_power. Returns these. */
 double sched_plan_joules(const struct sched *sched, struct energy_work *work);
+/* Who does what in that plan: a share for each sequence of its batch, in that order; group is the request's service
+ * class. With config.tells_shares only. Valid until the next plan. */
+const struct energy_share *sched_plan_shares(const struct sched *sched, uint32_t *count);
 
 /* Takes the results of the oldest open step: all of it (R14). */
 void sched_commit(struct sched *sched, const struct batch_result *result, uint64_t now_ns);

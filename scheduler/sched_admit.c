@@ -124,6 +124,7 @@ static uint32_t sequence_start(struct sched *s, uint32_t job_idx)
     s->slots_free--;
     *seq = (struct seq){.choice = &request->choices[choice_idx],
                         .params = &request->params,
+                        .request_id = request->id,
                         .seed = request->choices[choice_idx].seed,
                         .job = job_idx,
                         .choice_idx = choice_idx,
@@ -138,6 +139,7 @@ static uint32_t sequence_start(struct sched *s, uint32_t job_idx)
                         .order = ++s->seq_order_last,
                         .tenant = request->tenant,
                         .rank = job->rank,
+                        .service_class = (uint8_t)request->service_class,
                         .thinking = starts_thinking(s, request)};
     if (job->seqs != SLOT_NONE) s->seqs[job->seqs].previous = slot;
     job->seqs = slot;

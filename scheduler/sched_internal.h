@@ -56,7 +56,7 @@ enum seq_state { SEQ_FREE, SEQ_RUNNING, SEQ_PREEMPTED, SEQ_LEAVING };
 struct seq {
     struct choice *choice;
     const struct sampling_params *params;
-    uint64_t seed;
+    uint64_t request_id, seed;
     const uint32_t *banned; /* ids that may not be chosen below min_tokens */
     uint32_t banned_count;
     uint32_t job;
@@ -68,6 +68,7 @@ struct seq {
     uint32_t indexed;       /* leading blocks that were offered to the prefix index */
     uint32_t blocks_left;   /* LEAVING: of its table */
     uint8_t state;          /* enum seq_state */
+    uint8_t service_class;  /* of the request; rank rises with age, this does not */
     uint8_t preemptions;    /* saturating */
     uint8_t steps_left;     /* LEAVING: steps planned and not committed that it is in */
     bool leader, thinking, chain_broken, ignore_eos, keep_special;
@@ -109,7 +110,8 @@ struct step_part {
 
 struct planned_step {
     struct batch *batch;
-    struct step_part *parts; /* [running_max] */
+    struct step_part *parts;     /* [running_max] */
+    struct energy_share *shares; /* [running_max]; NULL: nobody asks */
     struct cost_step cost;
     struct energy_work work;
 };

@@ -428,6 +428,20 @@ static inline struct batch_end write_sequence(struct sched *s, const struct plan
     return (struct batch_end){token_end, at.seq + 1, row_end};
 }
 
+/* What a planned sequence does in the step, for its bill of joules. */
+static void write_share(const struct sched *s, const struct hot *hot, uint64_t seen, struct energy_share *share)
+{
+    const struct seq *seq = &s->seqs[hot->slot];
+    bool decode = hot->flags & HOT_DECODE;
+    *share = (struct energy_share){.request_id = seq->request_id,
+                                   .prefill_tokens = decode ? 0 : hot->planned,
+                                   .prefill_pairs = decode ? 0 : (double)seen,
+                                   .decode_rows = decode,
+                                   .decode_context = decode ? (double)seen : 0,
+                                   .sequences = 1,
+                                   .group = seq->service_class};
+}
+
 static void write_batch(struct sched *s, struct planned_step *step)
 {
     struct batch *batch = step->batch;
@@ -450,6 +464,7 @@ static void write_batch(struct sched *s, struct planned_step *step)
             decodes++;
             context += seen;
         }
+        if (step->shares) write_share(s, hot, seen, &step->shares[at.seq]);
         at = write_sequence(s, step, at, i);
     }
     s->touched += s->hot_count;

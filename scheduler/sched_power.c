@@ -26,10 +26,23 @@ static double joules_above_idle(const struct sched *s, const struct energy_work 
     return fmax(0, energy_model_joules(&s->power.model, work) - s->power.idle_w * step_s);
 }
 
-double sched_plan_joules(const struct sched *s, struct energy_work *work)
+static const struct planned_step *last_plan(const struct sched *s)
 {
     CHECK(s->steps_open > 0);
-    const struct planned_step *step = &s->steps[(s->step_oldest + s->steps_open - 1) % SCHED_STEPS_MAX];
+    return &s->steps[(s->step_oldest + s->steps_open - 1) % SCHED_STEPS_MAX];
+}
+
+const struct energy_share *sched_plan_shares(const struct sched *s, uint32_t *count)
+{
+    const struct planned_step *step = last_plan(s);
+    CHECK(step->shares != NULL);
+    *count = step->batch->seqs_count;
+    return step->shares;
+}
+
+double sched_plan_joules(const struct sched *s, struct energy_work *work)
+{
+    const struct planned_step *step = last_plan(s);
     *work = step->work;
     return joules_above_idle(s, &step->work, &step->cost);
 }

@@ -59,15 +59,21 @@ static void count_bounds(struct histogram *histogram, uint32_t max)
         }
 }
 
+/* As the format writes a label; cut where it does not fit. */
+static void escape_label(const char *text, char *out, size_t size)
+{
+    size_t used = 0;
+    for (const char *c = text; *c && used + 3 < size; c++) {
+        if (*c == '"' || *c == '\\') out[used++] = '\\';
+        out[used++] = *c == '\n' ? ' ' : *c;
+    }
+    out[used] = '\0';
+}
+
 void metrics_init(struct metrics *metrics, const char *model_name, uint32_t context_max)
 {
     *metrics = (struct metrics){0};
-    size_t used = 0;
-    for (const char *c = model_name; *c && used + 3 < sizeof metrics->model_name;
-         c++) { /* label escapes of the format */
-        if (*c == '"' || *c == '\\') metrics->model_name[used++] = '\\';
-        metrics->model_name[used++] = *c == '\n' ? ' ' : *c;
-    }
+    escape_label(model_name, metrics->model_name, sizeof metrics->model_name);
     for (size_t i = 0; i < HISTOGRAM_COUNT; i++) {
         struct histogram *histogram = &metrics->histograms[i];
         if (!shapes[i].bounds) {
@@ -293,19 +299,32 @@ static void print_counters(struct printer *p, const struct metrics *metrics, con
     print_usage(p, metrics);
 }
 
-/* All phases of closed windows: their sum is the meter. */
-static void print_energy(struct printer *p, const struct energy_books *books)
+static void print_group(struct printer *p, const char *tier, const char *model, const struct energy_group *group)
 {
+    char label[2 * POWER_MODEL_NAME_MAX + 64], name[2 * POWER_MODEL_NAME_MAX + 2];
+    escape_label(model, name, sizeof name);
+    (void)snprintf(label, sizeof label, ",tier=\"%s\",model=\"%s\",phase=\"prefill\"", tier, name);
+    sample(p, "mr_energy_joules_total", label, (double)group->prefill_uj * 1e-6);
+    (void)snprintf(label, sizeof label, ",tier=\"%s\",model=\"%s\",phase=\"decode\"", tier, name);
+    sample(p, "mr_energy_joules_total", label, (double)group->decode_uj * 1e-6);
+}
+
+/* All phases of closed windows: their sum is the meter. */
+static void print_energy(struct printer *p, const struct power_usage *usage)
+{
+    static const char *const tiers[CLASS_COUNT] = {"priority", "default", "flex", "batch"};
+    const struct energy_books *books = &usage->books;
     const struct {
         const char *labels;
         uint64_t uj;
-    } phases[] = {{",phase=\"prefill\"", books->prefill_uj},
-                  {",phase=\"decode\"", books->decode_uj},
-                  {",phase=\"idle\"", books->idle_uj},
-                  {",phase=\"paced\"", books->paced_uj},
-                  {",phase=\"unattributed\"", books->unattributed_uj}};
+    } phases[] = {{",tier=\"\",model=\"\",phase=\"idle\"", books->idle_uj},
+                  {",tier=\"\",model=\"\",phase=\"paced\"", books->paced_uj},
+                  {",tier=\"\",model=\"\",phase=\"unattributed\"", books->unattributed_uj}};
     head(p, "mr_energy_joules_total", "counter",
-         "Joules of the meter, each in one phase; idle and paced at base power");
+         "Joules of the meter, each once: of requests by tier and model, and of nobody; idle and paced at base power");
+    for (uint32_t i = 0; i < usage->count; i++)
+        for (uint32_t tier = 0; tier < CLASS_COUNT; tier++)
+            print_group(p, tiers[tier], usage->models[i], &usage->groups[i][tier]);
     for (size_t i = 0; i < sizeof phases / sizeof *phases; i++)
         sample(p, "mr_energy_joules_total", phases[i].labels, (double)phases[i].uj * 1e-6);
 }
@@ -313,7 +332,7 @@ static void print_energy(struct printer *p, const struct energy_books *books)
 static void print_power(struct printer *p, const struct metrics_power *now)
 {
     if (!now->is_on) return;
-    print_energy(p, &now->books);
+    print_energy(p, now->usage);
     head(p, "mr_power_watts", "gauge", "Power of the last window of the meter, by scope");
     sample(p, "mr_power_watts", ",scope=\"devices\"", now->watts);
     if (isfinite(now->setpoint_w)) {

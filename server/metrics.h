@@ -5,10 +5,10 @@
 #define SERVER_METRICS_H
 
 #include "runtime/base/buf.h"
-#include "runtime/power/attribution.h"
 #include "runtime/base/status.h"
 #include "scheduler/engine.h"
 #include "server/billing/usage.h"
+#include "server/power/power_thread.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -72,7 +72,7 @@ struct metrics_power {
     uint32_t shed_level, alarm;            /* alarm: 0 fine, 1 silent, 2 lost */
     double meter_j, meter_s;               /* counted by the meter, and in how long */
     uint64_t windows, read_failures, steps_lost;
-    struct energy_books books;
+    const struct power_usage *usage; /* with is_on */
 };
 
 /* What is true of the process. */

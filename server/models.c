@@ -231,7 +231,7 @@ static enum status start_engine(struct served *served, struct error *err)
     model->think_start_id = tokenizer_special_id(model->tokenizer, "<think>");
     model->think_end_id = tokenizer_special_id(model->tokenizer, "</think>");
     make_fingerprint(served);
-    if (models->power && power_open_port(models->power, &served->power) != ST_OK)
+    if (models->power && power_open_port(models->power, served->names.items[0], &served->power) != ST_OK)
         return error_set(err, ST_NOMEM, "no memory for the engine's power port");
     uint64_t queue_max = config->max_num_queued_reqs ? config->max_num_queued_reqs : limits.queue_requests;
     struct engine_config settings = {

@@ -162,7 +162,8 @@ void reply_metrics(struct server *server, struct http_conn *conn)
                                             .windows = state.windows,
                                             .read_failures = state.read_failures,
                                             .steps_lost = state.steps_lost,
-                                            .books = state.books};
+                                            .usage = &server->power_usage};
+        power_read_usage(server->models.power, &server->power_usage);
     }
     struct buf body;
     buf_init(&body, 0);

@@ -56,6 +56,7 @@ struct server {
     struct signal_feeds *signal_feeds; /* --power-signal; the store is in models.signals */
     struct models models;
     struct metrics_process metrics;
+    struct power_usage power_usage; /* as last read for /metrics */
     struct exchanges exchanges;
     struct admin_wait *admin_waits;     /* admin calls that wait for a model to arrive somewhere */
     struct ledger_client ledger;        /* calls NULL: this server does not bill */

@@ -13,6 +13,7 @@
 #include "runtime/power/apportion.h"
 
 #include <math.h>
+#include <stddef.h>
 #include <string.h>
 
 enum { NONE = UINT32_MAX, LIMIT_MAX = 1 << 19 };
@@ -39,6 +40,7 @@ struct account {
     struct energy_account open;
     uint32_t queued, touched; /* touched: its place in this window's list, or NONE */
     uint32_t next;            /* of the free ones, or of the done ones */
+    uint32_t group;
     bool ended;
 };
 
@@ -56,6 +58,9 @@ struct attribution {
     double idle_w;
     uint32_t window_flags;
     struct energy_books books;
+    struct energy_group *groups;
+    struct carbon_rates rates;
+    struct carbon_rest carbon_rest;
     /* of a window: touched accounts; two parties each, and nobody */
     uint32_t *touched, touched_count;
     double *weights;
@@ -75,12 +80,12 @@ static uint32_t account_find(const struct attribution *at, uint64_t id)
     return NONE;
 }
 
-static uint32_t account_add(struct attribution *at, uint64_t id)
+static uint32_t account_add(struct attribution *at, uint64_t id, uint32_t group)
 {
     uint32_t idx = at->free_first, slot = table_slot(at, id);
     if (idx == NONE) return NONE;
     at->free_first = at->accounts[idx].next;
-    at->accounts[idx] = (struct account){.open.request_id = id, .touched = NONE, .next = NONE};
+    at->accounts[idx] = (struct account){.open.request_id = id, .touched = NONE, .next = NONE, .group = group};
     while (at->table[slot] != NONE) slot = (slot + 1) & at->table_mask;
     at->table[slot] = idx;
     return idx;
@@ -127,8 +132,9 @@ static enum status lists_create(struct attribution *at, struct error *err)
     at->weights = mem_alloc(parties, sizeof *at->weights);
     at->parts = mem_alloc(parties, sizeof *at->parts);
     at->remainders = mem_alloc(parties, sizeof *at->remainders);
+    at->groups = mem_alloc(c->groups_max + 1, sizeof *at->groups); /* the last: of those in none */
     if (!at->accounts || !at->table || !at->spans || !at->shares || !at->touched || !at->weights || !at->parts ||
-        !at->remainders)
+        !at->remainders || !at->groups)
         return error_set(err, ST_NOMEM, "no memory for the energy of %u requests", (unsigned)c->accounts_max);
     memset(at->table, 0xff, slots * sizeof *at->table);
     at->free_first = 0;
@@ -140,7 +146,8 @@ static enum status lists_create(struct attribution *at, struct error *err)
 enum status attribution_create(const struct attribution_config *config, struct attribution **out, struct error *err)
 {
     if (config->accounts_max < 1 || config->accounts_max > LIMIT_MAX || config->steps_max < 1 ||
-        config->steps_max > LIMIT_MAX || config->shares_max < 1 || config->shares_max > LIMIT_MAX)
+        config->steps_max > LIMIT_MAX || config->shares_max < 1 || config->shares_max > LIMIT_MAX ||
+        config->groups_max > LIMIT_MAX)
         return error_set(err, ST_INVAL, "the limits of energy accounts are 1 to %d", (int)LIMIT_MAX);
     struct attribution *at = mem_alloc(1, sizeof *at);
     if (!at) return error_set(err, ST_NOMEM, "no memory for energy accounts");
@@ -165,6 +172,7 @@ void attribution_destroy(struct attribution *at)
     mem_free(at->weights);
     mem_free(at->parts);
     mem_free(at->remainders);
+    mem_free(at->groups);
     mem_free(at);
 }
 
@@ -266,34 +274,78 @@ static void split_time(const struct attribution *at, const struct covered *sum, 
 static void share_idle(struct attribution *at, uint64_t uj)
 {
     uint32_t count = at->touched_count;
-    for (uint32_t i = 0; i < count; i++)
-        at->weights[i] = (double)(at->parts[2 * (size_t)i] + at->parts[2 * (size_t)i + 1]);
     if (!apportion(uj, at->weights, count, at->parts, at->remainders)) return;
     for (uint32_t i = 0; i < count; i++) at->accounts[at->touched[i]].open.idle_share_uj += at->parts[i];
     at->books.idle_shared_uj += count > 0 ? uj : 0;
 }
 
+/* One column of the window's CO2, into the member of the accounts that lies there. */
+static void share_column(struct attribution *at, uint64_t whole, size_t member)
+{
+    uint32_t count = at->touched_count;
+    if (!apportion(whole, at->weights, count + 1, at->parts, at->remainders)) return;
+    for (uint32_t i = 0; i < count; i++) {
+        char *carbon = (char *)&at->accounts[at->touched[i]].open.carbon;
+        *(uint64_t *)(void *)(carbon + member) += at->parts[i];
+        *(uint64_t *)(void *)((char *)&at->books.carbon_requests + member) += at->parts[i];
+    }
+}
+
+/* The window's green energy and CO2: over its requests by their joules, and what is nobody's. */
+static void share_carbon(struct attribution *at, const struct carbon *carbon, uint64_t rest_uj)
+{
+    at->weights[at->touched_count] = (double)rest_uj;
+    share_column(at, carbon->green_uj, offsetof(struct carbon, green_uj));
+    share_column(at, carbon->location_ug, offsetof(struct carbon, location_ug));
+    share_column(at, carbon->market_ug, offsetof(struct carbon, market_ug));
+    share_column(at, carbon->marginal_ug, offsetof(struct carbon, marginal_ug));
+}
+
+/* What an account was given in the window, as parts 2 i and 2 i + 1 say. */
+static uint64_t credit(struct attribution *at, uint32_t i)
+{
+    struct account *account = &at->accounts[at->touched[i]];
+    uint64_t prefill_uj = at->parts[2 * (size_t)i], decode_uj = at->parts[2 * (size_t)i + 1];
+    struct energy_group *group =
+        &at->groups[account->group < at->config.groups_max ? account->group : at->config.groups_max];
+    account->open.prefill_uj += prefill_uj;
+    account->open.decode_uj += decode_uj;
+    account->open.flags |= at->window_flags;
+    group->prefill_uj += prefill_uj;
+    group->decode_uj += decode_uj;
+    at->books.prefill_uj += prefill_uj;
+    at->books.decode_uj += decode_uj;
+    return prefill_uj + decode_uj;
+}
+
 /* Rules 2 to 4. */
-static void split_steps(struct attribution *at, const struct covered *sum, uint64_t uj, uint64_t idle_uj)
+static void split_steps(struct attribution *at, const struct covered *sum, uint64_t uj, uint64_t idle_uj,
+                        uint64_t beyond_uj, const struct carbon *carbon)
 {
     size_t parties = 2 * (size_t)at->touched_count + 1;
     at->weights[parties - 1] = sum->lost_j;
     if (!apportion(uj, at->weights, (uint32_t)parties, at->parts, at->remainders)) {
         at->books.unattributed_uj += uj;
     } else {
-        for (uint32_t i = 0; i < at->touched_count; i++) {
-            struct energy_account *open = &at->accounts[at->touched[i]].open;
-            open->prefill_uj += at->parts[2 * (size_t)i];
-            open->decode_uj += at->parts[2 * (size_t)i + 1];
-            open->flags |= at->window_flags;
-            at->books.prefill_uj += at->parts[2 * (size_t)i];
-            at->books.decode_uj += at->parts[2 * (size_t)i + 1];
+        uint64_t lost_uj = at->parts[parties - 1];
+        at->books.unattributed_uj += lost_uj;
+        for (uint32_t i = 0; i < at->touched_count; i++) at->weights[i] = (double)credit(at, i);
+        if (at->touched_count > 0) {
+            share_idle(at, idle_uj);
+            share_carbon(at, carbon, idle_uj + lost_uj + beyond_uj);
         }
-        at->books.unattributed_uj += at->parts[parties - 1];
-        if (at->touched_count > 0) share_idle(at, idle_uj);
     }
     for (uint32_t i = 0; i < at->touched_count; i++) at->accounts[at->touched[i]].touched = NONE;
     at->touched_count = 0;
+}
+
+/* Joules that the meter has counted, in so long. */
+static struct carbon add_meter(struct attribution *at, uint64_t uj, uint64_t duration_ns)
+{
+    struct carbon carbon = carbon_of(&at->rates, uj, duration_ns, &at->carbon_rest);
+    at->books.meter_uj += uj;
+    carbon_add(&at->books.carbon, &carbon);
+    return carbon;
 }
 
 static void close_window(struct attribution *at)
@@ -302,18 +354,17 @@ static void close_window(struct attribution *at)
     uint64_t uj = at->books.pending_uj, most = WINDOW_UJ_MAX, parts[3];
     double full_uj = at->config.full_w * FULL_MARGIN * (double)(at->end_ns - at->begin_ns) * 1e-3;
     if (at->config.full_w > 0 && full_uj < (double)most) most = (uint64_t)full_uj;
-    at->books.meter_uj += uj;
+    struct carbon carbon = add_meter(at, uj, at->end_ns - at->begin_ns);
+    uint64_t beyond_uj = uj > most ? uj - most : 0;
     at->books.pending_uj = 0;
     at->books.windows++;
-    if (uj > most) {
-        at->books.unattributed_uj += uj - most;
-        uj = most;
-    }
+    at->books.unattributed_uj += beyond_uj;
+    uj -= beyond_uj;
     cover(at, &sum);
     split_time(at, &sum, uj, parts);
     at->books.idle_uj += parts[0];
     at->books.paced_uj += parts[1];
-    split_steps(at, &sum, parts[2], parts[0] + parts[1]);
+    split_steps(at, &sum, parts[2], parts[0] + parts[1], beyond_uj, &carbon);
     at->begin_ns = at->end_ns;
     at->window_flags = 0;
 }
@@ -342,10 +393,11 @@ static struct span *span_push(struct attribution *at, uint64_t start_ns, uint64_
     return span;
 }
 
-static void share_push(struct attribution *at, struct span *span, uint64_t id, double prefill_j, double decode_j)
+static void share_push(struct attribution *at, struct span *span, const struct energy_share *share, double prefill_j,
+                       double decode_j)
 {
-    uint32_t idx = account_find(at, id);
-    if (idx == NONE) idx = account_add(at, id);
+    uint32_t idx = account_find(at, share->request_id);
+    if (idx == NONE) idx = account_add(at, share->request_id, share->group);
     if (idx != NONE && at->accounts[idx].ended) idx = NONE;
     if (idx == NONE) {
         span->lost_j += prefill_j + decode_j;
@@ -383,7 +435,7 @@ void attribution_step(struct attribution *at, const struct energy_model *model, 
             energy_model_term(model, 3) * share->decode_rows + energy_model_term(model, 4) * share->decode_context;
         *(share->decode_rows > 0 ? &decode_j : &prefill_j) += fixed_j * (share->sequences > 0 ? share->sequences : 1);
         if (fits)
-            share_push(at, span, share->request_id, prefill_j, decode_j);
+            share_push(at, span, share, prefill_j, decode_j);
         else
             span->lost_j += prefill_j + decode_j;
     }
@@ -414,7 +466,7 @@ void attribution_known(struct attribution *at, uint64_t until_ns)
 /* What is pending is nobody's; the next window begins here. */
 static void restart(struct attribution *at, uint64_t now_ns)
 {
-    at->books.meter_uj += at->books.pending_uj;
+    (void)add_meter(at, at->books.pending_uj, 0);
     at->books.unattributed_uj += at->books.pending_uj;
     at->books.pending_uj = 0;
     at->window_flags = 0;
@@ -437,7 +489,7 @@ void attribution_meter(struct attribution *at, const struct sensor_reading *read
     if (reading->flags & SENSOR_ESTIMATED) at->window_flags |= ENERGY_ESTIMATED;
     if (reading->published_ns <= at->end_ns) { /* joules of no time that we know */
         at->books.meter_backwards++;
-        at->books.meter_uj += uj;
+        (void)add_meter(at, uj, 0);
         at->books.unattributed_uj += uj;
         if (at->end_ns - reading->published_ns > CLOCK_JUMP_NS) restart(at, reading->published_ns);
         return;
@@ -488,6 +540,17 @@ void attribution_flush(struct attribution *at)
     }
     restart(at, at->end_ns);
     at->metered = false;
+}
+
+void attribution_rates(struct attribution *at, const struct carbon_rates *rates)
+{
+    at->rates = *rates;
+}
+
+void attribution_group(const struct attribution *at, uint32_t idx, struct energy_group *group)
+{
+    CHECK(idx < at->config.groups_max);
+    *group = at->groups[idx];
 }
 
 void attribution_books(const struct attribution *at, struct energy_books *books)

@@ -21,6 +21,10 @@
  * A second column, idle_share, spreads a window's idle and paced joules over the requests that ran in it, in
  * proportion: what they cost in full. Idle time of windows without requests stays in the books alone.
  *
+ * Green energy and CO2 of a window (carbon.h) go over its requests in proportion to their microjoules, and what no
+ * request caused keeps its part: requests + the rest = the node's, to the microgram. Groups (a tier, a model) add up
+ * what their requests were given, window by window.
+ *
  * Memory is taken at the start; nothing fails afterwards. What is full costs precision only: a window that cannot be
  * closed yet grows with the next one. One thread. A second meter (the host's) is a second one of these with the same
  * steps. Rejected: dividing by tokens (53 % off the Shapley value, 4 % this way, on a roofline's steps). */
@@ -28,6 +32,7 @@
 #define RUNTIME_POWER_ATTRIBUTION_H
 
 #include "runtime/base/status.h"
+#include "runtime/power/carbon.h"
 #include "runtime/power/energy_model.h"
 #include "runtime/power/sensor.h"
 
@@ -41,6 +46,7 @@ struct attribution_config {
     uint32_t steps_max;    /* between two moves of the meter, with pauses */
     uint32_t shares_max;   /* sequences of these steps, added up */
     double full_w;         /* the most that the device draws; 0: not known, every reading is believed */
+    uint32_t groups_max;   /* 0: none are kept */
 };
 
 /* What a sequence did in a step; or several of one account together. */
@@ -49,6 +55,7 @@ struct energy_share {
     uint32_t prefill_tokens, decode_rows;
     double prefill_pairs, decode_context; /* as in energy_work */
     uint32_t sequences;                   /* that it stands for; 0: one */
+    uint32_t group;                       /* of the request; as its first share says. Below groups_max, else in none */
 };
 
 enum energy_account_flag {
@@ -60,16 +67,22 @@ struct energy_account {
     uint64_t request_id;
     uint64_t prefill_uj, decode_uj;
     uint64_t idle_share_uj; /* beside them, not part of them */
+    struct carbon carbon;   /* of prefill and decode */
     uint32_t flags;
+};
+
+struct energy_group {
+    uint64_t prefill_uj, decode_uj;
 };
 
 /* Since the start. meter = prefill + decode + idle + paced + unattributed; idle_shared <= idle + paced. */
 struct energy_books {
     uint64_t meter_uj, prefill_uj, decode_uj, idle_uj, paced_uj, unattributed_uj, idle_shared_uj;
-    uint64_t pending_uj;      /* read from the meter, in a window that is not closed */
-    uint64_t windows;         /* closed */
-    uint64_t steps_lost;      /* steps or sequences that did not fit */
-    uint64_t meter_backwards; /* readings below the one before, or not after it in time */
+    struct carbon carbon, carbon_requests; /* of all of the meter; of that the requests' */
+    uint64_t pending_uj;                   /* read from the meter, in a window that is not closed */
+    uint64_t windows;                      /* closed */
+    uint64_t steps_lost;                   /* steps or sequences that did not fit */
+    uint64_t meter_backwards;              /* readings below the one before, or not after it in time */
 };
 
 /* ST_NOMEM; ST_INVAL: a limit is 0 or too large. */
@@ -101,6 +114,11 @@ bool attribution_look(const struct attribution *at, uint64_t request_id, struct 
 /* The meter is lost, or the end: steps that no window has closed are nobody's (ENERGY_PARTIAL), and what is pending is
  * unattributed. The next reading starts anew. */
 void attribution_flush(struct attribution *at);
+
+/* For windows that close from now on. Without a call no CO2 is counted. */
+void attribution_rates(struct attribution *at, const struct carbon_rates *rates);
+/* Since the start. idx below groups_max. */
+void attribution_group(const struct attribution *at, uint32_t idx, struct energy_group *group);
 
 void attribution_books(const struct attribution *at, struct energy_books *books);
 

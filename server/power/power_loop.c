@@ -38,25 +38,17 @@ void power_loop_goal(struct power_loop *loop, const struct power_goal *goal, uin
         loop->goal = *goal;
 }
 
-/* The accounts of the node's books; they never end. */
-enum { BOOK_PREFILL = 1, BOOK_DECODE = 2 };
-
-static void book_step(struct power_loop *loop, const struct power_step *step)
+static void book_step(struct power_loop *loop, const struct power_step *step, const struct energy_share *shares,
+                      uint32_t count)
 {
-    const struct energy_work *work = &step->work;
-    struct energy_share shares[2];
-    uint32_t count = 0;
-    if (work->prefill_tokens > 0)
-        shares[count++] = (struct energy_share){.request_id = BOOK_PREFILL,
-                                                .prefill_tokens = (uint32_t)work->prefill_tokens,
-                                                .prefill_pairs = work->prefill_pairs,
-                                                .sequences = 1};
-    if (work->decode_rows > 0)
-        shares[count++] = (struct energy_share){.request_id = BOOK_DECODE,
-                                                .decode_rows = (uint32_t)work->decode_rows,
-                                                .decode_context = work->decode_context,
-                                                .sequences = (uint32_t)work->decode_rows};
-    attribution_step(loop->books, &loop->model, step->start_ns, step->end_ns, shares, count);
+    const struct power_missed *missed = &step->missed;
+    if (missed->work.steps > 0)
+        attribution_lost(loop->books, missed->start_ns, missed->end_ns,
+                         energy_model_joules(&loop->model, &missed->work));
+    if (count > 0)
+        attribution_step(loop->books, &loop->model, step->start_ns, step->end_ns, shares, count);
+    else
+        attribution_lost(loop->books, step->start_ns, step->end_ns, energy_model_joules(&loop->model, &step->work));
 }
 
 /* Pauses are known by their sum alone: they lie before whatever runs now. */
@@ -70,9 +62,10 @@ static void book_meter(struct power_loop *loop, const struct sensor_reading *rea
     attribution_meter(loop->books, reading, loop->throttle.idle_w);
 }
 
-void power_loop_step(struct power_loop *loop, const struct power_step *step)
+void power_loop_step(struct power_loop *loop, const struct power_step *step, const struct energy_share *shares,
+                     uint32_t count)
 {
-    if (loop->books) book_step(loop, step);
+    if (loop->books) book_step(loop, step, shares, count);
     if (loop->queue_count == POWER_QUEUE_MAX) {
         loop->steps_lost++;
         return;

@@ -13,8 +13,8 @@
  * Shed levels: 1 flex and batch wait; 2 also half of the range above idle, which makes a full node's token interval
  * twice as long; 3 down to floor_w. A target is never below floor_w, a cap may be (a hard cap wins over the floor).
  *
- * The same steps and readings go into the node's books (runtime/power/attribution.h), under two accounts: what prompts
- * cost and what decode does. A step tells sums and not sequences, so the prompt tokens of one count as one sequence.
+ * The same steps and readings go into the node's books (runtime/power/attribution.h), request by request; a step that
+ * nobody can say any more who was in is nobody's there.
  *
  * Pure but for the sensor. One thread. */
 #ifndef SERVER_POWER_POWER_LOOP_H
@@ -55,7 +55,9 @@ struct power_loop {
 /* sensor's idle_w and full_w are known: 0 <= idle_w < full_w. floor_w 0: a tenth of the range above idle. */
 void power_loop_init(struct power_loop *loop, struct sensor *sensor, double floor_w, uint64_t now_ns);
 void power_loop_goal(struct power_loop *loop, const struct power_goal *goal, uint64_t now_ns);
-void power_loop_step(struct power_loop *loop, const struct power_step *step);
+/* shares: who was in it; none: nobody knows. */
+void power_loop_step(struct power_loop *loop, const struct power_step *step, const struct energy_share *shares,
+                     uint32_t count);
 /* Reads the meter. known_ns: all steps that began before it have been told. paced_ns: how long engines have waited for
  * watts, of all time. */
 void power_loop_read(struct power_loop *loop, uint64_t now_ns, uint64_t known_ns, uint64_t paced_ns);

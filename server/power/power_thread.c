@@ -11,11 +11,18 @@
 #include <string.h>
 
 enum { POLL_MS = 20, NAMEPLATE_TIMES = 10 /* a value above so many times full power is a mistake */ };
+/* Of the books: requests that run or wait for their last window; sequences of the steps between two moves of the meter.
+ */
+enum { BOOK_REQUESTS_MAX = 16384, BOOK_SHARES_MAX = 1 << 18 };
 
 struct port_link {
     struct power_port port; /* first */
     struct port_link *next;
     uint64_t paced_ns; /* at the last look */
+    uint32_t model;    /* index in power->usage */
+    bool closed;       /* no engine writes to it any more: what it holds is taken, and it is freed */
+    bool has_step;
+    struct power_step step; /* the oldest that was taken and is not yet told to the loop */
 };
 
 struct power {
@@ -33,6 +40,8 @@ struct power {
     uint64_t goal_until_unix_ms;
     bool goal_is_new;
     struct power_state state;
+    struct power_usage usage;
+    struct energy_share shares[POWER_SHARES_MAX]; /* power thread; of a step */
 };
 
 /* ---- the thread ---- */
@@ -54,23 +63,69 @@ static void take_goal(struct power *power, uint64_t now_ns)
     power->goal_is_new = false;
 }
 
-/* The records of all engines. Returns how many of them work; *known_ns as in power_loop_read. */
+/* The port whose next record begins first; NULL: there is none. */
+static struct port_link *earliest(struct power *power)
+{
+    struct port_link *first = NULL;
+    for (struct port_link *link = power->ports; link; link = link->next) {
+        if (!link->has_step) link->has_step = power_port_take(&link->port, &link->step);
+        if (link->has_step && (!first || link->step.start_ns < first->step.start_ns)) first = link;
+    }
+    return first;
+}
+
+static void tell_step(struct power *power, struct port_link *link)
+{
+    uint32_t count = power_port_shares(&link->port, &link->step, power->shares);
+    for (uint32_t i = 0; i < count; i++) power->shares[i].group += link->model * CLASS_COUNT;
+    power_loop_step(&power->loop, &link->step, power->shares, count);
+    link->has_step = false;
+}
+
+static void free_port(struct port_link *link)
+{
+    power_port_free(&link->port);
+    mem_free(link);
+}
+
+static void sweep_ports(struct power *power)
+{
+    for (struct port_link **at = &power->ports, *link; (link = *at);) {
+        if (!link->closed) {
+            at = &link->next;
+            continue;
+        }
+        *at = link->next;
+        power->steps_lost += atomic_load(&link->port.lost);
+        free_port(link);
+    }
+}
+
+/* The records of all engines, by their starts. Returns how many of them work; *known_ns as in power_loop_read. */
 static uint32_t take_steps(struct power *power, uint64_t now_ns, uint64_t *known_ns)
 {
     uint32_t working = 0;
     *known_ns = now_ns;
     for (struct port_link *link = power->ports; link; link = link->next) {
-        struct power_step step;
         uint64_t busy_ns = atomic_load(&link->port.busy_ns); /* before its records: what ends meanwhile is among them */
         uint64_t paced_ns = atomic_load(&link->port.paced_ns);
-        bool works = busy_ns || paced_ns != link->paced_ns;
         if (busy_ns && busy_ns < *known_ns) *known_ns = busy_ns;
-        for (; power_port_take(&link->port, &step); works = true) power_loop_step(&power->loop, &step);
+        working += busy_ns || paced_ns != link->paced_ns || ring_count(&link->port.steps) > 0;
         power->paced_ns += paced_ns - link->paced_ns;
         link->paced_ns = paced_ns;
-        working += works;
     }
+    for (struct port_link *link; (link = earliest(power));) tell_step(power, link);
+    sweep_ports(power);
     return working;
+}
+
+static void show_usage(struct power *power)
+{
+    struct power_usage *usage = &power->usage;
+    for (uint32_t i = 0; i < usage->count; i++)
+        for (uint32_t class = 0; class < CLASS_COUNT; class ++)
+            attribution_group(power->loop.books, i * CLASS_COUNT + class, &usage->groups[i][class]);
+    attribution_books(power->loop.books, &usage->books);
 }
 
 static void show(struct power *power, double allowance_w)
@@ -89,6 +144,7 @@ static void show(struct power *power, double allowance_w)
     state->read_failures = loop->read_failures;
     state->estimated = loop->last.flags & SENSOR_ESTIMATED;
     attribution_books(loop->books, &state->books);
+    show_usage(power);
     state->steps_lost = power->steps_lost + loop->steps_lost;
     for (const struct port_link *link = power->ports; link; link = link->next)
         state->steps_lost += atomic_load(&link->port.lost);
@@ -196,9 +252,10 @@ static enum status start(struct power *power, struct error *err)
     TRY(check_goal(power, &power->goal, err));
     power->goal_is_new = true;
     power_loop_init(&power->loop, power->sensor, config->floor_w, clock_now_ns(config->clock));
-    TRY(attribution_create(&(struct attribution_config){.accounts_max = 2,
-                                                        .steps_max = POWER_QUEUE_MAX,
-                                                        .shares_max = 2 * POWER_QUEUE_MAX,
+    TRY(attribution_create(&(struct attribution_config){.accounts_max = BOOK_REQUESTS_MAX,
+                                                        .steps_max = 2 * POWER_QUEUE_MAX,
+                                                        .shares_max = BOOK_SHARES_MAX,
+                                                        .groups_max = (POWER_MODELS_MAX + 1) * CLASS_COUNT,
                                                         .full_w = power->sensor->full_w},
                            &power->loop.books, err));
     power->state = (struct power_state){.setpoint_w = INFINITY,
@@ -247,16 +304,32 @@ enum status power_create(const struct power_config *config, struct power **out, 
 void power_destroy(struct power *power)
 {
     if (!power) return;
-    CHECK(!power->ports);
     atomic_store(&power->stop, true);
     doorbell_ring(&power->doorbell);
     CHECK(pthread_join(power->thread, NULL) == 0);
+    while (power->ports) {
+        struct port_link *link = power->ports;
+        CHECK(link->closed);
+        power->ports = link->next;
+        free_port(link);
+    }
     power_free(power);
 }
 
 /* ---- from other threads ---- */
 
-enum status power_open_port(struct power *power, struct power_port **port)
+/* Where the model's joules are added up. */
+static uint32_t model_index(struct power_usage *usage, const char *model)
+{
+    for (uint32_t i = 0; i < usage->count; i++)
+        if (strncmp(usage->models[i], model, POWER_MODEL_NAME_MAX) == 0) return i;
+    if (usage->count > POWER_MODELS_MAX) return POWER_MODELS_MAX;
+    uint32_t idx = usage->count++;
+    strncpy(usage->models[idx], idx < POWER_MODELS_MAX ? model : "others", POWER_MODEL_NAME_MAX);
+    return idx;
+}
+
+enum status power_open_port(struct power *power, const char *model, struct power_port **port)
 {
     struct port_link *link = mem_alloc(1, sizeof *link);
     if (!link || power_port_init(&link->port) != ST_OK) {
@@ -264,6 +337,7 @@ enum status power_open_port(struct power *power, struct power_port **port)
         return ST_NOMEM;
     }
     pthread_mutex_lock(&power->mutex);
+    link->model = model_index(&power->usage, model);
     link->next = power->ports;
     power->ports = link;
     pthread_mutex_unlock(&power->mutex);
@@ -275,14 +349,10 @@ void power_close_port(struct power *power, struct power_port *port)
 {
     if (!port) return;
     pthread_mutex_lock(&power->mutex);
-    struct port_link **at = &power->ports;
-    while (&(*at)->port != port) at = &(*at)->next;
-    struct port_link *link = *at;
-    *at = link->next;
-    power->steps_lost += atomic_load(&port->lost) + ring_count(&port->steps);
+    struct port_link *link = power->ports;
+    while (&link->port != port) link = link->next;
+    link->closed = true;
     pthread_mutex_unlock(&power->mutex);
-    power_port_free(port);
-    mem_free(link);
 }
 
 enum status power_set_goal(struct power *power, const struct power_goal *goal, uint64_t until_unix_ms,
@@ -306,5 +376,12 @@ void power_read_state(struct power *power, struct power_state *state)
     *state = power->state;
     state->goal = power->goal;
     state->until_unix_ms = power->goal_until_unix_ms;
+    pthread_mutex_unlock(&power->mutex);
+}
+
+void power_read_usage(struct power *power, struct power_usage *usage)
+{
+    pthread_mutex_lock(&power->mutex);
+    *usage = power->usage;
     pthread_mutex_unlock(&power->mutex);
 }

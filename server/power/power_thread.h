@@ -13,6 +13,9 @@
 #include "runtime/base/clock.h"
 #include "server/power/power_loop.h"
 
+/* Models that have totals of their own; one more takes what others use. */
+enum { POWER_MODELS_MAX = 16, POWER_MODEL_NAME_MAX = 255 };
+
 struct power;
 
 struct power_config {
@@ -46,8 +49,9 @@ NODISCARD enum status power_create(const struct power_config *config, struct pow
 /* After all ports are closed. NULL is fine. */
 void power_destroy(struct power *power);
 
-/* An engine's port, from before it starts until after it has stopped. ST_NOMEM. Any thread. */
-NODISCARD enum status power_open_port(struct power *power, struct power_port **port);
+/* An engine's port, from before it starts until after it has stopped; its steps are booked for the model (cut at
+ * POWER_MODEL_NAME_MAX). ST_NOMEM. Any thread. close: what the engine has told is still booked. */
+NODISCARD enum status power_open_port(struct power *power, const char *model, struct power_port **port);
 void power_close_port(struct power *power, struct power_port *port); /* NULL is fine */
 
 /* Holds at the next step. until_unix_ms 0: until another is given. io thread. ST_INVAL (err): a value that cannot be;
@@ -55,5 +59,14 @@ void power_close_port(struct power *power, struct power_port *port); /* NULL is 
 NODISCARD enum status power_set_goal(struct power *power, const struct power_goal *goal, uint64_t until_unix_ms,
                                      struct error *err);
 void power_read_state(struct power *power, struct power_state *state);
+
+/* Joules of requests by model and service class, since the start: with the other phases of the books the meter. */
+struct power_usage {
+    uint32_t count; /* of models that have had a port */
+    char models[POWER_MODELS_MAX + 1][POWER_MODEL_NAME_MAX + 1];
+    struct energy_group groups[POWER_MODELS_MAX + 1][CLASS_COUNT];
+    struct energy_books books; /* of the same moment */
+};
+void power_read_usage(struct power *power, struct power_usage *usage);
 
 #endif

@@ -13,7 +13,8 @@
 #define S  (1000 * MS)
 
 static const struct energy_model device = {.joules = {4.0, 0.12, 3e-6, 0.35, 1.5e-4}};
-static const struct attribution_config roomy = {.accounts_max = 64, .steps_max = 256, .shares_max = 4096};
+static const struct attribution_config roomy = {
+    .groups_max = 3, .accounts_max = 64, .steps_max = 256, .shares_max = 4096};
 
 static struct attribution *make(const struct attribution_config *config)
 {
@@ -45,8 +46,8 @@ static void test_attribution_by_hand(void **state)
 {
     (void)state;
     struct attribution *at = make(&roomy);
-    const struct energy_share prompt = {1, 100, 0, 8e6, 0, 0};
-    const struct energy_share rows[2] = {{1, 0, 1, 0, 1000, 0}, {2, 0, 1, 0, 3000, 0}};
+    const struct energy_share prompt = {1, 100, 0, 8e6, 0, 0, 0};
+    const struct energy_share rows[2] = {{1, 0, 1, 0, 1000, 0, 0}, {2, 0, 1, 0, 3000, 0, 0}};
     struct energy_account account;
     meter(at, 0, 5000000, 100);
     attribution_step(at, &device, 200 * MS, 600 * MS, &prompt, 1);
@@ -109,7 +110,7 @@ static void test_attribution_idle(void **state)
     meter(at, 2 * S, 210000000, 100);
     assert_int_equal(books_of(at).idle_uj, 190000000);
     assert_int_equal(books_of(at).paced_uj, 20000000);
-    const struct energy_share row = {1, 0, 1, 0, 1000, 0};
+    const struct energy_share row = {1, 0, 1, 0, 1000, 0, 0};
     attribution_step(at, &device, 2 * S, 2500 * MS, &row, 1);
     attribution_known(at, 3 * S);
     meter(at, 3 * S, 260000000, 100); /* 50 J in a second */
@@ -127,7 +128,7 @@ static void test_attribution_sequences(void **state)
 {
     (void)state;
     struct attribution *at = make(&roomy);
-    const struct energy_share together[2] = {{1, 50, 0, 0, 0, 0}, {2, 0, 3, 0, 900, 3}};
+    const struct energy_share together[2] = {{1, 50, 0, 0, 0, 0, 0}, {2, 0, 3, 0, 900, 3, 0}};
     struct energy_account prompt, rows;
     meter(at, 0, 0, 0);
     attribution_step(at, &device, 0, 1 * S, together, 2);
@@ -146,7 +147,7 @@ static void test_attribution_nobodys(void **state)
     const struct attribution_config small = {.accounts_max = 2, .steps_max = 3, .shares_max = 4, .full_w = 1000};
     struct attribution *at = make(&small);
     const struct energy_share rows[5] = {
-        {1, 0, 1, 0, 0, 0}, {2, 0, 1, 0, 0, 0}, {3, 0, 1, 0, 0, 0}, {4, 0, 1, 0, 0, 0}};
+        {1, 0, 1, 0, 0, 0, 0}, {2, 0, 1, 0, 0, 0, 0}, {3, 0, 1, 0, 0, 0, 0}, {4, 0, 1, 0, 0, 0, 0}};
     struct energy_account account;
     meter(at, 0, 0, 0);
     attribution_step(at, &device, 0, 1 * S, rows, 2);
@@ -199,7 +200,7 @@ static void test_attribution_clock_jump(void **state)
 {
     (void)state;
     struct attribution *at = make(&roomy);
-    const struct energy_share row = {1, 0, 1, 0, 1000, 0};
+    const struct energy_share row = {1, 0, 1, 0, 1000, 0, 0};
     meter(at, 0, 0, 0);
     attribution_known(at, 2 * S);
     meter(at, 3600 * S, 100000000, 0);
@@ -219,7 +220,7 @@ static void test_attribution_ahead(void **state)
 {
     (void)state;
     struct attribution *at = make(&roomy);
-    const struct energy_share row = {1, 0, 1, 0, 1000, 0};
+    const struct energy_share row = {1, 0, 1, 0, 1000, 0, 0};
     struct energy_account account;
     meter(at, 0, 0, 100);
     attribution_step(at, &device, 0, 300 * MS, &row, 1);
@@ -242,7 +243,7 @@ static void test_attribution_ahead(void **state)
 
 /* A server in virtual time: requests come and go, steps, pauses and idle time; a meter with every fault. Beside it the
  * same in doubles, from all steps and windows kept. */
-enum { LIVE = 12, STEPS = 4000, WINDOWS = 1200, REQUESTS = 1500, ROUNDS = 24 };
+enum { LIVE = 12, STEPS = 4000, WINDOWS = 1200, REQUESTS = 1500, ROUNDS = 24, GROUPS = 3 };
 
 struct kept_step {
     uint64_t start_ns, end_ns;
@@ -261,6 +262,8 @@ struct world {
     uint64_t window_ns[WINDOWS], window_uj[WINDOWS];
     uint64_t told[REQUESTS];
     uint64_t taken_uj, taken_idle_uj;
+    uint64_t taken_groups_uj[GROUPS + 1];
+    struct carbon taken_carbon;
 };
 
 /* The books at any time: nothing over, nothing negative, and accounts are what the books say. */
@@ -268,12 +271,23 @@ static void check_books(struct world *w)
 {
     struct energy_books books = books_of(w->at);
     struct energy_account account;
-    uint64_t requests_uj = w->taken_uj, idle_uj = w->taken_idle_uj;
+    uint64_t requests_uj = w->taken_uj, idle_uj = w->taken_idle_uj, groups_uj[GROUPS + 1];
+    struct carbon carbon = w->taken_carbon;
+    memcpy(groups_uj, w->taken_groups_uj, sizeof groups_uj);
     for (uint64_t id = 1; id < w->next_id; id++) {
         if (!attribution_look(w->at, id, &account)) continue;
         requests_uj += account.prefill_uj + account.decode_uj;
         idle_uj += account.idle_share_uj;
+        groups_uj[id % (GROUPS + 1)] += account.prefill_uj + account.decode_uj;
+        carbon_add(&carbon, &account.carbon);
     }
+    for (uint32_t i = 0; i < GROUPS; i++) { /* the last is none of the books' */
+        struct energy_group group;
+        attribution_group(w->at, i, &group);
+        assert_int_equal(group.prefill_uj + group.decode_uj, groups_uj[i]);
+    }
+    assert_memory_equal(&carbon, &books.carbon_requests, sizeof carbon);
+    assert_true(carbon.location_ug <= books.carbon.location_ug && carbon.green_uj <= books.carbon.green_uj);
     assert_int_equal(requests_uj, books.prefill_uj + books.decode_uj);
     assert_int_equal(idle_uj, books.idle_shared_uj);
     assert_int_equal(books.meter_uj + books.pending_uj, w->fed_uj);
@@ -290,6 +304,8 @@ static void take(struct world *w)
         w->told[account.request_id] = uj;
         w->taken_uj += uj;
         w->taken_idle_uj += account.idle_share_uj;
+        w->taken_groups_uj[account.request_id % (GROUPS + 1)] += uj;
+        carbon_add(&w->taken_carbon, &account.carbon);
     }
 }
 
@@ -332,8 +348,8 @@ static void run_step(struct world *w, uint64_t ns)
     for (uint32_t i = 0; i < w->live_count; i++) {
         bool prefill = random_next_uniform(&w->rng) < 0.2;
         double context = floor(random_next_uniform(&w->rng) * 4000);
-        shares[i] = prefill ? (struct energy_share){w->live[i], 100, 0, context * 100, 0, 0}
-                            : (struct energy_share){w->live[i], 0, 1, 0, context, 0};
+        shares[i] = prefill ? (struct energy_share){w->live[i], 100, 0, context * 100, 0, 0, w->live[i] % (GROUPS + 1)}
+                            : (struct energy_share){w->live[i], 0, 1, 0, context, 0, w->live[i] % (GROUPS + 1)};
         kept->ids[i] = w->live[i];
         kept->joules[i] =
             device.joules[0] / w->live_count + (prefill ? device.joules[1] * 100 + device.joules[2] * context * 100
@@ -388,6 +404,7 @@ static void world_init(struct world *w, uint64_t seed, const struct attribution_
 {
     *w = (struct world){.rng = seed, .faults = faults, .next_id = 1};
     w->at = make(config);
+    attribution_rates(w->at, &(struct carbon_rates){.pue = 1.25, .green_w = 200, .mean_g = 360, .residual_g = 180});
     w->steps = calloc(STEPS, sizeof *w->steps);
 }
 
@@ -397,6 +414,18 @@ static void world_free(struct world *w)
     free(w->steps);
 }
 
+/* At 360 g and PUE 1.25, 125 ug a joule by location; half of that by market where nothing is green. */
+static void check_carbon(const struct energy_books *books)
+{
+    double joules = (double)books->meter_uj * 1e-6;
+    assert_true(fabs((double)books->carbon.location_ug - 125 * joules) < 2);
+    double grey_j = 1.25 * joules - (double)books->carbon.green_uj * 1e-6;
+    assert_true(books->carbon.green_uj > 0 && grey_j > 0 && fabs((double)books->carbon.market_ug - 50 * grey_j) < 100);
+    assert_int_equal(books->carbon.marginal_ug, 0);
+    double share = (double)(books->prefill_uj + books->decode_uj) / (double)books->meter_uj;
+    assert_true(fabs((double)books->carbon_requests.location_ug / (double)books->carbon.location_ug - share) < 0.01);
+}
+
 /* P15: with every fault, and with too little room, the residual is 0 at every look, and no account is negative. */
 static void test_attribution_books_close(void **state)
 {
@@ -404,7 +433,7 @@ static void test_attribution_books_close(void **state)
     static struct world w;
     for (uint64_t seed = 1; seed <= ROUNDS; seed++) {
         struct attribution_config config = roomy;
-        if (seed % 3 == 0) config = (struct attribution_config){5, 9, 30, 0};
+        if (seed % 3 == 0) config = (struct attribution_config){5, 9, 30, 0, GROUPS};
         if (seed % 2 == 0) config.full_w = 2000;
         world_init(&w, seed, &config, true);
         run_world(&w);
@@ -416,6 +445,7 @@ static void test_attribution_books_close(void **state)
         assert_int_equal(w.taken_uj, books.prefill_uj + books.decode_uj); /* every account was handed out */
         assert_true(books.prefill_uj > 0 && books.decode_uj > 0 && books.idle_uj > 0 && books.paced_uj > 0);
         assert_true(books.meter_backwards > 0 && books.unattributed_uj > 0);
+        check_carbon(&books);
         world_free(&w);
     }
 }
@@ -479,7 +509,7 @@ static void test_attribution_allocates_nothing(void **state)
     world_free(&w);
     struct attribution *at;
     struct error err = {""};
-    const struct attribution_config none = {0, 1, 1, 0}, huge = {1, 1, UINT32_MAX, 0};
+    const struct attribution_config none = {0, 1, 1, 0, 0}, huge = {1, 1, UINT32_MAX, 0, 0};
     assert_int_equal(attribution_create(&none, &at, &err), ST_INVAL);
     assert_int_equal(attribution_create(&huge, &at, &err), ST_INVAL);
 }
@@ -529,8 +559,8 @@ static uint32_t batch_make(struct energy_share *shares, uint64_t *rng)
         double context = 100 + floor(random_next_uniform(rng) * 3900),
                chunk = 64 + floor(random_next_uniform(rng) * 448);
         shares[i] = random_next_uniform(rng) < 0.15
-                        ? (struct energy_share){i + 1, (uint32_t)chunk, 0, chunk * (context + chunk) / 2, 0, 0}
-                        : (struct energy_share){i + 1, 0, 1, 0, context, 0};
+                        ? (struct energy_share){i + 1, (uint32_t)chunk, 0, chunk * (context + chunk) / 2, 0, 0, 0}
+                        : (struct energy_share){i + 1, 0, 1, 0, context, 0, 0};
     }
     return count;
 }

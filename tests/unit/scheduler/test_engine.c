@@ -218,10 +218,25 @@ static void test_engine_keeps_to_its_watts(void **state)
     struct engine_stats stats;
     struct power_step step;
     uint32_t steps = 0;
+    struct energy_share *shares = mem_alloc(POWER_SHARES_MAX, sizeof *shares);
+    uint32_t prompt_tokens = 0, rows = 0;
     for (engine_stats_read(rig.engine, &stats); power_port_take(&port, &step); steps++) {
         assert_true(step.end_ns >= step.start_ns && step.work.steps == 1);
         joules += step.joules;
+        double tokens = 0, context = 0;
+        for (uint32_t i = 0, count = power_port_shares(&port, &step, shares); i < count; i++) {
+            assert_true(shares[i].request_id == 1 && shares[i].group == jobs[0].request.service_class);
+            prompt_tokens += shares[i].prefill_tokens;
+            rows += shares[i].decode_rows;
+            tokens += shares[i].prefill_tokens + shares[i].decode_rows;
+            context += shares[i].prefill_pairs + shares[i].decode_context;
+        }
+        assert_true(tokens == step.work.prefill_tokens + step.work.decode_rows); /* all of it is somebody's */
+        assert_true(context == step.work.prefill_pairs + step.work.decode_context);
     }
+    mem_free(shares);
+    assert_int_equal(prompt_tokens, 20);
+    assert_true(rows >= OUTPUT - 1 && rows <= OUTPUT + (uint32_t)ahead);
     assert_int_equal(steps, stats.steps);
     assert_true(joules >= OUTPUT && joules <= WATTS * (seconds + 0.020) + 1 + ahead); /* an id that came to nothing */
     assert_true(stats.paced_ns_total > 0 && stats.paced_ns_total == atomic_load(&port.paced_ns));

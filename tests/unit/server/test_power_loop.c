@@ -18,6 +18,7 @@ struct rig {
     struct joule_bucket bucket;
     uint64_t now_ns, looked_ns, paced_ns, free_ns;
     double step_s, prefill, rows; /* of the load's steps */
+    bool shareless;               /* nobody knows who was in them */
     double energy_j, second_j;    /* drawn since the start, by the plant's own account; in this second */
 };
 
@@ -64,7 +65,14 @@ static void go_on(struct rig *rig)
         double joules = fmax(0, energy_model_joules(&rig->order.model, &work) - rig->order.idle_w * rig->step_s);
         if (isfinite(rig->order.allowance_w)) joule_bucket_pay(&rig->bucket, joules);
         rig->now_ns += (uint64_t)(rig->step_s * 1e9);
-        power_loop_step(rig->loop, &(struct power_step){start_ns, rig->now_ns, work, joules});
+        const struct power_step step = {.start_ns = start_ns, .end_ns = rig->now_ns, .work = work, .joules = joules};
+        struct energy_share shares[2] = {{.request_id = 2,
+                                          .decode_rows = (uint32_t)rig->rows,
+                                          .decode_context = work.decode_context,
+                                          .sequences = (uint32_t)rig->rows}};
+        if (rig->prefill > 0)
+            shares[1] = (struct energy_share){.request_id = 1, .prefill_tokens = (uint32_t)rig->prefill};
+        power_loop_step(rig->loop, &step, shares, rig->shareless ? 0 : 1 + (rig->prefill > 0));
     }
     while (rig->looked_ns + 20 * NS_PER_MS <= rig->now_ns) look(rig);
 }
@@ -174,8 +182,9 @@ static void test_power_loop_waits_for_steps(void **state)
     told.reading = (struct sensor_reading){8000000, 1100 * NS_PER_MS, .changes = 1, .flags = 0};
     power_loop_read(loop, 1110 * NS_PER_MS, 1050 * NS_PER_MS, 0); /* a step runs since 50 ms */
     assert_int_equal(loop->windows, 0);
-    struct power_step step = {1050 * NS_PER_MS, 1150 * NS_PER_MS, {1, 64, 0, 0, 0}, 4};
-    power_loop_step(loop, &step);
+    struct power_step step = {
+        .start_ns = 1050 * NS_PER_MS, .end_ns = 1150 * NS_PER_MS, .work = {1, 64, 0, 0, 0}, .joules = 4};
+    power_loop_step(loop, &step, NULL, 0);
     power_loop_read(loop, 1160 * NS_PER_MS, 1160 * NS_PER_MS, 0);
     assert_int_equal(loop->windows, 1);
     assert_true(fabs(loop->watts - 80) < 1e-9 && fabs(loop->throttle.lagged_w - 20) < 2); /* half of the step's 4 J */
@@ -224,6 +233,14 @@ static void test_power_loop_keeps_books(void **state)
     assert_int_equal(sensor_read(rig.sensor, rig.now_ns, &shown, &err), ST_OK);
     assert_true(fabs(told_j / ((double)shown.energy_uj * 1e-6) - 1) <
                 0.02); /* but for what was before the first move */
+    rig.shareless = true;
+    before = books;
+    run(&rig, 2, FULL_W, &highest, &lowest);
+    attribution_books(rig.loop->books, &books);
+    assert_true(books.unattributed_uj > before.unattributed_uj && books.steps_lost > before.steps_lost);
+    assert_true(books.decode_uj + books.prefill_uj < before.decode_uj + before.prefill_uj + 20 * 1000000);
+    assert_int_equal(books.prefill_uj + books.decode_uj + books.idle_uj + books.paced_uj + books.unattributed_uj,
+                     books.meter_uj);
     rig_stop(&rig);
 }
 
