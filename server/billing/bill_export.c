@@ -3,6 +3,7 @@
  *
  * A file is written under another name, synced, and then given its own: what has the name is whole. */
 #include "server/billing/bill_export_log.h"
+#include "server/billing/bill_json.h"
 #include "server/billing/bill_scan.h"
 #include "server/billing/bill_text.h"
 #include "server/billing/usage.h"
@@ -44,8 +45,9 @@ static enum status flush(struct export *export, struct error *err)
 
 /* ---- a line ---- */
 
-/* Every column once: its name, and what writes it. N: a number, T: a text that needs no escapes, S: any text. */
-#define COLUMNS(N, T, S)                                                                                               \
+/* Every column once: its name, and what writes it. N: a number, D: millionths as a decimal, T: a text that needs no
+ * escapes, S: any text. New ones come last: who reads CSV by position keeps reading. */
+#define COLUMNS(N, D, T, S)                                                                                            \
     T("kind", buf_append_char(out, (char)record->kind))                                                                \
     T("producer", buf_append_format(out, "%016" PRIx64, segment->producer))                                            \
     N("partition", record->partition)                                                                                  \
@@ -85,17 +87,40 @@ static enum status flush(struct export *export, struct error *err)
     N("grant_units", record->want)                                                                                     \
     N("epoch", record->boot)                                                                                           \
     T("output_hash", bill_append_hex(out, record->h_ids, 16))                                                          \
-    T("chain", bill_append_hex(out, record->chain, CHAIN_BYTES))
+    T("chain", bill_append_hex(out, record->chain, CHAIN_BYTES))                                                       \
+    T("slot", if (record->kind == RECORD_ENERGY) bill_append_time_ms(out, record->energy.slot_ms))                     \
+    D("energy_joules", record_energy_uj(&record->energy))                                                              \
+    D("prefill_joules", record->energy.uj_prefill)                                                                     \
+    D("decode_joules", record->energy.uj_decode)                                                                       \
+    D("host_joules", record->energy.uj_host)                                                                           \
+    D("idle_share_joules", record->energy.uj_idle_share)                                                               \
+    D("green_joules", record->energy.green_uj)                                                                         \
+    D("gco2_location", record->energy.ugco2_loc)                                                                       \
+    D("gco2_market", record->energy.ugco2_mkt)                                                                         \
+    D("pue", record->energy.pue_ppm)                                                                                   \
+    N("deferral_ms", record->energy.deferral_ms)                                                                       \
+    T("energy_flags", append_energy_flags(record->energy.flags, out))
 
-static void append_flags(uint16_t flags, struct buf *out)
+static void append_names(uint16_t flags, const char *const *names, uint32_t count, struct buf *out)
 {
-    static const char *const names[] = {"mismatch", "clock", "incomplete", "unseen"};
     const char *space = "";
-    for (uint32_t i = 0; i < 4; i++) {
+    for (uint32_t i = 0; i < count; i++) {
         if (!(flags >> i & 1)) continue;
         buf_append_format(out, "%s%s", space, names[i]);
         space = " ";
     }
+}
+
+static void append_flags(uint16_t flags, struct buf *out)
+{
+    static const char *const names[] = {"mismatch", "clock", "incomplete", "unseen"};
+    append_names(flags, names, 4, out);
+}
+
+static void append_energy_flags(uint16_t flags, struct buf *out)
+{
+    static const char *const names[] = {"estimated", "partial", "no_host", "no_pue", "no_co2", "marginal"};
+    append_names(flags, names, 6, out);
 }
 
 static void append_json(const struct frame *frame, const struct segment_info *segment, const struct record *record,
@@ -106,6 +131,10 @@ static void append_json(const struct frame *frame, const struct segment_info *se
 #define N(name, value)                                                                                                 \
     buf_append_format(out, "%c\"" name "\":%" PRIu64, comma, (uint64_t)(value));                                       \
     comma = ',';
+#define D(name, value)                                                                                                 \
+    buf_append_format(out, "%c\"" name "\":", comma);                                                                  \
+    bill_append_millionths(out, value);                                                                                \
+    comma = ',';
 #define T(name, action)                                                                                                \
     buf_append_format(out, "%c\"" name "\":\"", comma);                                                                \
     action;                                                                                                            \
@@ -115,8 +144,9 @@ static void append_json(const struct frame *frame, const struct segment_info *se
     buf_append_format(out, "%c\"" name "\":", comma);                                                                  \
     buf_append_json_string(out, text, strlen(text));                                                                   \
     comma = ',';
-    COLUMNS(N, T, S)
+    COLUMNS(N, D, T, S)
 #undef N
+#undef D
 #undef T
 #undef S
     buf_append_text(out, "}\n");
@@ -142,6 +172,10 @@ static void append_csv(const struct frame *frame, const struct segment_info *seg
 #define N(name, value)                                                                                                 \
     buf_append_format(out, "%s%" PRIu64, comma, (uint64_t)(value));                                                    \
     comma = ",";
+#define D(name, value)                                                                                                 \
+    buf_append_text(out, comma);                                                                                       \
+    bill_append_millionths(out, value);                                                                                \
+    comma = ",";
 #define T(name, action)                                                                                                \
     buf_append_text(out, comma);                                                                                       \
     action;                                                                                                            \
@@ -150,8 +184,9 @@ static void append_csv(const struct frame *frame, const struct segment_info *seg
     buf_append_text(out, comma);                                                                                       \
     append_csv_text(text, out);                                                                                        \
     comma = ",";
-    COLUMNS(N, T, S)
+    COLUMNS(N, D, T, S)
 #undef N
+#undef D
 #undef T
 #undef S
     buf_append_text(out, "\r\n");
@@ -161,10 +196,12 @@ static void append_head(struct buf *out)
 {
     const char *comma = "";
 #define N(name, value)  buf_append_format(out, "%s" name, comma), comma = ",";
+#define D(name, value)  N(name, 0)
 #define T(name, action) N(name, 0)
 #define S(name, text)   N(name, 0)
-    COLUMNS(N, T, S)
+    COLUMNS(N, D, T, S)
 #undef N
+#undef D
 #undef T
 #undef S
     buf_append_text(out, "\r\n");
@@ -177,8 +214,9 @@ static enum status on_record(void *state, const struct frame *frame, const struc
     bool final = record->kind == RECORD_CHARGED || record->kind == RECORD_WAIVED;
     const struct bill_options *options = export->bill->options;
     bool narrowed = options->from_ms || options->to_ms || options->month || options->tenant || options->model;
-    if (!final && (narrowed || options->account)) return ST_OK; /* leases have no end, model or tenant */
-    if (final && !bill_record_wanted(options, record)) return ST_OK;
+    bool lease = !final && record->kind != RECORD_ENERGY;
+    if (lease && (narrowed || options->account)) return ST_OK; /* leases have no end, model or tenant */
+    if (!lease && !bill_record_wanted(options, record)) return ST_OK;
     if (export->csv)
         append_csv(frame, segment, record, export->bill->out);
     else
@@ -193,6 +231,13 @@ static void append_text(struct buf *out, const char *name, const char *text)
 {
     buf_append_format(out, ",\"%s\":", name);
     buf_append_json_string(out, text, strlen(text));
+}
+
+static void append_energy(const struct record_energy *energy, struct buf *out)
+{
+    struct month_total one = {0};
+    month_add_energy(&one, energy);
+    bill_json_energy(&one, out);
 }
 
 /* Records as from a journal, with who paid and the record's bytes; orders and expiries in their own words. */
@@ -215,8 +260,10 @@ static enum status on_entry(void *state, const struct log_entry *entry, struct e
         append_text(out, "model", record.charge.model);
         buf_append_format(out,
                           ",\"month\":%" PRIu32 ",\"charged_units\":%" PRIu64 ",\"input_tokens\":%" PRIu32
-                          ",\"input_cached_tokens\":%" PRIu32 ",\"output_tokens\":%" PRIu32 ",\"raw\":\"",
+                          ",\"input_cached_tokens\":%" PRIu32 ",\"output_tokens\":%" PRIu32,
                           record.month, record.units, record.in_total, record.in_hit, record.out);
+        if (record.kind == RECORD_ENERGY) append_energy(&record.energy, out);
+        buf_append_text(out, ",\"raw\":\"");
         bill_append_hex(out, entry->raw, entry->raw_length);
         buf_append_char(out, '"');
     } else {

@@ -268,7 +268,7 @@ static enum status take_line(struct replay *replay, const char *line, size_t len
         status = take_mark(replay, json, err);
     else if (!ledger_uuid(replay->ledger)[0])
         status = wrong(replay, "whose log is it? Give --uuid", err);
-    else if (strchr("FWGR", *kind))
+    else if (strchr("FWGRE", *kind))
         status = take_record(replay, json, err);
     else if (!strchr("OSX", *kind) || !number_of(json, "account_id", &account))
         status = wrong(replay, "an entry of an unknown kind, or of no account", err);

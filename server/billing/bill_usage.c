@@ -26,7 +26,7 @@ struct sum {
         uint64_t account, key;
         uint32_t mclass, cause, month, padding;
     } key;
-    uint64_t in_miss, in_hit, out, units, records, waived_in, waived_out, waived_records;
+    struct month_total total; /* its class is not used */
 };
 
 struct usage_run {
@@ -61,6 +61,24 @@ static enum status read_by(struct usage_run *run, const char *list, struct error
     return ST_OK;
 }
 
+static void month_add(struct month_total *to, const struct month_total *from)
+{
+    to->in_miss += from->in_miss;
+    to->in_hit += from->in_hit;
+    to->out += from->out;
+    to->units += from->units;
+    to->records += from->records;
+    to->waived_in += from->waived_in;
+    to->waived_out += from->waived_out;
+    to->waived_records += from->waived_records;
+    to->energy_uj += from->energy_uj;
+    to->idle_uj += from->idle_uj;
+    to->green_uj += from->green_uj;
+    to->ugco2_loc += from->ugco2_loc;
+    to->ugco2_mkt += from->ugco2_mkt;
+    to->energy_records += from->energy_records;
+}
+
 static enum status add(void *state, const struct frame *frame, const struct segment_info *segment,
                        const struct record *record, struct error *err)
 {
@@ -68,7 +86,8 @@ static enum status add(void *state, const struct frame *frame, const struct segm
     struct sum_key key;
     (void)frame;
     (void)segment;
-    if (record->kind != RECORD_CHARGED && record->kind != RECORD_WAIVED) return ST_OK;
+    bool energy = record->kind == RECORD_ENERGY && !run->wants[BY_CAUSE]; /* it has none */
+    if (record->kind != RECORD_CHARGED && record->kind != RECORD_WAIVED && !energy) return ST_OK;
     if (!bill_record_wanted(run->bill->options, record)) return ST_OK;
     memset(&key, 0, sizeof key);
     if (run->wants[BY_TENANT]) memcpy(key.tenant, record->charge.tenant, strlen(record->charge.tenant));
@@ -81,23 +100,28 @@ static enum status add(void *state, const struct frame *frame, const struct segm
     if (run->wants[BY_DAY]) {
         struct buf day;
         buf_init(&day, 0);
-        bill_append_day(&day, record->ended_us, run->bill->options->utc_offset_s);
+        bill_append_day(&day, energy ? record->energy.slot_ms * 1000 : record->ended_us,
+                        run->bill->options->utc_offset_s);
         if (buf_ok(&day) && day.length < sizeof key.day) memcpy(key.day, day.data, day.length);
         buf_free(&day);
     }
     struct sum *sum = bill_map_take(&run->sums, &key, NULL);
     if (!sum) return error_set(err, ST_NOMEM, "%s", status_text(ST_NOMEM));
-    if (record->kind == RECORD_WAIVED) {
-        sum->waived_in += record->in_total;
-        sum->waived_out += record->out;
-        sum->waived_records++;
+    if (energy) {
+        month_add_energy(&sum->total, &record->energy);
         return ST_OK;
     }
-    sum->in_miss += record->in_total - record->in_hit;
-    sum->in_hit += record->in_hit;
-    sum->out += record->out;
-    sum->units += record->units;
-    sum->records++;
+    if (record->kind == RECORD_WAIVED) {
+        sum->total.waived_in += record->in_total;
+        sum->total.waived_out += record->out;
+        sum->total.waived_records++;
+        return ST_OK;
+    }
+    sum->total.in_miss += record->in_total - record->in_hit;
+    sum->total.in_hit += record->in_hit;
+    sum->total.out += record->out;
+    sum->total.units += record->units;
+    sum->total.records++;
     return ST_OK;
 }
 
@@ -207,57 +231,63 @@ static void print_json(const struct usage_run *run, struct sum *const *sums, str
             append_by(run, &sum->key, run->by[k], true, out);
             buf_append_char(out, ',');
         }
+        const struct month_total *total = &sum->total;
         buf_append_format(out,
                           "\"input_tokens\":%" PRIu64 ",\"input_cached_tokens\":%" PRIu64 ",\"output_tokens\":%" PRIu64
                           ",\"num_model_requests\":%" PRIu64 ",\"charged_units\":%" PRIu64
                           ",\"waived_input_tokens\":%" PRIu64 ",\"waived_output_tokens\":%" PRIu64
-                          ",\"waived_model_requests\":%" PRIu64 "}",
-                          sum->in_miss + sum->in_hit, sum->in_hit, sum->out, sum->records, sum->units, sum->waived_in,
-                          sum->waived_out, sum->waived_records);
+                          ",\"waived_model_requests\":%" PRIu64,
+                          total->in_miss + total->in_hit, total->in_hit, total->out, total->records, total->units,
+                          total->waived_in, total->waived_out, total->waived_records);
+        if (!run->wants[BY_CAUSE]) bill_json_energy(total, out);
+        buf_append_char(out, '}');
     }
     buf_append_text(out, "]}\n");
 }
 
-static void table_row(struct bill_table *table, const struct sum *sum)
+enum { COUNTS = 7, ENERGY_COUNTS = 4 };
+
+/* energy: with the columns that a node without a meter does not need. */
+static void table_row(struct bill_table *table, const struct month_total *total, bool energy)
 {
-    bill_table_number(table, sum->records);
-    bill_table_number(table, sum->in_miss + sum->in_hit);
-    bill_table_number(table, sum->in_hit);
-    bill_table_number(table, sum->out);
-    bill_table_tokens(table, sum->units);
-    bill_table_number(table, sum->waived_records);
-    bill_table_number(table, sum->waived_in + sum->waived_out);
+    bill_table_number(table, total->records);
+    bill_table_number(table, total->in_miss + total->in_hit);
+    bill_table_number(table, total->in_hit);
+    bill_table_number(table, total->out);
+    bill_table_tokens(table, total->units);
+    bill_table_number(table, total->waived_records);
+    bill_table_number(table, total->waived_in + total->waived_out);
+    if (!energy) return;
+    bill_table_tokens(table, total->energy_uj); /* millionths, as tokens are */
+    bill_table_tokens(table, total->green_uj);
+    bill_table_tokens(table, total->ugco2_loc);
+    bill_table_tokens(table, total->ugco2_mkt);
 }
 
 static void print_table(const struct usage_run *run, struct sum *const *sums, struct buf *out)
 {
-    static const char *const counts[] = {">requests",       ">input",           ">of it cached", ">output",
-                                         ">charged tokens", ">waived requests", ">waived tokens"};
-    const char *heads[BYS + 7];
+    static const char *const counts[COUNTS + ENERGY_COUNTS] = {
+        ">requests",      ">input", ">of it cached", ">output",         ">charged tokens", ">waived requests",
+        ">waived tokens", ">J",     ">of it green",  ">gCO2, location", ">gCO2, market"};
+    const char *heads[BYS + COUNTS + ENERGY_COUNTS];
     struct bill_table table;
-    struct sum total = {.records = 0};
+    struct month_total total = {0};
     uint32_t columns = 0;
+    for (uint32_t i = 0; i < run->sums.count; i++) month_add(&total, &sums[i]->total);
+    bool energy = total.energy_records > 0;
     for (uint32_t k = 0; k < run->by_count; k++) heads[columns++] = by_names[run->by[k]];
-    for (uint32_t k = 0; k < 7; k++) heads[columns++] = counts[k];
+    for (uint32_t k = 0; k < (energy ? COUNTS + ENERGY_COUNTS : COUNTS); k++) heads[columns++] = counts[k];
     bill_table_init(&table, heads, columns);
     for (uint32_t i = 0; i < run->sums.count; i++) {
         for (uint32_t k = 0; k < run->by_count; k++) {
             append_by(run, &sums[i]->key, run->by[k], false, &table.cells);
             bill_table_end(&table);
         }
-        table_row(&table, sums[i]);
-        total.records += sums[i]->records;
-        total.in_miss += sums[i]->in_miss;
-        total.in_hit += sums[i]->in_hit;
-        total.out += sums[i]->out;
-        total.units += sums[i]->units;
-        total.waived_in += sums[i]->waived_in;
-        total.waived_out += sums[i]->waived_out;
-        total.waived_records += sums[i]->waived_records;
+        table_row(&table, &sums[i]->total, energy);
     }
     table.rules = 1;
     for (uint32_t k = 0; k < run->by_count; k++) bill_table_text(&table, k == 0 ? "total" : "");
-    table_row(&table, &total);
+    table_row(&table, &total, energy);
     bill_table_print(&table, out);
     bill_table_free(&table);
 }
@@ -302,14 +332,7 @@ static enum status add_month(struct usage_run *run, uint64_t account, uint32_t m
         if (run->wants[BY_MONTH]) key.month = month;
         struct sum *sum = bill_map_take(&run->sums, &key, NULL);
         if (!sum) return error_set(err, ST_NOMEM, "%s", status_text(ST_NOMEM));
-        sum->in_miss += totals[i].in_miss;
-        sum->in_hit += totals[i].in_hit;
-        sum->out += totals[i].out;
-        sum->units += totals[i].units;
-        sum->records += totals[i].records;
-        sum->waived_in += totals[i].waived_in;
-        sum->waived_out += totals[i].waived_out;
-        sum->waived_records += totals[i].waived_records;
+        month_add(&sum->total, &totals[i]);
     }
     return ST_OK;
 }

@@ -140,6 +140,24 @@ static void do_record(struct world *world)
     item->b = record.pseq;
 }
 
+/* Of any charge there was: the journal does not ask. The first in a segment of version 1 ends that segment. */
+static void do_energy(struct world *world)
+{
+    struct model *model = &world->model;
+    if (model->charges_count == 0) return;
+    uint32_t number = (uint32_t)below(world, model->charges_count);
+    struct record record = {.charge = {.account = 1 + below(world, 6)},
+                            .energy = {.slot_ms = world->now_us / 1000,
+                                       .uj_decode = below(world, UINT64_C(1) << 40),
+                                       .pue_ppm = PUE_PPM_MIN}};
+    model_charge_id(number, record.charge.charge_id);
+    CHECK(journal_put_energy(world->journal, &record) == ST_OK);
+    struct model_item *item = model_append(model, FRAME_ENERGY);
+    item->charge = number;
+    item->a = record.energy.uj_decode;
+    item->b = record.pseq;
+}
+
 static void do_orders(struct world *world, uint64_t count)
 {
     for (uint64_t i = 0; i < count; i++) {
@@ -226,7 +244,13 @@ static enum status act(struct world *world)
     case 4: do_step(world); return ST_OK;
     case 5:
     case 6: do_final(world); return ST_OK;
-    case 7: do_record(world); return ST_OK;
+    case 7:
+        if (below(world, 4) == 0) {
+            do_energy(world);
+        } else {
+            do_record(world);
+        }
+        return ST_OK;
     case 8: do_orders(world, below(world, 8) == 0 ? 40 : 2); return ST_OK;
     case 9: do_account(world); return ST_OK;
     case 10:

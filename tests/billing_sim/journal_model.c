@@ -91,8 +91,11 @@ static bool read_record(struct reading *reading)
     reading->pseq[partition] = record->pseq;
     memcpy(reading->chain[partition], record->chain, CHAIN_BYTES);
     reading->item.b = record->pseq;
-    reading->item.a = frame->type == FRAME_FINAL ? record->out : record->account;
-    if (frame->type == FRAME_FINAL) reading->item.charge = charge_number(&record->charge);
+    reading->item.a = frame->type == FRAME_FINAL    ? record->out
+                      : frame->type == FRAME_ENERGY ? record_energy_uj(&record->energy)
+                                                    : record->account;
+    if (frame->type == FRAME_FINAL || frame->type == FRAME_ENERGY)
+        reading->item.charge = charge_number(&record->charge);
     return true;
 }
 
@@ -118,7 +121,8 @@ static bool read_item(struct reading *reading)
     case FRAME_STEP: status = frame_read_step(frame, read_step, item); break;
     case FRAME_FINAL:
     case FRAME_GRANT:
-    case FRAME_RELEASE: return read_record(reading);
+    case FRAME_RELEASE:
+    case FRAME_ENERGY: return read_record(reading);
     case FRAME_ORDER:
         status = frame_read_order(frame, &order);
         item->a = order.units;

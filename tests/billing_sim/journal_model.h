@@ -17,9 +17,9 @@ enum { MODEL_STEPS_MAX = 8, MODEL_CHARGES_MAX = 1 << 16, MODEL_ITEMS_MAX = 1 << 
 /* A frame as the test meant it. */
 struct model_item {
     enum frame_type type;
-    uint32_t charge; /* OPEN, FINAL: its number */
-    uint64_t a, b; /* FINAL: ids, pseq; GRANT, RELEASE: account, pseq; ACK: partition, mark; ORDER: a number in its id;
-                      RECOVER: nothing */
+    uint32_t charge; /* OPEN, FINAL, ENERGY: its number */
+    uint64_t a, b; /* FINAL: ids, pseq; GRANT, RELEASE: account, pseq; ENERGY: microjoules, pseq; ACK: partition, mark;
+                      ORDER: a number in its id; RECOVER: nothing */
     uint32_t steps_count;
     struct step_count steps[MODEL_STEPS_MAX];
     uint32_t step_charges[MODEL_STEPS_MAX];

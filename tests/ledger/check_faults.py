@@ -66,7 +66,7 @@ def memory_full(rnd, out):
     c('XTRIM', keys_of(part)[1], 'MAXLEN', 0)                  # what an export does
     drain(c, j)
     log += [fields(e) for e in c('XRANGE', keys_of(part)[1], '-', '+')]
-    assert [int(f['s']) for f in log if f['k'] in 'FWGR'] == list(range(1, len(j.recs) + 1))
+    assert [int(f['s']) for f in log if f['k'] in 'FWGRE'] == list(range(1, len(j.recs) + 1))
     hwm, A, M, _ = snapshot(c, part, accts)
     invariants([j], hwm, A, M)
     replica_refusals(s, c, j, rnd, accts, out)

@@ -85,6 +85,8 @@ def more_units(raw):
 
 MISTAKES = (('FINAL', more_units, 'breaks the chain'), ('FINAL', more_units, 'its counts make'),
             ('GRANT', lambda raw: raw.__setitem__(28, raw[28] ^ 1), 'breaks the chain'),
+            ('ENERGY', lambda raw: raw.__setitem__(-32 - 14, raw[-32 - 14] ^ 1), 'breaks the chain'),
+            ('ENERGY', lambda raw: raw.__setitem__(28, raw[28] ^ 1), 'has energy and is not there'),
             ('OPEN', lambda raw: raw.__setitem__(4 + 8 + 1 + 16, raw[29] ^ 1), 'was never opened'))
 
 

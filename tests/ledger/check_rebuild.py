@@ -60,7 +60,7 @@ def spoilt(rnd, lines):
     """(what, the lines with one entry gone or changed)."""
     entries = [i for i, line in enumerate(lines) if json.loads(line)['kind'] != 'M']
     funded = [i for i in entries if json.loads(lines[i])['kind'] in 'FG' and json.loads(lines[i])['funding']]
-    records = [i for i in entries if json.loads(lines[i])['kind'] in 'FWGR']
+    records = [i for i in entries if json.loads(lines[i])['kind'] in 'FWGRE']
     for i in rnd.sample(records, 12) + [records[-1]]:
         yield 'gone', lines[:i] + lines[i + 1:]
     for i in rnd.sample(funded, 6):
@@ -124,7 +124,7 @@ def test_rebuild(rnd, opt):
             add_random(rnd, j, places[j.part], NOW0 + 5000)
             j.add('F', rnd.choice(places[j.part]), 0, NOW0 + 5001, 900, 5, 0, 5)
             assert send(c, j, j.recs[-2:], 8) == send(d, j, j.recs[-2:], 8)
-        kinds = {k: text.count('"kind":"%s"' % k) for k in 'FWGROSXM'}
+        kinds = {k: text.count('"kind":"%s"' % k) for k in 'FWGREOSXM'}
         assert all(kinds.values()), kinds
         refused = 0
         lines = open(logs[0]).read().splitlines(keepends=True)

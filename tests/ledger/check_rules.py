@@ -183,14 +183,13 @@ def edges_damaged(e):
     j.add('F', a, units=1, a=1, b=1, c=1)
     agree(j, e.both.apply(j, j.recs[-2:]))
     last = len(j.recs)
-    for kind in 'FR':
+    for kind in 'FRE':
         twin = j.clone()
-        rec = twin.add(kind, a, units=1) if kind == 'F' else twin.add(kind, a)
-        for f in ('p.av', 'p.rs', 'p.us', 'p.xp', 'p.ef', 'p.ex', 'p.mk', 'us', 'ov', 'L:%s:p' % e.prod, 'c0.im', 'c0.ih', 'c0.ou',
-                  'c0.un', 'c0.n'):
+        rec = twin.add(kind, a, units=1) if kind in 'FE' else twin.add(kind, a)
+        month = {'F': ('c0.im', 'c0.ih', 'c0.ou', 'c0.un', 'c0.n'), 'R': (),
+                 'E': ('c0.en', 'c0.ei', 'c0.eg', 'c0.cl', 'c0.cm', 'c0.ne')}[kind]
+        for f in ('p.av', 'p.rs', 'p.us', 'p.xp', 'p.ef', 'p.ex', 'p.mk', 'us', 'ov', 'L:%s:p' % e.prod) + month:
             k = mkey(part, a) if f[0] == 'c' else akey(part, a)
-            if kind == 'R' and f[0] == 'c':
-                continue
             old = c('HGET', k, f)
             less = ('98',) if f == 'p.rs' else ()              # than its lease: 99
             for v in ('x', '', '007', '-5', '-0', '1e3', '0x1f', '1.5', ' 1', '9' * 19, '9' * 40) + less:
@@ -222,6 +221,38 @@ def edges_damaged(e):
     c('HSET', hwm, 'schema', '1')
     e.both.compare(e.accts, [j])
     e.n += 10
+
+
+def edges_energy(e):
+    """Counted in the account's month and class, paid by nobody; what is no number of ledger.lua's is refused."""
+    both, c, j, part, a = e.both, e.c, e.j, e.part, e.accts[0]
+    before = e.hash(a)
+    got = [j.add('E', a, 2, units=u, a=u // 2, b=u // 4, c=(7 * u, 5)) for u in (0, 10**9 + 1, 2**50 - 1)]
+    agree(j, both.apply(j, got))
+    assert e.hash(a) == before, 'energy changed the account'
+    h = hgetall(c('HGETALL', mkey(part, a)))
+    sums = [sum(f(u) for u in (0, 10**9 + 1, 2**50 - 1)) for f in (lambda u: u, lambda u: u // 2, lambda u: u // 4, lambda u: 7 * u)]
+    assert [int(h['c2.' + f]) for f in ('en', 'ei', 'eg', 'cl', 'cm', 'ne')] == sums + [15, 3], h
+    agree(j, both.apply(j, got))                               # again: duplicates
+    assert hgetall(c('HGETALL', mkey(part, a))) == h
+    other = j.add('E', a, 2, units=5, c=(1, 2))
+    before = digest(c)
+    for bad in ('1', '1|', '|1', '1|2|3', '01|2', '1|-2', '1|%d' % 2**53, '%d|1' % 2**53, '1|1e3', ' 1|2', ''):
+        assert send(c, j, [other._replace(c=bad)]).status == 'BADARG', bad
+    for bad in (dict(units=2**53), dict(units='x'), dict(a='007'), dict(b='-0'), dict(mclass=53)):
+        assert send(c, j, [other._replace(**bad)]).status == 'BADARG', bad
+    args = apply_args(e.prod, 1, part, [other])
+    assert ans(c(*(args[:6] + [mkey(part, e.accts[1])] + args[7:]))).status == 'BADARG'  # another account's month
+    assert digest(c) == before
+    c('RENAME', mkey(part, a), 'mr:{b003}:save')
+    c('SET', mkey(part, a), 'x')
+    before = digest(c)
+    assert send(c, j, [other]).status == 'BADSTATE' and digest(c) == before
+    c('DEL', mkey(part, a))
+    c('RENAME', 'mr:{b003}:save', mkey(part, a))
+    agree(j, both.apply(j, [other]))
+    both.compare(e.accts, [j])
+    e.n += 23
 
 
 def edges_clones(e):
@@ -416,6 +447,7 @@ def test_edges(rnd, opt):
     edges_orders(e)
     edges_refused(e)
     edges_damaged(e)
+    edges_energy(e)
     edges_clones(e)
     edges_grants(e)
     edges_times(e)
@@ -450,6 +482,19 @@ def to_the_edge(both, js, a):
             j.recs.append(rec)
         else:
             assert digest(c) == before
+    c('DEL', k)
+    k = mkey(both.part, a)
+    for f in ('en', 'ei', 'eg', 'cl', 'cm', 'ne'):             # energy sums likewise, each of them
+        for v, want in ((91 * 10**17, 'BADSTATE'), (91 * 10**17 - 1, 'OK')):
+            c('HSET', k, 'c0.' + f, str(v))
+            twin = j.clone()
+            rec = twin.add('E', a, 0, NOW0, FULL, FULL, FULL, (FULL, FULL))
+            before = digest(c)
+            assert send(c, j, [rec]).status == want, (f, v)
+            assert want == 'OK' or digest(c) == before
+        assert int(c('HGET', k, 'c0.' + f)) == v + (1 if f == 'ne' else FULL), f
+        j.recs.append(rec)
+        c('DEL', k)
 
 
 def test_numbers(rnd, opt):
@@ -468,10 +513,10 @@ def test_numbers(rnd, opt):
             assert both.order(a, 'i%d' % i, 'inc', 'p%d' % i, rnd.choice([1, 2**53 - 1, 2**53 + 1])) in ('OK', 'LIMIT')
     for step in range(opt.steps):
         j, a = rnd.choice(js), rnd.choice(accts)
-        k = rnd.choices('FGR', [6, 5, 1])[0]
+        k = rnd.choices('FGRE', [6, 5, 1, 3])[0]
         u = rnd.choice([1, 2, FULL, FULL - 1, rnd.randrange(FULL), 2**52 + 1])
-        j.add(k, a, 0, NOW0, u if k in 'FG' else 0,
-              *((1, 2, 3) if k == 'F' else (rnd.choice([0, u]), 1000, 0) if k == 'G' else (0, 0, 0)))
+        j.add(k, a, 0, NOW0, u if k in 'FGE' else 0,
+              *((1, 2, 3) if k == 'F' else (u, u - 1, (u, rnd.randrange(FULL))) if k == 'E' else (rnd.choice([0, u]), 1000, 0) if k == 'G' else (0, 0, 0)))
         if step % 40 == 39:
             for x in js:
                 both.drain(x)
@@ -486,6 +531,15 @@ def test_numbers(rnd, opt):
         got = both.apply(js[1], [], 1)
         todo = js[1].recs[got.hwm:got.hwm + 64]
         got = both.apply(js[1], todo)
+        if got.status != 'OK':
+            break
+    assert got.status == 'BADSTATE' and got.hwm == len(js[1].recs) - 1, got
+    both.compare(accts, js, complete=False)
+    js[1].recs.pop()                                           # energy sums reach the same limit in C: the last is refused
+    for _ in range(91 * 10**17 // FULL + 2):
+        js[1].add('E', accts[-2], 1, NOW0, FULL, 1, FULL - 1, (FULL, 3))
+    while got.hwm < len(js[1].recs):
+        got = both.apply(js[1], js[1].recs[got.hwm:got.hwm + 64])
         if got.status != 'OK':
             break
     assert got.status == 'BADSTATE' and got.hwm == len(js[1].recs) - 1, got

@@ -70,6 +70,10 @@ static void put_steps(void)
     if (open_count > 0) need(journal_put_step(journal, counts, open_count) == ST_OK, "step", &(struct error){{0}});
 }
 
+/* What was ended last, and which slot its energy stands in: energy follows its charge, once for a slot. */
+static struct charge ended;
+static int64_t ended_slot_ms;
+
 static void put_final(void)
 {
     const struct open_request *request = &open_requests[--open_count];
@@ -88,6 +92,26 @@ static void put_final(void)
             charge_units(&request->charge, request->in_total - request->in_hit, request->in_hit, request->out);
     }
     need(journal_put_final(journal, request->handle, &record) == ST_OK, "final", &(struct error){{0}});
+    ended = request->charge;
+    ended_slot_ms = record.ended_us / 900000000 * 900000;
+}
+
+static void put_energy(void)
+{
+    struct record record = {.charge = ended,
+                            .energy = {.slot_ms = ended_slot_ms,
+                                       .deferral_ms = draw(100000),
+                                       .uj_prefill = draw(UINT64_C(1) << 51),
+                                       .uj_decode = draw(UINT64_C(1) << 51),
+                                       .uj_host = draw(UINT64_C(1) << 51),
+                                       .uj_idle_share = draw(UNITS_MAX),
+                                       .green_uj = draw(UNITS_MAX),
+                                       .ugco2_loc = draw(UNITS_MAX),
+                                       .ugco2_mkt = draw(UNITS_MAX),
+                                       .pue_ppm = PUE_PPM_MIN + (uint32_t)draw(1000000),
+                                       .flags = (uint16_t)draw(ENERGY_NOTE_FLAGS_ALL + 1)}};
+    need(journal_put_energy(journal, &record) == ST_OK, "energy", &(struct error){{0}});
+    ended_slot_ms += 900000;
 }
 
 static void put_lease(void)
@@ -131,6 +155,7 @@ static void put_round(void)
     if (open_count < OPEN_MAX && draw(3) > 0) put_open();
     put_steps();
     if (open_count > 0 && draw(2) == 0) put_final();
+    if (ended_slot_ms > 0 && draw(2) == 0) put_energy();
     if (draw(3) == 0) put_lease();
     if (draw(4) == 0) put_order();
     if (draw(20) == 0) put_account();

@@ -128,6 +128,10 @@ class Ledger:
         if r.kind == 'W':
             self.months[r.account, r.month, r.mclass].update(wi=r.in_total, wo=r.out, wn=1)
             return '', '0'
+        if r.kind == 'E':                                      # counted, paid by nobody
+            self.months[r.account, r.month, r.mclass].update(en=r.energy_uj, ei=r.uj_idle_share, eg=r.green_uj, cl=r.ugco2_loc,
+                                                             cm=r.ugco2_mkt, ne=1)
+            return '', ''
         if r.kind == 'R':
             return self.text(a.give_back(producer, r.t_ms)), ''
         return self.charge(a, producer, r) if r.kind == 'F' else self.grant(a, producer, r, until_ms)

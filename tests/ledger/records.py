@@ -43,6 +43,9 @@ USAGE_FIELDS = ('cause', 'flags', 'month', 'boot', 'opened_us', 'first_us', 'end
 CAUSES = ('STOP', 'LENGTH', 'QUOTA_END', 'ACCOUNT_STOP', 'CLIENT_GONE', 'PLATFORM_CANCEL', 'PLATFORM_ERROR', 'NODE_CRASH')
 
 
+ENERGY_AMOUNTS = ('deferral_ms', 'uj_prefill', 'uj_decode', 'uj_host', 'uj_idle_share', 'green_uj', 'ugco2_loc', 'ugco2_mkt')
+
+
 class Record:
     """Fields as attributes, `raw` its bytes with the chain, `hash8` the first eight bytes of its chain in hex."""
     def __init__(self, **fields):
@@ -51,6 +54,10 @@ class Record:
     @property
     def in_miss(self):
         return self.in_total - self.in_hit
+
+    @property
+    def energy_uj(self):
+        return self.uj_prefill + self.uj_decode + self.uj_host
 
     @property
     def hash8(self):
@@ -70,6 +77,8 @@ USAGE_DEFAULTS = dict(charge_id=b'c' * 16, part=0, request_id=b'r' * 16, idempot
                       cause=0, flags=0, month=202611, boot=1, opened_us=1, first_us=2, ended_us=3, duration_us=2, units=0,
                       h_ids=b'h' * 16, in_total=0, in_hit=0, out=0, out_reasoning=0, out_trimmed=0, forced=0, choices=1,
                       recomputed=0, spec_draft=0, spec_rejected=0)
+ENERGY_DEFAULTS = dict(charge_id=b'c' * 16, part=0, key=7, tenant='acme', model='tiny', month=202611, slot_ms=1_793_000_000_000,
+                       pue_ppm=10**6, flags=0, **dict.fromkeys(ENERGY_AMOUNTS, 0))
 
 
 def encode(previous, kind, mclass, pseq, account, t_ms, **fields):
@@ -84,6 +93,10 @@ def encode(previous, kind, mclass, pseq, account, t_ms, **fields):
         raw += struct.pack('<10I', *(f[n] for n in COUNTS))
     elif kind == 'G':
         raw += struct.pack('<QQQ', fields['want'], fields['least'], fields['valid_ms'])
+    elif kind == 'E':
+        f = dict(ENERGY_DEFAULTS, **fields)
+        raw += f['charge_id'] + struct.pack('<IQ', f['part'], f['key']) + text8(f['tenant']) + text8(f['model'])
+        raw += struct.pack('<Iq8QIH', f['month'], f['slot_ms'], *(f[n] for n in ENERGY_AMOUNTS), f['pue_ppm'], f['flags'])
     return raw + hashlib.sha256(previous + raw).digest()
 
 
@@ -121,6 +134,9 @@ def decode(raw):
         f.update(zip(COUNTS, r.unpack('10I')))
     elif f['kind'] == 'G':
         f.update(zip(('want', 'least', 'valid_ms'), r.unpack('QQQ')))
+    elif f['kind'] == 'E':
+        f.update(charge_id=r.take(16), part=r.unpack('I')[0], key=r.unpack('Q')[0], tenant=r.text8(), model=r.text8())
+        f.update(zip(('month', 'slot_ms') + ENERGY_AMOUNTS + ('pue_ppm', 'flags'), r.unpack('Iq8QIH')))
     elif f['kind'] != 'R':
         raise ValueError('kind %d' % kind)
     r.take(32)

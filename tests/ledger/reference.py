@@ -9,7 +9,8 @@ As a module:
   books.problems                               what is wrong, as text; empty: nothing
   books.requests[charge_id_hex, part]          records.Record of a charge (cause, units, in_total, out, ...)
   books.ledger.accounts[number].used           units; .overage, .packages[id].av/.rs/.us/.xp/.gr, .state
-  books.ledger.months[number, yyyymm, mclass]  counters im ih ou un n, waived wi wo wn
+  books.ledger.months[number, yyyymm, mclass]  counters im ih ou un n, waived wi wo wn, energy en ei eg cl cm ne
+  books.energies[charge_id_hex, part, slot_ms] records.Record of what a charge used in a price slot
   books.steps[charge_id_hex, part]             ids that STEP frames have counted
   books.dump()                                 {key: {field: value}}, comparable with ledger_dump
 Account numbers of names: records.account_number(name).
@@ -27,7 +28,8 @@ import records
 from ledger_rules import Ledger
 from records import Order, Reader
 
-TYPES = ('', 'CHECKPOINT', 'OPEN', 'STEP', 'FINAL', 'GRANT', 'RELEASE', 'ORDER', 'ACCOUNT', 'ACK', 'RECOVER')
+TYPES = ('', 'CHECKPOINT', 'OPEN', 'STEP', 'FINAL', 'GRANT', 'RELEASE', 'ORDER', 'ACCOUNT', 'ACK', 'RECOVER', 'ENERGY')
+VERSION_TYPES = {1: 10, 2: 11}                                 # the last of TYPES that a segment of the version may hold
 OPS = ('add', 'inc', 'void', 'reap')
 HEADER_BYTES, FRAME = 4096, struct.Struct('<IIQIBBHqq')
 
@@ -65,6 +67,8 @@ class Segment:
             raise Damage('%s: its header is damaged' % path)
         r = Reader(head, 8)
         self.version, self.salt = r.unpack('II')
+        if self.version not in VERSION_TYPES:
+            raise Damage('%s: version %d is newer than this' % (path, self.version))
         self.uuid = r.take(36).rstrip(b'\0').decode()
         (self.flags,) = r.unpack('I')
         self.producer, self.epoch, self.base_lsn, self.serial, self.bytes, self.created_us = r.unpack('QQQQQq')
@@ -78,7 +82,8 @@ class Segment:
         while at + FRAME.size <= len(data):
             checksum, length, lsn, salt, kind, version, _, wall_us, mono_us = FRAME.unpack_from(data, at)
             end = at + (length + 7) // 8 * 8
-            if (length < FRAME.size or end > len(data) or salt != self.salt or version != 1 or not 0 < kind < len(TYPES)
+            if (length < FRAME.size or end > len(data) or salt != self.salt or version != self.version
+                    or not 0 < kind <= VERSION_TYPES[version]
                     or any(data[at + length:end]) or (crc and crc32c(data[at + 4:at + length]) != checksum)):
                 break
             if self.end_lsn is not None and lsn >= self.end_lsn:
@@ -105,7 +110,7 @@ def segments_of(folders):
 
 class Books:
     def __init__(self):
-        self.ledger, self.problems, self.requests = Ledger(), [], {}
+        self.ledger, self.problems, self.requests, self.energies = Ledger(), [], {}, {}
         self.steps, self.opens = collections.Counter(), {}     # (charge id, part) -> ids; -> open frame
         self.handles, self.chains = {}, {}                     # handle -> (charge id, part); (producer, partition) -> chain
         self.records = collections.Counter()                   # by kind
@@ -127,7 +132,7 @@ class Books:
         self.last_lsn = lsn
         if segment.uuid != self.uuid and kind not in ('OPEN', 'STEP'):
             return                                             # before an adopt, for another ledger
-        if kind in ('FINAL', 'GRANT', 'RELEASE'):
+        if kind in ('FINAL', 'GRANT', 'RELEASE', 'ENERGY'):
             self.record(segment, lsn, kind, payload)
         elif kind in ('OPEN', 'STEP', 'ORDER', 'ACCOUNT'):
             getattr(self, kind.lower())(lsn, Reader(payload))
@@ -186,12 +191,14 @@ class Books:
             self.problem(lsn, 'record %d of partition %d follows %d' % (r.pseq, r.partition, pseq))
         if not records.sealed(raw, chain):
             self.problem(lsn, 'record %d of partition %d breaks the chain' % (r.pseq, r.partition))
-        if {'F': 'FINAL', 'W': 'FINAL', 'G': 'GRANT', 'R': 'RELEASE'}[r.kind] != kind:
+        if {'F': 'FINAL', 'W': 'FINAL', 'G': 'GRANT', 'R': 'RELEASE', 'E': 'ENERGY'}[r.kind] != kind:
             self.problem(lsn, 'a %s with a record of kind %s' % (kind, r.kind))
         self.chains[key] = r.pseq, raw[-32:]
         self.records[r.kind] += 1
         if r.kind in 'FW':
             self.final(lsn, r)
+        if r.kind == 'E':
+            self.energy(lsn, r)
         self.ledger.record('%016x' % segment.producer, r, r.t_ms + r.valid_ms if r.kind == 'G' else 0)
 
     def final(self, lsn, r):
@@ -210,6 +217,12 @@ class Books:
         units = r.in_miss * r.weight_in_ppm + r.in_hit * r.weight_hit_ppm + r.out * r.weight_out_ppm
         if r.units != (units if r.kind == 'F' else 0):
             self.problem(lsn, 'charge %s.%d: %d units, its counts make %d' % (*key, r.units, units))
+
+    def energy(self, lsn, r):
+        key = r.charge_id.hex(), r.part, r.slot_ms
+        if key in self.energies:
+            self.problem(lsn, 'charge %s.%d has energy of slot %d twice' % key)
+        self.energies[key] = r
 
     def order(self, lsn, r):
         order_id, (account, op), package = r.text8(), r.unpack('QB'), r.text8()
@@ -232,6 +245,11 @@ class Books:
         for key, r in self.requests.items():
             if r.out > self.steps[key] and key in self.opens:
                 self.problem(self.last_lsn, 'charge %s.%d: %d out, its steps count %d' % (*key, r.out, self.steps[key]))
+        for (charge_id, part, slot_ms), r in self.energies.items():  # a charge without energy is none: a crash came first
+            opened = self.opens.get((charge_id, part))
+            if opened is None or opened['account'] != r.account:
+                self.problem(self.last_lsn, 'charge %s.%d has energy and is %s' % (
+                    charge_id, part, 'not there' if opened is None else "another account's"))
         try:
             self.ledger.check()
         except AssertionError as error:

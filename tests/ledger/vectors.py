@@ -6,6 +6,7 @@ comparison of both with a third ledger in Python, field by field.
   compare   Redis' log once and byte for byte; who paid and every stored field of Redis, of C and of ledger_rules.py"""
 import collections
 import os
+import struct
 import subprocess
 
 import records
@@ -39,10 +40,16 @@ class Journal:
         self.prod, self.part, self.recs = prod, part, []
 
     def add(self, kind, acct, mclass=0, t=NOW0, units=0, a=0, b=0, c=0, month=MONTH):
-        """F, W: a b c are in_miss, in_hit, out. G: units, a, b are want, least, valid_ms."""
+        """F, W: a b c are in_miss, in_hit, out. G: units, a, b are want, least, valid_ms. E: units, a, b are energy, share of idle
+        time, green; c is (location, market)."""
         chain, pseq = self.recs[-1].raw[-32:] if self.recs else records.ZERO_CHAIN, len(self.recs) + 1
         if kind in 'FW':
             fields = dict(units=units, in_total=a + b, in_hit=b, out=c, month=month)
+        elif kind == 'E':
+            loc, mkt = c or (0, 0)
+            fields = dict(uj_prefill=units // 3, uj_decode=units - units // 3 - units // 7, uj_host=units // 7, uj_idle_share=a,
+                          green_uj=b, ugco2_loc=loc, ugco2_mkt=mkt, month=month, charge_id=struct.pack('<QQ', pseq, acct))
+            c = '%d|%d' % (loc, mkt)
         else:
             fields = dict(want=units, least=a, valid_ms=b) if kind == 'G' else {}
         raw = records.encode(chain, kind, mclass, pseq, acct, t, **fields)
@@ -73,7 +80,7 @@ def apply_args(prod, epoch, part, recs, uuid=UUID):
     keys, idx, argv = list(keys_of(part)), {}, [prod, epoch, uuid, len(recs)]
     for r in recs:
         pair = []
-        for k in (akey(part, r.acct), mkey(part, r.acct, r.month) if r.kind in 'FW' else None):
+        for k in (akey(part, r.acct), mkey(part, r.acct, r.month) if r.kind in 'FWE' else None):
             if k is not None and k not in idx:
                 keys.append(k)
                 idx[k] = len(keys)
@@ -317,6 +324,10 @@ def totals(journals, hwm):
             elif r.kind == 'W':
                 for f, v in (('wi', r.a + r.b), ('wo', r.c), ('wn', 1)):
                     month[r.acct, r.month, c + f] += v
+            elif r.kind == 'E':
+                loc, mkt = map(int, r.c.split('|'))
+                for f, v in (('en', r.units), ('ei', r.a), ('eg', r.b), ('cl', loc), ('cm', mkt), ('ne', 1)):
+                    month[r.acct, r.month, c + f] += v
     return us, month, n
 
 
@@ -402,8 +413,11 @@ def digest(c):
 # ----------------------------------------------------------------------------------------------- random traffic
 def add_random(rnd, j, accts, t, big=False):
     a, mc = rnd.choice(accts), rnd.randrange(4)
-    k = rnd.choices('FWGR', [10, 2, 4, 1])[0]
-    if k in 'FW':
+    k = rnd.choices('FWGRE', [10, 2, 4, 1, 4])[0]
+    if k == 'E':
+        top = rnd.choice([10**9, UNITS_MAX + 1]) if big else 10**9
+        j.add('E', a, mc, t, rnd.randrange(top), rnd.randrange(top), rnd.randrange(top), (rnd.randrange(top), rnd.randrange(top)))
+    elif k in 'FW':
         im, ih, ou = rnd.randrange(200), rnd.randrange(200), rnd.randrange(200)
         u = rnd.choice([rnd.randrange(5000), UNITS_MAX - rnd.randrange(9)]) if big else rnd.randrange(5000)
         j.add(k, a, mc, t, u if k == 'F' else 0, im, ih, ou)
