@@ -70,6 +70,7 @@ static void fail(struct meter *m, enum status status)
              "the journal has failed (%s): running requests are ended and counted by the next start's recovery",
              status_text(status));
     atomic_store(&m->failed, true);
+    meter_drop_energy(m);
     atomic_store(&m->accepts, false);
     atomic_store(&m->why_not, "the billing journal has failed");
     billing_stats_set(&m->config.stats->journal_accepts, 0);

@@ -40,10 +40,10 @@ enum status meter_note_energy(struct meter *m, const struct energy_note *note)
 {
     bool valid = record_energy_wrong(&note->energy) == NULL && note->account > 0 && note->account <= INT64_MAX &&
                  note->mclass < MODEL_CLASSES;
-    enum status status = !valid ? ST_INVAL : atomic_load(&m->failed) ? ST_IO : ST_OK;
+    enum status status = valid ? ST_OK : ST_INVAL;
     if (status == ST_OK) {
         pthread_mutex_lock(&m->energy_mutex);
-        status = take(&m->noted, note);
+        status = atomic_load(&m->failed) ? ST_IO : take(&m->noted, note);
         pthread_mutex_unlock(&m->energy_mutex);
     }
     if (status != ST_OK) billing_stats_add(&m->config.stats->energy_dropped, 1);
@@ -78,6 +78,14 @@ enum status meter_write_energy(struct meter *m)
     for (uint32_t i = 0; i < noted.count && status == ST_OK; i++) status = write_note(m, &noted.items[i]);
     m->writing.count = 0;
     return status;
+}
+
+void meter_drop_energy(struct meter *m)
+{
+    pthread_mutex_lock(&m->energy_mutex);
+    billing_stats_add(&m->config.stats->energy_dropped, m->noted.count);
+    m->noted.count = 0;
+    pthread_mutex_unlock(&m->energy_mutex);
 }
 
 void meter_energy_free(struct meter *m)

@@ -103,6 +103,7 @@ NODISCARD enum status meter_note_event(struct meter *meter, const struct event *
 NODISCARD enum status meter_flush_steps(struct meter *meter);
 /* meter_energy.c: what was noted since the last round, into the journal's memory. ST_NOMEM: as a failed commit. */
 NODISCARD enum status meter_write_energy(struct meter *meter);
+void meter_drop_energy(struct meter *meter); /* `failed` is set: what waits is in no book */
 void meter_energy_free(struct meter *meter);
 /* meter_ledger.c */
 NODISCARD enum status meter_send_wishes(struct meter *meter, uint64_t now_ns);

@@ -1,6 +1,7 @@
 """reference.py against the C sources: journals of journal_writer, written over several kills, read by both; and books that are
 wrong on purpose, in which reference.py must find the mistake."""
 import collections
+import json
 import os
 import shutil
 import struct
@@ -11,6 +12,8 @@ import records
 import reference
 from vectors import DRIVER
 
+BINARY = os.environ.get('MILLRACE_BINARY') or os.path.join(
+    os.path.dirname(os.path.abspath(__file__)), '..', '..', 'build', 'release', 'millrace')
 WRITER = os.environ.get('MILLRACE_JOURNAL_WRITER') or os.path.join(os.path.dirname(DRIVER), 'journal_writer')
 
 
@@ -46,6 +49,44 @@ def same_books(folder, fields, marks):
         assert a == b, (key, {f: (a.get(f), b.get(f)) for f in set(a) | set(b) if a.get(f) != b.get(f)})
     assert without_epoch(marks) == dict(marks_of(books)), 'marks'
     return books
+
+
+def bill(*words):
+    return subprocess.run([BINARY, 'bill', *words], check=True, stdout=subprocess.PIPE, text=True, timeout=120).stdout
+
+
+def decimal(millionths):
+    return '%d.%06d' % divmod(millionths, 10**6)
+
+
+def same_energy(folder, books):
+    """What `millrace bill` tells of energy: each record, and sums by account, model and month, to the last microjoule."""
+    lines = [json.loads(line, parse_float=str) for line in bill('export', folder).splitlines()]
+    told = {(e['charge_id'], e['part'], e['lsn']): e for e in lines if e['kind'] == 'E'}
+    assert len(told) == len(books.energies) == books.records['E'] > 0
+    sums = collections.defaultdict(collections.Counter)
+    by_pseq = {(r.partition, r.pseq): r for r in books.energies.values()}
+    for e in told.values():
+        r = by_pseq[e['partition'], e['pseq']]
+        assert (e['charge_id'], e['part'], e['tenant'], e['model'], e['month']) == (r.charge_id.hex(), r.part, r.tenant, r.model, r.month)
+        for name, value in (('energy_joules', r.energy_uj), ('prefill_joules', r.uj_prefill), ('decode_joules', r.uj_decode),
+                            ('host_joules', r.uj_host), ('idle_share_joules', r.uj_idle_share), ('green_joules', r.green_uj),
+                            ('gco2_location', r.ugco2_loc), ('gco2_market', r.ugco2_mkt), ('pue', r.pue_ppm)):
+            assert e[name] == decimal(value), (name, e[name], value)
+        assert e['deferral_ms'] == r.deferral_ms
+        sums[r.account, r.model, r.month].update(energy_records=1, energy_uj=r.energy_uj, idle_share_uj=r.uj_idle_share,
+                                                 green_uj=r.green_uj, ugco2_location=r.ugco2_loc, ugco2_market=r.ugco2_mkt)
+    rows = json.loads(bill('usage', folder, '--by', 'account,model,month', '--json'), parse_float=str)['data']
+    for row in rows:
+        want = sums.pop((int(row['account_id'][3:]), row['model'], int(row['month'].replace('-', ''))), collections.Counter())
+        names = ('energy_records', 'energy_uj', 'idle_share_uj', 'green_uj', 'ugco2_location', 'ugco2_market')
+        assert [row[n] for n in names] == [want[n] for n in names], row
+        assert (row['energy_joules'], row['gco2_market']) == (decimal(want['energy_uj']), decimal(want['ugco2_market'])), row
+    assert not sums, sums
+    assert not any('energy_joules' in row for row in json.loads(bill('usage', folder, '--by', 'cause', '--json'))['data'])
+    report = json.loads(bill('audit', folder, '--journal', folder, '--json'), parse_float=str)
+    assert report['verdict'] == 'clean' and report['energies'] == len(told), report
+    assert report['energy_joules'] == decimal(sum(r.energy_uj for r in books.energies.values())), report
 
 
 def last_frame(folder, kind):
@@ -102,6 +143,7 @@ def test_journal(rnd, opt):
         fields, marks = write(folder, 1, 0)
         books = same_books(folder, fields, marks)
         assert not books.problems, books.problems
+        same_energy(folder, books)
         total.update(runs=runs, frames=books.frames, segments=len(reference.segments_of([folder])), requests=len(books.requests),
                      **{'records ' + k: n for k, n in books.records.items()}, **{'orders ' + k: n for k, n in books.answers.items()})
         for kind, change, want in MISTAKES:

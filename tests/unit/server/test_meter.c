@@ -377,6 +377,131 @@ static void end_to_end(enum commit_mode mode)
     mem_free(reading);
 }
 
+/* ---- energy ---- */
+
+enum { NOTERS = 4, NOTES = 300, SLOT_S = 900 };
+static struct meter *noted_meter;
+
+static struct energy_note note_of(const struct charge *charge, uint32_t number)
+{
+    struct energy_note note = {.energy = {.slot_ms = INT64_C(1790000100000) / (SLOT_S * 1000) * (SLOT_S * 1000) +
+                                                     (int64_t)number * SLOT_S * 1000,
+                                          .uj_prefill = number,
+                                          .uj_decode = 1000,
+                                          .uj_idle_share = 7,
+                                          .ugco2_loc = 3,
+                                          .pue_ppm = PUE_PPM_MIN}};
+    energy_note_charge(&note, charge);
+    return note;
+}
+
+static void *note_energies(void *state)
+{
+    const struct job *job = state;
+    for (uint32_t i = 0; i < NOTES; i++) {
+        struct energy_note note = note_of(&job->metered.charge, i);
+        assert_int_equal(meter_note_energy(noted_meter, &note), ST_OK);
+    }
+    return NULL;
+}
+
+/* Each record once, in the journal and in the month; what no record can hold is refused and counted. */
+static void check_energies(const struct rig *rig, uint32_t of_each)
+{
+    static uint8_t seen[NOTERS][NOTES];
+    struct journal_reader *reader;
+    struct error err = {{0}};
+    struct frame frame;
+    memset(seen, 0, sizeof seen);
+    assert_int_equal(journal_reader_open(disk_system(), rig->folder, NULL, 0, &reader, &err), ST_OK);
+    while (journal_reader_next(reader, UINT64_MAX, &frame, &err) == ST_OK) {
+        struct record record;
+        if (frame.type != FRAME_ENERGY) continue;
+        assert_int_equal(record_decode(frame.payload, frame.length, &record, &err), ST_OK);
+        uint32_t job = record.charge.charge_id[0] - 1u;
+        assert_true(job < NOTERS && record.energy.uj_prefill < NOTES);
+        assert_int_equal(seen[job][record.energy.uj_prefill]++, 0);
+        assert_string_equal(record.charge.tenant, job % 2 ? "odd" : "even");
+        assert_string_equal(record.charge.model, "null");
+    }
+    journal_reader_close(reader);
+    for (uint32_t job = 0; job < NOTERS; job++)
+        for (uint32_t i = 0; i < of_each; i++) assert_int_equal(seen[job][i], 1);
+}
+
+static void test_meter_energy(void **state)
+{
+    (void)state;
+    struct rig rig;
+    pthread_t threads[NOTERS];
+    rig_start(&rig, false, COMMIT_STEP);
+    for (uint32_t i = 0; i < NOTERS; i++) (void)job_submit(&rig, i, 10, 4, 1);
+    for (uint32_t i = 0; i < NOTERS; i++) wait_end(&rig, &rig.jobs[i]);
+    noted_meter = rig.meter;
+    for (uint32_t i = 0; i < NOTERS; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, note_energies, &rig.jobs[i]), 0);
+    for (uint32_t i = 0; i < NOTERS; i++) assert_int_equal(pthread_join(threads[i], NULL), 0);
+    struct energy_note bad[5];
+    for (uint32_t i = 0; i < 5; i++) bad[i] = note_of(&rig.jobs[0].metered.charge, 1);
+    bad[0].energy.uj_host = UNITS_MAX;
+    bad[1].energy.pue_ppm = 0;
+    bad[2].energy.slot_ms = -1;
+    bad[3].account = 0;
+    bad[4].mclass = MODEL_CLASSES;
+    for (uint32_t i = 0; i < 5; i++) assert_int_equal(meter_note_energy(rig.meter, &bad[i]), ST_INVAL);
+    assert_int_equal(billing_note_energy(NULL, &bad[0]), ST_OK);
+    rig_empty(&rig);
+    meter_port_close(rig.port);
+    meter_finish(rig.meter); /* takes what was noted last */
+    assert_int_equal(rig.stats.records_energy, NOTERS * NOTES);
+    assert_int_equal(rig.stats.energy_dropped, 5);
+    check_energies(&rig, NOTES);
+    struct ledger_client client;
+    struct month_total totals[MODEL_CLASSES];
+    struct error err;
+    uint64_t records = 0, uj = 0;
+    meter_ledger_client(rig.meter, &client);
+    for (uint32_t month = 202609; month <= 202610; month++) {
+        uint32_t count;
+        assert_int_equal(client.calls->month(client.state, account_number("odd"), month, totals, &count, &err), ST_OK);
+        if (count > 0) records += totals[0].energy_records, uj += totals[0].energy_uj;
+    }
+    assert_int_equal(records, NOTERS / 2 * NOTES);
+    assert_int_equal(uj, NOTERS / 2 * (NOTES * 1000 + NOTES * (NOTES - 1) / 2));
+    engine_destroy(rig.engine);
+    meter_destroy(rig.meter);
+    device_destroy(rig.device);
+    tokenizer_destroy(rig.tokenizer);
+    mem_free(rig.jobs);
+    remove_folder(&rig);
+}
+
+/* No note waits for a disk, and none is lost without being counted: too many at once, and a journal that has failed. */
+static void test_meter_energy_that_finds_no_room(void **state)
+{
+    (void)state;
+    struct rig rig;
+    rig_start(&rig, false, COMMIT_STEP);
+    struct job *job = job_submit(&rig, 0, 10, 4, 1);
+    wait_end(&rig, job);
+    struct energy_note note = note_of(&job->metered.charge, 1);
+    gate_set(true, false);
+    assert_int_equal(meter_note_energy(rig.meter, &note), ST_OK);
+    while (rig.stats.records_energy == 0) nap(); /* the meter has taken it and cannot end its commit */
+    for (uint32_t i = 0; i < ENERGY_NOTES_MAX; i++) assert_int_equal(meter_note_energy(rig.meter, &note), ST_OK);
+    assert_int_equal(meter_note_energy(rig.meter, &note), ST_LIMIT);
+    assert_int_equal(rig.stats.energy_dropped, 1);
+    gate_set(false, true); /* ... which fails, and the other segment's too */
+    while (!meter_failed(rig.meter)) nap();
+    for (int i = 0; i < 5000 && rig.stats.energy_dropped < 1 + ENERGY_NOTES_MAX; i++) nap();
+    assert_int_equal(meter_note_energy(rig.meter, &note), ST_IO);
+    assert_int_equal(rig.stats.energy_dropped, 2 + ENERGY_NOTES_MAX);
+    meter_let_go(rig.meter);
+    rig_stop(&rig);
+    gate_set(false, false);
+    remove_folder(&rig);
+}
+
 static void test_meter_end_to_end(void **state)
 {
     (void)state;
@@ -676,6 +801,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_meter_end_to_end),
+        cmocka_unit_test(test_meter_energy),
+        cmocka_unit_test(test_meter_energy_that_finds_no_room),
         cmocka_unit_test(test_meter_waits_for_the_disk),
         cmocka_unit_test(test_meter_fails_with_the_journal),
         cmocka_unit_test(test_meter_keeps_the_order_when_it_fails),
