@@ -144,6 +144,7 @@ static void on_request(void *state, struct http_conn *conn, struct http_request 
     case ROUTE_ADMIN_WAKE:
     case ROUTE_ADMIN_IS_SLEEPING: admin_request(server, conn, request, route->id); break;
     case ROUTE_ADMIN_POWER: admin_power_request(server, conn, request); break;
+    case ROUTE_ADMIN_PLAN: admin_plan_request(server, conn, request); break;
     case ROUTE_USAGE:
     case ROUTE_BILLING_LEDGER:
     case ROUTE_BILLING_ORDERS:
@@ -349,6 +350,7 @@ static void on_tick(uv_timer_t *timer)
     if (server->admin_http) http_server_tick(server->admin_http);
     exchanges_tick(&server->exchanges, http_server_now_ns(server->http));
     models_tick(&server->models);
+    plan_turn(server);
     directory_watch_tick(server, http_server_now_ns(server->http));
     for (uint32_t i = 0; i < server->models.count && server->phase < REFUSING; i++) {
         struct engine_stats stats;
@@ -478,6 +480,7 @@ static void server_free(struct server *server)
         power_destroy(server->models.power);
         signal_feeds_destroy(server->signal_feeds);
     }
+    plan_destroy(server->plan);
     billing_close(server->billing);
     http_server_destroy(server->http);
     http_server_destroy(server->admin_http);
@@ -545,6 +548,7 @@ static enum status open_server(struct server *server, struct error *err)
     server->exchanges.billing = server->billing;
     server->models.meter = server->billing ? server->billing->meter : NULL;
     TRY(open_power(server, err));
+    TRY(plan_open(server, err));
     directory_watch_start(server);
     key_recall_start(server);
     models_start(&server->models);

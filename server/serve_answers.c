@@ -168,6 +168,7 @@ void reply_metrics(struct server *server, struct http_conn *conn)
     struct buf body;
     buf_init(&body, 0);
     metrics_print(models, server->models.count, own, &body);
+    plan_print_metrics(server->plan, &body);
     if (server->billing) count_leases(server);
     if (server->ledger.calls) billing_stats_print(&server->billing_stats, now_ns, &body);
     http_conn_reply(

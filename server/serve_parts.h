@@ -4,6 +4,7 @@
  *   serve_answers.c  what is answered without a model: health, metrics, load, the list of models; and refusals
  *   admin.c          admin calls: load, unload, sleep, wake
  *   admin_power.c    the admin call about watts
+ *   admin_plan.c     the plan of deferrable jobs: what it is told, and the admin call about it
  *   billing_calls.c  /v1/usage, and the admin calls of billing
  *   directory_watch.c  accounts and keys of a billing server, kept up to date
  *   key_recall.c     Idempotency-Keys of an earlier process
@@ -20,6 +21,7 @@
 #include "server/http_conn.h"
 #include "server/http_route.h"
 #include "server/models.h"
+#include "server/power/plan.h"
 #include "server/power/signal_feed.h"
 #include "server/serve.h"
 
@@ -51,8 +53,11 @@ struct server {
     struct http_server *admin_http; /* --admin-port; NULL: none */
     uint32_t http_open;             /* of the two, those that have not closed */
     struct auth *auth;
-    struct billing *billing;           /* NULL: nothing is billed */
-    uint64_t answers_seen;             /* of the ledger, by billing */
+    struct billing *billing;             /* NULL: nothing is billed */
+    uint64_t answers_seen;               /* of the ledger, by billing */
+    struct plan *plan;                   /* of deferrable jobs */
+    struct plan_now plan_now, plan_last; /* what it was told; sums of the engines as they were then */
+    int64_t plan_looked_ms;
     struct signal_feeds *signal_feeds; /* --power-signal; the store is in models.signals */
     struct models models;
     struct metrics_process metrics;
@@ -107,6 +112,13 @@ void admin_abort(struct server *server);
 
 /* GET and POST /admin/power, the key checked. */
 void admin_power_request(struct server *server, struct http_conn *conn, const struct http_request *request);
+
+/* ---- admin_plan.c ---- */
+
+NODISCARD enum status plan_open(struct server *server, struct error *err);
+void plan_turn(struct server *server); /* each tick */
+/* GET /admin/power/plan, the key checked. */
+void admin_plan_request(struct server *server, struct http_conn *conn, const struct http_request *request);
 
 /* ---- billing_calls.c ---- */
 

@@ -569,3 +569,30 @@ void plan_print(const struct plan *plan, int64_t now_ms, uint32_t jobs_count, st
     print_jobs(plan, now_ms, jobs_count, out);
     buf_append_text(out, "}");
 }
+
+static void print_head(struct buf *out, const char *name, const char *kind, const char *help)
+{
+    buf_append_format(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind);
+}
+
+void plan_print_metrics(const struct plan *plan, struct buf *out)
+{
+    struct plan_totals totals;
+    plan_read_totals(plan, &totals);
+    print_head(out, "mr_deferred_jobs", "gauge", "Deferrable jobs that are promised, by state");
+    buf_append_format(out,
+                      "mr_deferred_jobs{engine=\"0\",state=\"waiting\"} %u\n"
+                      "mr_deferred_jobs{engine=\"0\",state=\"released\"} %u\n"
+                      "mr_deferred_jobs{engine=\"0\",state=\"running\"} %u\n",
+                      totals.sums.waiting, totals.sums.released - totals.sums.started, totals.sums.started);
+    print_head(out, "mr_deferral_seconds", "summary", "From the promise until a deferrable job might run");
+    buf_append_format(
+        out, "mr_deferral_seconds_sum{engine=\"0\"} %.9g\nmr_deferral_seconds_count{engine=\"0\"} %" PRIu64 "\n",
+        totals.deferral_s, totals.deferrals);
+    print_head(out, "mr_deadline_misses_total", "counter", "Promised jobs that expired, by what took their time");
+    for (int cause = 0; cause < PLAN_CAUSES; cause++)
+        buf_append_format(out, "mr_deadline_misses_total{engine=\"0\",cause=\"%s\"} %" PRIu64 "\n",
+                          plan_cause_text((enum plan_cause)cause), totals.misses[cause]);
+    print_head(out, "mr_flex_down_watts", "gauge", "What deferrable work that runs draws: it could be shed");
+    buf_append_format(out, "mr_flex_down_watts{engine=\"0\"} %.9g\n", totals.flex_down_w);
+}

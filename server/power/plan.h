@@ -134,6 +134,8 @@ bool plan_released(const struct plan *plan, uint64_t id);
 bool plan_explain(const struct plan *plan, uint64_t id, int64_t now_ms, struct plan_explanation *explanation);
 void plan_read_totals(const struct plan *plan, struct plan_totals *totals);
 const char *plan_cause_text(enum plan_cause cause); /* "cap", "event", "green", "late" */
+/* For /metrics, in Prometheus' text form. */
+void plan_print_metrics(const struct plan *plan, struct buf *out);
 /* Totals, the slots in which work is planned, and the first jobs_count jobs by deadline. JSON. */
 void plan_print(const struct plan *plan, int64_t now_ms, uint32_t jobs_count, struct buf *out);
 
