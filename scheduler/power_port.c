@@ -68,6 +68,7 @@ uint64_t power_port_begin(struct power_port *port, struct sched *sched, uint64_t
     double room_j = joule_bucket_room(&port->bucket, port->order.allowance_w, STEP_S, now_ns);
     sched_set_power(sched, &(struct sched_power){.room_j = room_j,
                                                  .idle_w = port->order.idle_w,
+                                                 .range_w = port->order.range_w,
                                                  .model = port->order.model,
                                                  .holds_deferrable = port->order.holds_deferrable != 0});
     if (room_j > 0) return 0;
@@ -102,8 +103,19 @@ static void miss(struct power_port *port, const struct power_step *step)
     atomic_fetch_add_explicit(&port->lost, 1, memory_order_relaxed);
 }
 
+/* W3. */
+static void settle(struct power_port *port, struct power_step *step)
+{
+    double watts = draw_model_watts(&port->order.draw, &step->work);
+    if (!(watts > 0) || step->end_ns <= step->start_ns) return;
+    double joules = watts * (double)(step->end_ns - step->start_ns) * 1e-9;
+    if (isfinite(port->order.allowance_w)) joule_bucket_pay(&port->bucket, joules - step->joules);
+    step->joules = joules;
+}
+
 void power_port_stepped(struct power_port *port, struct power_step *step, uint64_t next_ns)
 {
+    settle(port, step);
     step->missed = port->missed;
     if (ring_push(&port->steps, step))
         port->missed = (struct power_missed){.start_ns = 0};

@@ -85,7 +85,8 @@ struct sched_stats {
 /* What the next plan may take of a watt budget (R25, R26). */
 struct sched_power {
     double room_j; /* joules above idle; infinity: no limit; 0: what has ended is ended, and nothing is planned */
-    double idle_w; /* drawn without work */
+    double idle_w;  /* drawn without work */
+    double range_w; /* the most that work draws above it; 0: not known */
     struct energy_model model;
     bool holds_deferrable; /* flex and batch wait, as far as their class limits allow */
 };

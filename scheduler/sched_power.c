@@ -6,10 +6,12 @@
  *   deferrable prompts with what is left; from nothing, one block
  *
  * A class is deferrable from flex on; a sequence of it that has had nothing for its class limit counts as interactive,
- * so that none is paused for ever. Joules above idle of a step are q = max(0, E - P0 * T): E from the energy model, T
- * from the cost model. Rejected: planning as without a limit and taking rows out again until it fits (a record a row
- * and try); letting prompts starve the deferrable rows whatever there is to save (the room is set aside only for
- * prompts that run, so a prompt that waits for blocks cannot hold up the rows that have them). */
+ * so that none is paused for ever. Joules above idle of a step are q = max(0, min(E - P0 * T, range * T)): E from the
+ * energy model, T from the cost model. The second bound holds where the first knows only steps of another make-up:
+ * after seconds of full prompts that all look alike it may give a step of 16 tokens the joules of one of 100. Rejected:
+ * planning as without a limit and taking rows out again until it fits (a record a row and try); letting prompts starve
+ * the deferrable rows whatever there is to save (the room is set aside only for prompts that run, so a prompt that
+ * waits for blocks cannot hold up the rows that have them). */
 #include "runtime/base/clock.h"
 #include "scheduler/sched_internal.h"
 
@@ -23,7 +25,8 @@ void sched_set_power(struct sched *s, const struct sched_power *power)
 static double joules_above_idle(const struct sched *s, const struct energy_work *work, const struct cost_step *cost)
 {
     double step_s = (double)cost_model_predict_ns(&s->cost, cost) * 1e-9;
-    return fmax(0, energy_model_joules(&s->power.model, work) - s->power.idle_w * step_s);
+    double joules = fmax(0, energy_model_joules(&s->power.model, work) - s->power.idle_w * step_s);
+    return s->power.range_w > 0 ? fmin(joules, s->power.range_w * step_s) : joules;
 }
 
 static const struct planned_step *last_plan(const struct sched *s)

@@ -6,7 +6,7 @@
 /* Found in simulation over 24 seeds with the gain 15 % off; tests/unit/scheduler/test_throttle.c holds what they give.
  */
 static const double OFFSET_RATE = 0.30, GAIN_RATE = 0.03, IDLE_RATE = 0.05;
-static const double OFFSET_MAX = 0.30, GAIN_MIN = 0.3, GAIN_MAX = 3, STRANGE = 0.35, LOADED = 0.05;
+static const double OFFSET_MAX = 0.30, GAIN_MIN = 0.3, GAIN_MAX = 3, STRANGE = 0.35, LOADED = 0.05, RESTED = 0.005;
 static const double MARGIN = 0.02, SIGMAS = 3, SILENT_SHARE = 0.95, LOST_SHARE = 0.85;
 static const double CREDIT_S = 0.020, SPREAD_S = 0.2;
 enum { DROPPED_MAX = 3 };
@@ -111,7 +111,7 @@ bool throttle_sample(struct throttle *throttle, uint64_t now_ns, double seconds,
     if (work > LOADED * throttle->range_w)
         throttle->gain = clamp(throttle->gain + GAIN_RATE * ((measured - throttle->idle_w) / work - throttle->gain),
                                GAIN_MIN, GAIN_MAX);
-    if (work_j == 0) throttle->idle_w += IDLE_RATE * (measured - throttle->idle_w);
+    if (work_j == 0 && work < RESTED * throttle->range_w) throttle->idle_w += IDLE_RATE * (measured - throttle->idle_w);
     return true;
 }
 

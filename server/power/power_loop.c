@@ -27,6 +27,7 @@ void power_loop_init(struct power_loop *loop, struct sensor *sensor, double floo
                                             .lost_s = 10},
                   now_ns);
     energy_model_init(&loop->model, sensor->full_w);
+    draw_model_init(&loop->draw, range_w);
 }
 
 void power_loop_goal(struct power_loop *loop, const struct power_goal *goal, uint64_t now_ns)
@@ -88,8 +89,7 @@ static void feed_simulated(struct power_loop *loop, uint64_t known_ns)
         double joules = 0;
         for (uint32_t i = 0; i < loop->queue_count; i++) {
             const struct power_step *step = &loop->queue[i];
-            double prompts = step->work.prefill_tokens, tokens = prompts + step->work.decode_rows;
-            double share = DECODE_SHARE + (1 - DECODE_SHARE) * (tokens > 0 ? prompts / tokens : 0);
+            double share = DECODE_SHARE + (1 - DECODE_SHARE) * draw_prompts_share(&step->work);
             joules += share * range_w * seconds_in(step, loop->fed_ns, to_ns);
         }
         double seconds = (double)(to_ns - loop->fed_ns) * 1e-9;
@@ -101,7 +101,7 @@ static void feed_simulated(struct power_loop *loop, uint64_t known_ns)
 /* What the steps did between two moments. */
 struct window {
     struct energy_work work;
-    double paid_j, busy_s;
+    double paid_j, busy_s, prompts_s; /* prompts_s: of busy_s, by their share of the tokens */
 };
 
 static struct window window_of(const struct power_loop *loop, uint64_t from_ns, uint64_t to_ns)
@@ -112,6 +112,7 @@ static struct window window_of(const struct power_loop *loop, uint64_t from_ns, 
         double inside_s = seconds_in(step, from_ns, to_ns), all_s = (double)(step->end_ns - step->start_ns) * 1e-9;
         double share = all_s > 0 ? inside_s / all_s : 0;
         window.busy_s += inside_s;
+        window.prompts_s += inside_s * draw_prompts_share(&step->work);
         window.paid_j += share * step->joules;
         window.work.steps += share * step->work.steps;
         window.work.prefill_tokens += share * step->work.prefill_tokens;
@@ -153,6 +154,8 @@ static void close_window(struct power_loop *loop, const struct sensor_reading *n
     if (!sound || window.busy_s < BUSY_LEAST * seconds) return;
     double idle_s = fmax(0, seconds - window.busy_s);
     energy_model_observe(&loop->model, &window.work, joules - loop->throttle.idle_w * idle_s);
+    draw_model_observe(&loop->draw, window.prompts_s, window.busy_s - window.prompts_s,
+                       joules - loop->throttle.idle_w * seconds);
 }
 
 void power_loop_read(struct power_loop *loop, uint64_t now_ns, uint64_t known_ns, uint64_t paced_ns)
@@ -178,6 +181,8 @@ void power_loop_order(struct power_loop *loop, uint64_t now_ns, uint32_t engines
     double allowance_w = throttle_allowance(&loop->throttle, now_ns, &loop->alarm);
     *order = (struct power_order){.allowance_w = allowance_w / (engines > 1 ? engines : 1),
                                   .idle_w = loop->throttle.idle_w,
+                                  .range_w = loop->sensor->full_w - loop->throttle.idle_w,
+                                  .draw = loop->draw,
                                   .model = loop->model,
                                   .holds_deferrable = loop->goal.shed_level > 0};
 }

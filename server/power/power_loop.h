@@ -38,6 +38,7 @@ struct power_loop {
     struct attribution *books; /* borrowed; NULL: none are kept */
     struct throttle throttle;
     struct energy_model model;
+    struct draw_model draw;
     struct power_goal goal;
     struct power_step queue[POWER_QUEUE_MAX]; /* told, and not yet in a window; by their ends */
     uint32_t queue_count;

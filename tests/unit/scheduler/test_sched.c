@@ -625,6 +625,12 @@ static void test_sched_room(void **state)
     assert_int_equal(plan(s)->tokens_count, 1 + 48); /* 4.9 J, to the nearest border */
     assert_true(sched_plan_joules(s->sched, &work) > 5.7 && work.prefill_tokens == 48 && work.decode_rows == 1);
     commit(s);
+    power.range_w = 1e-3; /* what the device can draw bounds what a model says */
+    sched_set_power(s->sched, &power);
+    plan(s);
+    assert_true(sched_plan_joules(s->sched, &work) < 0.001);
+    commit(s);
+    power.range_w = 0;
     power.room_j = 0;
     sched_set_power(s->sched, &power);
     assert_int_equal(plan(s)->tokens_count, 0);
