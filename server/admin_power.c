@@ -3,8 +3,10 @@
  *   GET  /admin/power     the meter, what it shows and what is held
  *   POST /admin/power     {"cap_w": WATTS|null, "target_w": WATTS|null, "shed_level": 0..3, "until": UNIX SECONDS|null}
  *
- * A POST holds from the next step on; what it does not name stays as it is, null lifts it. With "until" the goal of the
- * options comes back then; without, until the next POST or the process's end. A refused call changes nothing. */
+ * A POST holds from the next step on, beside the options and the sources of signals: the lowest cap and the highest
+ * shed level count, and its target before theirs (power/power_goal.h). What it does not name of what was given by hand
+ * stays as it is, null lifts it. With "until" it ends then; without, with the process. A refused call changes nothing.
+ */
 #include "server/serve_parts.h"
 
 #include "runtime/base/json.h"
@@ -98,7 +100,7 @@ static void set(struct power *power, struct http_conn *conn, const struct json *
     const char *key, *why;
     const struct json *value;
     power_read_state(power, &state);
-    struct power_order_call call = {.goal = state.goal};
+    struct power_order_call call = {.goal = state.hand};
     for (void *iterator = NULL; json_iterate(root, &iterator, &key, &value);)
         if (!read_member(key, value, &call, &why)) {
             refuse(conn, key, why);

@@ -177,7 +177,7 @@ const struct option option_table[] = {
      false},
     {"power-cap", 0, OPTION_DOUBLE, SERVE, AT(power_cap_w), "0", 0, 1e9, "WATTS",
      "Hard limit of the power that the meter shows: steps are cut and paced to stay below it. 0: none. POST "
-     "/admin/power changes it.",
+     "/admin/power and --power-signal can lower it.",
      false},
     {"power-target", 0, OPTION_DOUBLE, SERVE, AT(power_target_w), "0", 0, 1e9, "WATTS",
      "Power to keep to, but never below --power-floor. 0: none.", false},

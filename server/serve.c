@@ -494,13 +494,6 @@ static void server_free(struct server *server)
 static enum status open_power(struct server *server, struct error *err)
 {
     const struct config *config = server->config;
-    struct power_config settings = {.sensor = config->power_sensor ? config->power_sensor : "none",
-                                    .idle_w = config->power_idle_w,
-                                    .full_w = config->power_full_w,
-                                    .floor_w = config->power_floor_w,
-                                    .cap_w = config->power_cap_w,
-                                    .target_w = config->power_target_w,
-                                    .clock = clock_system()};
     struct signal_setup signals = {.specs = (const char *const *)config->power_signals.items,
                                    .specs_count = config->power_signals.count,
                                    .default_cap_w = config->power_default_cap_w,
@@ -508,6 +501,14 @@ static enum status open_power(struct server *server, struct error *err)
     struct power_state state;
     TRY(signal_feeds_create(&signals, &server->signal_feeds, err));
     server->models.signals = signal_feeds_store(server->signal_feeds);
+    struct power_config settings = {.sensor = config->power_sensor ? config->power_sensor : "none",
+                                    .idle_w = config->power_idle_w,
+                                    .full_w = config->power_full_w,
+                                    .floor_w = config->power_floor_w,
+                                    .cap_w = config->power_cap_w,
+                                    .target_w = config->power_target_w,
+                                    .signals = server->models.signals,
+                                    .clock = clock_system()};
     TRY(power_create(&settings, &server->models.power, err));
     TRY(signal_feeds_start(server->signal_feeds, err));
     if (!server->models.power) return ST_OK;

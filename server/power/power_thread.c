@@ -5,6 +5,7 @@
 #include "runtime/base/doorbell.h"
 #include "runtime/base/mem.h"
 #include "runtime/power/sensors.h"
+#include "server/power/power_goal.h"
 
 #include <math.h>
 #include <pthread.h>
@@ -36,8 +37,10 @@ struct power {
     pthread_mutex_t mutex; /* guards what follows */
     struct port_link *ports;
     uint64_t paced_ns, steps_lost; /* of ports that are closed too */
-    struct power_goal goal;
-    uint64_t goal_until_unix_ms;
+    struct power_goal hand;
+    bool hand_is_set;
+    uint64_t hand_until_unix_ms; /* 0: no end */
+    struct power_goal goal;      /* merged, as the loop has it */
     bool goal_is_new;
     struct power_state state;
     struct power_usage usage;
@@ -51,14 +54,26 @@ static uint64_t unix_ms(const struct power *power)
     return (uint64_t)clock_unix_us(power->config.clock) / 1000;
 }
 
+/* What holds at this moment; *told: of the sources. */
+static struct power_goal goal_now(struct power *power, struct power_slot *told)
+{
+    int64_t now_ms = (int64_t)unix_ms(power);
+    *told = (struct power_slot){.have = 0};
+    if (power->hand_until_unix_ms && (uint64_t)now_ms >= power->hand_until_unix_ms) {
+        power->hand_is_set = false;
+        power->hand_until_unix_ms = 0;
+    }
+    if (power->config.signals) signal_at(power->config.signals, now_ms, now_ms, told);
+    return power_goal_merge(&power->own_goal, told, power->hand_is_set ? &power->hand : NULL, power->loop.floor_w);
+}
+
 static void take_goal(struct power *power, uint64_t now_ns)
 {
-    uint64_t until_unix_ms = power->goal_until_unix_ms;
-    if (until_unix_ms && unix_ms(power) >= until_unix_ms) {
-        power->goal = power->own_goal;
-        power->goal_until_unix_ms = 0;
-        power->goal_is_new = true;
-    }
+    struct power_slot told;
+    struct power_goal goal = goal_now(power, &told), held = power->goal;
+    power->goal_is_new |=
+        goal.cap_w != held.cap_w || goal.target_w != held.target_w || goal.shed_level != held.shed_level;
+    power->goal = goal;
     if (power->goal_is_new) power_loop_goal(&power->loop, &power->goal, now_ns);
     power->goal_is_new = false;
 }
@@ -279,6 +294,12 @@ static void power_free(struct power *power)
     mem_free(power);
 }
 
+/* A source has news: an event does not wait for the next look. */
+static void ring_doorbell(void *state)
+{
+    doorbell_ring(&((struct power *)state)->doorbell);
+}
+
 enum status power_create(const struct power_config *config, struct power **out, struct error *err)
 {
     struct power *power = mem_alloc(1, sizeof *power);
@@ -294,6 +315,10 @@ enum status power_create(const struct power_config *config, struct power **out, 
                       "--power-cap and --power-target need a meter: there is none; --power-full (and --power-idle) "
                       "give the numbers for a simulated one");
     if (status == ST_OK && power->sensor) status = start(power, err);
+    if (status == ST_OK && power->sensor && config->signals) {
+        signal_set_nameplate(config->signals, power->sensor->full_w);
+        signal_on_change(config->signals, ring_doorbell, power);
+    }
     if (status == ST_OK && power->sensor)
         *out = power;
     else
@@ -362,9 +387,9 @@ enum status power_set_goal(struct power *power, const struct power_goal *goal, u
     if (until_unix_ms && until_unix_ms <= unix_ms(power))
         return error_set(err, ST_INVAL, "until must be in the future");
     pthread_mutex_lock(&power->mutex);
-    power->goal = *goal;
-    power->goal_until_unix_ms = until_unix_ms;
-    power->goal_is_new = true;
+    power->hand = *goal;
+    power->hand_is_set = true;
+    power->hand_until_unix_ms = until_unix_ms;
     pthread_mutex_unlock(&power->mutex);
     doorbell_ring(&power->doorbell);
     return ST_OK;
@@ -374,8 +399,9 @@ void power_read_state(struct power *power, struct power_state *state)
 {
     pthread_mutex_lock(&power->mutex);
     *state = power->state;
-    state->goal = power->goal;
-    state->until_unix_ms = power->goal_until_unix_ms;
+    state->goal = goal_now(power, &state->told);
+    state->hand = power->hand_is_set ? power->hand : (struct power_goal){INFINITY, INFINITY, 0};
+    state->until_unix_ms = power->hand_until_unix_ms;
     pthread_mutex_unlock(&power->mutex);
 }
 

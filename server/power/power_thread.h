@@ -5,13 +5,15 @@
  *   power thread: ports -> records -> loop <- meter; loop -> orders -> ports
  *   engine threads: their port alone, without a lock
  *
- * A goal of POST /admin/power holds until its end, then those of the options do again. The lock guards the list of
+ * The goal is merged anew at every look, and at once when a source or an operator has news: power_goal.h. A goal of
+ * POST /admin/power counts until its end. The lock guards the list of
  * ports, the goals and the state shown; it is not held while the meter is read. */
 #ifndef SERVER_POWER_POWER_THREAD_H
 #define SERVER_POWER_POWER_THREAD_H
 
 #include "runtime/base/clock.h"
 #include "server/power/power_loop.h"
+#include "server/power/signal.h"
 
 /* Models that have totals of their own; one more takes what others use. */
 enum { POWER_MODELS_MAX = 16, POWER_MODEL_NAME_MAX = 255 };
@@ -19,10 +21,11 @@ enum { POWER_MODELS_MAX = 16, POWER_MODEL_NAME_MAX = 255 };
 struct power;
 
 struct power_config {
-    const char *sensor;     /* auto, nvml, rapl, simulated, none */
-    double idle_w, full_w;  /* 0: as the meter tells */
-    double floor_w;         /* 0: a tenth of the range above idle */
-    double cap_w, target_w; /* 0: none */
+    const char *sensor;      /* auto, nvml, rapl, simulated, none */
+    double idle_w, full_w;   /* 0: as the meter tells */
+    double floor_w;          /* 0: a tenth of the range above idle */
+    double cap_w, target_w;  /* 0: none */
+    struct signals *signals; /* what sources tell, borrowed; NULL: there are none */
     const struct clock *clock;
 };
 
@@ -36,8 +39,10 @@ struct power_state {
     double error_ratio; /* watts against the set point, less 1; 0 without */
     double idle_w, full_w, floor_w;
     double meter_j, meter_s; /* what the meter has counted since it was opened, and in how long */
-    struct power_goal goal;
-    uint64_t until_unix_ms; /* end of a goal given by hand; 0: none */
+    struct power_goal goal;  /* in force: merged */
+    struct power_goal hand;  /* of it, by hand */
+    struct power_slot told;  /* of it, by sources */
+    uint64_t until_unix_ms;  /* end of a goal given by hand; 0: none */
     enum throttle_alarm alarm;
     uint64_t windows, read_failures, steps_lost;
     struct energy_books books; /* every joule of the meter since the start, once */
@@ -54,8 +59,8 @@ void power_destroy(struct power *power);
 NODISCARD enum status power_open_port(struct power *power, const char *model, struct power_port **port);
 void power_close_port(struct power *power, struct power_port *port); /* NULL is fine */
 
-/* Holds at the next step. until_unix_ms 0: until another is given. io thread. ST_INVAL (err): a value that cannot be;
- * the goal before it holds on. */
+/* By hand; holds at the next step, beside options and sources. until_unix_ms 0: until another is given. io thread.
+ * ST_INVAL (err): a value that cannot be; the goal before it holds on. */
 NODISCARD enum status power_set_goal(struct power *power, const struct power_goal *goal, uint64_t until_unix_ms,
                                      struct error *err);
 void power_read_state(struct power *power, struct power_state *state);
