@@ -71,6 +71,7 @@ struct api_context {
     int64_t now_unix_s, now_unix_ms;
     uint64_t now_ns;      /* monotonic, for deadlines */
     uint64_t deadline_ns; /* default deadline of a request, 0 = none */
+    bool batch;           /* of tier batch, whatever the body says */
 };
 
 struct api_call;

@@ -417,6 +417,10 @@ static bool read_call(struct api_call *call, const struct fields *fields, const 
     if (!read_logprobs(call, fields)) return false;
     if (!read_stream(call, fields)) return false;
     if (!read_service(call, fields)) return false;
+    if (context->batch) {
+        call->tier = TIER_BATCH;
+        call->base.service_class = CLASS_BATCH;
+    }
     return read_cache_domain(call, fields, context->tenant_name);
 }
 

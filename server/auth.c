@@ -300,6 +300,23 @@ bool auth_has_stopped(const struct auth *auth, const struct caller *caller)
     return !key || !key->active;
 }
 
+enum auth_result auth_resume(struct auth *auth, struct caller *caller)
+{
+    uint32_t tenant;
+    if (auth->has_directory && !auth->directory) return AUTH_NOT_YET;
+    if (caller->in_directory) {
+        const struct directory_key *key = auth->directory ? directory_find_number(auth->directory, caller->key) : NULL;
+        return key ? fill_from_directory(auth, key, caller) : AUTH_REVOKED;
+    }
+    bool known = caller->key == 0 && auth->keys.count == 0;
+    for (uint32_t i = 0; i < auth->keys.count; i++) known = known || auth->keys.keys[i].number == caller->key;
+    size_t length = strlen(caller->tenant_name);
+    if (!known || !account_name_ok(caller->tenant_name, length) ||
+        !tenant_of(auth, caller->tenant_name, length, &tenant))
+        return AUTH_WRONG;
+    return fill_plain(auth, tenant, caller->key, caller);
+}
+
 enum auth_result auth_check_admin(const struct auth *auth, const char *authorization, const char *x_api_key)
 {
     const char *key;

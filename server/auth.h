@@ -54,6 +54,10 @@ enum auth_result auth_check(struct auth *auth, const char *authorization, const 
  * key file drops end nothing that runs. */
 bool auth_has_stopped(const struct auth *auth, const struct caller *caller);
 
+/* What holds now for a caller of an earlier time, or an earlier process: its tenant's index and its limits. AUTH_WRONG:
+ * no file or argument has its key any more. */
+enum auth_result auth_resume(struct auth *auth, struct caller *caller);
+
 /* The same for admin calls, against config->admin_keys and config->admin_key_file alone. Without any such key nobody is
  * let in: AUTH_OFF. */
 enum auth_result auth_check_admin(const struct auth *auth, const char *authorization, const char *x_api_key);

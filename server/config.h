@@ -52,6 +52,8 @@ struct config {
     uint32_t key_rpm, key_concurrency; /* --key-rpm, --key-concurrency; 0: no limit */
     uint64_t key_tpm;                  /* --key-tpm */
 
+    char *batch_dir;                  /* --batch-dir FOLDER; NULL: no files, no batches */
+    uint32_t batch_concurrency;       /* --batch-concurrency */
     bool auto_wake;                   /* --auto-wake / --no-auto-wake, on */
     uint32_t max_model_len;           /* --max-model-len; 0: the model's own */
     uint32_t max_num_seqs;            /* --max-num-seqs */

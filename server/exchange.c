@@ -38,7 +38,7 @@ static void write_usage(struct exchange *exchange)
 
 void exchange_drop_body(struct exchange *exchange)
 {
-    http_server_body_freed(exchange->set->http, exchange->body.length);
+    if (!exchange->inner) http_server_body_freed(exchange->set->http, exchange->body.length);
     buf_free(&exchange->body);
 }
 
@@ -98,9 +98,26 @@ void reply_error(struct http_conn *conn, const struct api_error *error, const ch
     buf_free(&body);
 }
 
+void exchange_answer_inner(struct exchange *exchange, int http_status, uint32_t retry_after_ms, const struct buf *body)
+{
+    void (*answer)(void *, int, uint32_t, const struct buf *) = exchange->answer_inner;
+    exchange->answer_inner = NULL;
+    answer(exchange->inner_state, http_status, retry_after_ms, body);
+}
+
+static void answer_error(struct exchange *exchange, const struct api_error *error)
+{
+    struct buf body;
+    buf_init(&body, 0);
+    api_error_body(error, &body);
+    exchange_answer_inner(exchange, error->http_status, error->retry_after_ms, &body);
+    buf_free(&body);
+}
+
 void exchange_reply_error(struct exchange *exchange, const struct api_error *error)
 {
     struct http_conn *conn = exchange->conn;
+    if (exchange->answer_inner) answer_error(exchange, error);
     if (!conn) return;
     exchange->conn = NULL;
     reply_error(conn, error, NULL, exchange->set->aborting);
@@ -109,7 +126,7 @@ void exchange_reply_error(struct exchange *exchange, const struct api_error *err
 void exchange_fail(struct exchange *exchange, const struct api_error *error)
 {
     exchange->failed = true;
-    if (!exchange->conn) return;
+    if (!exchange_listens(exchange)) return;
     if (!exchange->head_sent) {
         exchange_reply_error(exchange, error);
         return;
@@ -173,7 +190,9 @@ static void finish(struct exchange *exchange)
     struct buf body;
     buf_init(&body, 0);
     api_call_finish(exchange->call, &body);
-    if (buf_ok(&body)) {
+    if (buf_ok(&body) && exchange->inner) {
+        exchange_answer_inner(exchange, 200, 0, &body);
+    } else if (buf_ok(&body)) {
         exchange_keep(exchange, &body, 0);
         exchange_kept(exchange);
         http_conn_reply(conn, &(struct http_reply){.status = 200, .body = &body});
@@ -206,8 +225,8 @@ static bool hold_back(const struct exchange *exchange, uint64_t now_ns)
 /* Everything that is known and not yet sent, if the connection can take it. */
 static void render(struct exchange *exchange)
 {
-    if (!exchange->conn && !exchange->failed && exchange->alive == 0) exchange_keep_rest(exchange); /* E9 */
-    if (!exchange->conn || exchange->failed || !exchange->call) return;
+    if (!exchange_listens(exchange) && !exchange->failed && exchange->alive == 0) exchange_keep_rest(exchange); /* E9 */
+    if (!exchange_listens(exchange) || exchange->failed || !exchange->call) return;
     if (exchange->alive == 0) {
         if (!exchange->streaming || http_conn_writable(exchange->conn)) finish(exchange);
         return;
@@ -235,7 +254,7 @@ static void render(struct exchange *exchange)
 static void settle(struct exchange *exchange)
 {
     render(exchange);
-    if (exchange_may_end(exchange) && (!exchange->conn || exchange->failed)) exchange_destroy(exchange);
+    if (exchange_may_end(exchange) && (!exchange_listens(exchange) || exchange->failed)) exchange_destroy(exchange);
 }
 
 static uint64_t *token_clock(struct exchange *exchange, const struct event *event)
@@ -430,6 +449,14 @@ void exchanges_tick(struct exchanges *set, uint64_t now_ns)
             exchange->written_ns = now_ns;
         }
     }
+}
+
+void exchange_break_inner(struct exchange *exchange, const struct api_error *error)
+{
+    exchange_wait_no_more(exchange);
+    exchange->holding = false;
+    break_off(exchange, error);
+    if (exchange_may_end(exchange)) exchange_destroy(exchange);
 }
 
 void exchanges_cut(struct exchanges *set, const struct served *served)

@@ -28,6 +28,9 @@
  * E10 A call that we break off (shutdown, its model leaves) is told so when the engine has ended it. If it ended by
  *     itself before, its client gets the answer that it is charged for.
  *
+ * E11 A call of a batch has no connection: its answer goes to a sink, once, whatever became of it; later than the start.
+ *     It is of class batch, never streams, and is billed under its own digest, which no client can have chosen.
+ *
  * /tokenize and /detokenize are exchanges too that never meet the engine: a large text must not hold up the loop.
  * io thread only, but for the work in the pool. */
 #ifndef SERVER_EXCHANGE_H
@@ -84,6 +87,22 @@ bool exchanges_have_room(struct exchanges *set, const char *request_id, uint32_t
 /* Takes the connection's current request. Replies itself, now or later. */
 void exchange_start(struct exchanges *set, enum exchange_kind kind, struct http_conn *conn,
                     const struct caller *caller);
+
+/* E11. body: taken over, also on failure. digest: idempotency's, for the charge. prepaid: an earlier process was paid
+ * for this call, and its answer was lost: not billed. deadline_ns: monotonic. NULL: no memory, and no answer comes. */
+struct inner_call {
+    enum exchange_kind kind; /* CHAT or COMPLETIONS */
+    const struct caller *caller;
+    const char *request_id;
+    const uint8_t *digest; /* [16] */
+    bool prepaid;
+    uint64_t deadline_ns;
+    void (*answer)(void *state, int http_status, uint32_t retry_after_ms, const struct buf *body);
+    void *state;
+};
+struct exchange *exchange_start_inner(struct exchanges *set, const struct inner_call *call, struct buf *body);
+/* E10 for one such call that has not been answered yet: its answer is the error, unless it ends by itself before. */
+void exchange_break_inner(struct exchange *exchange, const struct api_error *error);
 
 /* An error as the whole answer to a call. allow: of a 405, else NULL; close: the connection, after it. */
 void reply_error(struct http_conn *conn, const struct api_error *error, const char *allow, bool close);

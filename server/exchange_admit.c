@@ -75,7 +75,7 @@ void exchange_take_key(struct exchange *exchange, const struct http_request *req
 
 void exchange_print_body(struct exchange *exchange)
 {
-    if (!exchange->admission.has_key) return;
+    if (!exchange->admission.has_key || exchange->inner) return;
     idempotency_print("POST", exchange->kind == EXCHANGE_CHAT ? "/v1/chat/completions" : "/v1/completions",
                       exchange->body.data, exchange->body.length, exchange->admission.print);
 }
@@ -236,7 +236,7 @@ enum admission_verdict exchange_admit(struct exchange *exchange)
     struct admission *admission = &exchange->admission;
     if (admission->passed) return ADMITTED;
     enum admission_verdict verdict = ADMITTED;
-    if (admission->has_key && !admission->entry) verdict = admit_key(exchange);
+    if (admission->has_key && !exchange->inner && !admission->entry) verdict = admit_key(exchange);
     if (verdict == ADMITTED) verdict = admit_rate(exchange);
     admission->passed = verdict == ADMITTED;
     return verdict;

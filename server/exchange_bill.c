@@ -63,7 +63,7 @@ static uint32_t first_tokens(const struct exchange *exchange, const struct reque
 
 bool exchange_bill_begin(struct exchange *exchange)
 {
-    if (!exchange->set->billing) return true;
+    if (!exchange->set->billing || exchange->prepaid) return true;
     uint32_t choices = 0;
     for (uint32_t i = 0; i < exchange->requests_count; i++) choices += exchange->requests[i].choices_count;
     exchange->billed = mem_alloc(exchange->requests_count, sizeof *exchange->billed);

@@ -56,7 +56,8 @@ static void work_in_pool(uv_work_t *work)
         .now_unix_s = clock_unix_us(clock_system()) / 1000000,
         .now_unix_ms = clock_unix_us(clock_system()) / 1000,
         .now_ns = now_ns,
-        .deadline_ns = exchange->arrived_ns + limits.request_deadline_ms * NS_PER_MS,
+        .deadline_ns = exchange->deadline_ns,
+        .batch = exchange->inner,
     };
     exchange_print_body(exchange);
     enum api_kind kind = exchange->kind == EXCHANGE_CHAT ? API_CHAT : API_COMPLETIONS;
@@ -127,7 +128,7 @@ static void refuse(struct exchange *exchange, enum refusal refusal, uint64_t wai
 static void go_on(struct exchange *exchange)
 {
     buf_clear(&exchange->answer);
-    if (exchange->failed || !exchange->conn) return;
+    if (exchange->failed || !exchange_listens(exchange)) return;
     if (enter_pool(exchange))
         exchange->set->preparing++;
     else
@@ -171,7 +172,7 @@ void exchanges_settled(struct exchanges *set, struct served *served)
         next = exchange->next;
         if (exchange->waits_for != served) continue;
         await(exchange, exchange_stop_waiting(exchange));
-        if (exchange_may_end(exchange) && !exchange->conn) exchange_destroy(exchange);
+        if (exchange_may_end(exchange) && !exchange_listens(exchange)) exchange_destroy(exchange);
     }
 }
 
@@ -243,7 +244,7 @@ void exchange_ask_again(struct exchange *exchange)
     } else {
         enter_engine(exchange);
     }
-    if (exchange_may_end(exchange) && !exchange->conn) exchange_destroy(exchange);
+    if (exchange_may_end(exchange) && !exchange_listens(exchange)) exchange_destroy(exchange);
 }
 
 void exchanges_answered(struct exchanges *set)
@@ -306,8 +307,8 @@ static void work_done(uv_work_t *work, int status)
     exchange->in_pool = false;
     set->preparing--;
     drop_candidates(exchange, &asleep);
-    if (!asleep || !exchange->conn || exchange->failed) exchange_drop_body(exchange);
-    if (status == UV_ECANCELED || !exchange->conn || exchange->failed) {
+    if (!asleep || !exchange_listens(exchange) || exchange->failed) exchange_drop_body(exchange);
+    if (status == UV_ECANCELED || !exchange_listens(exchange) || exchange->failed) {
         if (asleep) served_unpin(asleep); /* nobody waits for it any more */
     } else if (asleep) {
         await(exchange, asleep);
@@ -321,26 +322,35 @@ static void work_done(uv_work_t *work, int status)
     if (exchange_may_end(exchange)) exchange_destroy(exchange);
 }
 
-void exchange_start(struct exchanges *set, enum exchange_kind kind, struct http_conn *conn, const struct caller *caller)
+static struct exchange *exchange_make(struct exchanges *set, enum exchange_kind kind, const struct caller *caller,
+                                      const char *request_id)
 {
     struct exchange *exchange = mem_alloc(1, sizeof *exchange);
+    if (!exchange) return NULL;
+    exchange->set = set;
+    exchange->kind = kind;
+    exchange->caller = *caller;
+    exchange->arrived_ns = clock_ns();
+    exchange->deadline_ns = exchange->arrived_ns + limits.request_deadline_ms * NS_PER_MS;
+    exchange->written_ns = UINT64_MAX; /* the next tick says when */
+    buf_init(&exchange->answer, (size_t)limits.api_request_memory_bytes);
+    memcpy(exchange->request_id, request_id, strlen(request_id) + 1);
+    exchange->work.data = exchange;
+    exchange->next = set->all;
+    if (exchange->next) exchange->next->previous = exchange;
+    set->all = exchange;
+    set->count++;
+    return exchange;
+}
+
+void exchange_start(struct exchanges *set, enum exchange_kind kind, struct http_conn *conn, const struct caller *caller)
+{
     struct http_request *request = http_conn_request(conn);
+    struct exchange *exchange = exchange_make(set, kind, caller, request->id);
     if (exchange) {
-        exchange->set = set;
-        exchange->kind = kind;
         exchange->conn = conn;
-        exchange->caller = *caller;
         exchange_take_key(exchange, request);
-        exchange->arrived_ns = clock_ns();
-        exchange->written_ns = UINT64_MAX; /* the next tick says when */
         http_conn_take_body(conn, &exchange->body);
-        buf_init(&exchange->answer, (size_t)limits.api_request_memory_bytes);
-        memcpy(exchange->request_id, request->id, sizeof exchange->request_id);
-        exchange->work.data = exchange;
-        exchange->next = set->all;
-        if (exchange->next) exchange->next->previous = exchange;
-        set->all = exchange;
-        set->count++;
         http_conn_user_set(conn, exchange);
         if (enter_pool(exchange)) {
             set->preparing++;
@@ -352,4 +362,28 @@ void exchange_start(struct exchanges *set, enum exchange_kind kind, struct http_
     struct api_error error;
     refusal_error(REFUSE_NO_MEMORY, RETRY_AFTER_MS_MIN, &error);
     reply_error(conn, &error, NULL, false);
+}
+
+struct exchange *exchange_start_inner(struct exchanges *set, const struct inner_call *call, struct buf *body)
+{
+    struct exchange *exchange = exchange_make(set, call->kind, call->caller, call->request_id);
+    if (!exchange) {
+        buf_free(body);
+        return NULL;
+    }
+    exchange->inner = true;
+    exchange->prepaid = call->prepaid;
+    exchange->deadline_ns = call->deadline_ns;
+    exchange->body = *body;
+    buf_init(body, 0);
+    exchange->admission.has_key = true;
+    memcpy(exchange->admission.digest, call->digest, sizeof exchange->admission.digest);
+    if (enter_pool(exchange)) {
+        set->preparing++;
+        exchange->answer_inner = call->answer;
+        exchange->inner_state = call->state;
+        return exchange;
+    }
+    exchange_destroy(exchange);
+    return NULL;
 }

@@ -36,7 +36,11 @@ struct exchange {
     struct exchanges *set;
     struct exchange *previous, *next;
     struct exchange *next_touched;
-    struct http_conn *conn; /* NULL: gone, or answered */
+    struct http_conn *conn; /* NULL: gone, answered, or inner */
+    bool inner, prepaid;    /* E11 */
+    void (*answer_inner)(void *state, int http_status, uint32_t retry_after_ms, const struct buf *body);
+    void *inner_state;    /* with answer_inner, which is NULL once it was called */
+    uint64_t deadline_ns; /* monotonic */
     enum exchange_kind kind;
     struct caller caller;
     struct buf body;          /* until the pool has read it for a model that is ready; counted for C8 */
@@ -71,10 +75,17 @@ struct exchange {
     char request_id[HTTP_REQUEST_ID_MAX + 1];
 };
 
+static inline bool exchange_listens(const struct exchange *exchange)
+{
+    return exchange->conn || exchange->answer_inner;
+}
+
 /* The client's side of a failure; the engine's side may still be running. */
 void exchange_fail(struct exchange *exchange, const struct api_error *error);
 void exchange_reply_error(struct exchange *exchange, const struct api_error *error); /* no byte of a stream was sent */
 void exchange_cancel(struct exchange *exchange, enum cause cause);                   /* the engine's side */
+
+void exchange_answer_inner(struct exchange *exchange, int http_status, uint32_t retry_after_ms, const struct buf *body);
 
 bool exchange_may_end(const struct exchange *exchange); /* E1 */
 void exchange_destroy(struct exchange *exchange);

@@ -43,7 +43,7 @@ enum { METHOD_BYTES_MAX = 20, LENGTH_DIGITS_MAX = 19, CHUNK_DIGITS_MAX = 15 };
 
 void http_check_init(struct http_check *check)
 {
-    *check = (struct http_check){.state = START};
+    *check = (struct http_check){.state = START, .body_max = limits.http_body_bytes};
 }
 
 static bool refuse(struct http_check *check, int http_code, const char *reason)
@@ -218,7 +218,7 @@ static bool head_end(struct http_check *check)
     if (!check->seen_host && !check->http10) return refuse(check, 400, "Host is missing");
     if (check->chunked && check->has_length) return refuse(check, 400, "Content-Length beside Transfer-Encoding");
     if (check->chunked && check->http10) return refuse(check, 400, "Transfer-Encoding needs HTTP/1.1");
-    if (check->has_length && check->content_length > limits.http_body_bytes)
+    if (check->has_length && check->content_length > check->body_max)
         return refuse(check, 413, "the request body is too large");
     return true;
 }
@@ -312,7 +312,7 @@ static bool chunk_byte(struct http_check *check, char c)
         return true;
     case CHUNK_SIZE_LF:
         if (c != '\n') return refuse(check, 400, "a carriage return without a line feed");
-        if (check->remaining > limits.http_body_bytes - check->body_bytes)
+        if (check->remaining > check->body_max - check->body_bytes)
             return refuse(check, 413, "the request body is too large");
         check->state = check->remaining > 0 ? CHUNK_DATA : HEADER_START;
         check->trailing = check->remaining == 0;

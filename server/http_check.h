@@ -33,6 +33,7 @@ struct http_check {
     bool has_length, chunked, http10;
     uint64_t content_length;
     uint64_t body_bytes; /* of the body seen so far, without chunk framing */
+    uint64_t body_max;   /* bytes; limits.http_body_bytes unless set after init, or anew at the head's end */
     /* results of HTTP_CHECK_REFUSED */
     int http_code;      /* 400, 413, 414 or 431 */
     const char *reason; /* static */

@@ -73,6 +73,8 @@ struct http_server {
 };
 
 static void conn_advance(struct http_conn *conn);
+static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer);
+static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer);
 static void conn_flush(struct http_conn *conn);
 static void accept_waiting(struct http_server *server);
 
@@ -254,6 +256,11 @@ void http_conn_reply(struct http_conn *conn, const struct http_reply *reply)
 
 void http_conn_stream_begin(struct http_conn *conn)
 {
+    http_conn_stream_begin_as(conn, NULL);
+}
+
+void http_conn_stream_begin_as(struct http_conn *conn, const char *content_type)
+{
     if (conn->phase != OPEN) return;
     struct http_request *request = conn->requests;
     CHECK(request != NULL && request->complete && conn->reply == REPLY_NONE);
@@ -261,6 +268,7 @@ void http_conn_stream_begin(struct http_conn *conn)
         conn->close_after = true; /* 1.0 knows no chunks: the end is the close */
     struct http_response response = {
         .status = 200,
+        .content_type = content_type,
         .stream = true,
         .chunked = !request->http10,
         .headers = &request->answer_headers,
@@ -336,6 +344,15 @@ void http_server_body_freed(struct http_server *server, size_t length)
     server->bodies_bytes -= length;
 }
 
+void http_conn_pause(struct http_conn *conn, bool paused)
+{
+    if (conn->phase != OPEN) return;
+    if (paused)
+        (void)uv_read_stop((uv_stream_t *)&conn->tcp);
+    else if (uv_read_start((uv_stream_t *)&conn->tcp, on_alloc, on_read) != 0)
+        conn_close(conn);
+}
+
 void http_conn_user_set(struct http_conn *conn, void *user)
 {
     conn->user = user;
@@ -371,11 +388,25 @@ static void reply_refused(struct http_conn *conn, struct http_request *request)
     buf_free(&body);
 }
 
+/* C9 */
+static void body_tell(struct http_conn *conn, struct http_request *request)
+{
+    const struct http_handler *handler = &conn->server->handler;
+    if (!request->streams || !conn->user) return;
+    if (request->refused_code) {
+        handler->gone(handler->state, conn);
+        conn->user = NULL;
+    } else if (conn->reply == REPLY_NONE && request->body.length > 0) {
+        handler->body(handler->state, conn, request);
+    }
+}
+
 /* Gives the head of the queue to the handler as far as it has been read; true: it is finished and gone. */
 static bool advance_first(struct http_conn *conn)
 {
     const struct http_handler *handler = &conn->server->handler;
     struct http_request *request = conn->requests;
+    if (request->head_seen && !request->body_seen) body_tell(conn, request);
     if (request->refused_code && conn->reply == REPLY_NONE && !conn->user)
         reply_refused(conn, request);
     else if (request->refused_code && conn->reply == REPLY_DONE)
@@ -467,8 +498,22 @@ static struct http_request *begin_request(struct http_conn *conn)
     conn->requests_tail = request;
     conn->requests_count++;
     http_parser_begin(&conn->parser, request);
+    if (conn->server->handler.body_max) conn->parser.check.body_max = conn->server->handler.bodies_max;
     conn->head_ns = conn->server->now_ns;
     return request;
+}
+
+/* The head says how long the body is, and whose it is how long it may be. */
+static enum http_progress check_length(struct http_conn *conn, struct http_request *request)
+{
+    struct http_check *check = &conn->parser.check;
+    if (!conn->server->handler.body_max) return HTTP_HEAD_READ;
+    check->body_max = conn->server->handler.body_max(conn->server->handler.state, request);
+    if (!check->has_length || check->content_length <= check->body_max) return HTTP_HEAD_READ;
+    request->refused_code = 413;
+    request->refused_reason = "the request body is too large";
+    conn->parser.request = NULL;
+    return HTTP_REFUSED;
 }
 
 static void conn_input(struct http_conn *conn, const char *data, size_t length)
@@ -492,7 +537,11 @@ static void conn_input(struct http_conn *conn, const char *data, size_t length)
             request->complete = false;
             conn->parser.request = NULL;
         }
-        if (progress == HTTP_MORE) break;
+        if (progress == HTTP_MORE) {
+            if (conn->requests == request) body_tell(conn, request);
+            break;
+        }
+        if (progress == HTTP_HEAD_READ) progress = check_length(conn, request);
         conn->head_ns = 0;
         conn->body_ns = progress == HTTP_HEAD_READ && request->has_body ? conn->server->now_ns : 0;
         if (progress == HTTP_HEAD_READ || !request->head_complete) name_request(request);

@@ -17,6 +17,9 @@
  * C8  The bodies of all connections and of the pool together pass http_bodies_bytes by one read at most: the request
  *     that does so is refused with 503.
  *
+ * C9  A body that streams stays in memory only until its handler takes it; the handler pauses the reading (C4 too) while
+ *     it has enough. If the rest of it is refused, handler.gone tells, and the connection answers.
+ *
  * Deadlines are looked at once a tick, over all connections: no timer a connection. io thread only. */
 #ifndef SERVER_HTTP_CONN_H
 #define SERVER_HTTP_CONN_H
@@ -37,6 +40,12 @@ struct http_handler {
     void *state;
     /* The head is read. May reply at once: the body is then read and dropped. */
     void (*head)(void *state, struct http_conn *conn, struct http_request *request);
+    /* NULL: bodies have at most http_body_bytes. Else how many a request may have whose head is read; bodies_max: the
+     * most that this ever says. */
+    uint64_t (*body_max)(void *state, const struct http_request *request);
+    uint64_t bodies_max;
+    /* More of the body of the current request, which `streams`, with http_conn_user set; http_conn_take_body takes it. */
+    void (*body)(void *state, struct http_conn *conn, struct http_request *request);
     /* Head and body are read, and nothing has been replied. Reply now or later. */
     void (*request)(void *state, struct http_conn *conn, struct http_request *request);
     /* A stream's bytes have all been accepted by the kernel. */
@@ -86,12 +95,17 @@ void http_conn_reply(struct http_conn *conn, const struct http_reply *reply);
 /* A streamed answer: begin, then bytes appended to http_conn_out and sent with http_conn_send, then end. The status and
  * headers are those of server-sent events. Each send makes one HTTP chunk. */
 void http_conn_stream_begin(struct http_conn *conn);
+/* Bytes of another type instead, sent in the same way. */
+void http_conn_stream_begin_as(struct http_conn *conn, const char *content_type);
 bool http_conn_writable(const struct http_conn *conn); /* nothing in flight: render now */
 struct buf *http_conn_out(struct http_conn *conn);     /* append rendered bytes here; only between writable and send */
 void http_conn_send(struct http_conn *conn);
 /* finished: the last chunk is sent and the connection may be used again. Otherwise it is closed without the last chunk,
  * so that a failed stream never looks whole. What has been appended is sent first. */
 void http_conn_stream_end(struct http_conn *conn, bool finished);
+
+/* No byte is read from the connection until it is told false. */
+void http_conn_pause(struct http_conn *conn, bool paused);
 
 /* Moves the current request's body into *body (an empty buffer). It counts for C8 until http_server_body_freed is told
  * its length. */

@@ -33,6 +33,7 @@ struct http_request {
     bool http10, keep_alive, expects_continue;
     bool has_body; /* a length above 0, or chunked */
     bool head_complete, complete;
+    bool streams;         /* set by the handler of a head: its body goes to handler.body as it comes */
     bool discard;         /* set by the server: further body bytes are counted, not kept */
     uint64_t body_length; /* received so far */
     struct buf body;

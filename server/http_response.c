@@ -67,7 +67,10 @@ void http_response_write(const struct http_response *response, struct buf *out)
         out, "HTTP/1.1 %d %s\r\ndate: %s\r\nserver: millrace\r\nx-request-id: %s\r\nopenai-processing-ms: %llu\r\n",
         response->status, http_response_phrase(response->status), http_date(), response->request_id,
         (unsigned long long)(response->processing_ns / NS_PER_MS));
-    if (response->stream) {
+    if (response->stream && response->content_type) {
+        buf_append_format(out, "content-type: %s\r\n", response->content_type);
+        if (response->chunked) buf_append_text(out, "transfer-encoding: chunked\r\n");
+    } else if (response->stream) {
         buf_append_text(out, "content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
                              "x-accel-buffering: no\r\n");
         if (response->chunked) buf_append_text(out, "transfer-encoding: chunked\r\n");

@@ -16,7 +16,7 @@ struct http_response {
     bool authenticate;
     bool close, keep_alive_told; /* a Connection header; none is needed for 1.1 that stays open */
     bool head_only;              /* HEAD: the length of the body, not the body */
-    bool stream;                 /* server-sent events: no length, no body */
+    bool stream;                 /* server-sent events, or bytes of content_type: no length, no body */
     bool chunked;
     const struct buf *headers; /* more lines, each with its CRLF; NULL: none */
     const char *request_id;

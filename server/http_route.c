@@ -19,6 +19,10 @@ const struct route routes[] = {
     {"/version", ROUTE_VERSION, .open = false},
     {"/load", ROUTE_LOAD, .open = false},
     {"/v1/usage", ROUTE_USAGE, .open = false},
+    {"/v1/files", ROUTE_FILES, .both = true},
+    {"/v1/files/", ROUTE_FILE, .prefix = true, .removes = true},
+    {"/v1/batches", ROUTE_BATCHES, .both = true},
+    {"/v1/batches/", ROUTE_BATCH, .prefix = true, .both = true},
     /* llama.cpp's names for loading, vLLM's for sleeping */
     {"/models", ROUTE_ADMIN_MODELS, .admin = true},
     {"/models/load", ROUTE_ADMIN_LOAD, .post = true, .admin = true},
@@ -48,8 +52,12 @@ enum route_match route_find(const char *method, const char *path, size_t path_le
         bool same = routes[i].prefix ? path_length > length : path_length == length;
         if (!same || memcmp(routes[i].path, path, length) != 0) continue;
         *route = &routes[i];
-        *allow = routes[i].both ? "GET, HEAD, POST" : routes[i].post ? "POST" : "GET, HEAD";
+        *allow = routes[i].both      ? "GET, HEAD, POST"
+                 : routes[i].removes ? "GET, HEAD, DELETE"
+                 : routes[i].post    ? "POST"
+                                     : "GET, HEAD";
         bool posted = strcmp(method, "POST") == 0, got = strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0;
+        if (routes[i].removes && strcmp(method, "DELETE") == 0) return ROUTE_FOUND;
         bool fits = routes[i].both ? posted || got : routes[i].post ? posted : got;
         /* SageMaker's /ping and vLLM's take POST too */
         if (routes[i].id == ROUTE_PING && strcmp(method, "POST") == 0) fits = true;
@@ -91,6 +99,10 @@ void refusal_error(enum refusal refusal, uint32_t retry_after_ms, struct api_err
                               "Admin calls are off: start the server with --admin-key-file, --admin-key or "
                               "MILLRACE_ADMIN_KEY.",
                               false},
+        [REFUSE_BATCHES_OFF] = {501, "invalid_request_error", "batches_off",
+                                "This server keeps no files and runs no batches: its operator can start it with "
+                                "--batch-dir FOLDER.",
+                                false},
         [REFUSE_MODEL_ASLEEP] = {503, "server_error", "model_asleep",
                                  "The model is asleep, or waking; it takes no requests yet.", true},
         [REFUSE_MODEL_LEAVING] = {503, "server_error", "model_unloaded",

@@ -23,6 +23,10 @@ enum route_id {
     ROUTE_VERSION,
     ROUTE_LOAD,
     ROUTE_USAGE,
+    ROUTE_FILES,
+    ROUTE_FILE,
+    ROUTE_BATCHES,
+    ROUTE_BATCH,
     ROUTE_ADMIN_MODELS,
     ROUTE_ADMIN_LOAD,
     ROUTE_ADMIN_UNLOAD,
@@ -47,6 +51,7 @@ struct route {
     enum route_id id;
     bool post;         /* POST, else GET and HEAD */
     bool both;         /* all three */
+    bool removes;      /* GET, HEAD and DELETE */
     bool prefix;       /* the rest of the path is an argument (at least one byte) */
     bool open;         /* needs no key */
     bool needs_engine; /* refused while loading and when the engine is lost */
@@ -79,6 +84,7 @@ enum refusal {
     REFUSE_STUCK,
     REFUSE_NO_MEMORY,
     REFUSE_ADMIN_OFF,
+    REFUSE_BATCHES_OFF,
     REFUSE_MODEL_ASLEEP,
     REFUSE_MODEL_LEAVING,
     REFUSE_MODEL_FAILED,

@@ -65,6 +65,7 @@ static void keys_read(uv_work_t *work, int uv_status)
         }
         id[2 * CHARGE_ID_BYTES] = '\0';
         exchanges_recall(&server->exchanges, key->digest, id, age_us * 1000);
+        batches_recall(server->batches, key->digest);
     }
     if (uv_status != 0 || recall->status != ST_OK)
         log_line(LOG_ERROR, "idempotency", "keys of earlier requests are not all known reason=\"%s\"",
@@ -72,6 +73,7 @@ static void keys_read(uv_work_t *work, int uv_status)
     else if (count > 0)
         log_line(LOG_INFO, "idempotency", "recalled keys=%" PRIu64, count);
     exchanges_recalled(&server->exchanges);
+    batches_recalled(server->batches);
     mem_free(recall->keys);
     mem_free(recall);
 }
@@ -92,5 +94,6 @@ void key_recall_start(struct server *server)
     recall->now_us = clock_unix_us(clock_system());
     recall->work.data = recall;
     server->exchanges.recalling = true;
+    batches_await_recall(server->batches);
     if (uv_queue_work(&server->loop, &recall->work, read_keys, keys_read) != 0) keys_read(&recall->work, UV_ECANCELED);
 }

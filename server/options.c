@@ -44,6 +44,12 @@ const struct option option_table[] = {
      "A port of its own for all admin calls, which the API's port then refuses; billing's admin calls exist only "
      "there. 0: none.",
      false},
+    {"batch-dir", 0, OPTION_TEXT, SERVE, AT(batch_dir), NULL, 0, 0, "FOLDER",
+     "Serve /v1/files and /v1/batches, and keep them in this folder; made if it is not there. It holds what customers "
+     "upload and are answered, in clear.",
+     false},
+    {"batch-concurrency", 0, OPTION_U32, SERVE, AT(batch_concurrency), "64", 1, 4096, "N",
+     "How many lines of batches are under way at a time.", false},
     {"journal", 0, OPTION_TEXT, SERVE, AT(journal), NULL, 0, 0, "FOLDER",
      "Commit the token counts of every request to the billing journal in this folder before the tokens leave; made if "
      "it "

@@ -18,6 +18,7 @@ enum {
     EXIT_CLEAN = 0,
     EXIT_START = 1,
     EXIT_ENGINE = 3,
+    FORM_BYTES_MAX = 65536,    /* of an upload, around the file */
     DESCRIPTORS_RESERVED = 16, /* model file, key file, log, accept itself */
     CLOSE_WAIT_MS = 3000       /* for last answers to be read before connections are cut */
 };
@@ -50,6 +51,31 @@ static bool is_elsewhere(const struct server *server, bool admin_port, const str
     return route->billing || (route->admin && server->admin_http);
 }
 
+static bool is_batch_route(const struct route *route)
+{
+    return route->id >= ROUTE_FILES && route->id <= ROUTE_BATCH;
+}
+
+/* Bodies of uploads, which stream to disk, may be larger: the file, and the form around it. */
+static uint64_t body_max(void *state, const struct http_request *request)
+{
+    struct server *server = state;
+    const struct route *route;
+    const char *allow;
+    bool uploads = server->batches && strcmp(request->method, "POST") == 0 &&
+                   route_find(request->method, http_request_target(request), request->path_length, &route, &allow) ==
+                       ROUTE_FOUND &&
+                   route->id == ROUTE_FILES;
+    return uploads ? limits.batch_file_bytes + FORM_BYTES_MAX : limits.http_body_bytes;
+}
+
+static void on_body(void *state, struct http_conn *conn, struct http_request *request)
+{
+    struct server *server = state;
+    (void)request;
+    batches_body(server->batches, conn);
+}
+
 /* Everything that can be decided without the body, in order of cost. */
 static void take_head(struct server *server, bool admin_port, struct http_conn *conn, struct http_request *request)
 {
@@ -80,6 +106,14 @@ static void take_head(struct server *server, bool admin_port, struct http_conn *
         billing_stats_add(&server->billing_stats.refused_journal, 1);
         reply_refusal(server, conn, REFUSE_JOURNAL, RETRY_LOADING_MS, NULL);
         return;
+    }
+    if (is_batch_route(route)) {
+        if (!server->batches)
+            reply_refusal(server, conn, REFUSE_BATCHES_OFF, 0, NULL);
+        else if (server->phase >= REFUSING)
+            reply_refusal(server, conn, REFUSE_DRAINING, RETRY_DRAINING_MS, NULL);
+        else if (route->id == ROUTE_FILES && strcmp(request->method, "POST") == 0)
+            batches_head(server->batches, conn, request);
     }
     if (!route->post || !route->needs_engine) return;
     if (!media_type_is_json(http_request_header(request, "content-type", NULL)))
@@ -145,6 +179,10 @@ static void on_request(void *state, struct http_conn *conn, struct http_request 
     case ROUTE_ADMIN_IS_SLEEPING: admin_request(server, conn, request, route->id); break;
     case ROUTE_ADMIN_POWER: admin_power_request(server, conn, request); break;
     case ROUTE_ADMIN_PLAN: admin_plan_request(server, conn, request); break;
+    case ROUTE_FILES:
+    case ROUTE_FILE:
+    case ROUTE_BATCHES:
+    case ROUTE_BATCH: batches_request(server->batches, conn, request, route); break;
     case ROUTE_USAGE:
     case ROUTE_BILLING_LEDGER:
     case ROUTE_BILLING_ORDERS:
@@ -160,13 +198,15 @@ static void on_request(void *state, struct http_conn *conn, struct http_request 
 
 static void on_writable(void *state, struct http_conn *conn)
 {
-    (void)state;
-    exchange_writable(http_conn_user(conn));
+    struct server *server = state;
+    if (!batches_writable(server->batches, conn)) exchange_writable(http_conn_user(conn));
 }
 
 static void on_gone(void *state, struct http_conn *conn)
 {
-    if (!admin_gone(state, conn) && !billing_gone(state, conn)) exchange_gone(http_conn_user(conn));
+    struct server *server = state;
+    if (!admin_gone(server, conn) && !billing_gone(server, conn) && !batches_gone(server->batches, conn))
+        exchange_gone(http_conn_user(conn));
 }
 
 static void on_replied(void *state, const struct http_request *request, int http_status)
@@ -212,6 +252,7 @@ static void begin_closing(struct server *server)
     server->phase = CLOSING;
     server->closing_ns = http_server_now_ns(server->http);
     models_stop(&server->models);
+    batches_stop(server->batches);
     server->recall_stop = true;
     admin_abort(server);
     http_server_close(server->http);
@@ -276,7 +317,8 @@ static void begin_drain(struct server *server, int signal_number)
         return;
     }
     server->phase = DRAINING;
-    drain_tick(server); /* without a delay the next request is refused already */
+    batches_stop(server->batches); /* lines that run end; the others stay for the next start */
+    drain_tick(server);            /* without a delay the next request is refused already */
 }
 
 /* Requests that run keep the price they began with. */
@@ -326,6 +368,7 @@ static void end_with_lost_device(struct server *server, const struct served *ser
     log_line(LOG_ERROR, "serve", "the device of model=\"%s\" is lost; stopping", served->names.items[0]);
     server->exit_code = EXIT_ENGINE;
     server->phase = REFUSING;
+    batches_stop(server->batches);
     server->drain_ns = http_server_now_ns(server->http);
     http_server_close_after_reply(server->http);
     http_server_stop_listening(server->http);
@@ -351,6 +394,7 @@ static void on_tick(uv_timer_t *timer)
     exchanges_tick(&server->exchanges, http_server_now_ns(server->http));
     models_tick(&server->models);
     plan_turn(server);
+    batches_tick(server->batches);
     directory_watch_tick(server, http_server_now_ns(server->http));
     for (uint32_t i = 0; i < server->models.count && server->phase < REFUSING; i++) {
         struct engine_stats stats;
@@ -476,6 +520,7 @@ static void server_free(struct server *server)
 {
     signal_feeds_stop(server->signal_feeds); /* a source's news may wake the power thread */
     models_free(&server->models, take_last_events, server);
+    batches_destroy(server->batches);
     if (!server->models.loader_running) {
         power_destroy(server->models.power);
         signal_feeds_destroy(server->signal_feeds);
@@ -519,17 +564,47 @@ static enum status open_power(struct server *server, struct error *err)
     return ST_OK;
 }
 
+/* Whether a line may begin: as a call's head decides it, without a client. */
+static bool may_run_lines(void *state)
+{
+    const struct server *server = state;
+    enum refusal refusal;
+    uint32_t retry_after_ms;
+    const char *why_not;
+    return server->phase == READY && !engine_refusal(server, &refusal, &retry_after_ms) &&
+           (!server->billing || meter_accepts(server->billing->meter, &why_not));
+}
+
+static enum status open_batches(struct server *server, struct error *err)
+{
+    if (!server->config->batch_dir) return ST_OK;
+    struct batches_config config = {.loop = &server->loop,
+                                    .http = server->http,
+                                    .exchanges = &server->exchanges,
+                                    .auth = server->auth,
+                                    .folder = server->config->batch_dir,
+                                    .concurrency = server->config->batch_concurrency,
+                                    .may_run = may_run_lines,
+                                    .state = server};
+    return batches_create(&config, &server->batches, err);
+}
+
 static enum status open_server(struct server *server, struct error *err)
 {
     const struct config *config = server->config;
     TRY(auth_create(config, &server->auth, err));
     struct http_handler handler = {.state = server,
                                    .head = on_head,
+                                   .body_max = body_max,
+                                   .bodies_max = limits.http_body_bytes,
+                                   .body = on_body,
                                    .request = on_request,
                                    .writable = on_writable,
                                    .gone = on_gone,
                                    .replied = on_replied,
                                    .closed = on_http_closed};
+    if (config->batch_dir && limits.batch_file_bytes + FORM_BYTES_MAX > handler.bodies_max)
+        handler.bodies_max = limits.batch_file_bytes + FORM_BYTES_MAX;
     uint32_t connections = connections_allowed();
     enum status status =
         http_server_create(&server->loop, config->host, config->port, connections, &handler, &server->http, err);
@@ -537,6 +612,7 @@ static enum status open_server(struct server *server, struct error *err)
     TRY(status);
     if (config->admin_port) {
         handler.head = on_admin_head;
+        handler.body_max = NULL;
         status = http_server_create(&server->loop, config->admin_host, config->admin_port, connections, &handler,
                                     &server->admin_http, err);
         server->http_open += server->admin_http != NULL;
@@ -550,6 +626,7 @@ static enum status open_server(struct server *server, struct error *err)
     server->models.meter = server->billing ? server->billing->meter : NULL;
     TRY(open_power(server, err));
     TRY(plan_open(server, err));
+    TRY(open_batches(server, err));
     directory_watch_start(server);
     key_recall_start(server);
     models_start(&server->models);
@@ -599,6 +676,7 @@ int serve_run(const struct serve_setup *setup)
                  http_server_port(server->http), MILLRACE_VERSION);
     }
     (void)uv_run(&server->loop, UV_RUN_DEFAULT);
+    batches_over(server->batches);
     CHECK(uv_loop_close(&server->loop) == 0);
     int exit_code = server->exit_code;
     server_free(server);

@@ -14,6 +14,7 @@
 #define SERVER_SERVE_PARTS_H
 
 #include "server/auth.h"
+#include "server/batch/batches.h"
 #include "server/billing/billing.h"
 #include "server/billing/billing_stats.h"
 #include "server/billing/ledger_client.h"
@@ -59,6 +60,7 @@ struct server {
     struct plan_now plan_now, plan_last; /* what it was told; sums of the engines as they were then */
     int64_t plan_looked_ms;
     struct signal_feeds *signal_feeds; /* --power-signal; the store is in models.signals */
+    struct batches *batches;           /* NULL: --batch-dir was not given */
     struct models models;
     struct metrics_process metrics;
     struct power_usage power_usage; /* as last read for /metrics */

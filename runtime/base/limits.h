@@ -75,6 +75,11 @@
     LIMIT(idempotency_entries, 65536, 1, 16777216, "keys", ST_LIMIT, 0)                                                \
     LIMIT(idempotency_bytes, 268435456, 65536, 17179869184, "bytes", ST_LIMIT, 0)                                      \
     LIMIT(idempotency_keep_ms, 86400000, 1000, 604800000, "ms", ST_TIMEOUT, 0)                                         \
+    LIMIT(batch_file_bytes, 209715200, 1024, 17179869184, "bytes", ST_LIMIT, 413)                                      \
+    LIMIT(batch_lines, 50000, 1, 1000000, "requests", ST_LIMIT, 400)                                                   \
+    LIMIT(batch_files, 1000, 1, 100000, "files of an account", ST_LIMIT, 429)                                          \
+    LIMIT(batch_unfinished, 100, 1, 10000, "batches of an account", ST_LIMIT, 429)                                     \
+    LIMIT(batch_folder_bytes, 53687091200, 1048576, 1099511627776, "bytes", ST_LIMIT, 503)                             \
     LIMIT(redis_reply_bytes, 1048576, 16384, 67108864, "bytes", ST_PROTO, 0)                                           \
     LIMIT(redis_reply_values, 65536, 1024, 1048576, "values", ST_PROTO, 0)                                             \
     LIMIT(redis_reply_depth, 7, 4, 7, "levels", ST_PROTO, 0)

@@ -21,12 +21,16 @@ static void test_http_route_every_route_and_method(void **state)
             char path[64];
             (void)snprintf(path, sizeof path, "%s%s", routes[i].path, routes[i].prefix ? "x" : "");
             enum route_match match = find(methods[k], path, &route, &allow);
-            bool fits = routes[i].both   ? k <= 2
+            bool fits = routes[i].both      ? k <= 2
+                        : routes[i].removes ? k < 2 || k == 4
                         : routes[i].post ? k == 2
                                          : k < 2 || (routes[i].id == ROUTE_PING && k == 2);
             assert_int_equal(match, fits ? ROUTE_FOUND : ROUTE_NO_METHOD);
             assert_ptr_equal(route, &routes[i]);
-            assert_string_equal(allow, routes[i].both ? "GET, HEAD, POST" : routes[i].post ? "POST" : "GET, HEAD");
+            assert_string_equal(allow, routes[i].both      ? "GET, HEAD, POST"
+                                       : routes[i].removes ? "GET, HEAD, DELETE"
+                                       : routes[i].post    ? "POST"
+                                                           : "GET, HEAD");
         }
 }
 
