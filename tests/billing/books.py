@@ -14,11 +14,12 @@ from harness import PRICES
 from oracle import CAUSES, CHARGED_CAUSES
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-CHECKPOINT, OPEN, STEP, FINAL, GRANT, RELEASE, ORDER, ACCOUNT, ACK, RECOVER = range(1, 11)
+CHECKPOINT, OPEN, STEP, FINAL, GRANT, RELEASE, ORDER, ACCOUNT, ACK, RECOVER, ENERGY = range(1, 12)
 SEGMENT = struct.Struct("<8sII36sIQQQQQq16s")
 FRAME = struct.Struct("<IIQIBBHqq")
 HEAD = struct.Struct("<BBHQQq")
 MIDDLE = struct.Struct("<IQQQBHIIqqqqQ16s10I")
+AMOUNTS = struct.Struct("<Iq8QIH")  # month, slot, deferral and seven amounts, PUE, flags
 PARTITIONS = 256
 
 
@@ -27,6 +28,13 @@ class Record:
 
     __slots__ = ("kind", "mclass", "partition", "pseq", "account", "t_ms", "charge_id", "part", "request_id", "idempotency", "key", "tenant", "model",
                  "weights", "cause", "flags", "month", "boot", "units", "in_total", "in_hit", "out", "choices", "h_ids", "steps", "place", "step_places")
+
+
+class Energy:
+    """What a charge used in a price slot: microjoules, micrograms."""
+
+    __slots__ = ("kind", "mclass", "partition", "pseq", "account", "t_ms", "charge_id", "part", "key", "tenant", "model", "month", "slot_ms",
+                 "energy_uj", "idle_uj", "green_uj", "ugco2_loc", "ugco2_mkt", "flags")
 
 
 class Broken(Exception):
@@ -65,6 +73,22 @@ def read_final(data):
     return record
 
 
+def read_energy(data):
+    energy = Energy()
+    kind, energy.mclass, energy.partition, energy.pseq, energy.account, energy.t_ms = HEAD.unpack_from(data)
+    energy.kind = chr(kind)
+    energy.charge_id = data[HEAD.size:HEAD.size + 16].hex()
+    energy.part, energy.key = struct.unpack_from("<IQ", data, HEAD.size + 16)
+    energy.tenant, at = text8(data, HEAD.size + 28)
+    energy.model, at = text8(data, at)
+    fields = AMOUNTS.unpack_from(data, at)
+    if energy.kind != "E" or at + AMOUNTS.size + 32 != len(data):
+        raise Broken(f"an ENERGY of kind {energy.kind} and {len(data)} bytes")
+    energy.month, energy.slot_ms, energy.energy_uj, energy.flags = fields[0], fields[1], sum(fields[3:6]), fields[11]
+    energy.idle_uj, energy.green_uj, energy.ugco2_loc, energy.ugco2_mkt = fields[6:10]
+    return energy
+
+
 def varints(data):
     values, value, shift = [], 0, 0
     for byte in data:
@@ -84,6 +108,7 @@ class Journal:
         self.faults, self.opens, self.finals, self.epochs = [], 0, 0, set()
         self.marks = {}   # partition -> (pseq, hash8)
         self.orders = []  # raw ORDER and ACCOUNT frames
+        self.energies = []
         self.kinds = collections.Counter()
 
     def segments(self):
@@ -94,7 +119,7 @@ class Journal:
             with open(os.path.join(self.folder, name), "rb") as file:
                 head = SEGMENT.unpack_from(file.read(SEGMENT.size))
             if head[0] == b"MRJRNL1\n":
-                found.append({"name": name, "salt": head[2], "uuid": head[3].decode(), "producer": head[5], "epoch": head[6], "base": head[7],
+                found.append({"name": name, "version": head[1], "salt": head[2], "uuid": head[3].decode(), "producer": head[5], "epoch": head[6], "base": head[7],
                               "serial": head[8]})
         found.sort(key=lambda s: (s["base"], s["serial"]))
         return found
@@ -111,9 +136,11 @@ class Journal:
                 self.faults.append(f"{self.folder}/{segment['name']}: base {segment['base']} after LSN {lsn}")
             at = 4096
             while at + FRAME.size <= len(data):
-                _, length, frame_lsn, salt, kind, _, _, wall_us, _ = FRAME.unpack_from(data, at)
+                _, length, frame_lsn, salt, kind, version, _, wall_us, _ = FRAME.unpack_from(data, at)
                 if length < FRAME.size or salt != segment["salt"] or (limit and frame_lsn >= limit and kind != CHECKPOINT):
                     break
+                if version != segment["version"] or (kind == ENERGY and version != 2):
+                    self.faults.append(f"{self.folder}/{segment['name']}: a frame {kind} of version {version} in a segment of {segment['version']}")
                 if kind != CHECKPOINT:
                     if lsn is not None and frame_lsn != lsn + 1:
                         self.faults.append(f"{self.folder}/{segment['name']}: LSN {frame_lsn} after {lsn}")
@@ -161,6 +188,9 @@ class Journal:
                 record.place = place
                 self.check_counts(record)
                 yield record
+            elif kind == ENERGY:
+                self.energies.append(read_energy(data))
+                self.check_chain(self.energies[-1], data, chains)
             elif kind in (ORDER, ACCOUNT):
                 self.orders.append((kind, data))
         for charge in by_charge:
@@ -226,7 +256,7 @@ def dump_redis(c):
                 entries = c("XRANGE", key, last, "+", "COUNT", 5000)
                 for _, fields in entries:
                     entry = {fields[i]: fields[i + 1] for i in range(0, len(fields), 2)}
-                    if entry[b"k"] in (b"F", b"W", b"G", b"R"):
+                    if entry[b"k"] in (b"F", b"W", b"G", b"R", b"E"):
                         logged[key, entry[b"p"], entry[b"s"]] += 1
                 if len(entries) < 5000:
                     break
@@ -248,7 +278,7 @@ def dump_folder(binary, folder):
     return dump, None
 
 
-def expected_sums(records):
+def expected_sums(records, energies=()):
     """What a ledger must hold of these records: {(key, field): number}."""
     sums = collections.Counter()
     for r in records:
@@ -260,6 +290,10 @@ def expected_sums(records):
         else:
             for field, value in ((".wi", r.in_total), (".wo", r.out), (".wn", 1)):
                 sums[month, c + field] += value
+    for e in energies:
+        month, c = f"m:{e.month:06d}:{e.account}", f"c{e.mclass}"
+        for field, value in ((".en", e.energy_uj), (".ei", e.idle_uj), (".eg", e.green_uj), (".cl", e.ugco2_loc), (".cm", e.ugco2_mkt), (".ne", 1)):
+            sums[month, c + field] += value
     return sums
 
 
@@ -276,7 +310,7 @@ def compare_ledger(dumps, journals, records, units):
             written = sum(sum(pseq for pseq, _ in journal.marks.values()) for journal in journals)
             if len(logged) != written:
                 faults.append(f"the log has {len(logged)} records, the journals {written}")
-    expected = expected_sums(records)
+    expected = expected_sums(records, [energy for journal in journals for energy in journal.energies])
     for name in sorted(set(expected) | set(got)):
         if expected[name] != got[name]:
             faults.append(f"{name[0]} {name[1]}: the ledger says {got[name]}, the journals {expected[name]}")
@@ -330,6 +364,8 @@ def judge(nodes, clients, ledger, dump_binary):
     records = [record for journal in journals for record in journal.records()]
     for record in records:
         comparison.add_record(record)
+    for energy in (energy for journal in journals for energy in journal.energies):
+        comparison.add_energy(energy)
     for line in oracle.lines(clients):
         comparison.add_line(line)
     report = comparison.close()

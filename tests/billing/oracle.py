@@ -5,6 +5,7 @@ SHA-256. So every record must belong to a request that was really sent, also whe
 
   whole   the answer ended: as many records as prompts, with exactly the client's counts
   cut     the client left, or the server died: at most as many; delivered <= recorded, and how many STEPs more is counted
+  energy  of a charge: once for a price slot, of a charge that has a final, its account's and model's; none is fine (a crash came first)
   refused, unsent: none; or, when the server broke a begun call off, at least one of its prompts is not charged
 """
 import collections
@@ -55,6 +56,7 @@ class Comparison:
         self.prices = prices
         self.by_request = collections.defaultdict(list)
         self.seen_charges = {}
+        self.energies = {} # (charge_id, part, slot) -> energy
         self.counts = collections.Counter()
         self.outcomes = collections.Counter()
         self.causes = collections.Counter()
@@ -78,6 +80,22 @@ class Comparison:
             self.fault("double", f"{record.charge_id} part {record.part} has two finals")
         self.seen_charges[key] = record
         self.by_request[record.request_id].append(record)
+
+    def add_energy(self, energy):
+        """charge_id (hex), part, slot_ms, account, model, mclass, energy_uj."""
+        self.counts["energies"] += 1
+        key = energy.charge_id, energy.part, energy.slot_ms
+        if key in self.energies:
+            self.fault("double", f"{energy.charge_id} part {energy.part} has energy of slot {energy.slot_ms} twice")
+        self.energies[key] = energy
+
+    def compare_energies(self):
+        for energy in self.energies.values():
+            charge = self.seen_charges.get((energy.charge_id, energy.part))
+            if charge is None:
+                self.fault("foreign", f"{energy.charge_id} part {energy.part} has energy and no final")
+            elif (charge.account, charge.model, charge.mclass) != (energy.account, energy.model, energy.mclass):
+                self.fault("wrong", f"{energy.charge_id} part {energy.part}: its energy is of another account, model or class")
 
     def add_line(self, line):
         self.counts["requests"] += 1
@@ -191,6 +209,7 @@ class Comparison:
 
     def close(self):
         self.compare_retries()
+        self.compare_energies()
         for found in self.by_request.values():
             for record in found:
                 self.fault("foreign", f"{record.charge_id}: nobody sent such a request")
@@ -200,6 +219,7 @@ class Comparison:
         names = ("lost", "double", "wrong", "foreign", "stuck")
         return {"requests": self.counts["requests"], "records": self.counts["records"], "charged": self.counts["charged"],
                 "waived": self.counts["waived"], "exact": self.counts["exact"], "retried": self.counts["retried"], "partly": self.counts["partly"],
+                "energies": self.counts["energies"], "energy_uj": sum(energy.energy_uj for energy in self.energies.values()),
                 **{name: self.counts[name] for name in names}, "outcomes": dict(self.outcomes), "causes": dict(self.causes),
                 "units": sum(self.units.values()), "steps_beyond_worst": dict(self.excess_worst),
                 "steps_beyond": {f"{where}:{steps}": n for (where, steps), n in sorted(self.excess.items())},

@@ -27,8 +27,16 @@ def two_records():
     return [Record(), Record(part=1, in_hit=0, out=2, steps=[1, 1])]
 
 
-def judge(lines, records):
+def energy(**changed):
+    fields = dict(charge_id="ab" * 16, part=0, slot_ms=1, account=oracle.account_number("acct"), model="alpha", mclass=3, month=202611, energy_uj=5,
+                  idle_uj=2, green_uj=3, ugco2_loc=4, ugco2_mkt=1)
+    return types.SimpleNamespace(**{**fields, **changed})
+
+
+def judge(lines, records, energies=()):
     comparison = oracle.Comparison(PRICES)
+    for used in energies:
+        comparison.add_energy(used)
     for record in records:
         comparison.add_record(record)
     for line in lines:
@@ -36,8 +44,8 @@ def judge(lines, records):
     return comparison.close(), comparison
 
 
-def expect(name, lines, records, fault):
-    report, comparison = judge(lines, records)
+def expect(name, lines, records, fault, energies=()):
+    report, comparison = judge(lines, records, energies)
     found = {kind for kind in ("lost", "double", "wrong", "foreign", "stuck") if report[kind]}
     assert (fault in found) if fault else not found, f"{name}: expected {fault}, found {found}: {comparison.messages}"
     return report, comparison
@@ -46,6 +54,17 @@ def expect(name, lines, records, fault):
 def test_clean():
     report, comparison = expect("clean", [LINE], two_records(), None)
     assert report["exact"] == 1 and sum(comparison.units.values()) == 10000000 + 6000000 + 4 * 250000 + 27000000, report
+
+
+def test_energies():
+    records = [Record(mclass=3), Record(part=1, in_hit=0, out=2, steps=[1, 1], mclass=3)]
+    cases = [("none: a crash came first", [], None), ("of one part", [energy()], None), ("of two slots", [energy(), energy(slot_ms=2)], None),
+             ("of both parts", [energy(), energy(part=1)], None), ("a slot twice", [energy(), energy(energy_uj=0)], "double"),
+             ("without its final", [energy(part=2)], "foreign"), ("another charge", [energy(charge_id="cd" * 16)], "foreign"),
+             ("another account", [energy(account=7)], "wrong"), ("another model", [energy(model="beta")], "wrong"), ("another class", [energy(mclass=4)], "wrong")]
+    for name, energies, fault in cases:
+        report, _ = expect(name, [LINE], records, fault, energies)
+        assert report["energies"] == len(energies), (name, report)
 
 
 def test_doctored():
@@ -108,9 +127,10 @@ def ledger():
             (f"a:{number}", "us"): "28000000", (f"a:{number}", "ov"): "8000000", (f"a:{number}", "p.gr"): "50000000", (f"a:{number}", "p.av"): "20000000",
             (f"a:{number}", "p.rs"): "10000000", (f"a:{number}", "p.us"): "20000000", (f"a:{number}", f"L:{5:016x}:p"): "10000000",
             (month, "c3.im"): "6", (month, "c3.ih"): "4", (month, "c3.ou"): "7", (month, "c3.un"): "28000000", (month, "c3.n"): "1",
-            (month, "c3.wi"): "10", (month, "c3.wo"): "2", (month, "c3.wn"): "1"}
+            (month, "c3.wi"): "10", (month, "c3.wo"): "2", (month, "c3.wn"): "1",
+            (month, "c3.en"): "10", (month, "c3.ei"): "4", (month, "c3.eg"): "6", (month, "c3.cl"): "8", (month, "c3.cm"): "2", (month, "c3.ne"): "2"}
     log = collections.Counter({("log", b"5", b"1"): 1, ("log", b"5", b"2"): 1})
-    journal = types.SimpleNamespace(marks={7: (2, "00ff00ff00ff00ff")}, producer=5, folder="node")
+    journal = types.SimpleNamespace(marks={7: (2, "00ff00ff00ff00ff")}, producer=5, folder="node", energies=[energy(), energy(slot_ms=2)])
     return dump, log, journal, records, {(number, 202611): 28000000}
 
 
@@ -127,7 +147,8 @@ def test_doctored_ledgers():
         return change
 
     assert faults() == [], faults()
-    cases = [put("us", "28000001"), put("ov", "8000001"), put("p.av", "19999999"), put("p.rs", "9999999"), put("c3.im", "5"), put("c3.n", "2"),
+    cases = [put("us", "28000001"), put("ov", "8000001"), put("p.av", "19999999"), put("p.rs", "9999999"), put("c3.im", "5"), put("c3.n", "2"), put("c3.en", "11"), put("c3.ei", "5"), put("c3.eg", "7"),
+             put("c3.cl", "7"), put("c3.cm", "1"), put("c3.ne", "1"),
              put("c3.wn", "0"), put("c3.wo", "3"), put(f"{5:016x}", "2|1|00ff00ff00ff00ff"), put(f"{5:016x}", "2|2|00ff00ff00ff00fe"),
              put(f"L:{5:016x}:p", "9999999"), lambda dump, log, journal: log.update([("log", b"5", b"2")]),
              lambda dump, log, journal: log.pop(("log", b"5", b"2")), lambda dump, log, journal: dump.pop(("hwm:007", f"{5:016x}")),

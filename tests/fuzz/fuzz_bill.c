@@ -91,6 +91,7 @@ static void audit_one(const uint8_t *data, size_t size)
     memory_ledger_init(&memory, "11111111-2222-3333-4444-555555555555", &client);
     if (audit_init(&audit, &memory_disk) != ST_OK || audit_marks(&audit, &client, &err) != ST_OK) abort();
     if (audit_scan(&audit, "/j", NULL, &err) == ST_OK && audit_compare(&audit, &client, &err) != ST_OK) abort();
+    audit_energies(&audit);
     if (audit.worst == AUDIT_DAMAGE && audit.findings_count == 0) abort();
     audit_free(&audit);
     memory_ledger_free(&memory);

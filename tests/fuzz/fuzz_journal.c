@@ -145,6 +145,12 @@ static size_t whole_journal(uint8_t *out, uint64_t *random)
             bool stays = stats.open_requests < 12 && random_next(random) % 16 == 0;
             if (!stays && journal_put_final(journal, handles[i], &record) != ST_OK) abort();
         }
+        if (random_next(random) % 64 == 0) { /* the second segment is of version 2 then */
+            struct record record = {.charge = {.account = 1 + number % 7, .tenant = "t", .model = "m"},
+                                    .energy = {.uj_decode = number & 0xffff, .pue_ppm = PUE_PPM_MIN}};
+            memcpy(record.charge.charge_id, &number, sizeof number);
+            if (journal_put_energy(journal, &record) != ST_OK) abort();
+        }
         if (journal_commit(journal) != ST_OK) abort();
     }
     struct segment_info info[8];
