@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define POWER_W_MAX 1e9
+
 enum { QUARTER_MS = 900000, LOOPS_MAX = 100000 };
 
 /* One event while it is read. */
@@ -175,9 +177,13 @@ static bool convert(struct reading *reading, const struct payload *payload, doub
         feed_refuse(reading->feed, "a SIMPLE level of %.6g", number);
         return false;
     }
+    if (payload->units == power_units && (*value > POWER_W_MAX || *value < -POWER_W_MAX)) {
+        feed_refuse(reading->feed, "%s of %.6g W", payload->type, *value);
+        return false;
+    }
     if (payload->plan == NO_PLAN) return true;
     if (plan_w <= 0) {
-        feed_refuse(reading->feed, "%s is relative to the plan, and none is configured (plan_w)", payload->type);
+        feed_refuse(reading->feed, "%s is relative to the plan, and none is configured (plan=)", payload->type);
         return false;
     }
     if (payload->plan == PLAN_ADDS)

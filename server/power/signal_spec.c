@@ -13,6 +13,10 @@ struct kind {
 
 static const struct kind kinds[SIGNAL_KINDS] = {
     [SIGNAL_KIND_FIXED] = {"fixed", NULL, 1000},
+    [SIGNAL_KIND_ELECTRICITY_MAPS] = {"electricity-maps", "a URL", 300000},
+    [SIGNAL_KIND_CARBON_AWARE] = {"carbon-aware", "a URL", 300000},
+    [SIGNAL_KIND_WATTTIME] = {"watttime", "a URL", 300000},
+    [SIGNAL_KIND_OPENADR] = {"openadr", "a URL", 5000},
 };
 
 enum value { VALUE_TEXT, VALUE_RANK, VALUE_SECONDS, VALUE_NUMBER, VALUE_CONSTANT };
@@ -20,6 +24,9 @@ enum value { VALUE_TEXT, VALUE_RANK, VALUE_SECONDS, VALUE_NUMBER, VALUE_CONSTANT
 #define AT(member) offsetof(struct signal_spec, member)
 #define OF(kind)   (1u << SIGNAL_KIND_##kind)
 #define SOURCES    (~OF(FIXED))
+#define CARBON     (OF(ELECTRICITY_MAPS) | OF(CARBON_AWARE) | OF(WATTTIME))
+#define SERVERS    (CARBON | OF(OPENADR))
+#define TOKENS     (OF(WATTTIME) | OF(OPENADR))
 
 struct name {
     const char *text;
@@ -37,6 +44,18 @@ static const struct name names[] = {
     {"price", OF(FIXED), VALUE_CONSTANT, AT(constants.price_kwh), SLOT_PRICE, -1e6, 1e6},
     {"gco2", OF(FIXED), VALUE_CONSTANT, AT(constants.gco2_kwh), SLOT_CO2, 0, 10000},
     {"pue", OF(FIXED), VALUE_CONSTANT, AT(constants.pue), SLOT_PUE, 1, 10},
+    {"secret_env", SERVERS, VALUE_TEXT, AT(secret_env), SIGNAL_WORD_BYTES, 0, 0},
+    {"secret_file", SERVERS, VALUE_TEXT, AT(secret_file), SIGNAL_TEXT_BYTES, 0, 0},
+    {"ca_file", SERVERS, VALUE_TEXT, AT(ca_file), SIGNAL_TEXT_BYTES, 0, 0},
+    {"user", TOKENS, VALUE_TEXT, AT(user), SIGNAL_TEXT_BYTES, 0, 0},
+    {"token_url", TOKENS, VALUE_TEXT, AT(token_url), SIGNAL_TEXT_BYTES, 0, 0},
+    {"marginal", CARBON, VALUE_RANK, AT(marginal), 0, 0, 1},
+    {"scope", OF(OPENADR), VALUE_TEXT, AT(scope), SIGNAL_WORD_BYTES, 0, 0},
+    {"version", OF(OPENADR), VALUE_TEXT, AT(version), 8, 0, 0},
+    {"ven", OF(OPENADR), VALUE_TEXT, AT(ven), SIGNAL_WORD_BYTES, 0, 0},
+    {"program", OF(OPENADR), VALUE_TEXT, AT(program), SIGNAL_WORD_BYTES, 0, 0},
+    {"currency", OF(OPENADR), VALUE_TEXT, AT(currency), 8, 0, 0},
+    {"plan", OF(OPENADR), VALUE_NUMBER, AT(plan_w), 0, 0, 1e9},
 };
 enum { NAMES = sizeof names / sizeof *names };
 
@@ -150,7 +169,7 @@ static enum status read_kind(const char *text, enum signal_kind *kind, const cha
 
 enum status signal_spec_read(const char *text, uint32_t order, struct signal_spec *spec, struct error *err)
 {
-    struct signal_spec read = {.rank = order, .share = 1, .speed = 1};
+    struct signal_spec read = {.rank = order, .share = 1, .speed = 1, .marginal = SIGNAL_UNSAID};
     struct error reason = {""};
     const char *rest = text;
     enum status status = read_kind(text, &read.kind, &rest, &reason);

@@ -12,9 +12,18 @@
 
 #include <stddef.h>
 
-enum { SIGNAL_PLACE_BYTES = 1024, SIGNAL_TEXT_BYTES = 256 };
+enum { SIGNAL_PLACE_BYTES = 1024, SIGNAL_TEXT_BYTES = 256, SIGNAL_WORD_BYTES = 129 };
 
-enum signal_kind { SIGNAL_KIND_FIXED, SIGNAL_KINDS };
+#define SIGNAL_UNSAID UINT32_MAX
+
+enum signal_kind {
+    SIGNAL_KIND_FIXED,
+    SIGNAL_KIND_ELECTRICITY_MAPS,
+    SIGNAL_KIND_CARBON_AWARE,
+    SIGNAL_KIND_WATTTIME,
+    SIGNAL_KIND_OPENADR,
+    SIGNAL_KINDS
+};
 
 struct signal_spec {
     enum signal_kind kind;
@@ -26,6 +35,13 @@ struct signal_spec {
     double scale_w;               /* scale= watts of 1.0 in a trace; 0: not given */
     double speed;                 /* speed= of a trace's time, 1 */
     struct power_slot constants;  /* price=, gco2=, pue= */
+    /* Of servers; "": not given. */
+    char secret_env[SIGNAL_WORD_BYTES], secret_file[SIGNAL_TEXT_BYTES]; /* where the secret is: a variable, a file */
+    char user[SIGNAL_TEXT_BYTES], token_url[SIGNAL_TEXT_BYTES];         /* whose it is, and where it gives a token */
+    char scope[SIGNAL_WORD_BYTES], ca_file[SIGNAL_TEXT_BYTES];
+    uint32_t marginal; /* marginal= 0 or 1: what the carbon told is; SIGNAL_UNSAID: as the kind has it */
+    char version[8], ven[SIGNAL_WORD_BYTES], program[SIGNAL_WORD_BYTES], currency[8]; /* of openadr */
+    double plan_w; /* plan= watts that the hub draws by plan; 0: unknown */
 };
 
 const char *signal_kind_text(enum signal_kind kind);
