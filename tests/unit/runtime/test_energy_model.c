@@ -81,6 +81,34 @@ static void test_energy_model_one_kind(void **state)
     assert_true(error_of(&model, &rng, 1) < 0.02);
 }
 
+/* Steps that are all alike tell their sum and not its terms: whichever term the noise would make pay, the joules of
+ * such a step stay what they are, and none pays. */
+static void test_energy_model_alike(void **state)
+{
+    (void)state;
+    uint32_t bounded = 0;
+    double worst = 0;
+    for (uint64_t seed = 1; seed <= 24; seed++) {
+        struct energy_model model;
+        uint64_t rng = seed * 7919;
+        energy_model_init(&model, 100);
+        for (uint32_t i = 0; i < 60; i++) {
+            double steps = 2 + random_next_uniform(&rng), tokens = steps * (64 + 8 * random_next_uniform(&rng));
+            const struct energy_work work = {steps, tokens, tokens * 300, 0, 0};
+            energy_model_observe(&model, &work, 9.9 * (1 + 0.02 * random_next_uniform(&rng)));
+        }
+        const struct energy_work usual = {2.5, 2.5 * 68, 2.5 * 68 * 300, 0, 0};
+        for (uint32_t i = 0; i < ENERGY_TERMS; i++) {
+            assert_true(model.joules[i] >= 0);
+            bounded += model.fit[i] < 0;
+        }
+        worst = fmax(worst, fabs(energy_model_joules(&model, &usual) / 10 - 1));
+    }
+    print_message("%u terms would have paid; joules of a usual window at most %.1f %% off\n", bounded, 100 * worst);
+    assert_true(bounded > 0);
+    assert_true(worst < 0.15);
+}
+
 static void test_energy_model_bad_windows(void **state)
 {
     (void)state;
@@ -107,6 +135,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_energy_model_fits),
         cmocka_unit_test(test_energy_model_one_kind),
+        cmocka_unit_test(test_energy_model_alike),
         cmocka_unit_test(test_energy_model_bad_windows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
