@@ -4,9 +4,11 @@
  *                [timeout=MS] [adopt=1]
  *
  * In:  write N [BATCH]     N requests over the accounts, one commit for each BATCH (default 32)
+ *      energy N            N energy records over the accounts, in one commit
  *      grant ACCOUNT WANT  a grant
  *      wait SECONDS        until all is applied; "waited 1 ..." or, when time is over, "waited 0 ..."
  *      disk 0 | 1          the emitter can open no file of the journal; it can again
+ *      energies            account:energy:idle:green:location:market:records ...
  *      state, sums (units by account), marks (own last pseq and hash8 by partition), stop SECONDS
  * Out: an answer a line, and in between what the hooks are told: "event ledger REACHABLE REFUSES REASON", "event
  * granted ACCOUNT PSEQ LEASED OPEN", "event stopped PARTITION REASON", "event directory VERSION LINES". */
@@ -35,7 +37,8 @@ struct world {
     struct emitter *emitter;
     struct billing_stats stats;
     uint32_t accounts;
-    uint64_t units[ACCOUNTS_MAX + 1], written;
+    uint64_t units[ACCOUNTS_MAX + 1], written, energies;
+    struct month_total energy[ACCOUNTS_MAX + 1];
     pthread_mutex_t mutex; /* guards the marks and standard output */
     uint64_t marks[PARTITIONS], acks;
     uint32_t lines;
@@ -164,6 +167,41 @@ static void write_grant(uint64_t account, uint64_t want)
     say("ok %" PRIu64, record.pseq);
 }
 
+static void write_energy(uint64_t i)
+{
+    struct error err = {""};
+    uint64_t account = 1 + i * 104729 % world.accounts;
+    struct record record = {.charge = {.account = account, .mclass = 3, .tenant = "t", .model = "m"},
+                            .energy = {.slot_ms = clock_unix_us(clock_system()) / 1000,
+                                       .uj_prefill = i * 1000003,
+                                       .uj_decode = UINT64_C(1) << 51,
+                                       .uj_host = i,
+                                       .uj_idle_share = 3 * i,
+                                       .green_uj = UNITS_MAX,
+                                       .ugco2_loc = 7 * i,
+                                       .ugco2_mkt = UNITS_MAX - i,
+                                       .pue_ppm = PUE_PPM_MIN}};
+    memcpy(record.charge.charge_id, &i, sizeof i);
+    if (journal_put_energy(world.journal, &record) != ST_OK) die("energy", &err);
+    month_add_energy(&world.energy[account], &record.energy);
+    world.energies++;
+}
+
+static void print_energy(void)
+{
+    pthread_mutex_lock(&world.mutex);
+    printf("energies");
+    for (uint32_t i = 1; i <= world.accounts; i++) {
+        const struct month_total *t = &world.energy[i];
+        if (t->energy_records == 0) continue;
+        printf(" %u:%" PRIu64 ":%" PRIu64 ":%" PRIu64 ":%" PRIu64 ":%" PRIu64 ":%" PRIu64, i, t->energy_uj, t->idle_uj,
+               t->green_uj, t->ugco2_loc, t->ugco2_mkt, t->energy_records);
+    }
+    printf("\n");
+    fflush(stdout);
+    pthread_mutex_unlock(&world.mutex);
+}
+
 static void show(const char *word, int value)
 {
     struct emitter_view view;
@@ -215,6 +253,12 @@ static void obey(char *line)
             if ((i + 1) % b == 0 || i + 1 == a) commit();
         }
         say("ok %" PRIu64, world.written);
+    } else if (strcmp(word, "energy") == 0 && n >= 2) {
+        for (uint64_t i = 0; i < a; i++) write_energy(world.energies);
+        commit();
+        say("ok %" PRIu64, world.energies);
+    } else if (strcmp(word, "energies") == 0) {
+        print_energy();
     } else if (strcmp(word, "grant") == 0 && n == 3) {
         write_grant(a, b);
     } else if (strcmp(word, "disk") == 0 && n == 2) {

@@ -181,6 +181,19 @@ class Emitter(Program):
         return {int(a): int(u) for a, u in (pair.split(":") for pair in self("sums").split()[1:])}
 
 
+def check_energies(connections, told):
+    """Every account's energy of its months is the journal's: microjoules, grams, records. told: emit_journal's `energies`."""
+    got = {}
+    for c in connections:
+        for key in c("KEYS", "mr:*:m:*"):
+            h = c("HMGET", key, *("c3." + f for f in ("en", "ei", "eg", "cl", "cm", "ne")))
+            account = int(key.rsplit(b":", 1)[1])
+            got[account] = [a + int(b or 0) for a, b in zip(got.get(account, [0] * 6), h)]
+    want = {int(a): [int(x) for x in rest] for a, *rest in (row.split(":") for row in told.split()[1:])}
+    got = {a: sums for a, sums in got.items() if any(sums)}
+    assert got == want, {a: (got.get(a), want.get(a)) for a in set(got) | set(want) if got.get(a) != want.get(a)}
+
+
 def check_ledger(connections, sums, grants=0):
     """Every account's used units are the journal's, and every record is in the log once. connections: of all masters."""
     used, seen = {}, set()
@@ -192,7 +205,7 @@ def check_ledger(connections, sums, grants=0):
             elif key.endswith(":log"):
                 for _, fields in c("XRANGE", key, "-", "+"):
                     entry = {fields[i].decode(): fields[i + 1] for i in range(0, len(fields), 2)}
-                    if entry["k"] in (b"F", b"W", b"G", b"R"):
+                    if entry["k"] in (b"F", b"W", b"G", b"R", b"E"):
                         name = (key, entry["p"], entry["s"])
                         assert name not in seen, f"twice: {name}"
                         seen.add(name)

@@ -7,7 +7,7 @@ import shutil
 import time
 
 import harness
-from harness import (UUID, Emitter, RedisError, Server, check_ledger, init_ledger, main, wait_until)
+from harness import (UUID, Emitter, RedisError, Server, check_energies, check_ledger, init_ledger, main, wait_until)
 from fault_proxy import FaultProxy
 
 
@@ -123,6 +123,35 @@ def test_function_flush():
     e("write 200")
     e.settle()
     assert check_ledger([c], e.sums()) == 600
+    finish(e, server)
+
+
+def test_energy():
+    """Energy goes the way of tokens: over a Redis that dies, and past a library that does not know it yet, which stops its
+    partitions and is replaced at the next connection. Each record counts once."""
+    server = fresh()
+    e = Emitter(url(server.port), "accounts=40")
+    e("write 300")
+    e("energy 500")
+    e.settle()
+    check_energies([server.connect()], e("energies"))
+    old = harness.LIBRARY.replace(b"local VERSION = 3", b"local VERSION = 2").replace(b"r.kind == 'E'", b"false")
+    assert old.count(b"VERSION = 2") == 1 and b"r.kind == 'E'" not in old
+    c = server.connect()
+    c("FUNCTION", "LOAD", "REPLACE", old)
+    before = ledger_text(c)
+    e("energy 40")
+    assert "malformed" in e.wait_event("stopped")
+    assert ledger_text(c) == before                            # nothing was taken, and nothing behind it
+    server.kill()
+    server.start()
+    e("write 100")
+    e("energy 60")
+    e.settle()
+    c = server.connect()
+    assert c("FCALL", "mr_version", 0) == 3
+    check_energies([c], e("energies"))
+    assert check_ledger([c], e.sums()) == 300 + 500 + 40 + 100 + 60
     finish(e, server)
 
 
@@ -436,7 +465,7 @@ def test_replicas():
 
 
 if __name__ == "__main__":
-    main([test_plain_and_restart, test_flushall, test_other_ledger, test_fenced, test_function_flush, test_oom, test_noreplicas,
+    main([test_plain_and_restart, test_flushall, test_other_ledger, test_fenced, test_energy, test_function_flush, test_oom, test_noreplicas,
           test_misconf, test_busy, test_stopped_process, test_killed_with_cut_aof, test_loading, test_network,
           test_outage_takes_no_memory, test_journal_restored, test_adopted_journal_read_anew,
           test_lost_connection_is_told_once, test_place_is_kept_when_the_journal_cannot_be_read, test_directory, test_replicas])

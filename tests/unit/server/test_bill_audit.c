@@ -513,6 +513,30 @@ static void test_audit_energy(void **state)
     }
 }
 
+/* Midnight at +08:00: the slot is of October there and of September in UTC. */
+static void test_audit_energy_of_another_month(void **state)
+{
+    for (int wrong = 0; wrong < 2; wrong++) {
+        fixture_setup(state);
+        struct journal_config config = fixture_config();
+        config.utc_offset_s = 8 * 3600;
+        struct journal *journal = fixture_start(&config, NULL);
+        (void)fixture_open(journal, 1);
+        (void)fixture_energy(journal, 1, 1790784000000, 1000);
+        assert_int_equal(journal_commit(journal), ST_OK);
+        journal_close(journal);
+        struct error err = {""};
+        audit_free(&audit);
+        assert_int_equal(audit_init(&audit, disk_system()), ST_OK);
+        audit.utc_offset_given = true;
+        audit.utc_offset_s = wrong ? 0 : 8 * 3600;
+        assert_int_equal(audit_scan(&audit, journal_folder, NULL, &err), ST_OK);
+        assert_int_equal(audit.findings_count, wrong);
+        assert_true(!wrong || strstr(audit.findings.data, "month 202610 is not that of its slot") != NULL);
+        fixture_teardown(state);
+    }
+}
+
 static void test_audit_wrong_records(void **state)
 {
     (void)state;
@@ -548,11 +572,12 @@ static void test_audit_wrong_records(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_audit_good_journal_is_clean), cmocka_unit_test(test_audit_every_flipped_bit),
-        cmocka_unit_test(test_audit_every_deleted_frame),   cmocka_unit_test(test_audit_every_swap),
-        cmocka_unit_test(test_audit_every_truncation),      cmocka_unit_test(test_audit_every_missing_segment),
-        cmocka_unit_test(test_audit_every_forged_byte),     cmocka_unit_test(test_audit_ledger_differs),
-        cmocka_unit_test(test_audit_wrong_records),         cmocka_unit_test(test_audit_energy),
+        cmocka_unit_test(test_audit_good_journal_is_clean),   cmocka_unit_test(test_audit_every_flipped_bit),
+        cmocka_unit_test(test_audit_every_deleted_frame),     cmocka_unit_test(test_audit_every_swap),
+        cmocka_unit_test(test_audit_every_truncation),        cmocka_unit_test(test_audit_every_missing_segment),
+        cmocka_unit_test(test_audit_every_forged_byte),       cmocka_unit_test(test_audit_ledger_differs),
+        cmocka_unit_test(test_audit_wrong_records),           cmocka_unit_test(test_audit_energy),
+        cmocka_unit_test(test_audit_energy_of_another_month),
     };
     int failed = cmocka_run_group_tests(tests, set_up, tear_down);
     audit_free(&audit);

@@ -373,6 +373,34 @@ static void test_journal_energy_is_of_its_slots_month(void **state)
     journal_close(journal);
 }
 
+/* Frames are of their segment's version: one that says another was not written by us. */
+static void test_journal_versions_are_not_mixed(void **state)
+{
+    (void)state;
+    struct journal_config config = fixture_config();
+    struct journal *journal = fixture_start(&config, NULL);
+    (void)fixture_energy(journal, 1, 1790000100000, 1000);
+    assert_int_equal(journal_commit(journal), ST_OK);
+    char path[160];
+    uint8_t bytes[SEGMENT_HEADER_BYTES];
+    (void)snprintf(path, sizeof path, "%s/%016" PRIx64 ".mrj", journal_folder, journal_segment_lsn(journal));
+    journal_close(journal);
+    FILE *file = fopen(path, "r+b");
+    assert_non_null(file);
+    assert_int_equal(fread(bytes, 1, sizeof bytes, file), sizeof bytes);
+    assert_int_equal(bytes[8], SEGMENT_VERSION_ENERGY);
+    bytes[8] = SEGMENT_VERSION_PLAIN;
+    uint32_t crc = crc32c(bytes, SEGMENT_HEADER_BYTES - 4);
+    memcpy(bytes + SEGMENT_HEADER_BYTES - 4, &crc, 4);
+    rewind(file);
+    assert_int_equal(fwrite(bytes, 1, sizeof bytes, file), sizeof bytes);
+    fclose(file);
+    struct seen seen;
+    struct error err = {""};
+    assert_int_equal(read_all(&config, &seen, &err), ST_INVAL);
+    assert_non_null(strstr(err.message, "checkpoint is not valid"));
+}
+
 /* A segment of a version to come is neither damage nor a torn tail: nothing is cut, and the message says what it is. */
 static void test_journal_newer_version_is_refused(void **state)
 {
@@ -422,6 +450,7 @@ int main(void)
                                        TEST(test_journal_energy_makes_version_2),
                                        TEST(test_journal_energy_is_of_its_slots_month),
                                        TEST(test_journal_newer_version_is_refused),
+                                       TEST(test_journal_versions_are_not_mixed),
                                        TEST(test_journal_adopt_starts_another_producer)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
