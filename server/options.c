@@ -197,8 +197,9 @@ const struct option option_table[] = {
      "What the device draws at most, where the meter does not tell.", false},
     {"power-signal", 0, OPTION_LIST, SERVE, AT(power_signals), NULL, 0, 0, "KIND:PLACE",
      "A source of caps, targets, green power, prices and CO2; may be repeated, the first has the best rank. "
-     "electricity-maps:URL, carbon-aware:URL, watttime:URL, openadr:URL; fixed:price=..,gco2=..,pue=.. where no "
-     "source tells them. See server/power/README.md.",
+     "file:PATH (CSV, JSON or a trace; read again when it changes), electricity-maps:URL, carbon-aware:URL, "
+     "watttime:URL, openadr:URL, each with ,share=.. ,rank=.. ,period=.. ,name=.. behind it; "
+     "fixed:price=..,gco2=..,pue=.. where no source tells them. See server/power/README.md.",
      false},
     {"power-default-cap", 0, OPTION_DOUBLE, SERVE, AT(power_default_cap_w), "0", 0, 1e9, "WATTS",
      "Cap while a source of caps has not been heard for 15 min; it only lowers what was held. 0: none.", false},

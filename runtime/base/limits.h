@@ -70,6 +70,7 @@
     LIMIT(tokenizer_config_bytes, 16777216, 1024, 134217728, "bytes", ST_LIMIT, 0)                                     \
     LIMIT(tokenizer_merges, 8388608, 16, 67108864, "merges", ST_LIMIT, 0)                                              \
     LIMIT(tokenizer_steps, 64, 4, 1024, "steps", ST_LIMIT, 0)                                                          \
+    LIMIT(signal_file_bytes, 4194304, 64, 67108864, "bytes", ST_LIMIT, 0)                                              \
     LIMIT(config_bytes, 1048576, 64, 16777216, "bytes", ST_LIMIT, 0)                                                   \
     LIMIT(directory_lines, 2000000, 16, 16777216, "lines", ST_LIMIT, 0)                                                \
     LIMIT(idempotency_entries, 65536, 1, 16777216, "keys", ST_LIMIT, 0)                                                \

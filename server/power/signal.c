@@ -248,6 +248,12 @@ static int64_t end_of(const struct power_slot *slot)
     return slot->t0_ms + (int64_t)slot->dur_s * 1000;
 }
 
+/* What was told in what is now the future was told before the clock was set back: it is no older word to keep to. */
+static bool is_newer(int64_t held_ms, const struct power_slot *slot, int64_t now_ms)
+{
+    return held_ms > slot->received_ms && held_ms <= now_ms + SIGNAL_SLOT_MS;
+}
+
 static bool is_old(const struct source *s, const struct power_slot *slot, int64_t now_ms)
 {
     int64_t first = slot->t0_ms / SIGNAL_SLOT_MS, last = (end_of(slot) - 1) / SIGNAL_SLOT_MS;
@@ -256,11 +262,11 @@ static bool is_old(const struct source *s, const struct power_slot *slot, int64_
     uint32_t have = is_event(slot, end_of(slot), now_ms) ? slot->have & ~(uint32_t)BINDING : slot->have;
     for (int64_t number = first; number <= last; number++) {
         const struct cell *cell = cell_of(s, number);
-        if (cell && cell->slot.have & have && cell->slot.received_ms > slot->received_ms) return true;
+        if (cell && cell->slot.have & have && is_newer(cell->slot.received_ms, slot, now_ms)) return true;
     }
     for (uint32_t i = 0; i < s->events_count; i++)
-        if (s->events[i].begin_ms == slot->t0_ms && s->events[i].slot.received_ms > slot->received_ms) return true;
-    return slot->received_ms < s->replaced_ms;
+        if (s->events[i].begin_ms == slot->t0_ms && is_newer(s->events[i].slot.received_ms, slot, now_ms)) return true;
+    return is_newer(s->replaced_ms, slot, now_ms);
 }
 
 /* slot: the node's share already. what: the field, or what is wrong about the time. */

@@ -12,10 +12,8 @@
 
 /* By enum signal_kind. A kind without a row here is no source: it only sets constants. */
 static const struct signal_provider *const providers[SIGNAL_KINDS] = {
-    [SIGNAL_KIND_FIXED] = NULL,
-    [SIGNAL_KIND_ELECTRICITY_MAPS] = &signal_http,
-    [SIGNAL_KIND_CARBON_AWARE] = &signal_http,
-    [SIGNAL_KIND_WATTTIME] = &signal_http,
+    [SIGNAL_KIND_FILE] = &signal_file,         [SIGNAL_KIND_ELECTRICITY_MAPS] = &signal_http,
+    [SIGNAL_KIND_CARBON_AWARE] = &signal_http, [SIGNAL_KIND_WATTTIME] = &signal_http,
     [SIGNAL_KIND_OPENADR] = &signal_openadr,
 };
 

@@ -13,6 +13,7 @@ struct kind {
 
 static const struct kind kinds[SIGNAL_KINDS] = {
     [SIGNAL_KIND_FIXED] = {"fixed", NULL, 1000},
+    [SIGNAL_KIND_FILE] = {"file", "a path", 10000},
     [SIGNAL_KIND_ELECTRICITY_MAPS] = {"electricity-maps", "a URL", 300000},
     [SIGNAL_KIND_CARBON_AWARE] = {"carbon-aware", "a URL", 300000},
     [SIGNAL_KIND_WATTTIME] = {"watttime", "a URL", 300000},
@@ -41,6 +42,8 @@ static const struct name names[] = {
     {"rank", SOURCES, VALUE_RANK, AT(rank), 0, 0, 1000},
     {"share", SOURCES, VALUE_NUMBER, AT(share), 0, 1e-9, 1},
     {"period", SOURCES, VALUE_SECONDS, AT(period_ms), 0, 0.1, 43200},
+    {"scale", OF(FILE), VALUE_NUMBER, AT(scale_w), 0, 1e-9, 1e9},
+    {"speed", OF(FILE), VALUE_NUMBER, AT(speed), 0, 0.001, 100000},
     {"price", OF(FIXED), VALUE_CONSTANT, AT(constants.price_kwh), SLOT_PRICE, -1e6, 1e6},
     {"gco2", OF(FIXED), VALUE_CONSTANT, AT(constants.gco2_kwh), SLOT_CO2, 0, 10000},
     {"pue", OF(FIXED), VALUE_CONSTANT, AT(constants.pue), SLOT_PUE, 1, 10},

@@ -1,6 +1,6 @@
 /* One --power-signal as it is typed:  KIND:PLACE[,name=value]...
  *
- *   fixed:price=0.31,gco2=400,pue=1.2
+ *   file:/etc/power.csv,share=0.25,rank=1      fixed:price=0.31,gco2=400,pue=1.2
  *
  * PLACE (a path, a URL, a hub's name) ends where the first ",name=" with a name of the kind's begins, so that commas in
  * it need no escapes. Which kinds there are and which names they take stands in two tables of signal_spec.c. A secret
@@ -18,6 +18,7 @@ enum { SIGNAL_PLACE_BYTES = 1024, SIGNAL_TEXT_BYTES = 256, SIGNAL_WORD_BYTES = 1
 
 enum signal_kind {
     SIGNAL_KIND_FIXED,
+    SIGNAL_KIND_FILE,
     SIGNAL_KIND_ELECTRICITY_MAPS,
     SIGNAL_KIND_CARBON_AWARE,
     SIGNAL_KIND_WATTTIME,

@@ -447,6 +447,9 @@ static void test_signal_clock_back(void **state)
     assert_near(at(signals, back, back).green_w, 0);
     assert_near(at(signals, T, back).green_w, 0);
     assert_near(cap_at(signals, T, back), 30);
+    slot.t0_ms = back;
+    assert_true(signal_replace(signals, grid, &slot, 1, back)); /* a new word is taken: the one held is of no past */
+    assert_near(at(signals, back, back).green_w, 50);
     signal_destroy(signals);
 }
 
