@@ -67,6 +67,20 @@ enum status batch_write_all(const struct disk *disk, int fd, const void *bytes, 
     return ST_OK;
 }
 
+/* A folder that was made is in its parent for good, and what a killed process renamed here is, too. */
+static int sync_folders(const struct batch_folder *folder)
+{
+    const struct disk *disk = folder->disk;
+    char parent[BATCH_PATH_BYTES];
+    const char *slash = strrchr(folder->path, '/');
+    size_t length = slash ? (size_t)(slash - folder->path) : 0;
+    if (length >= sizeof parent) return -ENAMETOOLONG;
+    memcpy(parent, folder->path, length);
+    parent[length] = '\0';
+    int result = disk->sync_folder(disk->state, length ? parent : slash ? "/" : ".");
+    return result < 0 ? result : disk->sync_folder(disk->state, folder->path);
+}
+
 enum status batch_folder_open(const struct batch_folder *folder, int *lock_fd, struct error *err)
 {
     const struct disk *disk = folder->disk;
@@ -74,6 +88,8 @@ enum status batch_folder_open(const struct batch_folder *folder, int *lock_fd, s
     if (!batch_path(folder, "lock", "", path)) return batch_path_long(err);
     int result = disk->make_folder(disk->state, folder->path);
     if (result < 0 && result != -EEXIST) return batch_io_failed(err, "make itself", result);
+    result = sync_folders(folder);
+    if (result < 0) return batch_io_failed(err, "fsync", result);
     int fd = disk->open(disk->state, path, DISK_CREATE);
     if (fd == -EEXIST) fd = disk->open(disk->state, path, DISK_WRITE);
     if (fd < 0) return batch_io_failed(err, "open the lock", fd);

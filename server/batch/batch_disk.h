@@ -92,6 +92,10 @@ void batch_result_line(const char *custom_id, int http_status, const char *reque
 /* Marks the lines that the log has, LINE_DONE or LINE_FAILED, and repairs it (B2); *length: its bytes. */
 NODISCARD enum status batch_log_load(const struct batch_folder *folder, const char *id, struct batch_lines *lines,
                                      uint64_t *length, struct error *err);
+/* After an append that failed: the log anew up to `length`, in another file; what an fsync could not write may look
+ * written in this one. */
+NODISCARD enum status batch_log_renew(const struct batch_folder *folder, const char *id, uint64_t length,
+                                      struct error *err);
 NODISCARD enum status batch_log_append(const struct batch_folder *folder, const char *id, const struct buf *frames,
                                        uint64_t *length, struct error *err);
 void batch_log_drop(const struct batch_folder *folder, const char *id); /* it was not needed any more */

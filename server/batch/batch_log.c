@@ -198,6 +198,11 @@ enum status batch_log_load(const struct batch_folder *folder, const char *id, st
         status = log_next(&reader, &found, err);
         if (status == ST_OK && found) (void)take_frame(&reader.head, lines);
     }
+    if (status == ST_OK && reader.fd >= 0) { /* a killed process may have written what it did not sync */
+        int result = reader.disk->sync(reader.disk->state, reader.fd);
+        if (result >= 0) result = reader.disk->sync_folder(reader.disk->state, folder->path);
+        if (result < 0) status = batch_io_failed(err, "fsync", result);
+    }
     if (status == ST_OK && reader.fd >= 0) {
         int64_t size = reader.disk->size(reader.disk->state, reader.fd);
         if (size < 0)
@@ -210,25 +215,31 @@ enum status batch_log_load(const struct batch_folder *folder, const char *id, st
     return status;
 }
 
+enum status batch_log_renew(const struct batch_folder *folder, const char *id, uint64_t length, struct error *err)
+{
+    struct log_reader reader;
+    TRY(log_open(folder, id, &reader, err));
+    reader.offset = length;
+    enum status status = reader.fd >= 0 ? repair(folder, id, &reader, err) : ST_OK;
+    log_close(&reader);
+    return status;
+}
+
 enum status batch_log_append(const struct batch_folder *folder, const char *id, const struct buf *frames,
                              uint64_t *length, struct error *err)
 {
     const struct disk *disk = folder->disk;
     char path[BATCH_PATH_BYTES];
-    bool made = false;
     if (!buf_ok(frames)) return error_set(err, ST_NOMEM, "out of memory");
     if (!batch_path(folder, id, ".log", path)) return batch_path_long(err);
     int fd = disk->open(disk->state, path, DISK_WRITE);
-    if (fd == -ENOENT && *length == 0) {
-        fd = disk->open(disk->state, path, DISK_CREATE);
-        made = true;
-    }
+    if (fd == -ENOENT && *length == 0) fd = disk->open(disk->state, path, DISK_CREATE);
     if (fd < 0) return batch_io_failed(err, "open a log", fd);
     enum status status = batch_write_all(disk, fd, frames->data, frames->length, *length, err);
     int result = status == ST_OK ? disk->sync(disk->state, fd) : 0;
     disk->close(disk->state, fd);
     TRY(status);
-    if (result >= 0 && made) result = disk->sync_folder(disk->state, folder->path);
+    if (result >= 0 && *length == 0) result = disk->sync_folder(disk->state, folder->path);
     if (result < 0) return batch_io_failed(err, "fsync", result);
     *length += frames->length;
     return ST_OK;

@@ -66,12 +66,18 @@ static struct held_batch *of(struct batch_job *job)
 static void append_in_pool(struct batch_job *job)
 {
     struct held_batch *batch = of(job);
-    job->status = batch_log_append(&job->set->folder, batch->info.id, &batch->frames, &batch->log_length, &job->err);
+    job->status = ST_OK;
+    if (batch->log_failed)
+        job->status = batch_log_renew(&job->set->folder, batch->info.id, batch->log_length, &job->err);
+    if (job->status == ST_OK)
+        job->status =
+            batch_log_append(&job->set->folder, batch->info.id, &batch->frames, &batch->log_length, &job->err);
 }
 
 static void appended(struct batch_job *job)
 {
     struct held_batch *batch = of(job);
+    batch->log_failed = job->status != ST_OK;
     if (job_failed(batch)) return;
     batch->info.completed += batch->frames_done;
     batch->info.failed += batch->frames_failed;

@@ -54,6 +54,7 @@ struct held_batch {
     struct buf saved; /* frames that are to be appended, of these lines */
     uint32_t saved_done, saved_failed;
     uint64_t log_length, resume_ns, retry_ns; /* retry_ns: a job has failed, the next one not before */
+    bool log_failed;                          /* the last append */
     bool busy, opened, meta_due, durable, leaves, told_failure;
     bool finalized; /* its output is there: the next .meta says that it has ended */
     /* the job's */
