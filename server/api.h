@@ -94,6 +94,9 @@ bool api_call_streams(const struct api_call *call);
 const char *api_call_id(const struct api_call *call);
 const uint8_t *api_call_uuid(const struct api_call *call); /* 16 bytes: those of its id, and of its charges */
 
+/* What `usage` tells of its joules, provisional; without a call it tells nothing of them. */
+void api_call_energy(struct api_call *call, double joules);
+
 /* Takes an event of one of its requests (any kind but REQUEST_REFUSED). Only counts; nothing is rendered. */
 void api_call_event(struct api_call *call, const struct event *event);
 

@@ -81,6 +81,8 @@ struct api_call {
     bool stream, include_usage, continuous_usage, return_ids, ids_as_tokens;
     bool include_reasoning;
     enum tier_name tier;
+    bool has_energy;
+    double joules; /* with has_energy */
 
     struct request *requests;
     uint32_t requests_count;

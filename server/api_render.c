@@ -10,6 +10,7 @@
 
 #include "runtime/base/check.h"
 
+#include <math.h>
 #include <string.h>
 
 /* ---- events ---- */
@@ -96,7 +97,15 @@ static void append_final_usage(const struct api_call *call, struct buf *out)
     api_append_uint(out, usage.in_hit);
     buf_append_text(out, "},\"completion_tokens_details\":{\"reasoning_tokens\":");
     api_append_uint(out, usage.out_reasoning);
-    buf_append_text(out, ",\"rejected_prediction_tokens\":0}}");
+    buf_append_text(out, ",\"rejected_prediction_tokens\":0}");
+    if (call->has_energy) buf_append_format(out, ",\"energy_joules\":%.6f", call->joules);
+    buf_append_char(out, '}');
+}
+
+void api_call_energy(struct api_call *call, double joules)
+{
+    call->has_energy = isfinite(joules) && joules >= 0;
+    call->joules = joules;
 }
 
 /* continuous_usage_stats: of what has been rendered so far, over all choices. */

@@ -86,6 +86,8 @@ struct config {
     double power_floor_w;             /* --power-floor; 0: chosen */
     double power_idle_w;              /* --power-idle; 0: as the meter tells */
     double power_full_w;              /* --power-full; 0: as the meter tells */
+    double power_residual_g;          /* --power-residual-co2; 0: as the grid's mean */
+    bool usage_extras;                /* --usage-extras */
     struct config_list power_signals; /* --power-signal KIND:PLACE (repeatable); server/power/signal_spec.h */
     double power_default_cap_w;       /* --power-default-cap; 0: none */
     uint32_t threads;                 /* --threads; 0: physical cores */

@@ -323,6 +323,7 @@ static void take_event(struct exchange *exchange, const struct event *event, uin
         CHECK(exchange->alive > 0);
         exchange->alive--;
         event->request->owner = NULL;
+        exchange_energy_end(exchange, event->request);
     }
     if (event->kind == REQUEST_REFUSED) {
         take_refusal(exchange, event);

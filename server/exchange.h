@@ -28,8 +28,8 @@
  * E10 A call that we break off (shutdown, its model leaves) is told so when the engine has ended it. If it ended by
  *     itself before, its client gets the answer that it is charged for.
  *
- * E11 A call of a batch has no connection: its answer goes to a sink, once, whatever became of it; later than the start.
- *     It is of class batch, never streams, and is billed under its own digest, which no client can have chosen.
+ * E11 A call of a batch has no connection: its answer goes to a sink, once, whatever became of it; later than the
+ * start. It is of class batch, never streams, and is billed under its own digest, which no client can have chosen.
  *
  * /tokenize and /detokenize are exchanges too that never meet the engine: a large text must not hold up the loop.
  * io thread only, but for the work in the pool. */
@@ -60,6 +60,7 @@ struct exchanges {
     struct billing *billing; /* NULL: nothing is billed */
     struct prices *prices;   /* with billing */
     bool auto_wake;
+    bool usage_extras;                              /* usage tells more than OpenAI's: energy_joules */
     uint64_t head_after_ns;                         /* E3: 10 s */
     uint64_t keep_alive_ns;                         /* a comment line on an idle stream: 15 s */
     uint32_t queue_max;                             /* waiting requests of a model, those in the pool included */

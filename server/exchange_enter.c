@@ -268,7 +268,9 @@ static void submit_all(struct exchange *exchange)
         struct request *request = &exchange->requests[i];
         request->id = ++set->next_request_id;
         request->owner = exchange;
+        exchange_energy_begin(exchange, request);
         status = engine_submit(exchange->served->engine, request);
+        if (status != ST_OK) exchange_energy_end(exchange, request);
         if (status == ST_OK) {
             exchange->submitted++;
             exchange->alive++;

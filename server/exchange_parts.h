@@ -4,6 +4,7 @@
  *   exchange.c         events, rendering, time, the end
  *   exchange_admit.c   Idempotency-Key, rate limits
  *   exchange_bill.c    charges, holds, the end of a package
+ *   exchange_energy.c  joules
  *
  * io thread only. */
 #ifndef SERVER_EXCHANGE_PARTS_H
@@ -58,6 +59,7 @@ struct exchange {
     struct api_call *call;
     struct request *requests;
     uint32_t requests_count, submitted, alive, scheduled;
+    double joules;           /* of its requests that have ended, provisional */
     uint64_t *last_token_ns; /* [choices over all requests], for the gap between tokens */
     uint64_t arrived_ns;
     uint64_t sent_ns;        /* when tokens were last written */
@@ -116,6 +118,11 @@ void exchange_bill_drop(struct exchange *exchange); /* what is left in hold goes
 void exchange_bill_free(struct exchange *exchange);
 void exchange_bill_event(struct exchange *exchange, const struct event *event); /* raises limits as tokens come */
 void exchange_bill_tick(struct exchange *exchange);
+
+/* exchange_energy.c; both do nothing without a meter of watts. Before a request is submitted; at its last event, or
+ * where it could not be. */
+void exchange_energy_begin(struct exchange *exchange, const struct request *request);
+void exchange_energy_end(struct exchange *exchange, const struct request *request);
 
 /* Between 1 and 60 s, spread by the request's id so that refused clients do not come back together. */
 uint32_t exchange_retry_after(uint64_t wait_ns, const char *id);

@@ -329,10 +329,38 @@ static void print_energy(struct printer *p, const struct power_usage *usage)
         sample(p, "mr_energy_joules_total", phases[i].labels, (double)phases[i].uj * 1e-6);
 }
 
+static void print_carbon(struct printer *p, const struct energy_books *books)
+{
+    const struct carbon *carbon = &books->carbon;
+    head(p, "mr_co2_grams_total", "counter",
+         "CO2 of the meter's joules times PUE, by method: location, market (green energy taken off), and by marginal "
+         "factors where they are told; never to be added up");
+    sample(p, "mr_co2_grams_total", ",method=\"location\"", (double)carbon->location_ug * 1e-6);
+    sample(p, "mr_co2_grams_total", ",method=\"market\"", (double)carbon->market_ug * 1e-6);
+    sample(p, "mr_co2_grams_total", ",method=\"marginal\"", (double)carbon->marginal_ug * 1e-6);
+    single(p, "mr_green_joules_total", "counter", "Energy at the building's door that green power on offer covered",
+           (double)carbon->green_uj * 1e-6);
+    single(p, "mr_green_offered_joules_total", "counter", "Green energy that was on offer", books->offered_j);
+    if (books->offered_j > 0)
+        single(p, "mr_self_use_ratio", "gauge", "Of the green energy on offer what was used; absent without any",
+               (double)carbon->green_uj * 1e-6 / books->offered_j);
+}
+
+static void print_requests(struct printer *p, const struct request_energy_counts *counts)
+{
+    single(p, "mr_energy_requests_total", "counter", "Requests whose joules are booked to the last window",
+           (double)counts->ended);
+    single(p, "mr_energy_requests_unkept_total", "counter", "Requests that had no place in the account of requests",
+           (double)counts->unkept);
+    single(p, "mr_energy_requests_open", "gauge", "Requests whose account is open", counts->alive);
+}
+
 static void print_power(struct printer *p, const struct metrics_power *now)
 {
     if (!now->is_on) return;
     print_energy(p, now->usage);
+    print_carbon(p, &now->usage->books);
+    print_requests(p, &now->usage->requests);
     head(p, "mr_power_watts", "gauge", "Power of the last window of the meter, by scope");
     sample(p, "mr_power_watts", ",scope=\"devices\"", now->watts);
     if (isfinite(now->setpoint_w)) {

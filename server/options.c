@@ -195,6 +195,14 @@ const struct option option_table[] = {
      "What the device draws without work, where the meter does not tell.", false},
     {"power-full", 0, OPTION_DOUBLE, SERVE, AT(power_full_w), "0", 0, 1e9, "WATTS",
      "What the device draws at most, where the meter does not tell.", false},
+    {"power-residual-co2", 0, OPTION_DOUBLE, SERVE, AT(power_residual_g), "0", 0, 10000, "GRAMS",
+     "CO2 of a kWh that no green energy was matched with, for the account by market. 0: what sources tell of the "
+     "grid's "
+     "mean.",
+     false},
+    {"usage-extras", 0, OPTION_BOOL, SERVE, AT(usage_extras), "false", 0, 0, NULL,
+     "usage of an answer also tells energy_joules, with a meter: provisional, as its last windows are not closed yet.",
+     false},
     {"power-signal", 0, OPTION_LIST, SERVE, AT(power_signals), NULL, 0, 0, "KIND:PLACE",
      "A source of caps, targets, green power, prices and CO2; may be repeated, the first has the best rank. "
      "file:PATH (CSV, JSON or a trace; read again when it changes), electricity-maps:URL, carbon-aware:URL, "

@@ -536,6 +536,12 @@ static void server_free(struct server *server)
     if (!server->models.loader_running) mem_free(server); /* else the loader still works in it */
 }
 
+static void note_energy(void *state, const struct energy_note *note) /* power thread */
+{
+    if (billing_note_energy(((struct server *)state)->billing, note) != ST_OK)
+        log_line(LOG_DEBUG, "power", "the energy of a request is in no record"); /* billing counts it */
+}
+
 static enum status open_power(struct server *server, struct error *err)
 {
     const struct config *config = server->config;
@@ -553,6 +559,9 @@ static enum status open_power(struct server *server, struct error *err)
                                     .cap_w = config->power_cap_w,
                                     .target_w = config->power_target_w,
                                     .signals = server->models.signals,
+                                    .residual_g = config->power_residual_g,
+                                    .note = note_energy,
+                                    .note_state = server,
                                     .clock = clock_system()};
     TRY(power_create(&settings, &server->models.power, err));
     TRY(signal_feeds_start(server->signal_feeds, err));
@@ -649,6 +658,7 @@ int serve_run(const struct serve_setup *setup)
         .loop = &server->loop,
         .models = &server->models,
         .auto_wake = setup->config->auto_wake,
+        .usage_extras = setup->config->usage_extras,
         .queue_max =
             setup->config->max_num_queued_reqs ? setup->config->max_num_queued_reqs : (uint32_t)limits.queue_requests,
         .head_after_ns = setup->stream_head_after_ns ? setup->stream_head_after_ns : 10 * NS_PER_S,

@@ -186,6 +186,7 @@ static struct span *span_at(struct attribution *at, uint32_t idx)
 static void touch(struct attribution *at, const struct share *share, double fraction)
 {
     struct account *account = &at->accounts[share->account];
+    account->open.open_j -= fmin(account->open.open_j, (share->prefill_j + share->decode_j) * fraction);
     if (account->touched == NONE) {
         account->touched = at->touched_count;
         at->touched[at->touched_count++] = share->account;
@@ -205,7 +206,8 @@ static void span_pop(struct attribution *at)
         at->share_count--;
         struct account *account = &at->accounts[idx];
         CHECK(account->queued > 0);
-        if (--account->queued == 0 && account->ended) account_done(at, idx);
+        if (--account->queued == 0) account->open.open_j = 0; /* and not what doubles have left */
+        if (account->queued == 0 && account->ended) account_done(at, idx);
     }
     at->span_first = (at->span_first + 1) % at->config.steps_max;
     at->span_count--;
@@ -344,6 +346,7 @@ static struct carbon add_meter(struct attribution *at, uint64_t uj, uint64_t dur
 {
     struct carbon carbon = carbon_of(&at->rates, uj, duration_ns, &at->carbon_rest);
     at->books.meter_uj += uj;
+    if (at->rates.green_w > 0) at->books.offered_j += at->rates.green_w * (double)duration_ns * 1e-9;
     carbon_add(&at->books.carbon, &carbon);
     return carbon;
 }
@@ -406,6 +409,10 @@ static void share_push(struct attribution *at, struct span *span, const struct e
     }
     uint32_t place = (at->share_first + at->share_count++) % at->config.shares_max;
     at->shares[place] = (struct share){idx, prefill_j, decode_j};
+    struct energy_account *open = &at->accounts[idx].open;
+    open->open_j += prefill_j + decode_j;
+    open->prefill_tokens += share->prefill_tokens;
+    open->decode_rows += share->decode_rows;
     at->accounts[idx].queued++;
     span->shares++;
 }

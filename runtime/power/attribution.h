@@ -69,6 +69,8 @@ struct energy_account {
     uint64_t idle_share_uj; /* beside them, not part of them */
     struct carbon carbon;   /* of prefill and decode */
     uint32_t flags;
+    double open_j;                        /* of its steps in no closed window, by the model: what is still to come */
+    uint64_t prefill_tokens, decode_rows; /* told */
 };
 
 struct energy_group {
@@ -79,6 +81,7 @@ struct energy_group {
 struct energy_books {
     uint64_t meter_uj, prefill_uj, decode_uj, idle_uj, paced_uj, unattributed_uj, idle_shared_uj;
     struct carbon carbon, carbon_requests; /* of all of the meter; of that the requests' */
+    double offered_j;                      /* green energy that was on offer in its windows */
     uint64_t pending_uj;                   /* read from the meter, in a window that is not closed */
     uint64_t windows;                      /* closed */
     uint64_t steps_lost;                   /* steps or sequences that did not fit */

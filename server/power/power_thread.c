@@ -14,7 +14,8 @@
 enum { POLL_MS = 20, NAMEPLATE_TIMES = 10 /* a value above so many times full power is a mistake */ };
 /* Of the books: requests that run or wait for their last window; sequences of the steps between two moves of the meter.
  */
-enum { BOOK_REQUESTS_MAX = 16384, BOOK_SHARES_MAX = 1 << 18 };
+enum { BOOK_REQUESTS_MAX = 16384, BOOK_SHARES_MAX = 1 << 18, BOOK_TENANTS_MAX = 8192 };
+#define UJ_OF_KWH 3.6e12
 
 struct port_link {
     struct power_port port; /* first */
@@ -44,6 +45,8 @@ struct power {
     bool goal_is_new;
     struct power_state state;
     struct power_usage usage;
+    struct request_energy *requests;
+    struct energy_model model;                    /* of the loop */
     struct energy_share shares[POWER_SHARES_MAX]; /* power thread; of a step */
 };
 
@@ -165,10 +168,58 @@ static void show(struct power *power, double allowance_w)
         state->steps_lost += atomic_load(&link->port.lost);
 }
 
+/* ---- what a kWh is at this moment ---- */
+
+static struct request_energy_terms take_terms(struct power *power, struct power_slot *slot)
+{
+    int64_t now_ms = (int64_t)unix_ms(power);
+    *slot = (struct power_slot){.have = 0};
+    if (power->config.signals) signal_at(power->config.signals, now_ms, now_ms, slot);
+    if (!(slot->have & SLOT_PUE) || !(slot->pue >= 1)) slot->pue = 1;
+    bool mean = slot->have & SLOT_CO2 && !slot->co2_marginal, marginal = slot->have & SLOT_CO2 && slot->co2_marginal;
+    double residual_g = power->config.residual_g > 0 ? power->config.residual_g : mean ? slot->gco2_kwh : 0;
+    attribution_rates(power->loop.books, &(struct carbon_rates){.pue = slot->pue,
+                                                                .green_w = slot->have & SLOT_GREEN ? slot->green_w : 0,
+                                                                .mean_g = mean ? slot->gco2_kwh : 0,
+                                                                .residual_g = residual_g,
+                                                                .marginal_g = marginal ? slot->gco2_kwh : 0});
+    double pue_ppm = fmin(slot->pue * 1e6, PUE_PPM_MAX);
+    uint32_t flags =
+        ENERGY_NOTE_NO_HOST | (slot->have & SLOT_PUE ? 0 : ENERGY_NOTE_NO_PUE) | (mean ? 0 : ENERGY_NOTE_NO_CO2);
+    return (struct request_energy_terms){.now_ms = now_ms, .pue_ppm = (uint32_t)pue_ppm, .flags = (uint16_t)flags};
+}
+
+/* What the meter has counted since the last look, at the price of this moment. */
+static void count_money(struct power *power, const struct power_slot *slot, uint64_t before_uj)
+{
+    struct energy_books books;
+    struct power_usage *usage = &power->usage;
+    attribution_books(power->loop.books, &books);
+    double kwh = (double)(books.meter_uj - before_uj) / UJ_OF_KWH * slot->pue;
+    bool priced = slot->have & SLOT_PRICE;
+    usage->door_kwh += kwh;
+    usage->paid_kwh += priced ? kwh : 0;
+    usage->paid += priced ? kwh * slot->price_kwh : 0;
+    usage->price_kwh = priced ? slot->price_kwh : NAN;
+}
+
+static void note_requests(struct power *power, uint64_t known_ns, const struct request_energy_terms *terms)
+{
+    struct energy_note note;
+    request_energy_update(power->requests, power->loop.books, known_ns, terms);
+    while (request_energy_take(power->requests, &note))
+        if (power->config.note) power->config.note(power->config.note_state, &note);
+    request_energy_counts(power->requests, &power->usage.requests);
+}
+
 static void look(struct power *power)
 {
     uint64_t now_ns = clock_now_ns(power->config.clock), known_ns;
     struct power_order order;
+    struct power_slot slot;
+    struct energy_books before;
+    struct request_energy_terms terms = take_terms(power, &slot);
+    attribution_books(power->loop.books, &before);
     pthread_mutex_lock(&power->mutex);
     take_goal(power, now_ns);
     uint32_t working = take_steps(power, now_ns, &known_ns);
@@ -178,6 +229,9 @@ static void look(struct power *power)
     power_loop_order(&power->loop, clock_now_ns(power->config.clock), working, &order);
     pthread_mutex_lock(&power->mutex);
     for (struct port_link *link = power->ports; link; link = link->next) power_port_order(&link->port, &order);
+    count_money(power, &slot, before.meter_uj);
+    note_requests(power, known_ns, &terms);
+    power->model = power->loop.model;
     show(power, order.allowance_w);
     pthread_mutex_unlock(&power->mutex);
 }
@@ -273,6 +327,8 @@ static enum status start(struct power *power, struct error *err)
                                                         .groups_max = (POWER_MODELS_MAX + 1) * CLASS_COUNT,
                                                         .full_w = power->sensor->full_w},
                            &power->loop.books, err));
+    TRY(request_energy_create(BOOK_REQUESTS_MAX, BOOK_TENANTS_MAX, &power->requests, err));
+    power->usage.price_kwh = NAN;
     power->state = (struct power_state){.setpoint_w = INFINITY,
                                         .allowance_w = INFINITY,
                                         .idle_w = power->sensor->idle_w,
@@ -289,6 +345,7 @@ static void power_free(struct power *power)
 {
     sensor_close(power->sensor);
     attribution_destroy(power->loop.books);
+    request_energy_destroy(power->requests);
     pthread_mutex_destroy(&power->mutex);
     doorbell_free(&power->doorbell);
     mem_free(power);
@@ -326,12 +383,24 @@ enum status power_create(const struct power_config *config, struct power **out, 
     return status;
 }
 
+/* The engines have stopped: what they have told last is booked, and steps that no window will close any more are
+ * nobody's. */
+static void end_books(struct power *power)
+{
+    struct power_slot slot;
+    look(power);
+    struct request_energy_terms terms = take_terms(power, &slot);
+    attribution_flush(power->loop.books);
+    note_requests(power, UINT64_MAX, &terms);
+}
+
 void power_destroy(struct power *power)
 {
     if (!power) return;
     atomic_store(&power->stop, true);
     doorbell_ring(&power->doorbell);
     CHECK(pthread_join(power->thread, NULL) == 0);
+    end_books(power);
     while (power->ports) {
         struct port_link *link = power->ports;
         CHECK(link->closed);
@@ -410,4 +479,44 @@ void power_read_usage(struct power *power, struct power_usage *usage)
     pthread_mutex_lock(&power->mutex);
     *usage = power->usage;
     pthread_mutex_unlock(&power->mutex);
+}
+
+/* ---- requests ---- */
+
+void power_request_begin(struct power *power, uint64_t id, const struct request_energy_who *who)
+{
+    pthread_mutex_lock(&power->mutex);
+    request_energy_begin(power->requests, id, who);
+    pthread_mutex_unlock(&power->mutex);
+}
+
+void power_request_end(struct power *power, uint64_t id)
+{
+    uint64_t now_ns = clock_now_ns(power->config.clock);
+    pthread_mutex_lock(&power->mutex);
+    request_energy_end(power->requests, id, now_ns);
+    pthread_mutex_unlock(&power->mutex);
+}
+
+double power_request_joules(struct power *power, uint64_t id, uint64_t prompts, uint64_t rows, uint32_t running)
+{
+    struct request_energy_shown shown = {0};
+    pthread_mutex_lock(&power->mutex);
+    struct energy_model model = power->model;
+    (void)request_energy_look(power->requests, id, &shown);
+    pthread_mutex_unlock(&power->mutex);
+    double more_prompts = prompts > shown.prompts ? (double)(prompts - shown.prompts) : 0;
+    double more_rows = rows > shown.rows ? (double)(rows - shown.rows) : 0;
+    double steps = (more_rows + (more_prompts > 0)) / (running > 1 ? running : 1);
+    return (double)shown.uj * 1e-6 + shown.open_j +
+           energy_model_joules(
+               &model, &(struct energy_work){.steps = steps, .prefill_tokens = more_prompts, .decode_rows = more_rows});
+}
+
+bool power_tenant(struct power *power, uint32_t *next, struct tenant_energy *tenant)
+{
+    pthread_mutex_lock(&power->mutex);
+    bool found = request_energy_tenant(power->requests, next, tenant);
+    pthread_mutex_unlock(&power->mutex);
+    return found;
 }

@@ -13,6 +13,7 @@
 
 #include "runtime/base/clock.h"
 #include "server/power/power_loop.h"
+#include "server/power/request_energy.h"
 #include "server/power/signal.h"
 
 /* Models that have totals of their own; one more takes what others use. */
@@ -26,6 +27,10 @@ struct power_config {
     double floor_w;          /* 0: a tenth of the range above idle */
     double cap_w, target_w;  /* 0: none */
     struct signals *signals; /* what sources tell, borrowed; NULL: there are none */
+    double residual_g;       /* CO2 of a kWh by the market once green is matched; 0: as the grid's mean */
+    /* The energy of a billed request that has ended, slot by slot. Power thread; may not wait. NULL: nobody asks. */
+    void (*note)(void *state, const struct energy_note *note);
+    void *note_state;
     const struct clock *clock;
 };
 
@@ -71,7 +76,20 @@ struct power_usage {
     char models[POWER_MODELS_MAX + 1][POWER_MODEL_NAME_MAX + 1];
     struct energy_group groups[POWER_MODELS_MAX + 1][CLASS_COUNT];
     struct energy_books books; /* of the same moment */
+    struct request_energy_counts requests;
+    double paid, paid_kwh, door_kwh; /* money for so many kWh at the building's door; all of them */
+    double price_kwh;                /* now; NAN: nobody tells */
 };
 void power_read_usage(struct power *power, struct power_usage *usage);
+
+/* A request, from before it is submitted until its last event; its joules are booked and noted. io thread. The lock is
+ * never held for longer than a look at the books takes. */
+void power_request_begin(struct power *power, uint64_t id, const struct request_energy_who *who);
+void power_request_end(struct power *power, uint64_t id);
+/* Joules of a request at its end, before its last windows are closed: those of closed ones, and by the model what was
+ * told since, or is known to have been done (prompts, rows) and was not told yet. running: sequences beside it. */
+double power_request_joules(struct power *power, uint64_t id, uint64_t prompts, uint64_t rows, uint32_t running);
+/* As request_energy_tenant. */
+bool power_tenant(struct power *power, uint32_t *next, struct tenant_energy *tenant);
 
 #endif

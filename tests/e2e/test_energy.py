@@ -1,0 +1,112 @@
+"""Whose joules: the simulated meter driven by the real engine on the real model. Sum of requests + idle + paced + nobody's is
+the meter; what usage says provisionally is near what the books say in the end; notes reach the bill; CO2 by both methods."""
+import concurrent.futures
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+import unittest
+import urllib.request
+
+from harness import BINARY, NAME, Server, wait_for
+
+METER = ("--power-sensor", "simulated", "--power-idle", "40", "--power-full", "100", "--usage-extras")
+PUE, GRAMS = 1.25, 400
+FIXED = ("--power-signal", f"fixed:pue={PUE},gco2={GRAMS},price=0.5")
+PHASES = ("prefill", "decode", "idle", "paced", "unattributed")
+
+
+def samples(server):
+    """[(name, labels, value)] of /metrics."""
+    found = []
+    for line in server.get("/metrics")[1].splitlines():
+        match = re.match(r"([a-zA-Z0-9_:]+)(?:\{(.*)\})? (\S+)$", line)
+        if match:
+            found.append((match[1], dict(re.findall(r'(\w+)="([^"]*)"', match[2] or "")), float(match[3])))
+    return found
+
+
+def total(all_samples, name, **labels):
+    return sum(v for n, l, v in all_samples if n == name and all(l.get(k) == w for k, w in labels.items()))
+
+
+def ask(server, number, stream=False, **more):
+    """usage of a completion."""
+    body = {"model": NAME, "prompt": f"Story {number}: " + "word " * (7 * (number % 9)), "max_tokens": 5 + number % 24,
+            "temperature": 0, "ignore_eos": True, **more}
+    if not stream:
+        status, answer, _ = server.post("/v1/completions", body)
+        assert status == 200, answer
+        return answer["usage"]
+    body |= {"stream": True, "stream_options": {"include_usage": True}}
+    request = urllib.request.Request(server.url + "/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    usage = None
+    with urllib.request.urlopen(request, timeout=300) as answer:
+        for line in answer:
+            if line.startswith(b"data: ") and not line.startswith(b"data: [DONE]"):
+                usage = json.loads(line[6:]).get("usage") or usage
+    return usage
+
+
+class Energy(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.mkdtemp(prefix="millrace-energy-")
+        self.addCleanup(shutil.rmtree, self.folder)
+
+    def load(self, server, count):
+        with concurrent.futures.ThreadPoolExecutor(6) as pool:
+            usages = list(pool.map(lambda i: ask(server, i, stream=i % 2, service_tier="flex" if i % 5 == 0 else "auto"), range(count)))
+        wait_for(lambda: total(samples(server), "mr_energy_requests_open") == 0, "the last windows")
+        return usages
+
+    def test_every_joule_is_somebodys(self):
+        with Server(*METER, *FIXED, "--journal", self.folder, "--numerics", "exact") as server:
+            usages = self.load(server, 60)
+            told = sum(usage["energy_joules"] for usage in usages)
+            now = samples(server)
+            tiers = {l["tier"] for n, l, v in now if n == "mr_energy_joules_total" and v > 0}
+            self.assertEqual(tiers, {"", "default", "flex"})
+            self.assertEqual({l["model"] for n, l, _ in now if n == "mr_energy_joules_total" and l["tier"]}, {NAME})
+            requests = total(now, "mr_energy_joules_total", phase="prefill") + total(now, "mr_energy_joules_total", phase="decode")
+            self.assertGreater(requests, 1)
+            self.assertLess(abs(told / requests - 1), 0.25, (told, requests))  # provisional
+            self.assertEqual(total(now, "mr_power_steps_lost_total"), 0)
+            self.assertEqual(total(now, "mr_energy_requests_total"), 60)
+            phases = {phase: total(now, "mr_energy_joules_total", phase=phase) for phase in PHASES}
+            # the books' sum is the meter: energy x PUE x factor is the CO2 of the same joules, to the microgram
+            meter = sum(phases.values())
+            self.assertAlmostEqual(total(now, "mr_co2_grams_total", method="location"), meter * PUE * GRAMS / 3.6e6, delta=1e-5)
+            self.assertAlmostEqual(total(now, "mr_co2_grams_total", method="market"), meter * PUE * GRAMS / 3.6e6, delta=1e-5)
+            self.assertLess(phases["unattributed"], 0.01 * meter)
+            # and both are what the meter has counted, but for the window that is open
+            self.assertLess(abs(total(samples(server), "mr_power_meter_joules_total") / meter - 1), 0.1)
+        done = subprocess.run([BINARY, "bill", "usage", self.folder, "--json"], capture_output=True, text=True, timeout=60)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        rows = json.loads(done.stdout)["data"]
+        billed = sum(row["energy_uj"] for row in rows)
+        self.assertEqual(sum(row["energy_records"] for row in rows), 60)
+        self.assertAlmostEqual(billed * 1e-6, requests, delta=1e-4) # every one of them, to what /metrics has digits for
+        grams = sum(row["ugco2_location"] for row in rows) * 1e-6
+        self.assertAlmostEqual(grams, requests * PUE * GRAMS / 3.6e6, delta=1e-3)
+        audit = subprocess.run([BINARY, "bill", "audit", self.folder], capture_output=True, text=True, timeout=60)
+        self.assertEqual(audit.returncode, 0, audit.stdout + audit.stderr)
+
+    def test_usage_without_extras_and_without_a_meter(self):
+        with Server(*METER[:-1]) as server:
+            self.assertNotIn("energy_joules", ask(server, 1))
+        with Server("--usage-extras", "--power-sensor", "none") as server:
+            self.assertNotIn("energy_joules", ask(server, 1))
+
+    def test_a_stream_and_many_prompts_tell_it_once(self):
+        with Server(*METER) as server:
+            one = ask(server, 3, stream=True)["energy_joules"]
+            body = {"model": NAME, "prompt": ["a b c", "d e f g"], "n": 2, "max_tokens": 20, "ignore_eos": True}
+            status, answer, _ = server.post("/v1/completions", body)
+            self.assertEqual(status, 200, answer)
+            self.assertGreater(one, 0)
+            self.assertGreater(answer["usage"]["energy_joules"], 0)
+
+
+if __name__ == "__main__":
+    unittest.main()
