@@ -480,7 +480,7 @@ static void test_audit_energy(void **state)
                  {1, 9, 0, 0, "energy of a charge that is not there"},
                  {1, 2, 0, 1, "energy of a charge that is another account's"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        fixture_setup(state);
+        folder_remove(journal_folder);
         struct journal_config config = fixture_config();
         struct journal *journal = fixture_start(&config, NULL);
         uint32_t handles[2] = {fixture_open(journal, 1), fixture_open(journal, 2)};
@@ -509,15 +509,15 @@ static void test_audit_energy(void **state)
         assert_int_equal(audit.counts.energies, (cases[i].first != 0) + (cases[i].second != 0));
         assert_int_equal(audit.counts.lost, 0);
         assert_int_equal(audit.counts.energy_uj, cases[i].first ? 3003 : 0);
-        fixture_teardown(state);
     }
 }
 
 /* Midnight at +08:00: the slot is of October there and of September in UTC. */
 static void test_audit_energy_of_another_month(void **state)
 {
+    (void)state;
     for (int wrong = 0; wrong < 2; wrong++) {
-        fixture_setup(state);
+        folder_remove(journal_folder);
         struct journal_config config = fixture_config();
         config.utc_offset_s = 8 * 3600;
         struct journal *journal = fixture_start(&config, NULL);
@@ -533,7 +533,6 @@ static void test_audit_energy_of_another_month(void **state)
         assert_int_equal(audit_scan(&audit, journal_folder, NULL, &err), ST_OK);
         assert_int_equal(audit.findings_count, wrong);
         assert_true(!wrong || strstr(audit.findings.data, "month 202610 is not that of its slot") != NULL);
-        fixture_teardown(state);
     }
 }
 
