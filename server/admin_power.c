@@ -1,6 +1,6 @@
 /* The admin call about watts; see serve_parts.h.
  *
- *   GET  /admin/power     the meter, what it shows and what is held
+ *   GET  /admin/power     the meter, what it shows, what is held, and by whom: by hand, told by which sources
  *   POST /admin/power     {"cap_w": WATTS|null, "target_w": WATTS|null, "shed_level": 0..3, "until": UNIX SECONDS|null}
  *
  * A POST holds from the next step on, beside the options and the sources of signals: the lowest cap and the highest
@@ -9,7 +9,9 @@
  */
 #include "server/serve_parts.h"
 
+#include "runtime/base/clock.h"
 #include "runtime/base/json.h"
+#include "server/power/signal_show.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -32,8 +34,9 @@ static void append_watts(struct buf *out, const char *name, double watts)
         buf_append_format(out, ",\"%s\":null", name);
 }
 
-static void reply_state(struct power *power, struct http_conn *conn)
+static void reply_state(struct server *server, struct http_conn *conn)
 {
+    struct power *power = server->models.power;
     static const char *const alarms[] = {"fine", "silent", "lost"};
     struct power_state state;
     struct buf body;
@@ -54,9 +57,16 @@ static void reply_state(struct power *power, struct http_conn *conn)
     append_watts(&body, "target_w", state.goal.target_w);
     buf_append_format(&body, ",\"shed_level\":%" PRIu32 ",\"until\":", state.goal.shed_level);
     if (state.until_unix_ms)
-        buf_append_format(&body, "%" PRIu64 "}", state.until_unix_ms / 1000);
+        buf_append_format(&body, "%" PRIu64, state.until_unix_ms / 1000);
     else
-        buf_append_text(&body, "null}");
+        buf_append_text(&body, "null");
+    buf_append_text(&body, ",\"hand\":{\"shed_level\":");
+    buf_append_format(&body, "%" PRIu32, state.hand.shed_level);
+    append_watts(&body, "cap_w", state.hand.cap_w);
+    append_watts(&body, "target_w", state.hand.target_w);
+    buf_append_text(&body, "},");
+    signal_print_json(server->models.signals, clock_unix_us(clock_system()) / 1000, &body);
+    buf_append_char(&body, '}');
     http_conn_reply(conn, &(struct http_reply){.status = 200, .body = &body});
     buf_free(&body);
 }
@@ -93,8 +103,9 @@ static bool read_member(const char *key, const struct json *value, struct power_
     return false;
 }
 
-static void set(struct power *power, struct http_conn *conn, const struct json *root)
+static void set(struct server *server, struct http_conn *conn, const struct json *root)
 {
+    struct power *power = server->models.power;
     struct power_state state;
     struct error err;
     const char *key, *why;
@@ -109,7 +120,7 @@ static void set(struct power *power, struct http_conn *conn, const struct json *
     if (power_set_goal(power, &call.goal, call.until_unix_ms, &err) != ST_OK)
         refuse(conn, NULL, err.message);
     else
-        reply_state(power, conn);
+        reply_state(server, conn);
 }
 
 void admin_power_request(struct server *server, struct http_conn *conn, const struct http_request *request)
@@ -126,7 +137,7 @@ void admin_power_request(struct server *server, struct http_conn *conn, const st
         return;
     }
     if (strcmp(request->method, "POST") != 0) {
-        reply_state(power, conn);
+        reply_state(server, conn);
         return;
     }
     if (!request->has_body || request->body.length > BODY_BYTES_MAX ||
@@ -134,6 +145,6 @@ void admin_power_request(struct server *server, struct http_conn *conn, const st
         json_kind(root) != JSON_KIND_OBJECT)
         refuse(conn, NULL, "The body must be a JSON object of at most 4096 bytes.");
     else
-        set(power, conn, root);
+        set(server, conn, root);
     json_release(root);
 }
