@@ -352,7 +352,13 @@ static void sleep_empty(struct engine *e, uint32_t heard)
     bool has_work = sched_has_work(e->sched);
     uint64_t idle_ns = e->stats.idle_ns_total, most_ns = (has_work ? EMPTY_PLAN_TURN_MS : IDLE_TURN_MS) * NS_PER_MS;
     bool paced = has_work && e->config.power && power_port_limits(e->config.power);
-    if (paced && e->power_wait_ns) most_ns = e->power_wait_ns;
+    if (paced) {
+        uint64_t due_ns = sched_power_wait_ns(e->sched, clock_now_ns(e->config.clock));
+        if (e->power_wait_ns)
+            most_ns = e->power_wait_ns;
+        else if (due_ns < most_ns)
+            most_ns = due_ns;
+    }
     sleep_until_rung(e, heard, most_ns);
     if (!paced) return;
     uint64_t paced_ns = e->stats.idle_ns_total - idle_ns;

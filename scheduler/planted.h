@@ -26,6 +26,8 @@ enum planted {
     PLANTED_ROW_OF_NEXT,       /* R24: a pending id is looked for where this step will choose */
     PLANTED_PASS_ROOM,         /* R25: the room of a watt budget is not looked at */
     PLANTED_PAUSE_ON,          /* R26: deferrable rows stay paused past their class limit */
+    PLANTED_PACE_ON,           /* R27: rows of default stay paused past twice their interval */
+    PLANTED_NO_PACE,           /* R27: rows of default are not held */
     PLANTED_COUNT
 };
 

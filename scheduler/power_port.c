@@ -58,7 +58,7 @@ static bool read_order(struct power_port *port)
 
 bool power_port_limits(const struct power_port *port)
 {
-    return isfinite(port->order.allowance_w) || port->order.holds_deferrable;
+    return isfinite(port->order.allowance_w) || port->order.holds_deferrable || port->order.paces_default;
 }
 
 uint64_t power_port_begin(struct power_port *port, struct sched *sched, uint64_t now_ns)
@@ -70,7 +70,8 @@ uint64_t power_port_begin(struct power_port *port, struct sched *sched, uint64_t
                                                  .idle_w = port->order.idle_w,
                                                  .range_w = port->order.range_w,
                                                  .model = port->order.model,
-                                                 .holds_deferrable = port->order.holds_deferrable != 0});
+                                                 .holds_deferrable = port->order.holds_deferrable != 0,
+                                                 .paces_default = port->order.paces_default != 0});
     if (room_j > 0) return 0;
     uint64_t wait_ns = joule_bucket_wait_ns(&port->bucket, port->order.allowance_w);
     return wait_ns < 1 ? 1 : wait_ns > LOOK_NS ? LOOK_NS : wait_ns;

@@ -33,7 +33,7 @@ struct power_order {
     double idle_w, range_w; /* as in sched_power */
     struct draw_model draw; /* 0: steps cost what was predicted */
     struct energy_model model;
-    uint64_t holds_deferrable; /* 0 or 1 */
+    uint64_t holds_deferrable, paces_default; /* 0 or 1 */
 };
 
 struct power_step {

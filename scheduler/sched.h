@@ -21,7 +21,7 @@
  *   sequence  admit -> RUNNING <-preempt / admit-> WAITING again (it keeps its ids, not its KV) -> sequence_end
  *
  * Files: sched.c (life of jobs, submit, cancel), sched_plan.c, sched_power.c, sched_commit.c, sched_internal.h
- * (records). Rules R1-R26 are in the README of this folder. One thread. */
+ * (records). Rules R1-R27 are in the README of this folder. One thread. */
 #ifndef SCHEDULER_SCHED_H
 #define SCHEDULER_SCHED_H
 
@@ -84,11 +84,12 @@ struct sched_stats {
 
 /* What the next plan may take of a watt budget (R25, R26). */
 struct sched_power {
-    double room_j; /* joules above idle; infinity: no limit; 0: what has ended is ended, and nothing is planned */
+    double room_j;  /* joules above idle; infinity: no limit; 0: what has ended is ended, and nothing is planned */
     double idle_w;  /* drawn without work */
     double range_w; /* the most that work draws above it; 0: not known */
     struct energy_model model;
     bool holds_deferrable; /* flex and batch wait, as far as their class limits allow */
+    bool paces_default;    /* a row of default has a token in twice its interval (R27); priority as ever */
 };
 
 struct sched;
@@ -122,6 +123,8 @@ const struct batch *sched_plan(struct sched *sched, uint64_t now_ns);
 
 /* Holds for all plans that follow, until the next call. Without any there is no limit, and no joules are told. */
 void sched_set_power(struct sched *sched, const struct sched_power *power);
+/* How long until a row of default that the last plan left out may go on; UINT64_MAX: there is none. */
+uint64_t sched_power_wait_ns(const struct sched *sched, uint64_t now_ns);
 /* What the last plan with tokens computes, and its joules above idle by the model of sched_set_power. Returns these. */
 double sched_plan_joules(const struct sched *sched, struct energy_work *work);
 /* Who does what in that plan: a share for each sequence of its batch, in that order; group is the request's service

@@ -149,6 +149,8 @@ struct sched {
     struct power_plan {       /* sched_power.c */
         bool limited;         /* power holds something back in this plan */
         bool deferrable_next; /* whose prompts are planned now: those that may not wait, then those that may */
+        uint64_t pace_ns;     /* a row of default may wait so long after its token; 0: not at all */
+        uint64_t due_ns;      /* the first row of default that was left out; UINT64_MAX: none */
         uint32_t rank_max;    /* of prompts: a lower class has decode rows that were left out (R5) */
         uint32_t tokens;      /* of prompts that the room has for this step */
     } power_plan;

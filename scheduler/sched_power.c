@@ -5,6 +5,8 @@
  *   deferrable rows    while the room lasts, once what the interactive prompts want is set aside
  *   deferrable prompts with what is left; from nothing, one block
  *
+ *   rows of default    where priority is in the step too, or default is paced: each up to twice its token interval
+ *
  * A class is deferrable from flex on; a sequence of it that has had nothing for its class limit counts as interactive,
  * so that none is paused for ever. Joules above idle of a step are q = max(0, min(E - P0 * T, range * T)): E from the
  * energy model, T from the cost model. The second bound holds where the first knows only steps of another make-up:
@@ -52,8 +54,8 @@ double sched_plan_joules(const struct sched *s, struct energy_work *work)
 
 bool power_begin(struct sched *s)
 {
-    bool limited = isfinite(s->power.room_j) || s->power.holds_deferrable;
-    s->power_plan = (struct power_plan){.limited = limited, .rank_max = FAIR_RANKS - 1};
+    bool limited = isfinite(s->power.room_j) || s->power.holds_deferrable || s->power.paces_default;
+    s->power_plan = (struct power_plan){.limited = limited, .rank_max = FAIR_RANKS - 1, .due_ns = UINT64_MAX};
     return !limited || s->power.room_j > 0;
 }
 
@@ -71,13 +73,14 @@ bool power_admits(const struct sched *s, const struct hot *hot, uint64_t now_ns)
 {
     const struct power_plan *plan = &s->power_plan;
     if (!plan->limited) return true;
-    if (!may_wait(s, hot, now_ns)) return !plan->deferrable_next;
+    if (!may_wait(s, hot, now_ns))
+        return !plan->deferrable_next && (hot->rank > RANK_INTERACTIVE_MAX || hot->rank <= plan->rank_max);
     return plan->deferrable_next && hot->rank <= plan->rank_max;
 }
 
 bool power_admits_rank(const struct sched *s, uint32_t rank)
 {
-    return rank <= (s->power_plan.deferrable_next ? s->power_plan.rank_max : RANK_INTERACTIVE_MAX);
+    return rank <= s->power_plan.rank_max && (s->power_plan.deferrable_next || rank <= RANK_INTERACTIVE_MAX);
 }
 
 double power_weight(const struct sched *s, uint32_t position)
@@ -109,13 +112,54 @@ static bool fits(const struct sched *s, const struct taken *taken)
     return PLANTED(PASS_ROOM) || joules_above_idle(s, &taken->work, &taken->cost) <= s->power.room_j;
 }
 
+/* R27. A step with all of these rows lasts as long as the token interval that default is paced by. Its rows may wait
+ * while the next chance, once this step without them is done, still has their token within twice that; without other
+ * rows that chance is whenever the engine likes. */
+static void begin_paces(struct sched *s, const uint32_t *items, uint32_t count)
+{
+    struct taken all = {.cost.bytes = s->config.weights_bytes}, others = all;
+    bool priority = false;
+    for (uint32_t i = 0; i < count; i++) {
+        all = with_row(s, all, &s->hot[items[i]]);
+        if (s->hot[items[i]].rank < RANK_INTERACTIVE_MAX) others = with_row(s, others, &s->hot[items[i]]);
+    }
+    for (uint32_t i = 0; i < s->hot_count; i++) priority = priority || s->hot[i].rank < RANK_INTERACTIVE_MAX;
+    s->touched += s->hot_count;
+    if (!s->power.paces_default && !(priority && isfinite(s->power.room_j))) return;
+    uint64_t interval_ns = cost_model_predict_ns(&s->cost, &all.cost), least_ns = interval_ns / 4;
+    uint64_t others_ns = others.cost.rows > 0 ? cost_model_predict_ns(&s->cost, &others.cost) : 0;
+    uint64_t left_ns = interval_ns > others_ns ? interval_ns - others_ns : 0;
+    s->power_plan.pace_ns = left_ns > least_ns ? left_ns : least_ns;
+}
+
+/* A row of default whose next token, were it planned now, came before twice the interval. One with an id still to come
+ * from a step under way has its turn there. */
+static bool may_pace(struct sched *s, const struct hot *hot, uint64_t now_ns)
+{
+    if (hot->rank != RANK_INTERACTIVE_MAX || s->power_plan.pace_ns == 0) return false;
+    if (hot->pending || PLANTED(PACE_ON)) return true;
+    return now_ns < hot->last_token_ns + s->power_plan.pace_ns;
+}
+
+static bool row_may_wait(struct sched *s, const struct hot *hot, uint64_t now_ns)
+{
+    return may_wait(s, hot, now_ns) || may_pace(s, hot, now_ns);
+}
+
+/* Of those that may wait. */
+static bool is_held(const struct sched *s, const struct hot *hot)
+{
+    if (hot->rank > RANK_INTERACTIVE_MAX) return s->power.holds_deferrable;
+    return s->power.paces_default && !PLANTED(NO_PACE);
+}
+
 /* Those that may not wait in front; returns how many. */
 static uint32_t part_decodes(struct sched *s, uint32_t *items, uint32_t count, uint64_t now_ns)
 {
     uint32_t front = 0;
     for (uint32_t i = 0; i < count; i++) {
         uint32_t item = items[i];
-        if (may_wait(s, &s->hot[item], now_ns)) continue;
+        if (row_may_wait(s, &s->hot[item], now_ns)) continue;
         items[i] = items[front];
         items[front++] = item;
     }
@@ -134,20 +178,45 @@ static uint32_t prompts_due(struct sched *s, uint64_t now_ns)
     return tokens < s->config.step_tokens_max ? (uint32_t)tokens : s->config.step_tokens_max;
 }
 
+/* Behind the front: first those that are not held. Returns how many there are. */
+static uint32_t part_held(struct sched *s, uint32_t *items, uint32_t count)
+{
+    uint32_t free = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t item = items[i];
+        if (is_held(s, &s->hot[item])) continue;
+        items[i] = items[free];
+        items[free++] = item;
+    }
+    return free;
+}
+
+/* Left out: no prompt of its class or a lower one goes before it (R5), and the engine may sleep until it is due. */
+static void leave_out(struct sched *s, const struct hot *hot)
+{
+    struct power_plan *plan = &s->power_plan;
+    if (hot->rank <= plan->rank_max) plan->rank_max = hot->rank - 1u;
+    uint64_t due_ns = hot->last_token_ns + plan->pace_ns;
+    if (hot->rank == RANK_INTERACTIVE_MAX && !hot->pending && due_ns < plan->due_ns) plan->due_ns = due_ns;
+}
+
 uint32_t power_take_decodes(struct sched *s, uint32_t *items, uint32_t count, uint64_t now_ns)
 {
+    begin_paces(s, items, count);
     uint32_t front = part_decodes(s, items, count, now_ns), taken_count = front;
     struct taken taken = {.work.steps = 1, .cost.bytes = s->config.weights_bytes};
-    s->touched += count;
+    s->touched += 2 * count;
     if (front == count) return count;
+    uint32_t end = front + part_held(s, items + front, count - front);
     taken.work.prefill_tokens = taken.cost.tokens = prompts_due(s, now_ns);
     for (uint32_t i = 0; i < front; i++) taken = with_row(s, taken, &s->hot[items[i]]);
     struct taken all = taken;
-    for (uint32_t i = front; i < count; i++) all = with_row(s, all, &s->hot[items[i]]);
-    if (!s->power.holds_deferrable) {
-        if (fits(s, &all)) return count;
-        sort_decodes(s, items + front, count - front);
-        while (taken_count < count) {
+    for (uint32_t i = front; i < end; i++) all = with_row(s, all, &s->hot[items[i]]);
+    if (fits(s, &all)) {
+        taken_count = end;
+    } else {
+        sort_decodes(s, items + front, end - front);
+        while (taken_count < end) {
             struct taken more = with_row(s, taken, &s->hot[items[taken_count]]);
             bool first = taken_count == 0 && taken.cost.tokens == 0; /* something must get on */
             if (!first && !fits(s, &more)) break;
@@ -155,9 +224,14 @@ uint32_t power_take_decodes(struct sched *s, uint32_t *items, uint32_t count, ui
             taken_count++;
         }
     }
-    for (uint32_t i = taken_count; i < count; i++)
-        if (s->hot[items[i]].rank <= s->power_plan.rank_max) s->power_plan.rank_max = s->hot[items[i]].rank - 1u;
+    for (uint32_t i = taken_count; i < count; i++) leave_out(s, &s->hot[items[i]]);
     return taken_count;
+}
+
+uint64_t sched_power_wait_ns(const struct sched *s, uint64_t now_ns)
+{
+    uint64_t due_ns = s->power_plan.due_ns;
+    return due_ns == UINT64_MAX ? UINT64_MAX : due_ns > now_ns ? due_ns - now_ns : 1;
 }
 
 /* ---- prompts ---- */

@@ -32,8 +32,7 @@ void power_loop_init(struct power_loop *loop, struct sensor *sensor, double floo
 
 void power_loop_goal(struct power_loop *loop, const struct power_goal *goal, uint64_t now_ns)
 {
-    double range_w = loop->sensor->full_w - loop->sensor->idle_w, target_w = goal->target_w;
-    if (goal->shed_level == 2) target_w = fmin(target_w, loop->sensor->idle_w + range_w / 2);
+    double target_w = goal->target_w;
     if (goal->shed_level == 3) target_w = loop->floor_w;
     if (throttle_set_goal(&loop->throttle, (struct throttle_goal){goal->cap_w, fmax(target_w, loop->floor_w)}, now_ns))
         loop->goal = *goal;
@@ -184,5 +183,6 @@ void power_loop_order(struct power_loop *loop, uint64_t now_ns, uint32_t engines
                                   .range_w = loop->sensor->full_w - loop->throttle.idle_w,
                                   .draw = loop->draw,
                                   .model = loop->model,
-                                  .holds_deferrable = loop->goal.shed_level > 0};
+                                  .holds_deferrable = loop->goal.shed_level > 0,
+                                  .paces_default = loop->goal.shed_level > 1};
 }

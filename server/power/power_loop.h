@@ -10,8 +10,9 @@
  * A simulated meter is driven from here: a step draws full power while its tokens are prompts, and DECODE_SHARE of it
  * above idle while they are decode rows (an H200 draws 137 to 300 of 700 W in decode, arXiv 2605.11999).
  *
- * Shed levels: 1 flex and batch wait; 2 also half of the range above idle, which makes a full node's token interval
- * twice as long; 3 down to floor_w. A target is never below floor_w, a cap may be (a hard cap wins over the floor).
+ * Shed levels: 1 flex and batch wait; 2 also the rows of default, to twice their token interval (R27 of scheduler), and
+ * priority as ever; 3 down to floor_w as well, where default still gives way first. A target is never below floor_w, a
+ * cap may be (a hard cap wins over the floor).
  *
  * The same steps and readings go into the node's books (runtime/power/attribution.h), request by request; a step that
  * nobody can say any more who was in is nobody's there.

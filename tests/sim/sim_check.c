@@ -2,6 +2,8 @@
  * service and counts from events, output against what each choice yields alone. */
 #include "tests/sim/sim.h"
 
+#include "runtime/base/clock.h"
+
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -66,19 +68,60 @@ static bool is_overdue(const struct sim *sim, const struct hot *hot)
            sim->now_ns > hot->last_token_ns + sim->config.class_limit_ns[hot->rank - 1];
 }
 
+/* R27: until when a row of default may wait at most: the time of a step with all decode rows since its last token. The
+ * plan has counted what it takes as computed: a tenth and a millisecond cover that. 0: it may not wait. */
+static uint64_t pace_ns(const struct sim *sim, const struct hot *of)
+{
+    const struct sched *s = sim->sched;
+    struct cost_step cost = {.bytes = sim->config.weights_bytes};
+    bool priority = false;
+    if (of->rank != RANK_INTERACTIVE_MAX) return 0;
+    for (uint32_t i = 0; i < s->hot_count; i++) {
+        const struct hot *hot = &s->hot[i];
+        priority = priority || hot->rank < RANK_INTERACTIVE_MAX;
+        if (!(hot->flags & HOT_DECODE) || is_at_limit(hot)) continue;
+        cost.tokens++;
+        cost.rows++;
+        cost.pairs += hot->computed;
+        cost.bytes += hot->blocks * sim->config.kv_block_bytes;
+    }
+    if (!sim->power.paces_default && !(priority && isfinite(sim->power.room_j))) return 0;
+    return cost_model_predict_ns(&s->cost, &cost);
+}
+
+static bool may_be_paced(const struct sim *sim, const struct hot *hot)
+{
+    uint64_t pace = pace_ns(sim, hot);
+    return pace > 0 && (hot->pending || sim->now_ns < hot->last_token_ns + pace + pace / 10 + NS_PER_MS);
+}
+
 /* For power: there is no joule, or all that runs and waits is deferrable and held. */
 static bool may_be_empty(const struct sim *sim)
 {
     const struct sched *s = sim->sched;
     if (!sim->powered) return false;
     if (sim->power.room_j <= 0) return true;
-    if (!sim->power.holds_deferrable) return false;
-    for (uint32_t i = 0; i < s->hot_count; i++)
-        if (s->hot[i].rank <= RANK_INTERACTIVE_MAX || is_overdue(sim, &s->hot[i])) return false;
+    if (!sim->power.holds_deferrable && !sim->power.paces_default) return false;
+    for (uint32_t i = 0; i < s->hot_count; i++) {
+        const struct hot *hot = &s->hot[i];
+        bool paced = sim->power.paces_default && hot->flags & HOT_DECODE && may_be_paced(sim, hot);
+        bool behind = sim->power.paces_default && hot->rank == RANK_INTERACTIVE_MAX && !(hot->flags & HOT_DECODE);
+        if (paced || behind) continue; /* a prompt of default waits for the rows of it that are held */
+        if (hot->rank <= RANK_INTERACTIVE_MAX || is_overdue(sim, hot)) return false;
+        if (!sim->power.holds_deferrable && !sim->power.paces_default) return false;
+    }
     return true; /* a waiting interactive request may lack the blocks that the held ones have */
 }
 
-/* R25, R26, with the plan's rows counted here. */
+static void check_paced(struct sim *sim, const struct hot *hot)
+{
+    uint64_t pace = pace_ns(sim, hot);
+    if (!sim->power.paces_default || !pace || !(hot->flags & HOT_DECODE) || !hot->planned || hot->planned > 1) return;
+    SIM_HOLD(sim, "R27", hot->pending <= 1 && sim->now_ns >= hot->last_token_ns + pace / 5,
+             "slot %u has a row before it is due", hot->slot);
+}
+
+/* R25 to R27, with the plan's rows counted here. */
 static void check_power(struct sim *sim, const struct batch *batch)
 {
     const struct sched *s = sim->sched;
@@ -89,14 +132,17 @@ static void check_power(struct sim *sim, const struct batch *batch)
     SIM_HOLD(sim, "R25", sim->power.room_j > 0, "%u tokens are planned without a joule", batch->tokens_count);
     for (uint32_t i = 0; i < s->hot_count; i++) {
         const struct hot *hot = &s->hot[i];
-        bool decodes = hot->flags & HOT_DECODE, may_wait = hot->rank > RANK_INTERACTIVE_MAX && !is_overdue(sim, hot);
+        bool decodes = hot->flags & HOT_DECODE, deferrable = hot->rank > RANK_INTERACTIVE_MAX;
+        bool may_wait = deferrable ? !is_overdue(sim, hot) : decodes && may_be_paced(sim, hot);
         rows += decodes && hot->planned;
         tokens += hot->planned;
         left_out += !hot->planned && !is_at_limit(hot);
         if (decodes && !may_wait && !hot->planned && !is_at_limit(hot))
-            sim_violation(sim, "R26", "slot %u of rank %u is left out", hot->slot, hot->rank);
-        SIM_HOLD(sim, "R26", !sim->power.holds_deferrable || !may_wait || !hot->planned, "slot %u is not held",
-                 hot->slot);
+            sim_violation(sim, hot->rank == RANK_INTERACTIVE_MAX ? "R27" : "R26", "slot %u of rank %u is left out",
+                          hot->slot, hot->rank);
+        SIM_HOLD(sim, "R26", !sim->power.holds_deferrable || !deferrable || !may_wait || !hot->planned,
+                 "slot %u is not held", hot->slot);
+        check_paced(sim, hot);
         if (!decodes || may_wait || !hot->planned) continue;
         due.decode_rows++;
         due.decode_context += hot->computed;

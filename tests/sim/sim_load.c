@@ -175,6 +175,7 @@ void sim_draw_power(struct sim *sim)
     uint64_t rng = sim->rng;
     sim->rng = sim->power_rng;
     sim->power.holds_deferrable = sim_chance(sim, 10);
+    sim->power.paces_default = sim_chance(sim, 15);
     uint64_t kind = sim_random(sim, 100);
     double room_j = (double)sim_random(sim, kind < 50 ? 1500 : 10000) / 1000;
     sim->power.room_j = kind < 10 ? 0 : kind < 20 ? INFINITY : room_j;
