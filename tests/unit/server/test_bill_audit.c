@@ -413,6 +413,44 @@ static void test_audit_ledger_differs(void **state)
     memory_ledger_free(&other);
 }
 
+/* A ledger whose month differs in one number alone, by one. */
+static size_t off_by_one; /* of a month_total */
+static enum status month_off(void *state, uint64_t account, uint32_t month, struct month_total totals[MODEL_CLASSES],
+                             uint32_t *count, struct error *err)
+{
+    TRY(client.calls->month(state, account, month, totals, count, err));
+    for (uint32_t i = 0; i < *count; i++) {
+        uint64_t value;
+        memcpy(&value, (const char *)&totals[i] + off_by_one, sizeof value);
+        value++;
+        memcpy((char *)&totals[i] + off_by_one, &value, sizeof value);
+    }
+    return ST_OK;
+}
+
+static void test_audit_month_differs_in_one_number(void **state)
+{
+    (void)state;
+#define OF(member) offsetof(struct month_total, member)
+    static const size_t members[] = {
+        OF(in_miss),        OF(in_hit),    OF(out),     OF(units),    OF(records),   OF(waived_in), OF(waived_out),
+        OF(waived_records), OF(energy_uj), OF(idle_uj), OF(green_uj), OF(ugco2_loc), OF(ugco2_mkt), OF(energy_records)};
+#undef OF
+    struct ledger_client_calls calls = *client.calls;
+    calls.month = month_off;
+    const struct ledger_client changed = {.calls = &calls, .state = client.state};
+    struct error err = {""};
+    for (size_t i = 0; i < sizeof members / sizeof *members; i++) {
+        off_by_one = members[i];
+        audit_free(&audit);
+        assert_int_equal(audit_init(&audit, &memory_disk), ST_OK);
+        assert_int_equal(audit_marks(&audit, &changed, &err), ST_OK);
+        assert_int_equal(audit_scan(&audit, "/j", NULL, &err), ST_OK);
+        assert_int_equal(audit_compare(&audit, &changed, &err), ST_OK);
+        if (audit.worst != AUDIT_DIFFERENCE) fail_msg("member %zu of a month differs unseen", i);
+    }
+}
+
 /* One charge in a journal of its own, its FINAL as `change` makes it: a writer's fault, under right checksums. */
 static void write_wrong(void (*change)(struct record *record), uint32_t ids)
 {
@@ -571,11 +609,17 @@ static void test_audit_wrong_records(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_audit_good_journal_is_clean),   cmocka_unit_test(test_audit_every_flipped_bit),
-        cmocka_unit_test(test_audit_every_deleted_frame),     cmocka_unit_test(test_audit_every_swap),
-        cmocka_unit_test(test_audit_every_truncation),        cmocka_unit_test(test_audit_every_missing_segment),
-        cmocka_unit_test(test_audit_every_forged_byte),       cmocka_unit_test(test_audit_ledger_differs),
-        cmocka_unit_test(test_audit_wrong_records),           cmocka_unit_test(test_audit_energy),
+        cmocka_unit_test(test_audit_good_journal_is_clean),
+        cmocka_unit_test(test_audit_every_flipped_bit),
+        cmocka_unit_test(test_audit_every_deleted_frame),
+        cmocka_unit_test(test_audit_every_swap),
+        cmocka_unit_test(test_audit_every_truncation),
+        cmocka_unit_test(test_audit_every_missing_segment),
+        cmocka_unit_test(test_audit_every_forged_byte),
+        cmocka_unit_test(test_audit_ledger_differs),
+        cmocka_unit_test(test_audit_month_differs_in_one_number),
+        cmocka_unit_test(test_audit_wrong_records),
+        cmocka_unit_test(test_audit_energy),
         cmocka_unit_test(test_audit_energy_of_another_month),
     };
     int failed = cmocka_run_group_tests(tests, set_up, tear_down);
