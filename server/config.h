@@ -87,6 +87,7 @@ struct config {
     double power_idle_w;              /* --power-idle; 0: as the meter tells */
     double power_full_w;              /* --power-full; 0: as the meter tells */
     double power_residual_g;          /* --power-residual-co2; 0: as the grid's mean */
+    char *power_cost;                 /* --power-cost NAME=VALUE,..; server/power/cost_live.h */
     bool usage_extras;                /* --usage-extras */
     struct config_list power_signals; /* --power-signal KIND:PLACE (repeatable); server/power/signal_spec.h */
     double power_default_cap_w;       /* --power-default-cap; 0: none */

@@ -31,6 +31,7 @@ const struct route routes[] = {
     {"/wake_up", ROUTE_ADMIN_WAKE, .post = true, .admin = true},
     {"/is_sleeping", ROUTE_ADMIN_IS_SLEEPING, .admin = true},
     {"/admin/power", ROUTE_ADMIN_POWER, .both = true, .admin = true},
+    {"/admin/cost", ROUTE_ADMIN_COST, .admin = true},
     {"/admin/power/plan", ROUTE_ADMIN_PLAN, .admin = true},
     {"/admin/billing/ledger", ROUTE_BILLING_LEDGER, .both = true, .admin = true, .billing = true},
     {"/admin/billing/orders", ROUTE_BILLING_ORDERS, .post = true, .admin = true, .billing = true},

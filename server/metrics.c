@@ -355,12 +355,31 @@ static void print_requests(struct printer *p, const struct request_energy_counts
     single(p, "mr_energy_requests_open", "gauge", "Requests whose account is open", counts->alive);
 }
 
+/* Parts of a million tokens, inputs and outputs alike; their sum is the total. */
+static void print_cost(struct printer *p, const struct metrics_power *now)
+{
+    const struct cost *cost = &now->cost.cost;
+    char label[128];
+    head(p, "mr_cost_per_million_tokens", "gauge",
+         "Cost of a million tokens since the start, by part; output: all of it over output tokens alone");
+    for (int part = 0; part < COST_PARTS; part++) {
+        (void)snprintf(label, sizeof label, ",part=\"%s\",currency=\"%s\"", cost_part_name((enum cost_part)part),
+                       now->currency);
+        sample(p, "mr_cost_per_million_tokens", label, 1e6 * cost->hour[part] / cost->tokens_hour);
+    }
+    (void)snprintf(label, sizeof label, ",part=\"total\",currency=\"%s\"", now->currency);
+    sample(p, "mr_cost_per_million_tokens", label, cost->million_all);
+    (void)snprintf(label, sizeof label, ",part=\"output\",currency=\"%s\"", now->currency);
+    sample(p, "mr_cost_per_million_tokens", label, cost->million_output);
+}
+
 static void print_power(struct printer *p, const struct metrics_power *now)
 {
     if (!now->is_on) return;
     print_energy(p, now->usage);
     print_carbon(p, &now->usage->books);
     print_requests(p, &now->usage->requests);
+    if (now->has_cost) print_cost(p, now);
     head(p, "mr_power_watts", "gauge", "Power of the last window of the meter, by scope");
     sample(p, "mr_power_watts", ",scope=\"devices\"", now->watts);
     if (isfinite(now->setpoint_w)) {

@@ -8,7 +8,7 @@
 #include "runtime/base/status.h"
 #include "scheduler/engine.h"
 #include "server/billing/usage.h"
-#include "server/power/power_thread.h"
+#include "server/power/cost_live.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -73,6 +73,9 @@ struct metrics_power {
     double meter_j, meter_s;               /* counted by the meter, and in how long */
     uint64_t windows, read_failures, steps_lost;
     const struct power_usage *usage; /* with is_on */
+    bool has_cost;
+    struct cost_live cost; /* with has_cost */
+    const char *currency;
 };
 
 /* What is true of the process. */

@@ -200,6 +200,11 @@ const struct option option_table[] = {
      "grid's "
      "mean.",
      false},
+    {"power-cost", 0, OPTION_TEXT, SERVE, AT(power_cost), NULL, 0, 0, "NAME=VALUE,..",
+     "What running this node costs beside energy, for GET /admin/cost and mr_cost_per_million_tokens: capex, years, "
+     "interest, site-kw-month, contract-kw, opex-hour, income-hour, price (of a kWh where no source tells it), "
+     "currency.",
+     false},
     {"usage-extras", 0, OPTION_BOOL, SERVE, AT(usage_extras), "false", 0, 0, NULL,
      "usage of an answer also tells energy_joules, with a meter: provisional, as its last windows are not closed yet.",
      false},

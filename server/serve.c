@@ -177,6 +177,7 @@ static void on_request(void *state, struct http_conn *conn, struct http_request 
     case ROUTE_ADMIN_SLEEP:
     case ROUTE_ADMIN_WAKE:
     case ROUTE_ADMIN_IS_SLEEPING: admin_request(server, conn, request, route->id); break;
+    case ROUTE_ADMIN_COST: admin_cost_request(server, conn); break;
     case ROUTE_ADMIN_POWER: admin_power_request(server, conn, request); break;
     case ROUTE_ADMIN_PLAN: admin_plan_request(server, conn, request); break;
     case ROUTE_FILES:
@@ -550,6 +551,7 @@ static enum status open_power(struct server *server, struct error *err)
                                    .default_cap_w = config->power_default_cap_w,
                                    .clock = clock_system()};
     struct power_state state;
+    TRY(cost_live_read(config->power_cost, &server->cost_terms, err));
     TRY(signal_feeds_create(&signals, &server->signal_feeds, err));
     server->models.signals = signal_feeds_store(server->signal_feeds);
     struct power_config settings = {.sensor = config->power_sensor ? config->power_sensor : "none",

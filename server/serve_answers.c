@@ -165,6 +165,9 @@ void reply_metrics(struct server *server, struct http_conn *conn)
                                             .steps_lost = state.steps_lost,
                                             .usage = &server->power_usage};
         power_read_usage(server->models.power, &server->power_usage);
+        struct error err;
+        own->power.has_cost = cost_now(server, &server->power_usage, &own->power.cost, &err) == ST_OK;
+        own->power.currency = server->cost_terms.currency;
     }
     struct buf body;
     buf_init(&body, 0);

@@ -4,6 +4,7 @@
  *   serve_answers.c  what is answered without a model: health, metrics, load, the list of models; and refusals
  *   admin.c          admin calls: load, unload, sleep, wake
  *   admin_power.c    the admin call about watts
+ *   admin_cost.c     the admin call about money, and joules by tenant
  *   admin_plan.c     the plan of deferrable jobs: what it is told, and the admin call about it
  *   billing_calls.c  /v1/usage, and the admin calls of billing
  *   directory_watch.c  accounts and keys of a billing server, kept up to date
@@ -23,6 +24,7 @@
 #include "server/http_route.h"
 #include "server/models.h"
 #include "server/power/plan.h"
+#include "server/power/cost_live.h"
 #include "server/power/signal_feed.h"
 #include "server/serve.h"
 
@@ -64,6 +66,7 @@ struct server {
     struct models models;
     struct metrics_process metrics;
     struct power_usage power_usage; /* as last read for /metrics */
+    struct cost_live_terms cost_terms;
     struct exchanges exchanges;
     struct admin_wait *admin_waits;     /* admin calls that wait for a model to arrive somewhere */
     struct ledger_client ledger;        /* calls NULL: this server does not bill */
@@ -121,6 +124,14 @@ NODISCARD enum status plan_open(struct server *server, struct error *err);
 void plan_turn(struct server *server); /* each tick */
 /* GET /admin/power/plan, the key checked. */
 void admin_plan_request(struct server *server, struct http_conn *conn, const struct http_request *request);
+
+/* ---- admin_cost.c ---- */
+
+/* GET /admin/cost, the key checked. */
+void admin_cost_request(struct server *server, struct http_conn *conn);
+/* Of all tokens and joules since the start; as cost_live_compute. */
+NODISCARD enum status cost_now(struct server *server, const struct power_usage *usage, struct cost_live *live,
+                               struct error *err);
 
 /* ---- billing_calls.c ---- */
 

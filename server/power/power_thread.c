@@ -144,6 +144,7 @@ static void show_usage(struct power *power)
         for (uint32_t class = 0; class < CLASS_COUNT; class ++)
             attribution_group(power->loop.books, i * CLASS_COUNT + class, &usage->groups[i][class]);
     attribution_books(power->loop.books, &usage->books);
+    usage->seconds = power->loop.meter_s;
 }
 
 static void show(struct power *power, double allowance_w)

@@ -77,6 +77,7 @@ struct power_usage {
     struct energy_group groups[POWER_MODELS_MAX + 1][CLASS_COUNT];
     struct energy_books books; /* of the same moment */
     struct request_energy_counts requests;
+    double seconds;                  /* in which the books' joules were counted */
     double paid, paid_kwh, door_kwh; /* money for so many kWh at the building's door; all of them */
     double price_kwh;                /* now; NAN: nobody tells */
 };

@@ -2,16 +2,20 @@
 the meter; what usage says provisionally is near what the books say in the end; notes reach the bill; CO2 by both methods."""
 import concurrent.futures
 import json
+import pathlib
 import re
 import shutil
 import subprocess
 import tempfile
+import time
 import unittest
 import urllib.request
 
 from harness import BINARY, NAME, Server, wait_for
 
 METER = ("--power-sensor", "simulated", "--power-idle", "40", "--power-full", "100", "--usage-extras")
+WITH_ADMIN = {"MILLRACE_ADMIN_KEY": "adm"}
+ADMIN = {"Authorization": "Bearer adm"}
 PUE, GRAMS = 1.25, 400
 FIXED = ("--power-signal", f"fixed:pue={PUE},gco2={GRAMS},price=0.5")
 PHASES = ("prefill", "decode", "idle", "paced", "unattributed")
@@ -91,6 +95,51 @@ class Energy(unittest.TestCase):
         self.assertAlmostEqual(grams, requests * PUE * GRAMS / 3.6e6, delta=1e-3)
         audit = subprocess.run([BINARY, "bill", "audit", self.folder], capture_output=True, text=True, timeout=60)
         self.assertEqual(audit.returncode, 0, audit.stdout + audit.stderr)
+
+    def test_cost_and_the_dashboard(self):
+        terms = ("--power-cost", "capex=8760,years=1,opex-hour=2,currency=EUR")
+        green = ("--power-signal", "file:" + self.folder + "/signal.json", "--power-target", "95", "--power-residual-co2", "600")
+        with open(self.folder + "/signal.json", "w") as file:
+            now = int(time.time()) * 1000
+            json.dump({"slots": [{"t0_ms": now - now % 900000, "dur_s": 1800, "green_w": 10}]}, file)
+        with Server(*METER, *green, *FIXED, *terms, env=WITH_ADMIN) as server:
+            wait_for(lambda: total(samples(server), "mr_green_offered_joules_total") > 0, "green power")
+            self.load(server, 12)
+            status, text = server.get("/admin/cost", ADMIN)
+            self.assertEqual(status, 200, text)
+            answer = json.loads(text)
+            books, cost = answer["energy"], answer["cost"]
+            self.assertEqual(books["meter_uj"], sum(books[f"{phase}_uj"] for phase in PHASES))  # residual 0
+            self.assertEqual(sum(m["prefill_uj"] + m["decode_uj"] for m in answer["models"]), books["prefill_uj"] + books["decode_uj"])
+            tenants = answer["tenants"]
+            self.assertEqual(sum(t["requests"] for t in tenants), 12)
+            self.assertEqual(sum(t["prefill_uj"] + t["decode_uj"] for t in tenants), books["prefill_uj"] + books["decode_uj"])
+            tokens_hour = 3600 * (cost["input_tokens"] + cost["output_tokens"]) / cost["seconds"]
+            energy_hour = books["meter_uj"] * PUE * 0.5 / 3.6e12 * 3600 / cost["seconds"]
+            self.assertAlmostEqual(cost["per_million_tokens"] / (1e6 * (1 + 2 + energy_hour) / tokens_hour), 1, delta=1e-3)
+            self.assertEqual((cost["currency"], cost["priced_share"]), ("EUR", 1))
+            self.assertIn("C = 10^6 * H / N", cost["explain"])
+            self.assertEqual(server.get("/admin/cost")[0], 401)
+            now = samples(server)
+            parts = {l["part"]: v for n, l, v in now if n == "mr_cost_per_million_tokens"}
+            self.assertAlmostEqual(sum(parts[p] for p in ("hardware", "site", "opex", "energy", "income")) / parts["total"], 1, delta=1e-4)
+            self.assertGreater(parts["output"], parts["total"])
+            green, market = total(now, "mr_green_joules_total"), total(now, "mr_co2_grams_total", method="market")
+            meter = sum(total(now, "mr_energy_joules_total", phase=phase) for phase in PHASES)
+            self.assertGreater(green, 0)
+            self.assertAlmostEqual(market, (meter * PUE - green) * 600 / 3.6e6, delta=1e-4)
+            self.assertAlmostEqual(total(now, "mr_co2_grams_total", method="location"), meter * PUE * GRAMS / 3.6e6, delta=1e-4)
+            self.assertAlmostEqual(total(now, "mr_self_use_ratio"), green / total(now, "mr_green_offered_joules_total"), delta=1e-3)
+            self.check_dashboard({name for name, _, _ in now})
+
+    def check_dashboard(self, names):
+        """Every metric that an expression or a variable asks for is one that the server has, and so is every label."""
+        dashboard = json.loads((pathlib.Path(__file__).resolve().parents[2] / "docker/grafana/power.json").read_text())
+        expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+        expressions += [variable["query"]["query"] for variable in dashboard["templating"]["list"] if variable["type"] == "query"]
+        asked = {name for text in expressions for name in re.findall(r"\b(?:mr_|vllm:)[a-z0-9_]+", text)}
+        self.assertGreater(len(asked), 20)
+        self.assertEqual(asked - names, set())
 
     def test_usage_without_extras_and_without_a_meter(self):
         with Server(*METER[:-1]) as server:
