@@ -9,6 +9,7 @@
 #include "server/billing/prices.h"
 
 #include <fcntl.h>
+#include <math.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -543,13 +544,28 @@ static void note_energy(void *state, const struct energy_note *note) /* power th
         log_line(LOG_DEBUG, "power", "the energy of a request is in no record"); /* billing counts it */
 }
 
+/* For the grid that asks; a thread of a source, after open_power has begun it. */
+static bool tell_demand(void *state, struct signal_demand *demand)
+{
+    struct power *power = ((struct server *)state)->models.power;
+    struct power_state now;
+    if (!power) return false;
+    power_read_state(power, &now);
+    demand->watts = now.watts;
+    demand->down_w = now.watts > now.floor_w ? now.watts - now.floor_w : 0;
+    demand->curtailed = now.goal.shed_level > 0 || isfinite(now.setpoint_w);
+    return now.windows > 0;
+}
+
 static enum status open_power(struct server *server, struct error *err)
 {
     const struct config *config = server->config;
     struct signal_setup signals = {.specs = (const char *const *)config->power_signals.items,
                                    .specs_count = config->power_signals.count,
                                    .default_cap_w = config->power_default_cap_w,
-                                   .clock = clock_system()};
+                                   .clock = clock_system(),
+                                   .demand = tell_demand,
+                                   .demand_state = server};
     struct power_state state;
     TRY(cost_live_read(config->power_cost, &server->cost_terms, err));
     TRY(signal_feeds_create(&signals, &server->signal_feeds, err));

@@ -386,11 +386,17 @@ static void read_intervals(struct reading *reading)
         reading->shift_ms = whole.has_randomize ? shift_of(reading, &whole, 0) : 0;
         cursor_ms = whole.start_ms + reading->shift_ms;
     }
+    if (json_length(list) == 0 && whole.has_start) { /* it only asks for reports */
+        reading->first_ms = whole.starts_now ? now_of(reading) : cursor_ms;
+        reading->last_ms = whole.has_duration ? add_ms(reading->first_ms, whole.duration_ms) : INT64_MAX;
+    }
     for (size_t i = 0; i < json_length(list); i++)
         if (!read_interval(reading, json_at(list, i), &whole, i, &from_now, &cursor_ms)) return;
     if (reading->config->version == OPENADR_3_0) return;
     if (!read_duration(reading, reading->event, "duration", &has_duration, &duration_ms)) return;
-    if (has_duration && duration_ms > 0 && json_length(list) > 0) apply_duration(reading, from, duration_ms);
+    if (!has_duration || duration_ms <= 0) return;
+    if (json_length(list) > 0) apply_duration(reading, from, duration_ms);
+    reading->last_ms = add_ms(reading->first_ms, duration_ms);
 }
 
 /* Pieces that are over make room, but for those that would begin anew. */

@@ -35,11 +35,20 @@ struct signal_provider {
     void (*close)(void *feed);
 };
 
+/* What a source may tell the grid of the node. */
+struct signal_demand {
+    double watts, down_w; /* drawn now, and what of it shed level 3 would take off */
+    bool curtailed;       /* a limit or a shed level is in force */
+};
+
 struct signal_setup {
     const char *const *specs; /* as typed; borrowed for the life */
     uint32_t specs_count;
     double default_cap_w;
     const struct clock *clock;
+    /* NULL: nobody knows. False: there is no meter. Called by providers' threads between start and stop. */
+    bool (*demand)(void *state, struct signal_demand *demand);
+    void *demand_state;
 };
 
 struct signal_feeds;

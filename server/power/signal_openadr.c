@@ -3,6 +3,10 @@
  *
  *   openadr:URL,ven=NAME,user=CLIENT_ID,secret_env=NAME[,version=3.0][,token_url=URL][,program=ID][,plan=WATTS] ..
  *
+ * An event that asks for reports gets one each REPORT_S while it lasts. Its own timing of them (startInterval,
+ * frequency, repeat) is not followed: a report a minute tells more than most ask for and needs no memory of intervals.
+ * A report that is refused is counted and does not slow the polls down.
+ *
  * A page that cannot be read, or an answer that does not come, changes nothing: half a list of events would end the
  * others. Where the store refuses one of the slots (an impossible value) the others are added and none is forgotten. */
 #include "server/power/signal_providers.h"
@@ -10,11 +14,12 @@
 #include "runtime/base/mem.h"
 #include "server/power/feed_client.h"
 #include "server/power/openadr.h"
+#include "server/power/openadr_report.h"
 
 #include <stdio.h>
 #include <string.h>
 
-enum { PAGES_MAX = 20 };
+enum { PAGES_MAX = 20, REPORT_S = 60 };
 
 struct signal_ven {
     const struct signal_ear *ear;
@@ -25,6 +30,8 @@ struct signal_ven {
     char host[256], token_url[SIGNAL_PLACE_BYTES + 16];
     struct openadr_events *events, *before; /* of this look and of the last good one */
     struct openadr_events pages[2];
+    int64_t reported_ms; /* Unix time of the last reports */
+    struct buf report;
     struct feed feed;
 };
 
@@ -32,6 +39,7 @@ static void ven_close(void *state)
 {
     struct signal_ven *ven = state;
     if (ven->opened) feed_client_close(&ven->client);
+    buf_free(&ven->report);
     mem_free(ven);
 }
 
@@ -89,6 +97,7 @@ static enum status ven_open(const struct signal_ear *ear, void **feed, struct er
     struct error reason = {""};
     if (!ven) return error_set(err, ST_NOMEM, "no memory for a source of power signals");
     ven->ear = ear;
+    buf_init(&ven->report, 0);
     ven->base = spec->place;
     ven->config.ven = spec->ven;
     ven->config.currency = spec->currency[0] ? spec->currency : NULL;
@@ -198,6 +207,31 @@ static void tell(struct signal_ven *ven, int64_t now_ms)
     for (uint32_t i = 0; i < feed->refused; i++) signal_failed(signals, source, SIGNAL_UNREADABLE, feed->first.message);
 }
 
+/* After a good poll: ven->before is what it gave. */
+static void report(struct signal_ven *ven, int64_t now_ms)
+{
+    const struct signal_setup *setup = ven->ear->setup;
+    const struct openadr_events *events = ven->before;
+    struct signal_demand demand;
+    int64_t since_ms = now_ms - ven->reported_ms;
+    if (events->requests_count == 0 || (since_ms >= 0 && since_ms < REPORT_S * 1000)) return;
+    if (!setup->demand || !setup->demand(setup->demand_state, &demand)) return;
+    ven->reported_ms = now_ms;
+    for (uint32_t i = 0; i < events->requests_count; i++) {
+        const struct openadr_request *request = &events->requests[i];
+        struct error err = {""};
+        enum signal_why why;
+        int http_status;
+        if (now_ms < request->t0_ms || now_ms >= request->t1_ms) continue;
+        buf_clear(&ven->report);
+        openadr_report(&ven->config, request, &demand, now_ms, REPORT_S, &ven->report);
+        if (!buf_ok(&ven->report)) continue;
+        enum status status = call(ven, "/reports", ven->report.data, &http_status, &why, &err);
+        if (status == ST_CANCELED) return;
+        if (status != ST_OK) signal_failed(ven->ear->signals, ven->ear->source, why, err.message);
+    }
+}
+
 static uint32_t ven_look(void *state, int64_t now_ms)
 {
     struct signal_ven *ven = state;
@@ -206,9 +240,10 @@ static uint32_t ven_look(void *state, int64_t now_ms)
     feed_client_begin(&ven->client);
     enum status status = ven->known ? ST_OK : introduce(ven, &why, &err);
     if (status == ST_OK) status = read_pages(ven, now_ms, &why, &err);
-    if (status == ST_OK)
+    if (status == ST_OK) {
         tell(ven, now_ms);
-    else if (status != ST_CANCELED)
+        report(ven, now_ms);
+    } else if (status != ST_CANCELED)
         signal_failed(ven->ear->signals, ven->ear->source, why, err.message);
     return feed_client_end(&ven->client, status == ST_OK);
 }

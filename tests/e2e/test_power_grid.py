@@ -22,7 +22,7 @@ class Grid:
 
     def __init__(self, version="3.1"):
         self.version, self.events, self.carbon, self.how = version, [], None, "good"
-        self.tokens, self.valid, self.vens, self.polls, self.paths, self.faults = 0, set(), [], 0, [], []
+        self.tokens, self.valid, self.vens, self.polls, self.paths, self.faults, self.reports = 0, set(), [], 0, [], [], []
         self.changed_at = self.sent_at = None
         self.stop = threading.Event()
 
@@ -55,6 +55,9 @@ class Grid:
                 if not self.allowed():
                     return self.reply(401, {"status": 401})
                 ven = json.loads(self.body())
+                if self.path == "/adr/reports":
+                    grid.reports.append(ven)
+                    return self.reply(201, {"id": "report-1", **ven})
                 expected = {"3.0": "VEN", "3.1": "VEN_VEN_REQUEST"}[grid.version]
                 if self.path != "/adr/vens" or ven["objectType"] != expected:
                     grid.faults.append((self.path, ven))
@@ -194,6 +197,22 @@ class Told(unittest.TestCase):
             grid.say()
             self.met(server, lambda state: state["work_w"] is None, "the end of the event")
         self.assertNotIn("s3cret", server.last_log)
+
+    def test_reports(self):
+        asks = [{"payloadType": name} for name in ("DEMAND", "OPERATING_STATE", "DOWN_REGULATION_AVAILABLE")]
+        for version in ("3.0", "3.1"):
+            with Grid(version) as grid, Server(*METER, *grid.option(), env=ENV) as server:
+                wait_for(lambda: server.metric("mr_power_watts", scope="devices") > 0, "a window")
+                grid.say(event("DISPATCH_SETPOINT", 80, reportDescriptors=asks))
+                wait_for(lambda: grid.reports, "a report")
+                report = grid.reports[0]
+                self.assertEqual((report["eventID"], report.get("programID")), ("event-1", {"3.0": "program-1"}.get(version)))
+                told = {p["type"]: p["values"] for p in report["resources"][0]["intervals"][0]["payloads"]}
+                self.assertGreaterEqual(told["DEMAND"][0], 0.039) # 40 W without work
+                self.assertLessEqual(told["DEMAND"][0], 0.101)
+                self.assertIn(told["OPERATING_STATE"], (["NORMAL"], ["RUNNING_CURTAILED"])) # the set point may come a moment later
+                self.assertGreaterEqual(told["DOWN_REGULATION_AVAILABLE"][0], 0)
+                self.assertEqual(server.metric("mr_signal_rejected_total", source="grid"), 0)
 
     def test_it_ends_at_once_while_a_server_is_silent(self):
         with Grid() as grid:

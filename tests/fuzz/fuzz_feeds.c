@@ -1,10 +1,12 @@
-/* libFuzzer over what providers of power signals send: carbon documents, events of OpenADR, times and durations.
+/* libFuzzer over what providers of power signals send: carbon documents, events of OpenADR, tokens, times and
+ * durations.
  *
  * Input: a byte that says which reader, then the document. Events are read twice, the second time with the first ones
  * held, as a poll after a poll. What is told must be possible; slots of events must not overlap. */
 #include "tests/unit/unit.h"
 
 #include "server/power/feed_carbon.h"
+#include "server/power/feed_client.h"
 #include "server/power/openadr.h"
 
 #include <math.h>
@@ -71,6 +73,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         read_events(data[0] & 1 ? OPENADR_3_0 : OPENADR_3_1, text, size - 1);
     } else if (data[0] % 8 == 5) {
         if (feed_parse_time(text, &ms)) check(ms >= 0);
+    } else if (data[0] % 8 == 6) {
+        static char token[FEED_SECRET_CHARS_MAX + 1];
+        uint32_t life_s = 0;
+        if (feed_read_token(text, size - 1, token, &life_s, &err) == ST_OK) check(life_s >= 1 && token[0]);
     } else if (feed_parse_duration(text, &ms)) {
         check(ms >= 0);
     }

@@ -16,6 +16,8 @@ static struct world {
     const char *headers, *body, *vens;
     int tokens, posts, gets;
     char key[64], tag[64], path[512], posted[1024], authorization[256];
+    int reports, reports_status;
+    char report[2048];
     int pages; /* of 50 events each but the last, which has one */
 } world;
 
@@ -75,6 +77,12 @@ static void answer(void *state, const struct http_stub_request *request, int fd)
         if (post) w->posts++;
         if (post) (void)snprintf(w->posted, sizeof w->posted, "%.1023s", request->body);
         http_stub_reply(fd, post && w->vens_status == 200 ? 201 : w->vens_status, "", post ? "{}" : w->vens);
+        return;
+    }
+    if (strcmp(request->path, "/openadr3/reports") == 0) {
+        w->reports++;
+        (void)snprintf(w->report, sizeof w->report, "%.2047s", request->body);
+        http_stub_reply(fd, w->reports_status, "", "{}");
         return;
     }
     w->gets++;
@@ -379,6 +387,65 @@ static void test_signal_openadr_introduces_itself(void **state)
     assert_int_equal(world.gets, 1);
 }
 
+static bool tell_demand(void *state, struct signal_demand *demand)
+{
+    *demand = (struct signal_demand){.watts = 71250, .down_w = 40000, .curtailed = true};
+    return *(bool *)state;
+}
+
+static void test_signal_openadr_reports_once_a_minute_while_it_is_asked_to(void **state)
+{
+    bool metered = true;
+    (void)state;
+    setup.demand = tell_demand;
+    setup.demand_state = &metered;
+    open_source(OPENADR ",period=1,version=3.0");
+    world.reports_status = 201;
+    world.body = "[{\"id\":\"e\",\"programID\":\"p\",\"intervalPeriod\":{\"start\":\"2026-11-23T10:00:00Z\","
+                 "\"duration\":\"PT10M\"},\"reportDescriptors\":[{\"payloadType\":\"DEMAND\"},"
+                 "{\"payloadType\":\"OPERATING_STATE\"},{\"payloadType\":\"DOWN_REGULATION_AVAILABLE\"}],"
+                 "\"intervals\":[{\"id\":0,\"payloads\":[{\"type\":\"SIMPLE\",\"values\":[1]}]}]}]";
+    (void)look();
+    assert_string_equal(
+        world.report,
+        "{\"objectType\":\"REPORT\",\"programID\":\"p\",\"eventID\":\"e\",\"clientName\":\"hub-7\","
+        "\"reportName\":\"hub-7_1795428000000\",\"payloadDescriptors\":["
+        "{\"objectType\":\"REPORT_PAYLOAD_DESCRIPTOR\",\"payloadType\":\"DEMAND\",\"readingType\":\"DIRECT_READ\","
+        "\"units\":\"KW\"},{\"objectType\":\"REPORT_PAYLOAD_DESCRIPTOR\",\"payloadType\":\"OPERATING_STATE\"},"
+        "{\"objectType\":\"REPORT_PAYLOAD_DESCRIPTOR\",\"payloadType\":\"DOWN_REGULATION_AVAILABLE\","
+        "\"readingType\":\"DIRECT_READ\",\"units\":\"KW\"}],\"resources\":[{\"resourceName\":\"hub-7\","
+        "\"intervalPeriod\":{\"start\":\"2026-11-23T09:59:00.000Z\",\"duration\":\"PT60S\"},\"intervals\":[{\"id\":0,"
+        "\"payloads\":[{\"type\":\"DEMAND\",\"values\":[71.25]},{\"type\":\"OPERATING_STATE\",\"values\":["
+        "\"RUNNING_CURTAILED\"]},{\"type\":\"DOWN_REGULATION_AVAILABLE\",\"values\":[40]}]}]}]}");
+    now_ms += 59 * 1000;
+    (void)look();
+    assert_int_equal(world.reports, 1);
+    now_ms += 1000;
+    world.reports_status = 403; /* refused: counted, and the polls go on as they were */
+    assert_int_equal(look(), 1000);
+    assert_int_equal(world.reports, 2);
+    assert_int_equal(state_of().rejected[SIGNAL_DENIED], 1);
+    metered = false; /* nothing to tell */
+    now_ms += 60 * 1000;
+    (void)look();
+    metered = true;
+    now_ms += 10 * MINUTE; /* the event is over */
+    (void)look();
+    assert_int_equal(world.reports, 2);
+    /* 3.1: no programID; an event may ask for reports and nothing else */
+    provider->close(feed);
+    signal_destroy(signals);
+    now_ms = TEN;
+    open_source(OPENADR ",period=1");
+    world.body =
+        "[{\"id\":\"e\",\"programID\":\"p\",\"intervalPeriod\":{\"start\":\"0001-01-01\",\"duration\":\"P9999Y\"},"
+        "\"reportDescriptors\":[{\"payloadType\":\"DEMAND\"}]}]";
+    (void)look();
+    assert_int_equal(world.reports, 3);
+    assert_ptr_equal(strstr(world.report, "{\"eventID\":\"e\",\"clientName\":\"hub-7\","), world.report);
+    setup.demand = NULL;
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -393,6 +460,7 @@ int main(void)
         TEST(test_signal_openadr_failures_keep_what_was_told),
         TEST(test_signal_openadr_reads_all_pages_or_none),
         TEST(test_signal_openadr_introduces_itself),
+        TEST(test_signal_openadr_reports_once_a_minute_while_it_is_asked_to),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
