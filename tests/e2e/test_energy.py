@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 import unittest
 import urllib.request
@@ -140,6 +141,51 @@ class Energy(unittest.TestCase):
         asked = {name for text in expressions for name in re.findall(r"\b(?:mr_|vllm:)[a-z0-9_]+", text)}
         self.assertGreater(len(asked), 20)
         self.assertEqual(asked - names, set())
+
+    def test_books_close_under_a_meter_with_faults(self):
+        library = pathlib.Path(BINARY).resolve().parent / "tests/fake_nvml/new"
+        if not (library / "libnvidia-ml.so.1").exists():
+            self.skipTest("no fake libnvidia-ml.so.1 beside this binary")
+        steer = pathlib.Path(self.folder) / "steer.txt"
+        steer.write_text("gpus 2\nnoise 0.01\nwork 150\nlag 0\n")
+        faults = ["off_mj 900000 0", "off_mj 0 0", "frozen 1 1", "frozen 0 1", "counter_mj 0", "energy_result 999", "energy_result 0",
+                  "wrap_mj 50000", "lost 1 1", "lost 0 1"]
+        env = dict(WITH_ADMIN, LD_LIBRARY_PATH=str(library), FAKE_NVML_FILE=str(steer))
+        journal = self.folder + "/journal"
+        with Server("--power-sensor", "nvml", "--power-idle", "180", "--journal", journal, env=env) as server:
+            count, stop = [0], threading.Event()
+
+            def keep_asking(worker):
+                while not stop.is_set():
+                    ask(server, worker)
+                    count[0] += 1
+
+            with concurrent.futures.ThreadPoolExecutor(3) as pool:
+                workers = [pool.submit(keep_asking, i) for i in range(3)]
+                try:
+                    for fault in faults:
+                        steer.write_text(fault + "\n")
+                        time.sleep(0.6)
+                        self.check_books(json.loads(server.get("/admin/cost", ADMIN)[1]))
+                finally:
+                    stop.set()
+                for worker in workers:
+                    worker.result()
+            wait_for(lambda: total(samples(server), "mr_energy_requests_open") == 0, "the last windows")
+            answer = json.loads(server.get("/admin/cost", ADMIN)[1])
+            self.check_books(answer)
+            books = answer["energy"]
+            self.assertGreater(books["decode_uj"], 0)
+            self.assertEqual(total(samples(server), "mr_energy_requests_total"), count[0])
+        done = subprocess.run([BINARY, "bill", "usage", journal, "--json"], capture_output=True, text=True, timeout=60)
+        billed = sum(row["energy_uj"] for row in json.loads(done.stdout)["data"])
+        self.assertEqual(billed, books["prefill_uj"] + books["decode_uj"])  # no joule twice, none lost
+
+    def check_books(self, answer):
+        books = answer["energy"]
+        self.assertEqual(books["meter_uj"], sum(books[f"{phase}_uj"] for phase in PHASES), books)
+        self.assertEqual(sum(m["prefill_uj"] + m["decode_uj"] for m in answer["models"]), books["prefill_uj"] + books["decode_uj"])
+        self.assertTrue(all(0 <= value < 1 << 62 for value in books.values()), books)
 
     def test_usage_without_extras_and_without_a_meter(self):
         with Server(*METER[:-1]) as server:
