@@ -3,6 +3,7 @@
 
 #include "runtime/base/file.h"
 #include "runtime/base/json.h"
+#include "runtime/base/log.h"
 #include "runtime/base/mem.h"
 #include "runtime/base/random.h"
 #include "server/power/feed.h"
@@ -47,6 +48,16 @@ static enum status read_secret(struct feed_client *client, struct error *err)
     return status;
 }
 
+/* Not refused: inside a cluster others may encrypt. */
+static void warn_of_plain(const char *url)
+{
+    static const char *const here[] = {"127.", "localhost", "[::1]"};
+    if (!is_given(url) || strncmp(url, "http://", 7) != 0) return;
+    for (size_t i = 0; i < sizeof here / sizeof *here; i++)
+        if (strncmp(url + 7, here[i], strlen(here[i])) == 0) return;
+    log_line(LOG_WARN, "signal", "server=\"%.128s\" note=\"its secret is sent without TLS: use https\"", url);
+}
+
 enum status feed_client_open(struct feed_client *client, const struct feed_client_config *config, struct error *err)
 {
     char base[256];
@@ -61,6 +72,8 @@ enum status feed_client_open(struct feed_client *client, const struct feed_clien
         if (!is_given(config->user)) return error_set(err, ST_INVAL, "it needs user=, whom the secret belongs to");
         TRY(feed_split_url(config->token_url, base, sizeof base, &path, err));
     }
+    if (config->auth != FEED_AUTH_NONE) warn_of_plain(config->url);
+    if (config->auth == FEED_AUTH_LOGIN || config->auth == FEED_AUTH_OAUTH) warn_of_plain(config->token_url);
     TRY(http_call_open(&client->call, err));
     client->call.ca_file = is_given(config->ca_file) ? config->ca_file : NULL;
     client->call.cancel = config->stop;

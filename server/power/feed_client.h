@@ -38,6 +38,7 @@ enum feed_auth {
 struct feed_client_config {
     enum feed_auth auth;
     const char *secret_env, *secret_file; /* a variable's name, or a path; "" or NULL: not given */
+    const char *url;                      /* of the server; only to warn of a secret that would travel in the clear */
     const char *user, *token_url, *scope;
     const char *ca_file; /* "" or NULL: the system's */
     uint32_t period_ms;

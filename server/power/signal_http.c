@@ -58,6 +58,7 @@ static enum status http_open(const struct signal_ear *ear, void **feed, struct e
     (void)snprintf(http->token_url, sizeof http->token_url, "%s%s", spec->token_url[0] ? spec->token_url : http->base,
                    spec->token_url[0] ? "" : "/login");
     const struct feed_client_config config = {.auth = auth_of(spec),
+                                              .url = http->base,
                                               .secret_env = spec->secret_env,
                                               .secret_file = spec->secret_file,
                                               .user = spec->user,

@@ -75,6 +75,7 @@ static enum status open_client(struct signal_ven *ven, struct error *err)
     (void)snprintf(ven->token_url, sizeof ven->token_url, "%.*s/auth/token", (int)length, spec->place);
     const struct feed_client_config config = {
         .auth = FEED_AUTH_OAUTH,
+        .url = ven->host,
         .secret_env = spec->secret_env,
         .secret_file = spec->secret_file,
         .user = spec->user,

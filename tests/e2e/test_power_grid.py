@@ -4,7 +4,10 @@ but for bounds of many times what is met; the time from a poll's answer to the n
 import datetime
 import http.server
 import json
+import shutil
+import ssl
 import subprocess
+import tempfile
 import threading
 import time
 import unittest
@@ -20,7 +23,9 @@ METER = ("--power-sensor", "simulated", "--power-idle", "40", "--power-full", "1
 class Grid:
     """A VTN and a carbon API: `with Grid("3.1") as grid: grid.events = [..]`."""
 
-    def __init__(self, version="3.1"):
+    def __init__(self, version="3.1", tls=None):
+        """tls: (certificate, key) files"""
+        self.tls = tls
         self.version, self.events, self.carbon, self.how = version, [], None, "good"
         self.tokens, self.valid, self.vens, self.polls, self.paths, self.faults, self.reports = 0, set(), [], 0, [], [], []
         self.changed_at = self.sent_at = None
@@ -89,6 +94,11 @@ class Grid:
 
         self.server = Quiet(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
+        if self.tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*self.tls)
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+            self.url = f"https://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
@@ -213,6 +223,28 @@ class Told(unittest.TestCase):
                 self.assertIn(told["OPERATING_STATE"], (["NORMAL"], ["RUNNING_CURTAILED"])) # the set point may come a moment later
                 self.assertGreaterEqual(told["DOWN_REGULATION_AVAILABLE"][0], 0)
                 self.assertEqual(server.metric("mr_signal_rejected_total", source="grid"), 0)
+
+    def test_tls_is_verified(self):
+        if not shutil.which("openssl"):
+            self.skipTest("no openssl to make certificates with")
+        with tempfile.TemporaryDirectory() as folder:
+            def certificate(name, address):
+                files = f"{folder}/{name}.pem", f"{folder}/{name}.key"
+                subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+                                "-subj", f"/CN={name}", "-addext", f"subjectAltName=IP:{address}", "-out", files[0], "-keyout", files[1]],
+                               check=True, capture_output=True)
+                return files
+            ours, other = certificate("ours", "127.0.0.1"), certificate("other", "127.0.0.2")
+            for tls, ca_file, good in [(ours, ours[0], True), (ours, None, False), (ours, other[0], False), (other, other[0], False)]:
+                with Grid(tls=tls) as grid:
+                    grid.say(event("IMPORT_CAPACITY_LIMIT", 60))
+                    with Server(*METER, *grid.option(**({"ca_file": ca_file} if ca_file else {})), env=ENV) as server:
+                        if good:
+                            self.met(server, lambda state: state["setpoint_w"] is not None, "the cap")
+                        else:
+                            wait_for(lambda: server.metric("mr_signal_rejected_total", source="grid", why="unreachable") > 0, "a refusal")
+                            self.assertIsNone(power(server)["setpoint_w"])
+                            self.assertEqual((grid.tokens, grid.paths), (0, [])) # nobody was told the secret
 
     def test_it_ends_at_once_while_a_server_is_silent(self):
         with Grid() as grid:
