@@ -528,19 +528,27 @@ static void server_free(struct server *server)
         signal_feeds_destroy(server->signal_feeds);
     }
     plan_destroy(server->plan);
+    pthread_mutex_lock(&server->wake_mutex);
+    server->books_over = true;
+    pthread_mutex_unlock(&server->wake_mutex);
     billing_close(server->billing);
     http_server_destroy(server->http);
     http_server_destroy(server->admin_http);
     exchanges_forget_all(&server->exchanges);
     prices_destroy(server->exchanges.prices);
     auth_destroy(server->auth);
+    if (server->models.loader_running) return; /* it still works in it, and so may the power thread */
     pthread_mutex_destroy(&server->wake_mutex);
-    if (!server->models.loader_running) mem_free(server); /* else the loader still works in it */
+    mem_free(server);
 }
 
 static void note_energy(void *state, const struct energy_note *note) /* power thread */
 {
-    if (billing_note_energy(((struct server *)state)->billing, note) != ST_OK)
+    struct server *server = state;
+    pthread_mutex_lock(&server->wake_mutex);
+    enum status status = server->books_over ? ST_IO : billing_note_energy(server->billing, note);
+    pthread_mutex_unlock(&server->wake_mutex);
+    if (status != ST_OK)
         log_line(LOG_DEBUG, "power", "the energy of a request is in no record"); /* billing counts it */
 }
 

@@ -80,8 +80,9 @@ struct server {
     bool http_closed, handles_closed, aborted;
     uint64_t start_ns, drain_ns, closing_ns;
     uv_async_t engine_async;
-    pthread_mutex_t wake_mutex; /* guards wake_over */
+    pthread_mutex_t wake_mutex; /* guards wake_over, books_over */
     bool wake_over;             /* meter and emitter outlive the loop: libuv aborts when a closed one is woken */
+    bool books_over;            /* a loader that hangs leaves the power thread running when the journal is closed */
     uv_timer_t tick;
     uv_signal_t signals[SIGNALS];
 };
