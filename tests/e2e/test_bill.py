@@ -16,6 +16,7 @@ import unittest
 from harness import BINARY, NAME, Redis, Server, free_port, wait_for
 
 ADMIN = "admin-secret"
+METER = ("--power-sensor", "simulated", "--power-idle", "40", "--power-full", "100", "--power-signal", "fixed:pue=1.25,gco2=400")
 KEYLESS = {k: v for k, v in os.environ.items() if not k.startswith("MILLRACE_") or k.startswith("MILLRACE_TEST_")}
 
 
@@ -45,7 +46,7 @@ class Billed(Server):
         self.admin_port = free_port()
         self.at = ("--server", f"http://127.0.0.1:{self.admin_port}")
         super().__init__("--journal", folder, "--admin-port", str(self.admin_port), "--enforce", "prepaid", "--journal-segment-bytes",
-                         "1Mi", *options, env={"MILLRACE_ADMIN_KEY": ADMIN}, **more)
+                         "1Mi", *METER, *options, env={"MILLRACE_ADMIN_KEY": ADMIN}, **more)
 
     def new_key(self, account):
         bill("account", "create", account, *self.at)
@@ -96,6 +97,7 @@ class Bill(unittest.TestCase):
             status, own = server.get("/v1/usage", {"Authorization": f"Bearer {ada}"})
             own = json.loads(own)
             self.assertEqual((status, own["balance"]["used_units"], own["usage"]["data"][0]["charged_units"]), (200, units, units))
+            self.energy_is_told(server, ada, told["requests"])
             self.nobody_elses_bill(server, ada, bob)
             self.assertEqual(bill_json("audit", self.journal, *server.at)["verdict"], "clean")
 
@@ -127,6 +129,19 @@ class Bill(unittest.TestCase):
         self.assertIn("not in the directory", message)
         self.assertEqual(len(bill_json("balance", "tenant-of-a-file", *at)["packages"]), 1)
 
+    def energy_is_told(self, server, key, requests):
+        """Joules and grams of each answer, alike wherever they are asked for, once the meter has closed their windows."""
+        def own():
+            return json.loads(server.get("/v1/usage", {"Authorization": f"Bearer {key}"})[1])["usage"]["data"][0]
+        wait_for(lambda: own()["energy_records"] >= requests, "the energy of each answer")
+        usage = own()
+        self.assertGreater(usage["energy_uj"], 0)
+        self.assertAlmostEqual(usage["energy_joules"], usage["energy_uj"] * 1e-6, delta=1e-6)
+        self.assertAlmostEqual(usage["gco2_location"], usage["energy_joules"] * 1.25 * 400 / 3.6e6, delta=1e-6 * requests)
+        billed = bill_json("usage", "--account", "ada", *server.at)["data"][0]
+        told = [name for name in usage if re.search("energy|joules|gco2|_uj", name)]
+        self.assertEqual([billed[name] for name in told], [usage[name] for name in told])
+
     def nobody_elses_bill(self, server, mine, other):
         number = bill_json("balance", "ada", *server.at)["account_id"]
         for form in ("ada", number, number[3:], "ADA", "*", "..", "%61da"):
@@ -156,7 +171,7 @@ class Bill(unittest.TestCase):
         self.assertEqual((audit["verdict"], audit["lost"], audit["double"], audit["unapplied"], audit["findings"]),
                          ("clean", 0, 0, 0, []))
         self.assertTrue(bill_json("rebuild", self.journal)["identical"])
-        rows = [json.loads(line) for line in bill("export", self.journal)[0].splitlines()]
+        rows = [json.loads(line, parse_float=str) for line in bill("export", self.journal)[0].splitlines()]
         charged = [row for row in rows if row["kind"] == "F" and row["tenant"] == "ada"]
         self.assertEqual(sum(row["charged_units"] for row in charged), balance["used_units"])
         self.assertEqual(len({(row["producer"], row["partition"], row["pseq"]) for row in rows}), len(rows))
@@ -221,6 +236,7 @@ class Bill(unittest.TestCase):
             audit = bill_json("audit", self.journal, *at)
             self.assertEqual((audit["verdict"], audit["lost"], audit["double"], audit["unapplied"]), ("clean", 0, 0, 0))
             self.assertEqual(audit["charged_units"], units())
+            self.assertGreater(audit["energies"], 0)  # what the killed process had noted, and no more
             # names of accounts are in no journal: rebuilt ledgers know the number alone
             used = lambda where: [{**row, "account": ""} for row in bill_json("usage", "--account", "ada", *where)["data"]]
             month = used(at)
