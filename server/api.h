@@ -76,6 +76,13 @@ struct api_context {
 
 struct api_call;
 
+/* What a request says about when it may run; green as enum plan_green (server/power/plan.h). */
+struct api_wish {
+    enum service_class service_class;
+    int64_t deadline_unix_s; /* 0: none was given */
+    int green;
+};
+
 /* Parses and validates a body (pool thread; a few microseconds a KiB). On failure returns false and fills error.
  * A model that is served and not ready is a failure with models->picked set; the error then is only the caller's to
  * replace. Ids are made with random_fill: "chatcmpl-" / "cmpl-" and the 32 hex digits of a UUIDv7. */
@@ -90,6 +97,7 @@ NODISCARD bool api_call_prepare(struct api_call *call, struct api_error *error);
 /* The engine requests to submit: one a prompt. Their `id` and `owner` are the server's to set before submitting. */
 struct request *api_call_requests(struct api_call *call, uint32_t *count);
 
+struct api_wish api_call_wish(const struct api_call *call);
 bool api_call_streams(const struct api_call *call);
 const char *api_call_id(const struct api_call *call);
 const uint8_t *api_call_uuid(const struct api_call *call); /* 16 bytes: those of its id, and of its charges */

@@ -83,6 +83,7 @@ struct api_call {
     enum tier_name tier;
     bool has_energy;
     double joules; /* with has_energy */
+    struct api_wish wish;
 
     struct request *requests;
     uint32_t requests_count;

@@ -1,6 +1,8 @@
 /* From a body to a checked call: every parameter that is accepted ends in call->base, its sampling_params or a flag
  * that rendering reads. Ranges are OpenAI's where it has them, else vLLM's; where both leave one open, ours keeps
  * arithmetic finite (repetition_penalty). Nothing here looks at tokens: that is api_prepare.c, on a pool thread. */
+#include "server/batch/batch_record.h"
+#include "server/power/plan.h"
 #include "server/api_call.h"
 
 #include "runtime/base/hash.h"
@@ -332,6 +334,39 @@ static bool read_stream(struct api_call *call, const struct fields *fields)
     return field_bool(&inner, "continuous_usage_stats", &call->continuous_usage);
 }
 
+/* Ours: until when a request of flex (its start) or batch (its end) waits, and for what power. */
+static bool read_wish(struct api_call *call, const struct fields *fields)
+{
+    static const char *const modes[] = {
+        [PLAN_GREEN_ANY] = "any", [PLAN_GREEN_PREFER] = "prefer", [PLAN_GREEN_ONLY] = "only"};
+    const char *deadline = NULL, *green = NULL;
+    call->wish = (struct api_wish){.service_class = call->base.service_class, .green = PLAN_GREEN_PREFER};
+    if (!field_text(fields, "deadline", &deadline, NULL) || !field_text(fields, "green", &green, NULL)) return false;
+    bool waits = call->wish.service_class == CLASS_FLEX || call->wish.service_class == CLASS_BATCH;
+    if ((deadline || green) && !waits) {
+        api_error_set(fields->error, 400, invalid, "invalid_value", deadline ? "deadline" : "green",
+                      "'%s' needs 'service_tier' to be 'flex' or 'batch'.", deadline ? "deadline" : "green");
+        return false;
+    }
+    if (deadline &&
+        (!batch_time_read(deadline, &call->wish.deadline_unix_s) || call->wish.deadline_unix_s <= call->now_unix_s ||
+         call->wish.deadline_unix_s > call->now_unix_s + BATCH_WINDOW_S_MAX)) {
+        api_error_set(
+            fields->error, 400, invalid, "invalid_value", "deadline",
+            "Invalid 'deadline': expected a time of RFC 3339 in the next 30 days, as '2026-01-31T06:00:00Z'.");
+        return false;
+    }
+    for (int i = 0; green && i <= PLAN_GREEN_ONLY; i++) {
+        if (strcmp(modes[i], green) != 0) continue;
+        call->wish.green = i;
+        return true;
+    }
+    if (!green) return true;
+    api_error_set(fields->error, 400, invalid, "invalid_value", "green",
+                  "Invalid 'green': expected 'any', 'prefer' or 'only'.");
+    return false;
+}
+
 static bool read_service(struct api_call *call, const struct fields *fields)
 {
     static const struct {
@@ -417,6 +452,7 @@ static bool read_call(struct api_call *call, const struct fields *fields, const 
     if (!read_logprobs(call, fields)) return false;
     if (!read_stream(call, fields)) return false;
     if (!read_service(call, fields)) return false;
+    if (!context->batch && !read_wish(call, fields)) return false;
     if (context->batch) {
         call->tier = TIER_BATCH;
         call->base.service_class = CLASS_BATCH;
@@ -482,6 +518,10 @@ struct request *api_call_requests(struct api_call *call, uint32_t *count)
 bool api_call_streams(const struct api_call *call)
 {
     return call->stream;
+}
+struct api_wish api_call_wish(const struct api_call *call)
+{
+    return call->wish;
 }
 const uint8_t *api_call_uuid(const struct api_call *call)
 {

@@ -52,8 +52,6 @@ static const struct unserved unserved_table[] = {
     {"mm_processor_kwargs", IN_BOTH, NEUTRAL_EMPTY},
     {"media_io_kwargs", IN_BOTH, NEUTRAL_EMPTY},
     {"request_id", IN_BOTH, NEUTRAL_NONE},
-    {"deadline", IN_BOTH, NEUTRAL_NONE},
-    {"green", IN_BOTH, NEUTRAL_NONE},
     {"audio", IN_CHAT, NEUTRAL_NONE},
     {"modalities", IN_CHAT, NEUTRAL_LIST_TEXT},
     {"prediction", IN_CHAT, NEUTRAL_NONE},

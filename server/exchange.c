@@ -52,6 +52,7 @@ void exchange_destroy(struct exchange *exchange)
     if (exchange->next) exchange->next->previous = exchange->previous;
     set->count--;
     exchange_admission_end(exchange);
+    exchange_plan_end(exchange);
     if (exchange->call) api_call_destroy(exchange->call);
     exchange_drop_body(exchange);
     buf_free(&exchange->answer);
@@ -226,7 +227,7 @@ static bool hold_back(const struct exchange *exchange, uint64_t now_ns)
 static void render(struct exchange *exchange)
 {
     if (!exchange_listens(exchange) && !exchange->failed && exchange->alive == 0) exchange_keep_rest(exchange); /* E9 */
-    if (!exchange_listens(exchange) || exchange->failed || !exchange->call) return;
+    if (!exchange_listens(exchange) || exchange->failed || !exchange->call || exchange->holding) return;
     if (exchange->alive == 0) {
         if (!exchange->streaming || http_conn_writable(exchange->conn)) finish(exchange);
         return;
@@ -414,7 +415,8 @@ void exchange_gone(struct exchange *exchange)
 /* A wake that takes longer than a request may: true, and the exchange is gone. */
 static bool end_late_wait(struct exchange *exchange)
 {
-    if (clock_ns() - exchange->arrived_ns < limits.request_deadline_ms * NS_PER_MS) return false;
+    if (exchange->deferral.waiting || clock_ns() - exchange->arrived_ns < limits.request_deadline_ms * NS_PER_MS)
+        return false;
     exchange_wait_no_more(exchange);
     exchange->holding = false;
     api_error_from_status(ST_TIMEOUT, 0, &exchange->error);
@@ -432,6 +434,7 @@ void exchanges_tick(struct exchanges *set, uint64_t now_ns)
         if (exchange->cancel_wanted) try_cancel(exchange);
         if ((exchange->waits_for || exchange->holding) && end_late_wait(exchange)) continue;
         if (exchange->holding) {
+            exchange_plan_tick(exchange, now_ns);
             exchange_ask_again(exchange); /* a policy's time may be over, without an answer */
             continue;
         }

@@ -31,6 +31,9 @@
  * E11 A call of a batch has no connection: its answer goes to a sink, once, whatever became of it; later than the
  * start. It is of class batch, never streams, and is billed under its own digest, which no client can have chosen.
  *
+ * E12 A call of the tiers flex and batch starts when the plan lets it go (server/power/plan.h); until then nothing is
+ * held or billed for it. One that the plan lets go by its deadline alone goes to the engine as class default.
+ *
  * /tokenize and /detokenize are exchanges too that never meet the engine: a large text must not hold up the loop.
  * io thread only, but for the work in the pool. */
 #ifndef SERVER_EXCHANGE_H
@@ -47,6 +50,8 @@
 struct billing;
 struct exchange;
 struct idempotency;
+struct plan;
+struct plan_news;
 struct prices;
 struct rates;
 
@@ -66,8 +71,12 @@ struct exchanges {
     uint32_t queue_max;                             /* waiting requests of a model, those in the pool included */
     void (*emptied)(void *state);                   /* the last exchange is gone */
     void (*used_up)(void *state, uint64_t account); /* a call was refused: nothing is left for the account */
+    struct plan *plan;                              /* E12; NULL: nothing waits */
+    void (*other_news)(void *state, const struct plan_news *news); /* of jobs that are no exchange's */
+    const char *(*power_word)(void *state);                        /* x-mr-power: normal, paced, event */
     void *state;
     /* own */
+    uint64_t last_plan_id;
     struct exchange *all;
     uint32_t count, preparing; /* preparing: in the pool; who waits for a wake counts in its model's `waiting` */
     uint64_t next_request_id;
@@ -97,6 +106,7 @@ struct inner_call {
     const char *request_id;
     const uint8_t *digest; /* [16] */
     bool prepaid;
+    bool forced; /* class default in the engine: E12 */
     uint64_t deadline_ns;
     void (*answer)(void *state, int http_status, uint32_t retry_after_ms, const struct buf *body);
     void *state;
@@ -115,6 +125,11 @@ void exchange_gone(struct exchange *exchange); /* its connection is about to be 
 void exchanges_poll(struct exchanges *set);
 /* Late headers, tokens held back, keep-alive comments, cancels that found the ring full. Every HTTP_TICK_MS. */
 void exchanges_tick(struct exchanges *set, uint64_t now_ns);
+
+/* E12: an id for a job of the plan; and all news that the plan has. Each tick, and after each change of it. */
+uint64_t exchanges_plan_id(struct exchanges *set);
+void exchanges_plan_news(struct exchanges *set);
+void exchanges_refuse_waiting(struct exchanges *set); /* a drain begins: 503 to those that have not been let go */
 
 /* A model has become READY, ASLEEP, FAILED or GONE: calls that wait for it go on, or end with an error. */
 void exchanges_settled(struct exchanges *set, struct served *served);

@@ -230,6 +230,7 @@ static void enter_engine(struct exchange *exchange)
     enum admission_verdict verdict = exchange_admit(exchange);
     if (verdict == ADMISSION_WAITS) exchange->holding = true;
     if (verdict != ADMITTED) return;
+    if (!exchange_plan_admit(exchange)) return;
     if (exchange->requests)
         hold_and_submit(exchange);
     else
@@ -269,6 +270,7 @@ static void submit_all(struct exchange *exchange)
         request->id = ++set->next_request_id;
         request->owner = exchange;
         exchange_energy_begin(exchange, request);
+        if (exchange->deferral.forced) request->service_class = CLASS_DEFAULT;
         status = engine_submit(exchange->served->engine, request);
         if (status != ST_OK) exchange_energy_end(exchange, request);
         if (status == ST_OK) {
@@ -375,6 +377,7 @@ struct exchange *exchange_start_inner(struct exchanges *set, const struct inner_
     }
     exchange->inner = true;
     exchange->prepaid = call->prepaid;
+    exchange->deferral.forced = call->forced;
     exchange->deadline_ns = call->deadline_ns;
     exchange->body = *body;
     buf_init(body, 0);

@@ -3,6 +3,7 @@
  *   exchange_enter.c   room, the pool, which model, waiting for a wake, submission
  *   exchange.c         events, rendering, time, the end
  *   exchange_admit.c   Idempotency-Key, rate limits
+ *   exchange_plan.c    tiers that wait
  *   exchange_bill.c    charges, holds, the end of a package
  *   exchange_energy.c  joules
  *
@@ -31,6 +32,13 @@ struct admission {
     struct idempotency_entry *entry; /* its own, while it runs; NULL: none */
     uint64_t tokens;                 /* estimated */
     uint8_t digest[IDEMPOTENCY_DIGEST_BYTES], print[IDEMPOTENCY_PRINT_BYTES];
+};
+
+/* exchange_plan.c's part of an exchange. */
+struct deferral {
+    bool passed, waiting, released, forced;
+    uint64_t plan_id;  /* 0: not in the plan */
+    const char *cause; /* of the deadline that has passed; static */
 };
 
 struct exchange {
@@ -71,6 +79,7 @@ struct exchange {
     bool holding;        /* waits for the ledger, or for the first with its key, before it is submitted */
     uint64_t holding_ns; /* since when it waits for the ledger; 0: it has not */
     struct admission admission;
+    struct deferral deferral;
     struct api_error error; /* failed, broken: what the client gets */
     struct buf answer;      /* tokenize, detokenize */
     int answer_status;
@@ -109,6 +118,11 @@ void exchange_keep(struct exchange *exchange, const struct buf *out, size_t from
 void exchange_kept(struct exchange *exchange);
 void exchange_keep_rest(struct exchange *exchange);
 void exchange_admission_end(struct exchange *exchange); /* at its end, whatever it was */
+
+/* exchange_plan.c. admit: false: it waits (holding), or is answered. */
+bool exchange_plan_admit(struct exchange *exchange);
+void exchange_plan_tick(struct exchange *exchange, uint64_t now_ns);
+void exchange_plan_end(struct exchange *exchange); /* at its end, whatever it was */
 
 /* exchange_bill.c; all do nothing when the call is not billed. */
 NODISCARD bool exchange_bill_begin(struct exchange *exchange); /* false: no memory */

@@ -319,6 +319,7 @@ static void begin_drain(struct server *server, int signal_number)
         return;
     }
     server->phase = DRAINING;
+    exchanges_refuse_waiting(&server->exchanges);
     batches_stop(server->batches); /* lines that run end; the others stay for the next start */
     drain_tick(server);            /* without a delay the next request is refused already */
 }
@@ -396,6 +397,7 @@ static void on_tick(uv_timer_t *timer)
     exchanges_tick(&server->exchanges, http_server_now_ns(server->http));
     models_tick(&server->models);
     plan_turn(server);
+    exchanges_plan_news(&server->exchanges);
     batches_tick(server->batches);
     directory_watch_tick(server, http_server_now_ns(server->http));
     for (uint32_t i = 0; i < server->models.count && server->phase < REFUSING; i++) {
@@ -610,6 +612,22 @@ static bool may_run_lines(void *state)
            (!server->billing || meter_accepts(server->billing->meter, &why_not));
 }
 
+static void on_batch_news(void *state, const struct plan_news *news)
+{
+    struct server *server = state;
+    if (server->batches) batches_news(server->batches, news);
+}
+
+static const char *power_word(void *state)
+{
+    const struct server *server = state;
+    struct power_state now;
+    if (server->plan_now.shed_level > 0) return "event";
+    if (!server->models.power) return "normal";
+    power_read_state(server->models.power, &now);
+    return isfinite(now.allowance_w) ? "paced" : "normal";
+}
+
 static enum status open_batches(struct server *server, struct error *err)
 {
     if (!server->config->batch_dir) return ST_OK;
@@ -619,6 +637,7 @@ static enum status open_batches(struct server *server, struct error *err)
                                     .auth = server->auth,
                                     .folder = server->config->batch_dir,
                                     .concurrency = server->config->batch_concurrency,
+                                    .plan = server->plan,
                                     .may_run = may_run_lines,
                                     .state = server};
     return batches_create(&config, &server->batches, err);
@@ -661,6 +680,7 @@ static enum status open_server(struct server *server, struct error *err)
     server->models.meter = server->billing ? server->billing->meter : NULL;
     TRY(open_power(server, err));
     TRY(plan_open(server, err));
+    server->exchanges.plan = server->plan;
     TRY(open_batches(server, err));
     directory_watch_start(server);
     key_recall_start(server);
@@ -691,6 +711,8 @@ int serve_run(const struct serve_setup *setup)
         .keep_alive_ns = setup->stream_keep_alive_ns ? setup->stream_keep_alive_ns : 15 * NS_PER_S,
         .emptied = on_emptied,
         .used_up = on_used_up,
+        .other_news = on_batch_news,
+        .power_word = power_word,
         .state = server,
     };
     const struct models_listener listener = {server, wake_loop, on_settled, on_cut};

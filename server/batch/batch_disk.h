@@ -34,7 +34,8 @@ enum batch_line_state { LINE_TODO, LINE_RUNS, LINE_SAVED /* not yet durable */, 
 
 struct batch_line { /* of an input file; empty lines are none */
     uint64_t offset;
-    uint32_t length, number; /* bytes without the line feed; from 1 */
+    uint32_t length, number;               /* bytes without the line feed; from 1 */
+    uint32_t prompt_tokens, output_tokens; /* for the plan: a quarter of its bytes, and what it may ask for at most */
     uint8_t state, tries;
 };
 

@@ -7,6 +7,7 @@
 
 #include <inttypes.h>
 #include <string.h>
+#include <time.h>
 
 static const char invalid[] = "invalid_request_error";
 
@@ -315,6 +316,14 @@ bool batch_time_read(const char *text, int64_t *unix_s)
     *unix_s = days_of(year, month, day) * 86400 + hour * 3600 + minute * 60 + second -
               sign * (off_hour * 3600 + off_minute * 60);
     return true;
+}
+
+void batch_time_print(int64_t unix_s, char out[BATCH_TIME_CHARS + 1])
+{
+    struct tm utc;
+    time_t seconds = (time_t)unix_s;
+    if (!gmtime_r(&seconds, &utc) || strftime(out, BATCH_TIME_CHARS + 1, "%Y-%m-%dT%H:%M:%SZ", &utc) == 0)
+        memcpy(out, "9999-12-31T23:59:59Z", BATCH_TIME_CHARS + 1);
 }
 
 /* ---- asking for a batch ---- */

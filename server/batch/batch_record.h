@@ -11,7 +11,8 @@
 #include <stdint.h>
 
 enum {
-    BATCH_ID_MAX = 47, /* "file-" or "batch_" and 32 hex digits */
+    BATCH_TIME_CHARS = 20, /* "2026-01-31T06:00:00Z" */
+    BATCH_ID_MAX = 47,     /* "file-" or "batch_" and 32 hex digits */
     BATCH_FILENAME_MAX = 255,
     BATCH_CUSTOM_ID_MAX = 255,
     BATCH_WINDOW_S_MAX = 30 * 86400,
@@ -96,5 +97,6 @@ NODISCARD bool batch_info_ask(const char *body, size_t length, int64_t now_s, st
 int64_t batch_window_s(const char *text);
 /* RFC 3339 with Z or an offset; a fraction of a second is dropped. false: not one. */
 bool batch_time_read(const char *text, int64_t *unix_s);
+void batch_time_print(int64_t unix_s, char out[BATCH_TIME_CHARS + 1]); /* years up to 9999 */
 
 #endif

@@ -26,6 +26,7 @@ static uint64_t now_ns(void)
 void batch_free(struct held_batch *batch)
 {
     if (batch->input) batch->input->users--;
+    mem_free(batch->parts);
     batch_info_free(&batch->info);
     mem_free(batch->lines.items);
     buf_free(&batch->saved);
@@ -126,6 +127,7 @@ static void ended(struct held_batch *batch)
 {
     if (batch->input) batch->input->users--;
     batch->input = NULL;
+    batch_plan_end(batch);
     mem_free(batch->lines.items);
     batch->lines = (struct batch_lines){0};
     log_line(LOG_INFO, "batch", "batch=%s status=%s completed=%u failed=%u", batch->info.id,
@@ -177,6 +179,14 @@ static void opened(struct batch_job *job)
     if (job_failed(batch)) {
         buf_free(&batch->text);
         return;
+    }
+    if (batch->input && batch->text.length == 0) {
+        enum status status = batch_plan_begin(batch, batch->info.status != BATCH_VALIDATING, &batch->text);
+        if (status != ST_OK && status != ST_LIMIT) {
+            batch->retry_ns = now_ns() + BATCH_RETRY_MS * NS_PER_MS;
+            buf_free(&batch->text);
+            return;
+        }
     }
     batch->opened = true;
     if (!batch->input)
@@ -259,6 +269,7 @@ static void advance(struct held_batch *batch)
         return;
     }
     if (batch->running > 0 || (batch->todo > 0 && info->ends_as == BATCH_COMPLETED)) return;
+    batch_plan_end(batch);
     batch_make_id("file-", info->output_id);
     batch_make_id("file-", info->error_id);
     if (info->status != BATCH_CANCELLING) info->status = BATCH_FINALIZING;
@@ -304,7 +315,7 @@ static void put_back(struct line_run *run)
     struct held_batch *batch = run->batch;
     batch->lines.items[run->line].state = LINE_TODO;
     batch->todo++;
-    if (run->line < batch->first_todo) batch->first_todo = run->line;
+    batch_plan_back(batch, run->line);
 }
 
 /* The line's result, for the log; its memory is the only thing that can lack. */
@@ -323,6 +334,7 @@ static void save(struct line_run *run, int http_status, const struct buf *body)
     }
     batch_frame(done ? FRAME_DONE : FRAME_FAILED, run->line, text.data, text.length, &batch->saved);
     batch->lines.items[run->line].state = LINE_SAVED;
+    batch_plan_done(batch, run->line);
     if (done)
         batch->saved_done++;
     else
@@ -391,6 +403,7 @@ static bool begin_line(struct line_run *run)
                               .request_id = run->request_id,
                               .digest = digest,
                               .prepaid = batches_was_paid(set, digest),
+                              .forced = run->forced,
                               .deadline_ns = now_ns() + (left_s > 0 ? (uint64_t)left_s : 1) * NS_PER_S,
                               .answer = on_answer,
                               .state = run};
@@ -438,7 +451,7 @@ static bool may_release(const struct held_batch *batch, uint64_t time_ns)
 {
     return batch->opened && batch->todo > 0 && batch->info.status == BATCH_IN_PROGRESS &&
            batch->info.ends_as == BATCH_COMPLETED && batch->resume_ns <= time_ns && batch->retry_ns <= time_ns &&
-           batch->saved.length < SAVED_BYTES_MAX;
+           batch->saved.length < SAVED_BYTES_MAX && batch_plan_has_next(batch);
 }
 
 /* J3 */
@@ -457,9 +470,11 @@ static bool release_line(struct batches *set, struct held_batch *batch)
 {
     struct line_run *run = mem_alloc(1, sizeof *run);
     if (!run) return false;
-    uint32_t line = batch->first_todo;
-    while (batch->lines.items[line].state != LINE_TODO) line++;
-    batch->first_todo = line + 1;
+    uint32_t line;
+    if (!batch_plan_next(batch, &line, &run->forced)) {
+        mem_free(run);
+        return false;
+    }
     batch->lines.items[line].state = LINE_RUNS;
     batch->todo--;
     batch->running++;

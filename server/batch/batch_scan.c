@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <string.h>
 
+enum { OUTPUT_UNKNOWN = 256, TOKENS_MAX = 1048576, CHOICES_MAX = 128 };
 enum { PIECE_BYTES = 1048576, ERRORS_MAX = 100 };
 
 struct scan {
@@ -44,6 +45,19 @@ static bool first_of(struct scan *scan, const char *custom_id, size_t length)
     if (scan->seen[at]) return false;
     scan->seen[at] = hash;
     return true;
+}
+
+/* The plan needs a measure before any line is tokenised; the engine's steps correct it while they run. */
+static void estimate(const struct json *body, struct batch_line *line)
+{
+    const struct json *most = json_member(body, "max_completion_tokens");
+    if (!json_has_number(most)) most = json_member(body, "max_tokens");
+    int64_t tokens = json_has_number(most) ? json_to_int(most) : OUTPUT_UNKNOWN;
+    int64_t choices = json_has_number(json_member(body, "n")) ? json_to_int(json_member(body, "n")) : 1;
+    tokens = tokens < 1 ? 1 : tokens > TOKENS_MAX ? TOKENS_MAX : tokens;
+    choices = choices < 1 ? 1 : choices > CHOICES_MAX ? CHOICES_MAX : choices;
+    line->prompt_tokens = line->length / 4 + 1;
+    line->output_tokens = (uint32_t)(tokens * choices);
 }
 
 static void check_line(struct scan *scan, const struct json *root)
@@ -99,6 +113,7 @@ static enum status take_line(struct scan *scan, const char *text, size_t length,
         return ST_OK;
     }
     check_line(scan, root);
+    estimate(json_member(root, "body"), &lines->items[lines->count - 1]);
     json_release(root);
     return ST_OK;
 }

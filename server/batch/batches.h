@@ -16,6 +16,9 @@
  * J5  Of another account's files and batches nothing can be seen: 404.
  * J6  A key that is revoked, and an account that is closed, gives its lines their error.
  * J7  An object has one job in the pool at a time (struct batch_job).
+ * J8  The plan (power/plan.h) has a batch as up to BATCH_PARTS_MAX jobs, each of as many lines, all with its deadline.
+ *     They are promised together when it is validated, or the batch fails with deadline_infeasible; a line runs when its
+ *     job was let go.
  *
  * io thread, but for jobs. Nothing of a file, a line or a result is logged. */
 #ifndef SERVER_BATCH_BATCHES_H
@@ -25,6 +28,8 @@
 #include "server/exchange.h"
 
 struct batches;
+struct plan;
+struct plan_news;
 struct route;
 
 struct batches_config {
@@ -34,6 +39,7 @@ struct batches_config {
     struct auth *auth;
     const char *folder; /* outlives them */
     uint32_t concurrency;
+    struct plan *plan;            /* power/plan.h */
     bool (*may_run)(void *state); /* whether calls are taken at all at the moment */
     void *state;
 };
@@ -56,6 +62,7 @@ void batches_body(struct batches *batches, struct http_conn *conn);
 /* A call to one of the four routes, read as a whole. */
 void batches_request(struct batches *batches, struct http_conn *conn, struct http_request *request,
                      const struct route *route);
+void batches_news(struct batches *batches, const struct plan_news *news); /* of the plan, about a job of theirs */
 bool batches_writable(struct batches *batches, struct http_conn *conn);   /* false: it is not of a download */
 bool batches_gone(struct batches *batches, const struct http_conn *conn); /* false: it is of none of its calls */
 

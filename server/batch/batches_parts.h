@@ -2,6 +2,7 @@
  *
  *   batches.c        the index, what is left of an earlier process, time
  *   batch_run.c      a batch's jobs and states, and its lines
+ *   batch_plan.c     its jobs in the plan of power
  *   batch_calls.c    the calls that are answered from the index
  *   batch_upload.c   uploads and downloads
  *
@@ -12,7 +13,7 @@
 #include "server/batch/batch_disk.h"
 #include "server/batch/batches.h"
 
-enum { BATCH_WAITS_MAX = 4, BATCH_TRIES_MAX = 3, BATCH_RETRY_MS = 1000 };
+enum { BATCH_PARTS_MAX = 64, BATCH_WAITS_MAX = 4, BATCH_TRIES_MAX = 3, BATCH_RETRY_MS = 1000 };
 
 /* Work for the pool: run there, then done on the loop; done owns the memory. */
 struct batch_job {
@@ -39,8 +40,17 @@ struct line_run {
     struct exchange *exchange; /* while it runs */
     uint32_t line;
     bool deferred; /* broken off */
+    bool forced;
     char custom_id[BATCH_CUSTOM_ID_MAX + 1], request_id[HTTP_REQUEST_ID_MAX + 1];
     struct buf body;
+};
+
+/* J8 */
+struct batch_part {
+    uint64_t plan_id; /* 0: not in the plan: done, expired, or has no line that is left */
+    uint32_t first, count, next, left;
+    double line_work; /* device seconds */
+    bool released, forced, started;
 };
 
 struct held_batch {
@@ -50,11 +60,13 @@ struct held_batch {
     struct stored_file *input;                /* NULL: has ended, or its file is gone */
     struct http_conn *waits[BATCH_WAITS_MAX]; /* to be answered when its .meta is durable */
     struct batch_lines lines;
-    uint32_t first_todo, todo, running;
+    uint32_t todo, running;
     struct buf saved; /* frames that are to be appended, of these lines */
     uint32_t saved_done, saved_failed;
     uint64_t log_length, resume_ns, retry_ns; /* retry_ns: a job has failed, the next one not before */
-    bool log_failed;                          /* the last append */
+    struct batch_part *parts;
+    uint32_t parts_count, part_lines;
+    bool log_failed; /* the last append */
     bool busy, opened, meta_due, durable, leaves, told_failure;
     bool finalized; /* its output is there: the next .meta says that it has ended */
     /* the job's */
@@ -93,6 +105,14 @@ struct held_batch *batches_find(struct batches *set, const char *id, uint64_t ac
 void batches_drop_file(struct batches *set, struct stored_file *file); /* out of the index, and freed */
 struct stored_file *batches_add_file(struct batches *set, const struct file_info *info);
 bool batches_was_paid(struct batches *set, const uint8_t digest[16]);
+
+/* batch_plan.c; see J8. begin: ST_OK, ST_LIMIT: infeasible, the reason is in *errors; ST_AGAIN, ST_NOMEM: later. */
+NODISCARD enum status batch_plan_begin(struct held_batch *batch, bool promised, struct buf *errors);
+bool batch_plan_next(struct held_batch *batch, uint32_t *line, bool *forced); /* takes a line that is to run */
+bool batch_plan_has_next(const struct held_batch *batch);
+void batch_plan_back(struct held_batch *batch, uint32_t line); /* it is to run again */
+void batch_plan_done(struct held_batch *batch, uint32_t line); /* it has its result */
+void batch_plan_end(struct held_batch *batch);                 /* nothing of it will run any more */
 
 /* batch_run.c */
 void batch_step(struct held_batch *batch);   /* the next job, if it is time for one */

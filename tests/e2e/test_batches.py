@@ -4,6 +4,7 @@ import io
 import json
 import pathlib
 import shutil
+import struct
 import tempfile
 import time
 import unittest
@@ -23,6 +24,24 @@ def lines_of(count, url="/v1/completions", prefix="line", **body):
 
 def client_of(server, key="alice-key"):
     return openai.OpenAI(base_url=server.url + "/v1", api_key=key, max_retries=0, timeout=60)
+
+
+def crc32c(data):
+    crc = 0xffffffff
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82f63b78 if crc & 1 else 0)
+    return crc ^ 0xffffffff
+
+
+def move_deadline(folder, batch, unix_s):
+    """In the .meta of a server that is not running: a promise is for half an hour at least, which no test waits for."""
+    path = pathlib.Path(folder, batch.id + ".meta")
+    text = json.loads(path.read_bytes()[16:])
+    text["expires_at"] = unix_s
+    text = json.dumps(text).encode()
+    path.write_bytes(struct.pack("<II", len(text), crc32c(bytes(8) + text)) + bytes(8) + text)
 
 
 def upload(client, data, name="in.jsonl", **more):
@@ -102,7 +121,30 @@ class Batches(unittest.TestCase):
             self.assertEqual(failed["gone-0"]["response"]["body"]["error"]["code"], "model_not_found")
             self.assertEqual(failed["wrong-0"]["response"]["status_code"], 400)
 
-    def test_cancel_expiry_and_lists(self):
+    def test_deadlines(self):
+        """What cannot be promised is refused with a time; what passes its deadline keeps what is done."""
+        with Server(*self.options, "--batch-concurrency", "1") as server:
+            client = client_of(server)
+            slow = lines_of(3000, max_tokens=50, ignore_eos=True)
+            early = ended(client, run(client, slow, "1m"))
+            self.assertEqual((early.status, early.errors.data[0].code), ("failed", "deadline_infeasible"))
+            self.assertRegex(early.errors.data[0].message, r"earliest that can be promised: 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+            batch = run(client, slow)
+            wait_for(lambda: client.batches.retrieve(batch.id).request_counts.completed > 1, "a line")
+        move_deadline(self.folder + "/held", batch, int(time.time()) + 3)
+        with Server(*self.options, "--batch-concurrency", "3") as server:
+            client = client_of(server)
+            batch = ended(client, batch)
+            self.assertEqual(batch.status, "expired")
+            self.assertGreaterEqual(batch.expired_at, batch.expires_at)
+            done, undone = results(client, batch.output_file_id), results(client, batch.error_file_id)
+            self.assertEqual(len({a["custom_id"] for a in done + undone}), 3000)
+            self.assertGreater(len(done), 1)
+            self.assertEqual(batch.request_counts.completed, len(done))
+            self.assertEqual({a["error"]["code"] for a in undone}, {"batch_expired"})
+            server.wait_idle()
+
+    def test_cancel_and_lists(self):
         with Server(*self.options, "--batch-concurrency", "1") as server:
             client = client_of(server)
             slow = lines_of(3000, max_tokens=50, ignore_eos=True)
@@ -116,13 +158,7 @@ class Batches(unittest.TestCase):
             done, undone = results(client, first.output_file_id), results(client, first.error_file_id)
             self.assertEqual(len(done) + len(undone), 3000)
             self.assertEqual({a["error"]["code"] for a in undone}, {"batch_cancelled"})
-            second = run(client, slow, "3s")
-            second = ended(client, second)
-            self.assertEqual(second.status, "expired")
-            self.assertGreaterEqual(second.expired_at, second.expires_at)
-            done, undone = results(client, second.output_file_id), results(client, second.error_file_id)
-            self.assertEqual(len({a["custom_id"] for a in done + undone}), 3000)
-            self.assertEqual({a["error"]["code"] for a in undone}, {"batch_expired"})
+            second = ended(client, run(client, lines_of(2)))
             third = ended(client, run(client, lines_of(1)))
             self.assertEqual([b.id for b in client.batches.list()], [third.id, second.id, first.id])
             page = client.batches.list(limit=2)

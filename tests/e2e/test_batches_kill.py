@@ -12,7 +12,7 @@ import unittest
 from harness import BINARY, NAME, Server, wait_for
 from test_batches import client_of, results, upload
 
-LINES, BATCHES, KILLS, WINDOW = 250, 4, 10, "10m"
+LINES, BATCHES, KILLS, WINDOW = 250, 4, 10, "1h"
 
 
 def data_of(batch):

@@ -57,7 +57,7 @@ static void test_http_route_admin_ones(void **state)
         assert_false(routes[i].admin && (routes[i].open || routes[i].needs_engine));
         admin += routes[i].admin && !routes[i].billing;
     }
-    assert_int_equal(admin, 7);
+    assert_int_equal(admin, 9);
 }
 
 /* B3: only these may be asked without a key. */
