@@ -210,7 +210,7 @@ const struct option option_table[] = {
      false},
     {"power-signal", 0, OPTION_LIST, SERVE, AT(power_signals), NULL, 0, 0, "KIND:PLACE",
      "A source of caps, targets, green power, prices and CO2; may be repeated, the first has the best rank. "
-     "file:PATH (CSV, JSON or a trace; read again when it changes), electricity-maps:URL, carbon-aware:URL, "
+     "file:PATH (CSV, JSON or a trace; read again when it changes), redis:HUB, electricity-maps:URL, carbon-aware:URL, "
      "watttime:URL, openadr:URL, each with ,share=.. ,rank=.. ,period=.. ,name=.. behind it; "
      "fixed:price=..,gco2=..,pue=.. where no source tells them. See server/power/README.md.",
      false},

@@ -570,9 +570,16 @@ static bool tell_demand(void *state, struct signal_demand *demand)
 static enum status open_power(struct server *server, struct error *err)
 {
     const struct config *config = server->config;
+    const struct redis_settings redis = {.url = config->redis,
+                                         .password = config->redis_password,
+                                         .password_file = config->redis_password_file,
+                                         .ca_file = config->redis_ca_file,
+                                         .cert_file = config->redis_cert_file,
+                                         .key_file = config->redis_key_file};
     struct signal_setup signals = {.specs = (const char *const *)config->power_signals.items,
                                    .specs_count = config->power_signals.count,
                                    .default_cap_w = config->power_default_cap_w,
+                                   .redis = &redis,
                                    .clock = clock_system(),
                                    .demand = tell_demand,
                                    .demand_state = server};

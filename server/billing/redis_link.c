@@ -137,12 +137,11 @@ enum status redis_node_flush(struct redis_link *link, uint32_t node, struct erro
     return status;
 }
 
-enum status redis_node_receive(struct redis_link *link, uint32_t node, uint32_t timeout_ms, struct redis_reply **reply,
-                               struct error *err)
+/* The next reply, or push; the node stays as it is whatever comes. */
+static enum status read_next(struct redis_link *link, uint32_t node, uint32_t timeout_ms, struct redis_reply **reply,
+                             struct error *err)
 {
     struct redis_node *n = &link->nodes[node];
-    if (n->connection == NULL) return error_set(err, ST_IO, "Redis: the connection is closed");
-    CHECK(n->owed > 0);
     const struct redis_wire *wire = link->target->wire;
     uint64_t deadline = link_now_ns(link) + timeout_ms * NS_PER_MS;
     enum status status;
@@ -160,12 +159,32 @@ enum status redis_node_receive(struct redis_link *link, uint32_t node, uint32_t 
         if (status == ST_OK) status = redis_reader_feed(n->reader, bytes, length, err);
         if (status != ST_OK) break;
     }
-    if (status != ST_OK) {
+    return status;
+}
+
+enum status redis_node_receive(struct redis_link *link, uint32_t node, uint32_t timeout_ms, struct redis_reply **reply,
+                               struct error *err)
+{
+    struct redis_node *n = &link->nodes[node];
+    if (n->connection == NULL) return error_set(err, ST_IO, "Redis: the connection is closed");
+    CHECK(n->owed > 0);
+    enum status status = read_next(link, node, timeout_ms, reply, err);
+    if (status != ST_OK)
         redis_node_close(link, node);
-        return status;
-    }
-    n->owed--;
-    return ST_OK;
+    else
+        n->owed--;
+    return status;
+}
+
+enum status redis_node_listen(struct redis_link *link, uint32_t node, uint32_t timeout_ms, struct redis_reply **reply,
+                              struct error *err)
+{
+    struct redis_node *n = &link->nodes[node];
+    if (n->connection == NULL) return error_set(err, ST_IO, "Redis: the connection is closed");
+    CHECK(n->owed == 0);
+    enum status status = read_next(link, node, timeout_ms, reply, err);
+    if (status != ST_OK && status != ST_TIMEOUT) redis_node_close(link, node);
+    return status;
 }
 
 enum status redis_node_call(struct redis_link *link, uint32_t node, const struct redis_command *command,

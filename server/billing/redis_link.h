@@ -77,6 +77,10 @@ NODISCARD enum status redis_node_send(struct redis_link *link, uint32_t node, co
 NODISCARD enum status redis_node_flush(struct redis_link *link, uint32_t node, struct error *err);
 NODISCARD enum status redis_node_receive(struct redis_link *link, uint32_t node, uint32_t timeout_ms,
                                          struct redis_reply **reply, struct error *err);
+/* What comes unasked after a SUBSCRIBE. ST_TIMEOUT: nothing has, and the node stays open; any other failure closes it.
+ */
+NODISCARD enum status redis_node_listen(struct redis_link *link, uint32_t node, uint32_t timeout_ms,
+                                        struct redis_reply **reply, struct error *err);
 void redis_node_close(struct redis_link *link, uint32_t node);
 bool redis_node_open(const struct redis_link *link, uint32_t node);
 uint64_t redis_node_generation(const struct redis_link *link, uint32_t node); /* of the open connection */

@@ -14,7 +14,7 @@
 static const struct signal_provider *const providers[SIGNAL_KINDS] = {
     [SIGNAL_KIND_FILE] = &signal_file,         [SIGNAL_KIND_ELECTRICITY_MAPS] = &signal_http,
     [SIGNAL_KIND_CARBON_AWARE] = &signal_http, [SIGNAL_KIND_WATTTIME] = &signal_http,
-    [SIGNAL_KIND_OPENADR] = &signal_openadr,
+    [SIGNAL_KIND_OPENADR] = &signal_openadr,   [SIGNAL_KIND_REDIS] = &signal_redis,
 };
 
 struct feed {

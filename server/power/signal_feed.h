@@ -10,6 +10,7 @@
 #define SERVER_POWER_SIGNAL_FEED_H
 
 #include "runtime/base/clock.h"
+#include "server/billing/redis_link.h"
 #include "server/power/signal.h"
 #include "server/power/signal_spec.h"
 
@@ -45,6 +46,7 @@ struct signal_setup {
     const char *const *specs; /* as typed; borrowed for the life */
     uint32_t specs_count;
     double default_cap_w;
+    const struct redis_settings *redis; /* of --redis; for create alone. NULL, or url NULL: not given */
     const struct clock *clock;
     /* NULL: nobody knows. False: there is no meter. Called by providers' threads between start and stop. */
     bool (*demand)(void *state, struct signal_demand *demand);

@@ -5,6 +5,7 @@
 #include "server/power/signal_feed.h"
 
 extern const struct signal_provider signal_file;
+extern const struct signal_provider signal_redis;
 extern const struct signal_provider signal_http;    /* electricity-maps, carbon-aware, watttime */
 extern const struct signal_provider signal_openadr; /* openadr */
 

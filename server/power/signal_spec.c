@@ -14,6 +14,7 @@ struct kind {
 static const struct kind kinds[SIGNAL_KINDS] = {
     [SIGNAL_KIND_FIXED] = {"fixed", NULL, 1000},
     [SIGNAL_KIND_FILE] = {"file", "a path", 10000},
+    [SIGNAL_KIND_REDIS] = {"redis", "a hub's name", 10000},
     [SIGNAL_KIND_ELECTRICITY_MAPS] = {"electricity-maps", "a URL", 300000},
     [SIGNAL_KIND_CARBON_AWARE] = {"carbon-aware", "a URL", 300000},
     [SIGNAL_KIND_WATTTIME] = {"watttime", "a URL", 300000},
@@ -26,7 +27,7 @@ enum value { VALUE_TEXT, VALUE_RANK, VALUE_SECONDS, VALUE_NUMBER, VALUE_CONSTANT
 #define OF(kind)   (1u << SIGNAL_KIND_##kind)
 #define SOURCES    (~OF(FIXED))
 #define CARBON     (OF(ELECTRICITY_MAPS) | OF(CARBON_AWARE) | OF(WATTTIME))
-#define SERVERS    (CARBON | OF(OPENADR))
+#define SERVERS    (CARBON | OF(OPENADR) | OF(REDIS))
 #define TOKENS     (OF(WATTTIME) | OF(OPENADR))
 
 struct name {
@@ -47,6 +48,7 @@ static const struct name names[] = {
     {"price", OF(FIXED), VALUE_CONSTANT, AT(constants.price_kwh), SLOT_PRICE, -1e6, 1e6},
     {"gco2", OF(FIXED), VALUE_CONSTANT, AT(constants.gco2_kwh), SLOT_CO2, 0, 10000},
     {"pue", OF(FIXED), VALUE_CONSTANT, AT(constants.pue), SLOT_PUE, 1, 10},
+    {"url", OF(REDIS), VALUE_TEXT, AT(url), SIGNAL_TEXT_BYTES, 0, 0},
     {"secret_env", SERVERS, VALUE_TEXT, AT(secret_env), SIGNAL_WORD_BYTES, 0, 0},
     {"secret_file", SERVERS, VALUE_TEXT, AT(secret_file), SIGNAL_TEXT_BYTES, 0, 0},
     {"ca_file", SERVERS, VALUE_TEXT, AT(ca_file), SIGNAL_TEXT_BYTES, 0, 0},

@@ -1,6 +1,6 @@
 /* One --power-signal as it is typed:  KIND:PLACE[,name=value]...
  *
- *   file:/etc/power.csv,share=0.25,rank=1      fixed:price=0.31,gco2=400,pue=1.2
+ *   file:/etc/power.csv,share=0.25,rank=1      redis:north      fixed:price=0.31,gco2=400,pue=1.2
  *
  * PLACE (a path, a URL, a hub's name) ends where the first ",name=" with a name of the kind's begins, so that commas in
  * it need no escapes. Which kinds there are and which names they take stands in two tables of signal_spec.c. A secret
@@ -19,6 +19,7 @@ enum { SIGNAL_PLACE_BYTES = 1024, SIGNAL_TEXT_BYTES = 256, SIGNAL_WORD_BYTES = 1
 enum signal_kind {
     SIGNAL_KIND_FIXED,
     SIGNAL_KIND_FILE,
+    SIGNAL_KIND_REDIS,
     SIGNAL_KIND_ELECTRICITY_MAPS,
     SIGNAL_KIND_CARBON_AWARE,
     SIGNAL_KIND_WATTTIME,
@@ -36,6 +37,7 @@ struct signal_spec {
     double scale_w;               /* scale= watts of 1.0 in a trace; 0: not given */
     double speed;                 /* speed= of a trace's time, 1 */
     struct power_slot constants;  /* price=, gco2=, pue= */
+    char url[SIGNAL_TEXT_BYTES];  /* url= of Redis; "": that of --redis */
     /* Of servers; "": not given. */
     char secret_env[SIGNAL_WORD_BYTES], secret_file[SIGNAL_TEXT_BYTES]; /* where the secret is: a variable, a file */
     char user[SIGNAL_TEXT_BYTES], token_url[SIGNAL_TEXT_BYTES];         /* whose it is, and where it gives a token */

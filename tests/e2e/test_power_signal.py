@@ -3,12 +3,13 @@ end, changes nothing upwards. Rates are compared with each other on the same mac
 import json
 import os
 import pathlib
+import subprocess
 import tempfile
 import threading
 import time
 import unittest
 
-from harness import Server, wait_for
+from harness import Redis, Server, wait_for
 
 WITH_ADMIN = {"MILLRACE_ADMIN_KEY": "adm"}
 ADMIN = {"Authorization": "Bearer adm"}
@@ -128,6 +129,32 @@ class PowerSignal(unittest.TestCase):
                 wait_for(lambda: power(server)["told"]["green_w"] == watts, f"{watts} W")
             self.assertEqual(power(server)["told"]["gco2_kwh"], 380)
             self.assertEqual(server.metric("mr_signal_carbon_grams_per_kwh"), 380)
+
+    def test_a_hash_in_redis_is_followed(self):
+        with Redis() as redis:
+            port = redis.url.rsplit(":", 1)[1]
+
+            def cli(*words):
+                return subprocess.run(["redis-cli", "-p", port, *map(str, words)], capture_output=True, text=True, check=True).stdout
+
+            cli("HSET", "mr:power:north", "cap_w", 160, "price_kwh", 0.2)
+            hub = f"redis:north,url={redis.url},share=0.5,period=3600"  # what is seen is the hint
+            with Server(*METER, "--power-signal", hub, env=WITH_ADMIN) as server:
+                wait_for(lambda: power(server)["cap_w"] == 80, "half of the hub's cap")
+                wait_for(lambda: int(cli("PUBSUB", "NUMSUB", "mr:power:north").split()[1]) == 1, "it listens")
+                cli("HSET", "mr:power:north", "cap_w", 120)
+                cli("PUBLISH", "mr:power:north", "changed")
+                wait_for(lambda: power(server)["cap_w"] == 60, "the change")
+                cli("HSET", "mr:power:north", "cap_w", "a lot")
+                cli("PUBLISH", "mr:power:north", "changed")
+                wait_for(lambda: source(server, "redis")["rejected"].get("unreadable"), "garbage is counted")
+                cli("DEL", "mr:power:north")
+                cli("PUBLISH", "mr:power:north", "changed")
+                wait_for(lambda: source(server, "redis")["rejected"].get("unreachable"), "the hash is gone")
+                self.assertEqual(power(server)["cap_w"], 60)
+                redis.process.kill()
+                redis.process.wait()
+                self.assertEqual(power(server)["cap_w"], 60)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,10 @@ static void test_signal_spec_file(void **state)
     spec = good("file:power.csv");
     assert_true(spec.rank == 3 && spec.period_ms == 10000 && spec.share == 1 && spec.speed == 1 && !spec.name[0]);
     assert_int_equal(good("file:power.csv,rank=0").rank, 0);
+    spec = good("redis:north,url=redis-cluster://a:1,b:2,share=0.1");
+    assert_true(spec.kind == SIGNAL_KIND_REDIS && spec.share == 0.1);
+    assert_string_equal(spec.place, "north");
+    assert_string_equal(spec.url, "redis-cluster://a:1,b:2");
 }
 
 static void test_signal_spec_refuses(void **state)
