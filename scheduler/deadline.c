@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { RING = 1024, LEARN_JOBS_MIN = 16, SERIAL_BITS = 20 };
+enum { RING = 1024, LEARN_JOBS_MIN = 16, SMOOTH_SLOTS = 4, SERIAL_BITS = 20 };
 _Static_assert(RING > DEADLINE_SLOTS_MAX + 1, "what is ahead fits into the ring");
 
 static const int64_t DEADLINE_MS_MAX = (INT64_C(1) << 43) - 1; /* the year 2248; with the serial it fits the heap */
@@ -450,6 +450,23 @@ static int by_price(const void *a, const void *b)
     return (x->slot > y->slot) - (x->slot < y->slot);
 }
 
+/* What a slot's price is taken for: of forecasts the mean around it. Alone, the lowest of many would be the one that is
+ * most wrong (the optimizer's curse: Smith and Winkler 2006), and work would wait for a price that does not come. */
+static double price_thought(const struct deadline *d, uint32_t slot)
+{
+    struct deadline_slot told = slot_at(d, d->first + slot);
+    if (!told.forecast) return told.price;
+    double sum = 0;
+    uint32_t count = 0;
+    for (int64_t i = (int64_t)slot - SMOOTH_SLOTS; i <= (int64_t)slot + SMOOTH_SLOTS; i++) {
+        struct deadline_slot near = slot_at(d, d->first + i);
+        if (i < 0 || !near.priced || !near.forecast) continue;
+        sum += near.price;
+        count++;
+    }
+    return sum / count;
+}
+
 /* Work that the cheapest slots take, each as far as the work reaches that may still run in it; stops after slot
  * `until`. chosen: [DEADLINE_SLOTS_MAX]. Work is scaled by `share`, as not all of the bounds will be used. */
 static void choose_cheapest(const struct deadline *d, int64_t now_ms, double share, uint32_t until, double *chosen)
@@ -467,7 +484,7 @@ static void choose_cheapest(const struct deadline *d, int64_t now_ms, double sha
     for (uint32_t i = 0; i < DEADLINE_SLOTS_MAX; i++) {
         struct deadline_slot slot = slot_at(d, d->first + i);
         chosen[i] = 0;
-        if (slot.priced) prices[count++] = (struct price){slot.price, i};
+        if (slot.priced) prices[count++] = (struct price){price_thought(d, i), i};
     }
     qsort(prices, count, sizeof *prices, by_price);
     for (uint32_t i = 0; i < count; i++) {
@@ -543,6 +560,8 @@ static double room_wanted(const struct deadline *d, int64_t now_ms)
     if (d->policy == DEADLINE_GREEN) return slot_at(d, d->first).green - d->spent - share * d->let_go.work;
     double chosen[DEADLINE_SLOTS_MAX];
     choose_cheapest(d, now_ms, share, 0, chosen);
+    double most = slot_at(d, d->first).likely * rest_share(d, now_ms);
+    if (fits(most, chosen[0])) return room_ahead(d); /* all of the slot: engines may not run short at its end */
     return chosen[0] - share * d->let_go.work;
 }
 
@@ -601,6 +620,9 @@ uint32_t deadline_choose(struct deadline *d, int64_t now_ms, deadline_news_fn ne
             let_go(&choice, idx, DEADLINE_BY_CAPACITY);
     double need = d->need = need_of(d, now_ms); /* D2 */
     for (uint32_t idx; need > 0 && (idx = earliest(d, BOUND_MODES)) != DEADLINE_NONE;) {
+        /* Engines that have a slot's work already would take more in their own order, not in that of deadlines. */
+        bool now = bucket_of(d, &d->items[idx]) - d->config.margin_slots <= d->first;
+        if (!now && d->let_go.work >= slot_at(d, d->first).likely) break;
         need -= d->items[idx].left;
         let_go(&choice, idx, DEADLINE_BY_NEED);
     }

@@ -61,6 +61,7 @@ struct deadline_slot {
     double green;    /* of it on green power, after interactive work */
     double price;    /* of a unit of work, in any unit */
     bool priced;
+    bool forecast; /* the price may yet change */
 };
 
 enum deadline_why {                       /* of a job that waits, or why one that does not was let go */
