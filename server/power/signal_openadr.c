@@ -244,8 +244,10 @@ static uint32_t ven_look(void *state, int64_t now_ms)
     if (status == ST_OK) {
         tell(ven, now_ms);
         report(ven, now_ms);
-    } else if (status != ST_CANCELED)
+    } else if (status != ST_CANCELED) {
         signal_failed(ven->ear->signals, ven->ear->source, why, err.message);
+        ven->known = false; /* a server that comes back may have forgotten us, and shows events to those it knows */
+    }
     return feed_client_end(&ven->client, status == ST_OK);
 }
 

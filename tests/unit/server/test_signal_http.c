@@ -385,6 +385,36 @@ static void test_signal_openadr_introduces_itself(void **state)
     world.vens_status = 200;
     (void)look();
     assert_int_equal(world.gets, 1);
+    world.vens = "[]"; /* one that was away may have forgotten us */
+    world.posts = 0;
+    world.status = 502;
+    (void)look();
+    assert_int_equal(world.posts, 0);
+    world.status = 200;
+    (void)look();
+    assert_int_equal(world.posts, 1);
+    (void)look();
+    assert_int_equal(world.posts, 1);
+}
+
+/* The store has room for so many limits with borders inside a quarter of an hour: it takes what fits and says so. */
+static void test_signal_openadr_more_limits_than_the_store_keeps(void **state)
+{
+    static char text[20000];
+    size_t at_byte = (size_t)snprintf(text, sizeof text, "[");
+    (void)state;
+    open_source(OPENADR);
+    for (int i = 0; i < 30; i++)
+        at_byte += (size_t)snprintf(text + at_byte, sizeof text - at_byte,
+                                    "%s{\"id\":\"e%d\",\"programID\":\"p\",\"intervalPeriod\":{\"start\":"
+                                    "\"2026-11-23T10:%02d:00Z\",\"duration\":\"PT30S\"},\"intervals\":[{\"id\":0,"
+                                    "\"payloads\":[{\"type\":\"IMPORT_CAPACITY_LIMIT\",\"values\":[%d]}]}]}",
+                                    i ? "," : "", i, i, 10 + i);
+    (void)snprintf(text + at_byte, sizeof text - at_byte, "]");
+    world.body = text;
+    (void)look();
+    assert_true(state_of().rejected[SIGNAL_FULL] > 0);
+    assert_true(at(TEN).cap_w == 10000 && at(TEN + 5 * MINUTE).cap_w == 15000);
 }
 
 static bool tell_demand(void *state, struct signal_demand *demand)
@@ -460,6 +490,7 @@ int main(void)
         TEST(test_signal_openadr_failures_keep_what_was_told),
         TEST(test_signal_openadr_reads_all_pages_or_none),
         TEST(test_signal_openadr_introduces_itself),
+        TEST(test_signal_openadr_more_limits_than_the_store_keeps),
         TEST(test_signal_openadr_reports_once_a_minute_while_it_is_asked_to),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
