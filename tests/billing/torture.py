@@ -17,6 +17,9 @@ import books
 from fault_proxy import FaultProxy
 from harness import MODELS, Chaos, Folder, Load, kill_a_node, make_node, wait_for, write_keys, write_prices
 from redis_servers import Redis, SentinelSet
+# a meter that is computed, and grams for each of its joules: so that there is energy to be booked
+METER = ["--power-sensor", "simulated", "--power-idle", "40", "--power-full", "100", "--power-signal", "fixed:pue=1.25,gco2=400"]
+
 
 class Torture:
     def __init__(self, options, folder):
@@ -45,6 +48,8 @@ class Torture:
     def make_nodes(self, ledger_options):
         options = ["--api-key-file", self.keys, "--prices", self.prices, "--journal-segment-bytes", self.o.segment, "--journal-mode", self.o.mode,
                    "--shutdown-timeout", self.o.shutdown_timeout, *ledger_options]
+        if self.o.meter:
+            options += METER
         command = ["serve", self.o.model, "--served-model-name", MODELS[0]] if self.o.model else MODELS
         return [make_node(self.o.server, f"node{i}", self.folder, options, {"NULL_STEP_US": self.o.step_us}, command)
                 for i in range(self.o.nodes)]
@@ -136,6 +141,8 @@ class Torture:
         report = books.judge(self.nodes, self.clients, self.ledger, self.o.dump)
         del report["dump"]
         report.update(self.numbers, ledger=self.o.ledger, mode=self.o.mode, accounts=self.o.accounts, seed=self.o.seed)
+        if self.o.meter: # kills take the energy of what had just ended, and no more
+            report["clean"] = report["clean"] and report["energies"] * 2 > report["records"] and report["energy_uj"] > 0
         if self.o.bound >= 0:
             self.check_bound(report)
         if self.o.ledger == "redis":
@@ -152,7 +159,7 @@ class Torture:
 
 
 def table(report):
-    names = ("requests", "records", "opens", "charged", "waived", "exact", "retried", "kills", "redis_kills", "aof_bytes_cut", "failovers",
+    names = ("requests", "records", "opens", "charged", "waived", "exact", "retried", "energies", "energy_uj", "kills", "redis_kills", "aof_bytes_cut", "failovers",
              "records_thrown_away", "starts", "units", "bound", "beyond_bound", "lost",
              "double", "wrong", "foreign", "stuck", "ledger_faults_count", "applied_after_s", "seconds", "checked_in_s")
     print(f"{'ledger':>20} {report['ledger']}, {report['nodes']} nodes, mode {report['mode']}, seed {report['seed']}")
@@ -174,6 +181,7 @@ def arguments(argv):
                         ("failovers", 0), ("seed", 20261123), ("step-us", 300), ("retry", 0), ("cut", 80), ("tokens-max", 200),
                         ("bound", -1), ("drain-percent", 5), ("limit-s", 600)):
         parser.add_argument("--" + name, type=int, default=value)
+    parser.add_argument("--meter", action="store_true", help="with energy records")
     parser.add_argument("--redis-cut-share", type=float, default=0.5)
     parser.add_argument("--ledger", choices=("process", "redis", "sentinel"), default="process")
     parser.add_argument("--fsync", choices=("everysec", "always"), default="everysec")
