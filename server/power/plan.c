@@ -15,13 +15,16 @@
 enum {
     MARGIN_SLOTS = 2,
     REPLAN_MS = 60000,
-    MINUTES = 1440,     /* of interactive work that are remembered */
-    MINUTES_KNOWN = 30, /* before these, INTERACTIVE_FIRST is thought */
+    MINUTES = 1440, /* of interactive work that are remembered */
+    MINUTES_KNOWN = 30,
+    /* before these, INTERACTIVE_FIRST is thought */ SLOTS_OF_DAY = 96,
     RECORD_NONE = UINT32_MAX
 };
 
 static const double INTERACTIVE_FIRST = 0.25; /* of the device; the batch share of serving is up to 55 % (EcoServe) */
+static const double MINUTE_WEIGHT = 0.1;      /* of a minute, in what is recent or usual */
 static const double BUSY_MIN_S = 0.5;         /* in a minute, to learn watts from it */
+static const double SHARE_MIN = 0.05;         /* a lower one lasts no longer than this */
 static const double WORK_MIN_S = 1e-6;
 static const double ROWS_DECAY = 0.9; /* of the rows of a step, by each minute with work */
 
@@ -49,10 +52,14 @@ struct plan {
     uint32_t minutes_count, minutes_next;
     double spent, minute_spent;           /* device seconds of deferrable work, of all time */
     double interactive, interactive_mean; /* 95th percentile and mean of the minutes */
+    double recent;                        /* of the last ten or so */
+    double of_day[SLOTS_OF_DAY];          /* their usual value at that time of the day; < 0: not known */
+    double slot_interactive;              /* device seconds in this slot */
     double deferrable_rate;               /* device seconds a second, in the last minute */
     int64_t planned_ms;
     struct deadline_slot slots[DEADLINE_SLOTS_MAX]; /* of the last plan */
     enum deadline_policy policy;
+    struct power_slot told_now; /* of the slot that is now, at the last plan */
     bool hold, dirty, looked;
     enum plan_cause short_by; /* why D1's sums do not hold; LATE while they do */
     struct plan_totals totals;
@@ -83,7 +90,8 @@ enum status plan_create(const struct plan_config *config, struct plan **out, str
     plan->news_first = plan->news_last = RECORD_NONE;
     energy_model_init(&plan->cost, 1);
     plan->rows = 1;
-    plan->interactive = plan->interactive_mean = INTERACTIVE_FIRST;
+    plan->interactive = plan->interactive_mean = plan->recent = INTERACTIVE_FIRST;
+    for (uint32_t i = 0; i < SLOTS_OF_DAY; i++) plan->of_day[i] = -1;
     *out = plan;
     return ST_OK;
 }
@@ -198,7 +206,7 @@ bool plan_take(struct plan *plan, struct plan_news *news, int64_t now_ms)
         if (!kind) continue;
         *news = (struct plan_news){.kind = (enum plan_news_kind)(kind - 1), .id = record->id};
         if (news->kind == PLAN_RELEASED) {
-            news->forced = deadline_reason(plan->jobs, idx) == DEADLINE_BY_NEED;
+            news->forced = plan->hold && deadline_reason(plan->jobs, idx) == DEADLINE_BY_NEED;
             count_deferral(plan, record, now_ms);
         }
         return true;
@@ -292,6 +300,32 @@ void plan_remove(struct plan *plan, uint64_t id, enum plan_end end, double work_
     drop(plan, idx, ran && end == PLAN_DONE);
 }
 
+/* ---- watts and device seconds ---- */
+
+static double lowest(double a, double b)
+{
+    return b < a ? b : a;
+}
+
+/* Watts above idle of work at full speed. */
+static double full_work_w(const struct plan *plan)
+{
+    const struct plan_now *now = &plan->now;
+    double most = now->full_w - now->idle_w;
+    return plan->busy_w > 0 && plan->busy_w < most ? plan->busy_w : most;
+}
+
+/* What of the device the watts of a slot pay for. */
+static double share_of(const struct plan *plan, const struct power_slot *told)
+{
+    const struct plan_now *now = &plan->now;
+    double watts = lowest(now->cap_w, now->target_w);
+    if (!now->metered) return 1;
+    if (told->have & SLOT_CAP) watts = lowest(watts, told->cap_w);
+    if (told->have & SLOT_TARGET) watts = lowest(watts, told->target_w);
+    return fmin(fmax((watts - now->idle_w) / full_work_w(plan), 0), 1);
+}
+
 /* ---- what steps cost ---- */
 
 double plan_work(const struct plan *plan, const struct plan_request *request)
@@ -308,6 +342,7 @@ int64_t plan_span_ms(const struct plan *plan, const struct plan_request *request
     struct energy_work prompt = {.prefill_tokens = request->prompt_tokens};
     double steps = (double)request->output_tokens / (request->choices ? request->choices : 1);
     double seconds = steps * energy_model_joules(&plan->cost, &step) + energy_model_joules(&plan->cost, &prompt);
+    if (plan->looked) seconds /= fmax(share_of(plan, &plan->told_now), SHARE_MIN); /* steps are paced */
     return (int64_t)fmin(seconds * 1e3, 1e15);
 }
 
@@ -337,7 +372,13 @@ static void learn_minute(struct plan *plan, const struct plan_now *now)
         double watts = (now->work_j - plan->minute.work_j) / busy;
         plan->busy_w = plan->busy_w > 0 ? plan->busy_w + 0.1 * (watts - plan->busy_w) : watts;
     }
-    plan->minutes[plan->minutes_next] = fmin(fmax(busy - deferrable, 0) / seconds, 1);
+    double rate = fmin(fmax(busy - deferrable, 0) / seconds, 1);
+    double *usual = &plan->of_day[plan->minute.now_ms / PLAN_SLOT_MS % SLOTS_OF_DAY];
+    *usual = *usual < 0 ? rate : *usual + MINUTE_WEIGHT * (rate - *usual);
+    plan->recent += MINUTE_WEIGHT * (rate - plan->recent);
+    if (now->now_ms / PLAN_SLOT_MS != plan->minute.now_ms / PLAN_SLOT_MS) plan->slot_interactive = 0;
+    plan->slot_interactive += rate * seconds;
+    plan->minutes[plan->minutes_next] = rate;
     plan->minutes_next = (plan->minutes_next + 1) % MINUTES;
     plan->minutes_count += plan->minutes_count < MINUTES;
     plan->deferrable_rate = deferrable / seconds;
@@ -353,45 +394,38 @@ static void learn_minute(struct plan *plan, const struct plan_now *now)
 
 /* ---- planning ---- */
 
-static double lowest(double a, double b)
+/* What interactive requests are thought to take in the slot that is i slots ahead, device seconds a second. */
+static double interactive_in(const struct plan *plan, uint32_t i)
 {
-    return b < a ? b : a;
+    double usual = plan->of_day[(plan->now.now_ms / PLAN_SLOT_MS + i) % SLOTS_OF_DAY];
+    if (i == 0) return plan->recent;
+    return usual < 0 ? plan->interactive_mean : usual;
 }
 
-/* Watts above idle of work at full speed. */
-static double full_work_w(const struct plan *plan)
+/* Device seconds of green power that interactive requests leave of the slot. */
+static double green_left(const struct plan *plan, const struct power_slot *told, uint32_t i)
 {
-    const struct plan_now *now = &plan->now;
-    double most = now->full_w - now->idle_w;
-    return plan->busy_w > 0 && plan->busy_w < most ? plan->busy_w : most;
+    const double seconds = PLAN_SLOT_MS / 1e3, rest = 1 - (double)(plan->now.now_ms % PLAN_SLOT_MS) / PLAN_SLOT_MS;
+    double green = told->green_w > 0; /* without a meter nobody knows how far it reaches */
+    if (plan->now.metered) green = (told->green_w - plan->now.idle_w) / full_work_w(plan);
+    double taken = interactive_in(plan, i) * seconds;
+    if (i == 0) taken = plan->slot_interactive + taken * rest;
+    return fmax(green * seconds - taken, 0);
 }
 
-/* What of the device the watts of a slot pay for. */
-static double share_of(const struct plan *plan, const struct power_slot *told)
-{
-    const struct plan_now *now = &plan->now;
-    double watts = lowest(now->cap_w, now->target_w);
-    if (!now->metered) return 1;
-    if (told->have & SLOT_CAP) watts = lowest(watts, told->cap_w);
-    if (told->have & SLOT_TARGET) watts = lowest(watts, told->target_w);
-    return fmin(fmax((watts - now->idle_w) / full_work_w(plan), 0), 1);
-}
-
-static struct deadline_slot plan_slot(const struct plan *plan, const struct power_slot *told, bool is_now)
+static struct deadline_slot plan_slot(const struct plan *plan, const struct power_slot *told, uint32_t i)
 {
     const double seconds = PLAN_SLOT_MS / 1e3;
-    double share = share_of(plan, told), interactive = plan->interactive_mean;
-    bool shed = ((told->have & SLOT_SHED) && told->shed_level > 0) || (is_now && plan->now.shed_level > 0);
+    double share = share_of(plan, told), surely = plan->interactive;
+    bool shed = ((told->have & SLOT_SHED) && told->shed_level > 0) || (i == 0 && plan->now.shed_level > 0);
+    if (i < 2 && plan->recent > surely) surely = plan->recent;
     /* A level told for part of a slot takes all of its capacity from the proof, and holds only while it is there. */
-    struct deadline_slot slot = {.capacity = shed ? 0 : fmax(share - plan->interactive, 0) * seconds,
-                                 .likely = fmax(share - interactive, 0) * seconds};
-    if (told->have & SLOT_GREEN) {
-        double green = told->green_w > 0;
-        if (plan->now.metered) green = (told->green_w - plan->now.idle_w) / full_work_w(plan);
-        slot.green = fmax(green - interactive, 0) * seconds;
-    }
-    slot.priced = told->have & SLOT_PRICE;
-    slot.price = told->price_kwh * (told->have & SLOT_PUE ? told->pue : 1);
+    struct deadline_slot slot = {.capacity = shed ? 0 : fmax(share - surely, 0) * seconds,
+                                 .likely = fmax(share - interactive_in(plan, i), 0) * seconds,
+                                 .priced = told->have & SLOT_PRICE,
+                                 .forecast = i > 0 && told->quality == SLOT_FORECAST,
+                                 .price = told->price_kwh * (told->have & SLOT_PUE ? told->pue : 1)};
+    if (told->have & SLOT_GREEN) slot.green = green_left(plan, told, i);
     return slot;
 }
 
@@ -405,7 +439,8 @@ static void make_plan(struct plan *plan)
         told = (struct power_slot){0};
         if (i < PLAN_SLOTS && plan->config.over_slot)
             plan->config.over_slot(plan->config.state, first_ms + (int64_t)i * PLAN_SLOT_MS, now_ms, &told);
-        plan->slots[i] = plan_slot(plan, &told, i == 0);
+        plan->slots[i] = plan_slot(plan, &told, i);
+        if (i == 0) plan->told_now = told;
         capped |= share_of(plan, &told) < 1;
         have |= told.have;
     }

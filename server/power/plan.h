@@ -14,8 +14,9 @@
  *
  * Slots come from the store of signals; without one all may run, in the order of deadlines and as far as a slot's work
  * ahead. Planned anew every 60 s, at each slot, and at once when a cap, a target or a shed level changes. A shed level
- * of 1 or more holds all but what its deadline asks for now: such jobs are told `forced`, and go to the engine as class
- * default, since flex and batch are held there. plan_take chooses again whenever jobs have come, gone or worked.
+ * of 1 or more holds all but what its deadline asks for now: those that are released then are told `forced`, and go to
+ * the engine as class default, since flex and batch are held there. plan_take chooses again whenever jobs have come,
+ * gone or worked.
  *
  * Jobs are not kept here: who accepted one (the journal) enters it again after a restart. io thread only, no lock;
  * times are Unix milliseconds and arguments. */
@@ -58,7 +59,7 @@ enum plan_news_kind { PLAN_RELEASED, PLAN_TAKEN_BACK, PLAN_EXPIRED };
 struct plan_news {
     enum plan_news_kind kind;
     uint64_t id;
-    bool forced;           /* RELEASED: by its deadline; goes to the engine as class default */
+    bool forced;           /* RELEASED in an event, by its deadline; goes to the engine as class default */
     enum plan_cause cause; /* EXPIRED */
 };
 
