@@ -6,6 +6,7 @@
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -324,12 +325,21 @@ void batches_tick(struct batches *set)
     sweep(set);
 }
 
-void batches_look(const struct batches *set, struct batches_view *view)
+void batches_print_metrics(const struct batches *set, struct buf *out)
 {
-    *view = (struct batches_view){.running = set->running};
+    uint32_t unfinished = 0;
+    uint64_t waiting = 0;
+    if (!set) return;
     for (const struct held_batch *batch = set->batches; batch; batch = batch->next) {
         if (batch_has_ended(&batch->info)) continue;
-        view->batches++;
-        view->waiting += batch->todo;
+        unfinished++;
+        waiting += batch->todo;
     }
+    buf_append_format(out,
+                      "# HELP mr_batches Batches that have not ended.\n# TYPE mr_batches gauge\nmr_batches %u\n"
+                      "# HELP mr_batch_lines Lines of such batches.\n# TYPE mr_batch_lines gauge\n"
+                      "mr_batch_lines{state=\"running\"} %u\nmr_batch_lines{state=\"waiting\"} %" PRIu64 "\n"
+                      "# HELP mr_batch_stored_bytes Bytes of all files of batches.\n"
+                      "# TYPE mr_batch_stored_bytes gauge\nmr_batch_stored_bytes %" PRIu64 "\n",
+                      unfinished, set->running, waiting, set->bytes);
 }

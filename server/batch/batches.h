@@ -17,8 +17,8 @@
  * J6  A key that is revoked, and an account that is closed, gives its lines their error.
  * J7  An object has one job in the pool at a time (struct batch_job).
  * J8  The plan (power/plan.h) has a batch as up to BATCH_PARTS_MAX jobs, each of as many lines, all with its deadline.
- *     They are promised together when it is validated, or the batch fails with deadline_infeasible; a line runs when its
- *     job was let go.
+ *     They are promised together when it is validated, or the batch fails with deadline_infeasible; a line runs when
+ * its job was let go.
  *
  * io thread, but for jobs. Nothing of a file, a line or a result is logged. */
 #ifndef SERVER_BATCH_BATCHES_H
@@ -66,11 +66,7 @@ void batches_news(struct batches *batches, const struct plan_news *news); /* of 
 bool batches_writable(struct batches *batches, struct http_conn *conn);   /* false: it is not of a download */
 bool batches_gone(struct batches *batches, const struct http_conn *conn); /* false: it is of none of its calls */
 
-/* For /metrics: batches by status that have not ended, lines under way and lines that wait. */
-struct batches_view {
-    uint32_t batches, running;
-    uint64_t waiting;
-};
-void batches_look(const struct batches *batches, struct batches_view *view);
+/* For /metrics, in Prometheus' text form; nothing without them. */
+void batches_print_metrics(const struct batches *batches, struct buf *out);
 
 #endif

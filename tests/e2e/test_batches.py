@@ -12,6 +12,7 @@ import unittest
 import openai
 
 from harness import NAME, Server, wait_for
+from test_bill import Billed, bill, bill_json
 
 KEYS = ("--api-key", "alice-key", "--api-key", "second-key")
 
@@ -202,6 +203,58 @@ class Batches(unittest.TestCase):
                 client_of(server).files.list()
             self.assertEqual(refused.exception.code, "batches_off")
             self.assertIn("--batch-dir", str(refused.exception))
+
+    def test_limits(self):
+        """At each limit, and one above it."""
+        limits = {"file-bytes": 4096, "lines": 3, "files": 4, "unfinished": 1, "folder-bytes": 1048576}
+        options = [word for name, value in limits.items() for word in ("--limit-batch-" + name, str(value))]
+        with Server(*self.options, *options, "--batch-concurrency", "1") as server:
+            client = client_of(server)
+            self.assertEqual(upload(client, b" " * 4096).bytes, 4096)
+            with self.assertRaises(openai.APIStatusError) as refused:
+                upload(client, b" " * 4097)
+            self.assertEqual((refused.exception.status_code, refused.exception.code), (413, "request_too_large"))
+            self.assertEqual(len(list(client.files.list())), 1) # nothing is left of it
+            batch = run(client, lines_of(3, max_tokens=100, ignore_eos=True))
+            too_many = upload(client, lines_of(4))
+            with self.assertRaises(openai.RateLimitError):
+                client.batches.create(input_file_id=too_many.id, endpoint="/v1/completions", completion_window="24h")
+            self.assertEqual(ended(client, batch).status, "completed")
+            batch = client.batches.create(input_file_id=too_many.id, endpoint="/v1/completions", completion_window="24h")
+            self.assertEqual(ended(client, batch).errors.data[0].code, "too_many_requests")
+            upload(client, b"x")
+            with self.assertRaises(openai.RateLimitError):
+                upload(client, b"x")
+            client.files.delete(too_many.id)
+            upload(client, b"x")
+
+    def test_a_package_that_runs_out_and_a_key_that_is_revoked(self):
+        with Billed(self.folder + "/journal", "--batch-dir", self.folder + "/held", "--batch-concurrency", "1") as server:
+            key = server.new_key("ada")
+            client = client_of(server, key)
+            bill("topup", "ada", "--tokens", "30", "--order", "1", *server.at)
+            batch = ended(client, run(client, lines_of(20)))
+            done = results(client, batch.output_file_id)
+            used = sum(a["response"]["body"]["usage"]["total_tokens"] for a in done)
+            self.assertTrue(0 < used <= 30 and 0 < len(done) < 20, done)
+            for answer in results(client, batch.error_file_id):
+                self.assertEqual((answer["response"]["status_code"], answer["response"]["body"]["error"]["code"]),
+                                 (402, "insufficient_quota"))
+            self.assertEqual(bill_json("balance", "ada", *server.at)["used_units"], used * 1000000)
+            bill("topup", "ada", "--tokens", "1M", "--order", "2", *server.at)
+            first = bill_json("key", "list", "--account", "ada", *server.at)["data"][0]["id"]
+            other = bill("key", "create", "--account", "ada", *server.at)[0].strip()
+            batch = run(client, lines_of(2000, max_tokens=20, ignore_eos=True))
+            wait_for(lambda: client.batches.retrieve(batch.id).request_counts.completed > 1, "a line")
+            self.assertEqual(server.metric("mr_batches"), 1)
+            bill("key", "revoke", first, *server.at)
+            client = client_of(server, other)
+            wait_for(lambda: server.get("/v1/models", {"Authorization": f"Bearer {other}"})[0] == 200, "the other key")
+            batch = ended(client, batch) # of the account: the other key sees it
+            self.assertEqual(batch.status, "completed")
+            codes = {a["response"]["body"]["error"]["code"] for a in results(client, batch.error_file_id)}
+            self.assertEqual(codes, {"key_revoked"})
+            self.assertEqual(bill_json("audit", self.folder + "/journal", *server.at)["verdict"], "clean")
 
     def test_a_restart_goes_on(self):
         with Server(*self.options, "--batch-concurrency", "1") as server:
