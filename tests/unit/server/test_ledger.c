@@ -241,6 +241,39 @@ static void test_ledger_energy_of_a_month(void **state)
     free(lines);
 }
 
+/* Each sum of energy alone comes to its end: 1,011 records of 2^53 - 1 pass 9.1e18, and the next is refused. */
+static void test_ledger_energy_has_an_end(void **state)
+{
+    (void)state;
+    static const size_t members[] = {
+        offsetof(struct record_energy, uj_host), offsetof(struct record_energy, uj_idle_share),
+        offsetof(struct record_energy, green_uj), offsetof(struct record_energy, ugco2_loc),
+        offsetof(struct record_energy, ugco2_mkt)};
+    for (size_t i = 0; i < sizeof members / sizeof *members; i++) {
+        struct ledger *ledger = make_ledger();
+        struct ledger_reply *reply = calloc(1, sizeof *reply);
+        assert_non_null(reply);
+        uint8_t bytes[RECORD_BYTES_MAX], chain[CHAIN_BYTES] = {0};
+        struct record record = {
+            .kind = RECORD_ENERGY, .account = 1, .month = 202611, .energy = {.pue_ppm = PUE_PPM_MIN}};
+        record.partition = record_partition(1);
+        memcpy((char *)&record.energy + members[i], &(uint64_t){UNITS_MAX}, sizeof(uint64_t));
+        while (reply->answer == LEDGER_OK && record.pseq < 2000) {
+            record.pseq++;
+            struct encoded_record encoded = {.bytes = bytes, .length = (uint32_t)record_encode(&record, bytes)};
+            record_seal(bytes, encoded.length, chain);
+            memcpy(chain, bytes + encoded.length - CHAIN_BYTES, CHAIN_BYTES);
+            ledger_apply(ledger, record.partition, PRODUCER, 1, UUID, &encoded, 1, 0, NULL, NULL, reply);
+        }
+        assert_int_equal(reply->answer, LEDGER_BADSTATE);
+        assert_int_equal(record.pseq, 1012);
+        assert_int_equal(reply->hwm, 1011);
+        assert_sound(ledger);
+        free(reply);
+        ledger_destroy(ledger);
+    }
+}
+
 static void test_ledger_load_refuses_every_flip_and_cut(void **state)
 {
     (void)state;
@@ -477,6 +510,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_ledger_saved_and_loaded_is_the_same),
         cmocka_unit_test(test_ledger_energy_of_a_month),
+        cmocka_unit_test(test_ledger_energy_has_an_end),
         cmocka_unit_test(test_ledger_load_refuses_every_flip_and_cut),
         cmocka_unit_test(test_ledger_load_survives_forged_bytes),
         cmocka_unit_test(test_ledger_without_memory_changes_nothing),
