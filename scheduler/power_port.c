@@ -66,11 +66,14 @@ uint64_t power_port_begin(struct power_port *port, struct sched *sched, uint64_t
     bool is_new = read_order(port);
     if (!is_new && !power_port_limits(port)) return 0;
     double room_j = joule_bucket_room(&port->bucket, port->order.allowance_w, STEP_S, now_ns);
-    sched_set_power(sched, &(struct sched_power){.room_j = room_j,
+    double overdraft_j =
+        joule_bucket_overdraft(&port->bucket, port->order.allowance_w, STEP_S, port->order.overdraft_j);
+    bool is_urgent = !(room_j > 0) && port->order.overdraft_j > 0 && overdraft_j > 0 && sched_runs_deferrable(sched);
+    sched_set_power(sched, &(struct sched_power){.room_j = is_urgent ? overdraft_j : room_j,
                                                  .idle_w = port->order.idle_w,
                                                  .range_w = port->order.range_w,
                                                  .model = port->order.model,
-                                                 .holds_deferrable = port->order.holds_deferrable != 0,
+                                                 .holds_deferrable = is_urgent || port->order.holds_deferrable != 0,
                                                  .paces_default = port->order.paces_default != 0});
     if (room_j > 0) return 0;
     uint64_t wait_ns = joule_bucket_wait_ns(&port->bucket, port->order.allowance_w);

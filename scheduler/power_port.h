@@ -15,7 +15,9 @@
  *
  * W1. Without a limit a step costs one atomic load, two stores and a record. W2. Who has created a port frees it, after
  * its engine has stopped. W3. What a step pays in the end depends on how long it took, not on
- * what was predicted. Init, free: one thread. */
+ * what was predicted. W4. While the bucket is in debt, interactive work goes on within the overdraft, and flex and
+ * batch wait until it is paid: a prompt of 64 tokens then need not wait for watts that a batch has just used. Init,
+ * free: one thread. */
 #ifndef SCHEDULER_POWER_PORT_H
 #define SCHEDULER_POWER_PORT_H
 
@@ -31,6 +33,7 @@ enum { POWER_STEPS_MAX = 4096, POWER_SHARES_MAX = 32768 };
 struct power_order {
     double allowance_w;     /* of work above idle; infinity: no limit */
     double idle_w, range_w; /* as in sched_power */
+    double overdraft_j;     /* that interactive work may be ahead (W4) */
     struct draw_model draw; /* 0: steps cost what was predicted */
     struct energy_model model;
     uint64_t holds_deferrable, paces_default; /* 0 or 1 */

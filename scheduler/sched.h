@@ -123,6 +123,8 @@ const struct batch *sched_plan(struct sched *sched, uint64_t now_ns);
 
 /* Holds for all plans that follow, until the next call. Without any there is no limit, and no joules are told. */
 void sched_set_power(struct sched *sched, const struct sched_power *power);
+/* Whether a sequence of flex or batch runs: one that can wait while others are ahead of their watts. */
+bool sched_runs_deferrable(const struct sched *sched);
 /* How long until a row of default that the last plan left out may go on; UINT64_MAX: there is none. */
 uint64_t sched_power_wait_ns(const struct sched *sched, uint64_t now_ns);
 /* What the last plan with tokens computes, and its joules above idle by the model of sched_set_power. Returns these. */

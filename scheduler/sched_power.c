@@ -228,6 +228,13 @@ uint32_t power_take_decodes(struct sched *s, uint32_t *items, uint32_t count, ui
     return taken_count;
 }
 
+bool sched_runs_deferrable(const struct sched *s)
+{
+    for (uint32_t i = 0; i < s->hot_count; i++)
+        if (s->hot[i].slot != SLOT_NONE && s->hot[i].rank > RANK_INTERACTIVE_MAX) return true;
+    return false;
+}
+
 uint64_t sched_power_wait_ns(const struct sched *s, uint64_t now_ns)
 {
     uint64_t due_ns = s->power_plan.due_ns;

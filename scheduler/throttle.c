@@ -8,7 +8,7 @@
 static const double OFFSET_RATE = 0.30, GAIN_RATE = 0.03, IDLE_RATE = 0.05;
 static const double OFFSET_MAX = 0.30, GAIN_MIN = 0.3, GAIN_MAX = 3, STRANGE = 0.35, LOADED = 0.05, RESTED = 0.005;
 static const double MARGIN = 0.02, SIGMAS = 3, SILENT_SHARE = 0.95, LOST_SHARE = 0.85;
-static const double CREDIT_S = 0.020, SPREAD_S = 0.2;
+static const double CREDIT_S = 0.020, SPREAD_S = 0.2, OVERDRAFT = 0.010;
 enum { DROPPED_MAX = 3 };
 
 static double clamp(double value, double low, double high)
@@ -134,6 +134,15 @@ double throttle_allowance(struct throttle *throttle, uint64_t now_ns, enum throt
     return allowed > 0 ? allowed * share : 0;
 }
 
+double throttle_overdraft(const struct throttle *throttle)
+{
+    const struct throttle_goal *wanted = &throttle->wanted;
+    if (isinf(throttle->goal_w)) return 0;
+    double most = OVERDRAFT * throttle->goal_w;
+    if (isinf(wanted->cap_w)) return most;
+    return clamp(wanted->cap_w - throttle_margin(throttle) - throttle->goal_w, 0, most);
+}
+
 /* ---- the bucket ---- */
 
 double joule_bucket_room(struct joule_bucket *bucket, double allowance_w, double step_s, uint64_t now_ns)
@@ -147,6 +156,12 @@ double joule_bucket_room(struct joule_bucket *bucket, double allowance_w, double
     bucket->credit_j = fmin(bucket->credit_j + allowance_w * passed_s, allowance_w * CREDIT_S);
     if (bucket->credit_j <= 0) return 0;
     return step_s * (allowance_w + bucket->credit_j / SPREAD_S);
+}
+
+double joule_bucket_overdraft(const struct joule_bucket *bucket, double allowance_w, double step_s, double overdraft_j)
+{
+    double left_j = bucket->credit_j + overdraft_j;
+    return left_j > 0 ? step_s * allowance_w + left_j : 0;
 }
 
 void joule_bucket_pay(struct joule_bucket *bucket, double joules)

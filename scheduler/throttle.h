@@ -12,7 +12,7 @@
  * T1. A lowered goal acts at once, a raised one at ramp_per_s of the range a second.
  * T2. No reading, or one that cannot be, never raises the allowance: after silent_s it falls to SILENT_SHARE of what
  * the model gives, after lost_s to LOST_SHARE. T3. Over any time t the steps paid for take at most A * (t + CREDIT_S)
- * joules, plus one step.
+ * joules, plus one step; interactive ones the overdraft more, which the others wait for.
  *
  * Pure; times are nanoseconds of one monotonic clock. One thread. */
 #ifndef SCHEDULER_THROTTLE_H
@@ -65,6 +65,10 @@ double throttle_allowance(struct throttle *throttle, uint64_t now_ns, enum throt
 /* Watts that are kept below the cap. */
 double throttle_margin(const struct throttle *throttle);
 
+/* Joules that interactive work may be ahead of the goal at any time: so many that a mean of a second is OVERDRAFT of
+ * the goal above it at most, and never above the cap less its margin; 0 where that is the goal, or none is. */
+double throttle_overdraft(const struct throttle *throttle);
+
 /* ---- the bucket ---- */
 
 struct joule_bucket {
@@ -74,6 +78,8 @@ struct joule_bucket {
 
 /* Joules above idle that a step of about step_s may take now; 0: it must wait. Infinity while nothing limits. */
 double joule_bucket_room(struct joule_bucket *bucket, double allowance_w, double step_s, uint64_t now_ns);
+/* The same for work that need not wait for the bucket's debts, as long as they stay within overdraft_j; 0: it must. */
+double joule_bucket_overdraft(const struct joule_bucket *bucket, double allowance_w, double step_s, double overdraft_j);
 void joule_bucket_pay(struct joule_bucket *bucket, double joules);
 /* How long until there is room again. UINT64_MAX: never at this allowance. */
 uint64_t joule_bucket_wait_ns(const struct joule_bucket *bucket, double allowance_w);

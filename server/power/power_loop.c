@@ -178,7 +178,9 @@ void power_loop_read(struct power_loop *loop, uint64_t now_ns, uint64_t known_ns
 void power_loop_order(struct power_loop *loop, uint64_t now_ns, uint32_t engines, struct power_order *order)
 {
     double allowance_w = throttle_allowance(&loop->throttle, now_ns, &loop->alarm);
-    *order = (struct power_order){.allowance_w = allowance_w / (engines > 1 ? engines : 1),
+    double overdraft_j = throttle_overdraft(&loop->throttle);
+    *order = (struct power_order){.overdraft_j = overdraft_j / (engines > 1 ? engines : 1),
+                                  .allowance_w = allowance_w / (engines > 1 ? engines : 1),
                                   .idle_w = loop->throttle.idle_w,
                                   .range_w = loop->sensor->full_w - loop->throttle.idle_w,
                                   .draw = loop->draw,

@@ -2,8 +2,10 @@
  * counting touched records. What random loads can show is left to tests/sim. */
 #include "tests/unit/unit.h"
 
+#include "runtime/base/clock.h"
 #include "runtime/base/mem.h"
 #include "runtime/model/vocab.h"
+#include "scheduler/power_port.h"
 #include "scheduler/sched_internal.h"
 
 #include <math.h>
@@ -651,6 +653,52 @@ static void test_sched_room(void **state)
     mem_free(o);
 }
 
+/* A bucket in debt: interactive work goes on within the overdraft, flex waits; beyond it nothing is planned (W4). */
+static void test_sched_overdraft(void **state)
+{
+    (void)state;
+    struct scene *s = scene_make();
+    static struct power_port port;
+    scene_start(s);
+    struct one *o = mem_alloc(2, sizeof *o);
+    for (uint32_t i = 0; i < 2; i++) one_make(&o[i], i + 1, 10, 50, 1);
+    o[1].request.service_class = CLASS_FLEX;
+    for (uint32_t i = 0; i < 2; i++) assert_int_equal(sched_submit(s->sched, &o[i].request, 1), ST_OK);
+    plan(s);
+    commit(s);
+    assert_int_equal(power_port_init(&port), ST_OK);
+    struct power_order order = {.allowance_w = 100, .overdraft_j = 2, .model.joules = {0, 0.1, 0, 0.1, 0}};
+    power_port_order(&port, &order);
+    assert_int_equal(power_port_begin(&port, s->sched, NS_PER_S), 0);
+    assert_int_equal(plan(s)->rows_count, 2);
+    commit(s);
+    joule_bucket_pay(&port.bucket, 3); /* of which 2 J were credit */
+    assert_true(power_port_begin(&port, s->sched, NS_PER_S) > 0);
+    const struct batch *b = plan(s);
+    assert_int_equal(b->rows_count, 1);
+    assert_ptr_equal(b->rows[0].seen, o[0].request.choices[0].tokens);
+    commit(s);
+    joule_bucket_pay(&port.bucket, 1);
+    assert_true(power_port_begin(&port, s->sched, NS_PER_S) > 0);
+    assert_int_equal(plan(s)->tokens_count, 0); /* 2 J ahead */
+    order.overdraft_j = 0;
+    power_port_order(&port, &order);
+    port.bucket.credit_j = -0.1;
+    assert_true(power_port_begin(&port, s->sched, NS_PER_S) > 0);
+    assert_int_equal(plan(s)->tokens_count, 0); /* no overdraft: nobody goes on */
+    order.overdraft_j = 2;
+    power_port_order(&port, &order);
+    assert_true(sched_cancel(s->sched, 2, CAUSE_CLIENT_GONE));
+    assert_int_equal(plan(s)->tokens_count, 0); /* it is ended */
+    assert_false(sched_runs_deferrable(s->sched));
+    port.bucket.credit_j = -0.1;
+    assert_true(power_port_begin(&port, s->sched, NS_PER_S) > 0);
+    assert_int_equal(plan(s)->tokens_count, 0); /* nobody is there to pay it back */
+    power_port_free(&port);
+    scene_end(s);
+    mem_free(o);
+}
+
 /* ---- the growth law (R15) ---- */
 
 /* Records touched a step with `running` sequences of prompt_count ids. */
@@ -927,6 +975,7 @@ int main(void)
         cmocka_unit_test(test_sched_score_prompt),
         cmocka_unit_test(test_sched_mismatch_takes_the_lowest),
         cmocka_unit_test(test_sched_room),
+        cmocka_unit_test(test_sched_overdraft),
         cmocka_unit_test(test_sched_growth_law),
         cmocka_unit_test(test_sched_ahead_pending_ids),
         cmocka_unit_test(test_sched_ahead_drops_what_ended),

@@ -267,6 +267,25 @@ static void test_throttle_goal(void **state)
     assert_true(isinf(throttle_allowance(&throttle, ns(14), &alarm)));
 }
 
+/* Interactive work may be ahead of a target by 1 % of a second, of a cap by nothing. */
+static void test_throttle_overdraft(void **state)
+{
+    const struct throttle_config config = {IDLE_W, IDLE_W + RANGE_W, 0, 0.030, 0.2, 0.5, 10};
+    struct throttle throttle;
+    struct joule_bucket bucket = {-10, 0};
+    (void)state;
+    throttle_init(&throttle, &config, 0);
+    assert_true(throttle_overdraft(&throttle) == 0);
+    assert_true(throttle_set_goal(&throttle, (struct throttle_goal){INFINITY, 2000}, 0));
+    assert_true(near(throttle_overdraft(&throttle), 20));
+    assert_true(throttle_set_goal(&throttle, (struct throttle_goal){2000, INFINITY}, 0));
+    assert_true(throttle_overdraft(&throttle) == 0);
+    assert_true(throttle_set_goal(&throttle, (struct throttle_goal){2000, 1950}, 0));
+    assert_true(near(throttle_overdraft(&throttle), 10)); /* up to 1960 */
+    assert_true(joule_bucket_overdraft(&bucket, 100, 0.03, 10) == 0);
+    assert_true(near(joule_bucket_overdraft(&bucket, 100, 0.03, 12), 5));
+}
+
 static void test_joule_bucket(void **state)
 {
     struct joule_bucket bucket = {0, 0};
@@ -294,9 +313,10 @@ static void test_joule_bucket(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_throttle_follows), cmocka_unit_test(test_throttle_learns),
-        cmocka_unit_test(test_throttle_cap),     cmocka_unit_test(test_throttle_bad_meter),
-        cmocka_unit_test(test_throttle_goal),    cmocka_unit_test(test_joule_bucket),
+        cmocka_unit_test(test_throttle_follows),   cmocka_unit_test(test_throttle_learns),
+        cmocka_unit_test(test_throttle_cap),       cmocka_unit_test(test_throttle_bad_meter),
+        cmocka_unit_test(test_throttle_goal),      cmocka_unit_test(test_joule_bucket),
+        cmocka_unit_test(test_throttle_overdraft),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
