@@ -27,7 +27,7 @@ struct key_recall {
     struct recalled_key *keys; /* a ring: the youngest idempotency_entries of them */
     uint64_t seen, room;
     uint64_t until_lsn;
-    int64_t now_us;
+    int64_t now_us, since_us; /* since: the life of a key, or of the oldest batch that has not ended */
     enum status status;
     struct error err;
 };
@@ -45,9 +45,8 @@ static void read_keys(uv_work_t *work)
 {
     struct key_recall *recall = work->data;
     const struct config *config = recall->server->config;
-    recall->status = journal_recall(disk_system(), config->journal, config->journal_fallback,
-                                    recall->now_us - (int64_t)limits.idempotency_keep_ms * 1000, recall->until_lsn,
-                                    &recall->server->recall_stop, take_key, recall, &recall->err);
+    recall->status = journal_recall(disk_system(), config->journal, config->journal_fallback, recall->since_us,
+                                    recall->until_lsn, &recall->server->recall_stop, take_key, recall, &recall->err);
 }
 
 static void keys_read(uv_work_t *work, int uv_status)
@@ -64,7 +63,8 @@ static void keys_read(uv_work_t *work, int uv_status)
             id[2 * k + 1] = "0123456789abcdef"[key->charge_id[k] & 15];
         }
         id[2 * CHARGE_ID_BYTES] = '\0';
-        exchanges_recall(&server->exchanges, key->digest, id, age_us * 1000);
+        if (age_us <= limits.idempotency_keep_ms * 1000)
+            exchanges_recall(&server->exchanges, key->digest, id, age_us * 1000);
         batches_recall(server->batches, key->digest);
     }
     if (uv_status != 0 || recall->status != ST_OK)
@@ -92,6 +92,9 @@ void key_recall_start(struct server *server)
     recall->room = limits.idempotency_entries;
     recall->until_lsn = meter_durable_lsn(server->billing->meter);
     recall->now_us = clock_unix_us(clock_system());
+    recall->since_us = recall->now_us - (int64_t)limits.idempotency_keep_ms * 1000;
+    int64_t oldest_us = batches_oldest_s(server->batches) * 1000000;
+    if (oldest_us && oldest_us < recall->since_us) recall->since_us = oldest_us;
     recall->work.data = recall;
     server->exchanges.recalling = true;
     batches_await_recall(server->batches);

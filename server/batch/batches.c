@@ -91,6 +91,15 @@ static void drop_batch(struct batches *set, struct held_batch *batch)
 
 /* ---- what an earlier process was paid for ---- */
 
+int64_t batches_oldest_s(const struct batches *set)
+{
+    int64_t oldest_s = 0;
+    for (const struct held_batch *batch = set ? set->batches : NULL; batch; batch = batch->next)
+        if (!batch_has_ended(&batch->info) && (!oldest_s || batch->info.times_s[TIME_CREATED] < oldest_s))
+            oldest_s = batch->info.times_s[TIME_CREATED];
+    return oldest_s;
+}
+
 void batches_await_recall(struct batches *set)
 {
     if (set) set->recalling = true;

@@ -55,6 +55,7 @@ void batches_tick(struct batches *batches); /* every HTTP_TICK_MS */
 void batches_recall(struct batches *batches, const uint8_t digest[16]);
 void batches_recalled(struct batches *batches);
 void batches_await_recall(struct batches *batches);
+int64_t batches_oldest_s(const struct batches *batches); /* when the first that has not ended was made; 0: none */
 
 /* The head of an upload, its key checked; and the body as it comes. Ends in batches_request. */
 void batches_head(struct batches *batches, struct http_conn *conn, struct http_request *request);
