@@ -276,8 +276,17 @@ static void test_power_loop_keeps_books(void **state)
     assert_int_equal(sensor_read(rig.sensor, rig.now_ns, &shown, &err), ST_OK);
     assert_true(fabs(told_j / ((double)shown.energy_uj * 1e-6) - 1) <
                 0.02); /* but for what was before the first move */
+    const struct energy_share row = {.request_id = 2, .decode_rows = 4, .sequences = 4};
+    const struct power_step after_lost = {.start_ns = rig.now_ns + 8 * NS_PER_MS,
+                                          .end_ns = rig.now_ns + 16 * NS_PER_MS,
+                                          .work = {1, 0, 0, 4, 400},
+                                          .missed = {rig.now_ns, rig.now_ns + 8 * NS_PER_MS, {1, 0, 0, 4, 400}}};
+    power_loop_step(rig.loop, &after_lost, &row, 1); /* half of the time was a step whose record was lost */
+    rig.now_ns += 16 * NS_PER_MS;
+    run(&rig, 1, FULL_W, &highest, &lowest);
+    attribution_books(rig.loop->books, &before);
+    assert_true(before.unattributed_uj > 8 * 50000 && before.unattributed_uj < 8 * 200000); /* 50 to 200 W */
     rig.shareless = true;
-    before = books;
     run(&rig, 2, FULL_W, &highest, &lowest);
     attribution_books(rig.loop->books, &books);
     assert_true(books.unattributed_uj > before.unattributed_uj && books.steps_lost > before.steps_lost);
