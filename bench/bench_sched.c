@@ -7,9 +7,11 @@
  * from a prepared array: neither a device nor an engine is measured. Reported: the median of 5 runs, lowest and
  * highest; the exponent is the least-squares slope of log(step) over log(running) for 10 and more. S2 of the design
  * repeats 1,000 running with 100,000 waiting, and with 1,000,000 blocks. "ahead" is a step planned while the one before
- * is open, as for a device that runs ahead (bench_ahead.c has the engine around it). */
+ * is open, as for a device that runs ahead (bench_ahead.c has the engine around it); "metered" is one whose shares and
+ * record go to the power thread too. */
 #include "runtime/base/clock.h"
 #include "runtime/base/mem.h"
+#include "scheduler/power_port.h"
 #include "scheduler/sched.h"
 
 #include <math.h>
@@ -28,7 +30,7 @@ struct bench_request {
 struct bench_case {
     const char *name;
     uint32_t running, waiting, blocks;
-    bool cache, ahead;
+    bool cache, ahead, metered;
 };
 
 struct measure {
@@ -56,6 +58,7 @@ static struct sched *make_sched(const struct bench_case *c)
                                   .tenants_max = 64,
                                   .tenant_share_percent = 100,
                                   .prefix_cache = c->cache,
+                                  .tells_shares = c->metered,
                                   .think_start_id = UINT32_MAX,
                                   .think_end_id = UINT32_MAX,
                                   .texts = texts,
@@ -91,10 +94,31 @@ static void submit(struct sched *sched, struct bench_request *r, uint64_t id, ui
     sched_events_taken(sched);
 }
 
-static void step(struct sched *sched, struct batch_result *result, uint64_t *now_ns)
+/* As the engine tells a step to the power thread. */
+static void tell(struct sched *sched, struct power_port *port, uint64_t now_ns)
+{
+    struct power_step record = {.start_ns = now_ns, .end_ns = now_ns};
+    uint32_t count;
+    const struct energy_share *shares = sched_plan_shares(sched, &count);
+    record.joules = sched_plan_joules(sched, &record.work);
+    power_port_launched(port, now_ns, &record, shares, count);
+    power_port_stepped(port, &record, 0);
+}
+
+/* The power thread's part, outside of what is timed. */
+static void drain(struct power_port *port)
+{
+    static struct energy_share shares[POWER_SHARES_MAX];
+    struct power_step record;
+    while (port && power_port_take(port, &record))
+        if (!power_port_shares(port, &record, shares)) die("shares did not fit");
+}
+
+static void step(struct sched *sched, struct power_port *port, struct batch_result *result, uint64_t *now_ns)
 {
     const struct batch *batch = sched_plan(sched, ++*now_ns);
     if (!batch->tokens_count) die("an empty plan");
+    if (port) tell(sched, port, *now_ns);
     sched_commit(sched, result, ++*now_ns);
     sched_events_taken(sched);
 }
@@ -111,6 +135,8 @@ static struct measure measure(const struct bench_case *c, uint32_t steps)
     const struct clock *clock = clock_system();
     struct sched *sched = make_sched(c);
     struct batch_result *result;
+    struct power_port metered, *port = c->metered ? &metered : NULL;
+    if (port && power_port_init(port) != ST_OK) die("no memory");
     uint64_t now_ns = 1;
     uint32_t total = c->running + c->waiting, out = steps * (RUNS + 1) + 512;
     struct bench_request *requests = mem_alloc(total, sizeof *requests);
@@ -120,12 +146,16 @@ static struct measure measure(const struct bench_case *c, uint32_t steps)
     struct sched_stats stats = {0};
     for (uint32_t i = 0; stats.step_rows < c->running; i++) {
         if (i > 400) die("the running set does not fill");
-        step(sched, result, &now_ns);
+        step(sched, port, result, &now_ns);
+        drain(port);
         sched_stats_read(sched, &stats);
     }
     for (uint32_t i = c->running; i < total; i++) submit(sched, &requests[i], i + 1, 16);
     if (c->ahead && !sched_plan(sched, ++now_ns)->tokens_count) die("an empty plan");
-    for (uint32_t i = 0; i < steps; i++) step(sched, result, &now_ns);
+    for (uint32_t i = 0; i < steps; i++) {
+        step(sched, port, result, &now_ns);
+        drain(port);
+    }
     double values[RUNS], *singles = mem_alloc(steps, sizeof *singles);
     if (!singles) die("no memory");
     sched_stats_read(sched, &stats);
@@ -133,8 +163,9 @@ static struct measure measure(const struct bench_case *c, uint32_t steps)
     for (uint32_t run = 0; run < RUNS; run++) {
         for (uint32_t i = 0; i < steps; i++) {
             uint64_t start_ns = clock_now_ns(clock);
-            step(sched, result, &now_ns);
+            step(sched, port, result, &now_ns);
             singles[i] = (double)(clock_now_ns(clock) - start_ns);
+            drain(port);
         }
         qsort(singles, steps, sizeof *singles, by_value);
         values[run] = singles[steps / 2];
@@ -149,6 +180,7 @@ static struct measure measure(const struct bench_case *c, uint32_t steps)
     for (uint32_t i = 0; i < total; i++) mem_free(requests[i].tokens);
     mem_free(singles);
     mem_free(requests);
+    if (port) power_port_free(port);
     batch_result_destroy(result);
     sched_destroy(sched);
     return m;
@@ -178,18 +210,20 @@ int main(int argc, char **argv)
     }
     for (uint32_t i = 0; i < VOCAB; i++) texts[i] = (struct sched_text){.bytes = "word", .length = 4};
     static const struct bench_case cases[] = {
-        {"S1", 1, 0, 4096, true, false},
-        {"S1", 10, 0, 4096, true, false},
-        {"S1", 100, 0, 65536, true, false},
-        {"S1", 1000, 0, 160000, true, false},
-        {"S1", 10000, 0, 1000000, true, false},
-        {"S1 cache off", 1000, 0, 160000, false, false},
-        {"S1 cache off", 10000, 0, 1000000, false, false},
-        {"S2 100,000 waiting", 1000, 100000, 160000, true, false},
-        {"S2 1,000,000 blocks", 1000, 0, 1000000, true, false},
-        {"256", 256, 0, 65536, true, false},
-        {"256 ahead", 256, 0, 65536, true, true},
-        {"1,000 ahead", 1000, 0, 160000, true, true},
+        {"S1", 1, 0, 4096, true, false, false},
+        {"S1", 10, 0, 4096, true, false, false},
+        {"S1", 100, 0, 65536, true, false, false},
+        {"S1", 1000, 0, 160000, true, false, false},
+        {"S1", 10000, 0, 1000000, true, false, false},
+        {"S1 cache off", 1000, 0, 160000, false, false, false},
+        {"S1 cache off", 10000, 0, 1000000, false, false, false},
+        {"S2 100,000 waiting", 1000, 100000, 160000, true, false, false},
+        {"S2 1,000,000 blocks", 1000, 0, 1000000, true, false, false},
+        {"256", 256, 0, 65536, true, false, false},
+        {"256 ahead", 256, 0, 65536, true, true, false},
+        {"1,000 ahead", 1000, 0, 160000, true, true, false},
+        {"256 metered", 256, 0, 65536, true, false, true},
+        {"1,000 metered", 1000, 0, 160000, true, false, true},
     };
     enum { CASES = sizeof cases / sizeof *cases };
     struct measure m[CASES];
