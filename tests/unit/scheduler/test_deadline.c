@@ -166,6 +166,9 @@ static void test_deadline_modes_and_events(void **state)
     assert_int_equal(news.back[0], flex);
     f.work = 1;
     assert_int_equal(deadline_admit(d, &f, START_MS, &idx, &earliest_ms), ST_LIMIT);
+    assert_int_equal(deadline_enter(d, &a, START_MS, &idx), ST_OK);
+    assert_int_equal(deadline_choose(d, START_MS, note, &news), 0); /* D4 */
+    deadline_remove(d, idx, false);
     deadline_hold(d, false);
     assert_int_equal(deadline_choose(d, START_MS, note, &news), 1);
     deadline_start(d, flex);
