@@ -41,7 +41,7 @@ struct source {
     bool limits;    /* tells caps or targets, as far as known */
     uint32_t tells; /* fields ever told */
     uint32_t serial;
-    int64_t heard_ms, replaced_ms;
+    int64_t heard_ms, replaced_ms, newest_ms; /* the last: told of what is held */
     struct cell cells[SIGNAL_SLOTS];
     struct event events[SIGNAL_EVENTS_MAX];
     uint32_t events_count;
@@ -367,6 +367,7 @@ static bool put(struct source *s, const struct power_slot *slot, int64_t now_ms)
         put_piece(s, number, slot, have, piece_end_ms - begin_ms);
         begin_ms = piece_end_ms;
     }
+    if (slot->received_ms > s->newest_ms || s->newest_ms > now_ms + SIGNAL_SLOT_MS) s->newest_ms = slot->received_ms;
     s->tells |= slot->have;
     s->taken++;
     return true;
@@ -379,7 +380,11 @@ static struct power_slot share_of(const struct source *s, uint16_t index, const 
     slot.cap_w *= s->share;
     slot.target_w *= s->share;
     slot.green_w *= s->share;
-    if (slot.received_ms == 0) slot.received_ms = now_ms;
+    if (slot.received_ms ==
+        0) { /* told now: never older than what is held, also while a clock that was set back returns */
+        bool back = s->newest_ms > now_ms && s->newest_ms <= now_ms + SIGNAL_SLOT_MS;
+        slot.received_ms = back ? s->newest_ms : now_ms;
+    }
     return slot;
 }
 

@@ -97,7 +97,7 @@ static void tell_failure(struct signal_redis *redis, enum signal_why why, const 
 static enum status read_hash(const struct redis_reply *reply, struct power_slot *slot, struct error *err)
 {
     *slot = (struct power_slot){.have = 0};
-    if (reply->type != REDIS_ARRAY || reply->count % 2 != 0 || reply->count > 2 * FIELDS_MAX)
+    if (reply->type != REDIS_ARRAY || reply->count > 2 * FIELDS_MAX)
         return error_set(err, ST_INVAL, "it is no hash of at most %d fields", FIELDS_MAX);
     for (uint32_t i = 0; i < reply->count; i += 2) {
         const char *name = redis_reply_text_at(reply, i), *text = redis_reply_text_at(reply, i + 1);

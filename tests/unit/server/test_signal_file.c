@@ -116,6 +116,11 @@ static void test_signal_file_follows(void **state)
     assert_true(look(&rig, now += 100).cap_w == 90);
     told = shown(&rig, now);
     assert_true(told.age == SIGNAL_FRESH && told.message[0] == '\0');
+    assert_int_equal(rename(rig.path, rig.other), 0); /* away, and the very same back */
+    (void)look(&rig, now += 100);
+    assert_int_equal(rename(rig.other, rig.path), 0);
+    (void)look(&rig, now += 100);
+    assert_true(look(&rig, now += 10000).cap_w == 90 && shown(&rig, now).age == SIGNAL_FRESH);
     rig_stop(&rig);
     rig_start(&rig, NULL, "");
     assert_int_equal(look(&rig, T).have, 0);
@@ -135,14 +140,14 @@ static void test_signal_file_plan(void **state)
     int length = snprintf(text, sizeof text, "t0_ms,cap_w\n");
     for (int i = 0; i < 200; i++)
         length +=
-            snprintf(text + length, sizeof text - (size_t)length, "%lld,%d\n", (long long)(T + i * 60000), 30 + i % 50);
+            snprintf(text + length, sizeof text - (size_t)length, "%lld,%d\n", (long long)(T + i * 20000), 30 + i % 50);
     rig_start(&rig, text, "");
-    for (int64_t now = T; now < T + 200 * 60000; now += 900) {
-        double watts = look(&rig, now).cap_w, wanted = 30 + (double)((now - T) / 60000 % 50);
-        if (now % 60000 > 1900 && watts != wanted)
+    for (int64_t now = T; now < T + 200 * 20000; now += 900) {
+        double watts = look(&rig, now).cap_w, wanted = 30 + (double)((now - T) / 20000 % 50);
+        if (now % 20000 > 1900 && watts != wanted)
             fail_msg("%g W, not %g, %lld s in", watts, wanted, (long long)(now - T) / 1000);
     }
-    assert_int_equal(look(&rig, T + 200 * 60000 + 1000).have & SLOT_CAP, 0); /* its end */
+    assert_int_equal(look(&rig, T + 200 * 20000 + 1000).have & SLOT_CAP, 0); /* its end */
     rig_stop(&rig);
     rig_start(&rig, "t0_ms,green_w\n1763892000000,10\n1763892900000,20\n", "");
     struct power_slot ahead;
@@ -167,8 +172,9 @@ static void test_signal_file_trace(void **state)
         if (fabs(node.green_w - wanted[(now - T) / 1000 % 3]) > 1e-9)
             fail_msg("%g W, not %g, %lld ms in", node.green_w, wanted[(now - T) / 1000 % 3], (long long)(now - T));
     }
+    assert_true(fabs(look(&rig, T - 1500).green_w - 20) < 1e-9); /* the clock was set back before its begin */
     struct power_slot ahead;
-    signal_at(rig.signals, T + SLOT, T + 12000, &ahead);
+    signal_at(rig.signals, T + SLOT, T - 1500, &ahead);
     assert_true(fabs(ahead.green_w - 30) < 1); /* the mean */
     rig_stop(&rig);
     rig_start(&rig, trace, ",scale=100");

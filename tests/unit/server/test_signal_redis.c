@@ -186,6 +186,12 @@ static void test_signal_redis_follows(void **state)
     assert_true(look(&rig, T + 72001).cap_w == 60);
     assert_int_equal(rig.peer.subscribed, 2);
     assert_int_equal(shown(&rig, T + 72001).age, SIGNAL_FRESH);
+    /* Away for less than a period: what was said meanwhile is asked for. */
+    rig.peer.down = true;
+    for (int i = 1; i < 4; i++) (void)look(&rig, T + 72001 + i * 1000);
+    rig.peer.down = false;
+    rig.peer.hash = CAP_160;
+    assert_true(look(&rig, T + 76002).cap_w == 80);
     rig_stop(&rig);
 }
 
