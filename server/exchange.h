@@ -108,6 +108,7 @@ struct inner_call {
     bool prepaid;
     bool forced; /* class default in the engine: E12 */
     uint64_t deadline_ns;
+    uint64_t held_ms; /* since it was accepted: for the account of its energy */
     void (*answer)(void *state, int http_status, uint32_t retry_after_ms, const struct buf *body);
     void *state;
 };

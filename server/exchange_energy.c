@@ -24,10 +24,18 @@ static void add_joules(struct exchange *exchange, struct power *power, const str
     if (exchange->set->usage_extras) api_call_energy(exchange->call, exchange->joules);
 }
 
+/* From its acceptance to its first step; of interactive tiers nothing is held back. */
+static uint64_t deferral_ms(const struct exchange *exchange, const struct request *request)
+{
+    bool deferrable = exchange->inner || api_call_wish(exchange->call).service_class > CLASS_DEFAULT;
+    if (!deferrable || !request->scheduled_ns) return 0;
+    return exchange->deferral.held_ms + (request->scheduled_ns - request->submitted_ns) / NS_PER_MS;
+}
+
 void exchange_energy_end(struct exchange *exchange, const struct request *request)
 {
     struct power *power = exchange->set->models->power;
     if (!power) return;
     if (request->scheduled_ns) add_joules(exchange, power, request);
-    power_request_end(power, request->id);
+    power_request_end(power, request->id, deferral_ms(exchange, request));
 }

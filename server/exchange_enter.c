@@ -378,6 +378,7 @@ struct exchange *exchange_start_inner(struct exchanges *set, const struct inner_
     exchange->inner = true;
     exchange->prepaid = call->prepaid;
     exchange->deferral.forced = call->forced;
+    exchange->deferral.held_ms = call->held_ms;
     exchange->deadline_ns = call->deadline_ns;
     exchange->body = *body;
     buf_init(body, 0);

@@ -39,6 +39,8 @@ struct deferral {
     bool passed, waiting, released, forced;
     uint64_t plan_id;  /* 0: not in the plan */
     const char *cause; /* of the deadline that has passed; static */
+    uint64_t asked_ns; /* when the plan promised it */
+    uint64_t held_ms;  /* from its acceptance until it might run */
 };
 
 struct exchange {

@@ -95,6 +95,7 @@ static bool ask_plan(struct exchange *exchange)
     case ST_OK:
         exchange->deferral.plan_id = job.id;
         exchange->deferral.waiting = true;
+        exchange->deferral.asked_ns = clock_ns();
         return true;
     case ST_LIMIT:
         if (flex)
@@ -139,6 +140,7 @@ bool exchange_plan_admit(struct exchange *exchange)
     struct request *requests = api_call_requests(exchange->call, &count);
     for (uint32_t i = 0; i < count; i++) requests[i].deadline_ns = clock_ns() + limits.request_deadline_ms * NS_PER_MS;
     plan_started(set->plan, deferral->plan_id);
+    deferral->held_ms = (clock_ns() - deferral->asked_ns) / NS_PER_MS;
     deferral->waiting = false;
     deferral->passed = true;
     return true;

@@ -396,6 +396,7 @@ static bool begin_line(struct line_run *run)
     struct batches *set = batch->set;
     uint8_t digest[16];
     int64_t left_s = batch->info.times_s[TIME_EXPIRES] - batches_now_s();
+    int64_t held_s = batches_now_s() - batch->info.times_s[TIME_CREATED];
     digest_of(batch, run->line, digest);
     http_response_make_id(run->request_id);
     struct inner_call call = {.kind = batch->info.chat ? EXCHANGE_CHAT : EXCHANGE_COMPLETIONS,
@@ -405,6 +406,7 @@ static bool begin_line(struct line_run *run)
                               .prepaid = batches_was_paid(set, digest),
                               .forced = run->forced,
                               .deadline_ns = now_ns() + (left_s > 0 ? (uint64_t)left_s : 1) * NS_PER_S,
+                              .held_ms = held_s > 0 ? (uint64_t)held_s * 1000 : 0,
                               .answer = on_answer,
                               .state = run};
     run->exchange = exchange_start_inner(set->config.exchanges, &call, &run->body);

@@ -491,11 +491,11 @@ void power_request_begin(struct power *power, uint64_t id, const struct request_
     pthread_mutex_unlock(&power->mutex);
 }
 
-void power_request_end(struct power *power, uint64_t id)
+void power_request_end(struct power *power, uint64_t id, uint64_t deferral_ms)
 {
     uint64_t now_ns = clock_now_ns(power->config.clock);
     pthread_mutex_lock(&power->mutex);
-    request_energy_end(power->requests, id, now_ns);
+    request_energy_end(power->requests, id, deferral_ms, now_ns);
     pthread_mutex_unlock(&power->mutex);
 }
 

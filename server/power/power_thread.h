@@ -86,7 +86,7 @@ void power_read_usage(struct power *power, struct power_usage *usage);
 /* A request, from before it is submitted until its last event; its joules are booked and noted. io thread. The lock is
  * never held for longer than a look at the books takes. */
 void power_request_begin(struct power *power, uint64_t id, const struct request_energy_who *who);
-void power_request_end(struct power *power, uint64_t id);
+void power_request_end(struct power *power, uint64_t id, uint64_t deferral_ms);
 /* Joules of a request at its end, before its last windows are closed: those of closed ones, and by the model what was
  * told since, or is known to have been done (prompts, rows) and was not told yet. running: sequences beside it. */
 double power_request_joules(struct power *power, uint64_t id, uint64_t prompts, uint64_t rows, uint32_t running);

@@ -150,8 +150,7 @@ void request_energy_begin(struct request_energy *re, uint64_t id, const struct r
     struct entry *entry = &re->entries[idx];
     *entry = (struct entry){.id = id,
                             .billed = who->charge != NULL,
-                            .tenant = who->tenant < re->tenants_max ? who->tenant : re->tenants_max - 1,
-                            .deferral_ms = who->deferral_ms};
+                            .tenant = who->tenant < re->tenants_max ? who->tenant : re->tenants_max - 1};
     if (who->charge) energy_note_charge(&entry->note, who->charge);
     struct tenant_energy *tenant = &re->tenants[entry->tenant];
     if (!tenant->name[0]) strncpy(tenant->name, who->tenant_name, sizeof tenant->name - 1);
@@ -162,12 +161,13 @@ void request_energy_begin(struct request_energy *re, uint64_t id, const struct r
     re->counts.alive++;
 }
 
-void request_energy_end(struct request_energy *re, uint64_t id, uint64_t now_ns)
+void request_energy_end(struct request_energy *re, uint64_t id, uint64_t deferral_ms, uint64_t now_ns)
 {
     uint32_t idx = find(re, id);
     if (idx == NONE || re->entries[idx].state != ENTRY_RUNS) return;
     re->entries[idx].state = ENTRY_ENDED;
     re->entries[idx].ended_ns = now_ns;
+    re->entries[idx].deferral_ms = deferral_ms;
 }
 
 bool request_energy_look(const struct request_energy *re, uint64_t id, struct request_energy_shown *shown)

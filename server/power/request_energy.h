@@ -26,7 +26,6 @@ struct request_energy_who {
     uint32_t tenant;             /* index, below tenants_max of create */
     const char *tenant_name;     /* copied */
     const struct charge *charge; /* copied; NULL: nobody is billed for it */
-    uint64_t deferral_ms;        /* how long it was held back for green or cheap hours */
 };
 
 /* What holds in the slot, for its notes. */
@@ -61,7 +60,8 @@ NODISCARD enum status request_energy_create(uint32_t requests_max, uint32_t tena
 void request_energy_destroy(struct request_energy *re); /* NULL is fine */
 
 void request_energy_begin(struct request_energy *re, uint64_t id, const struct request_energy_who *who);
-void request_energy_end(struct request_energy *re, uint64_t id, uint64_t now_ns);
+/* deferral_ms: how long it was held back for green or cheap hours. */
+void request_energy_end(struct request_energy *re, uint64_t id, uint64_t deferral_ms, uint64_t now_ns);
 /* False: not known. */
 bool request_energy_look(const struct request_energy *re, uint64_t id, struct request_energy_shown *shown);
 

@@ -187,6 +187,23 @@ class Energy(unittest.TestCase):
         self.assertEqual(sum(m["prefill_uj"] + m["decode_uj"] for m in answer["models"]), books["prefill_uj"] + books["decode_uj"])
         self.assertTrue(all(0 <= value < 1 << 62 for value in books.values()), books)
 
+    def test_a_record_tells_how_long_a_request_was_held_back(self):
+        with Server(*METER, "--journal", self.folder, env=WITH_ADMIN) as server:
+            server.post("/admin/power", {"shed_level": 1, "until": int(time.time()) + 3}, ADMIN)
+            wait_for(lambda: total(samples(server), "mr_shed_level") == 1, "the event")
+            ask(server, 1)
+            began = time.monotonic()
+            ask(server, 2, service_tier="flex")
+            held_ms = (time.monotonic() - began) * 1000
+            self.assertGreater(held_ms, 500)
+            wait_for(lambda: total(samples(server), "mr_energy_requests_total") == 2, "the last windows")
+        done = subprocess.run([BINARY, "bill", "export", self.folder], capture_output=True, text=True, timeout=60)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        told = sorted(record["deferral_ms"] for record in map(json.loads, done.stdout.splitlines()) if float(record["pue"]) > 0)
+        self.assertEqual((len(told), told[0]), (2, 0))
+        self.assertGreater(told[1], 500)
+        self.assertLessEqual(told[1], held_ms)
+
     def test_usage_without_extras_and_without_a_meter(self):
         with Server(*METER[:-1]) as server:
             self.assertNotIn("energy_joules", ask(server, 1))

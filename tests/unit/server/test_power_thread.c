@@ -86,10 +86,10 @@ static void test_power_thread_books_requests(void **state)
         begin(power, id);
         for (uint32_t i = 0; i < 4; i++) step(id % 2 ? a : b, id, id % 3 ? CLASS_DEFAULT : CLASS_BATCH);
         assert_true(power_request_joules(power, id, 0, 4, 1) > 0); /* whatever is told of it by now */
-        power_request_end(power, id);
+        power_request_end(power, id, 0);
     }
     begin(power, REQUESTS + 1); /* refused: it has no step */
-    power_request_end(power, REQUESTS + 1);
+    power_request_end(power, REQUESTS + 1, 0);
     power_close_port(power, b); /* with what it has told in it */
     struct power_usage usage = settled(power, REQUESTS + 1);
     const struct energy_books *books = &usage.books;
@@ -113,7 +113,7 @@ static void test_power_thread_books_requests(void **state)
     begin(power, REQUESTS + 2); /* its last window is closed by nobody any more: it is told what it has */
     step(a, REQUESTS + 2, CLASS_DEFAULT);
     nap(250 * NS_PER_MS);
-    power_request_end(power, REQUESTS + 2);
+    power_request_end(power, REQUESTS + 2, 0);
     power_close_port(power, a);
     power_destroy(power);
     assert_int_equal(atomic_load(&noted.count), REQUESTS + 1);

@@ -47,10 +47,9 @@ static void begin(struct rig *rig, uint64_t id, bool billed)
 {
     struct charge charge = {.account = 7, .part = (uint32_t)id, .model = "m", .tenant = "acme"};
     memcpy(charge.charge_id, &id, sizeof id);
-    request_energy_begin(
-        rig->re, id,
-        &(struct request_energy_who){
-            .tenant = (uint32_t)(id % 3), .tenant_name = "acme", .charge = billed ? &charge : NULL, .deferral_ms = 5});
+    request_energy_begin(rig->re, id,
+                         &(struct request_energy_who){
+                             .tenant = (uint32_t)(id % 3), .tenant_name = "acme", .charge = billed ? &charge : NULL});
 }
 
 static void take(struct rig *rig)
@@ -110,13 +109,13 @@ static void test_request_energy_adds_up(void **state)
         }
         step(&rig, alive, (uint32_t)count);
         if (count > 0 && random_next(&rng) % 4 == 0) {
-            request_energy_end(rig.re, alive[0], rig.now_ns);
+            request_energy_end(rig.re, alive[0], 5, rig.now_ns);
             memmove(alive, alive + 1, --count * sizeof *alive);
         }
         if (i % 1000 == 999) rig.now_ms += 800000; /* to another slot */
         update(&rig);
     }
-    for (uint32_t i = 0; i < count; i++) request_energy_end(rig.re, alive[i], rig.now_ns);
+    for (uint32_t i = 0; i < count; i++) request_energy_end(rig.re, alive[i], 5, rig.now_ns);
     update(&rig);
     struct energy_books books;
     attribution_books(rig.at, &books);
@@ -154,7 +153,7 @@ static void test_request_energy_slots_and_ends(void **state)
     rig.now_ms += 900000;
     update(&rig);
     step(&rig, &one, 1);
-    request_energy_end(rig.re, 1, rig.now_ns);
+    request_energy_end(rig.re, 1, 5, rig.now_ns);
     struct request_energy_terms now = terms;
     now.now_ms = rig.now_ms;
     request_energy_update(rig.re, rig.at, rig.now_ns - 1, &now); /* a step that began before its end is under way */
@@ -184,7 +183,7 @@ static void test_request_energy_full_and_early(void **state)
     request_energy_counts(rig.re, &counts);
     assert_true(counts.unkept == 1 && counts.alive == 2);
     assert_false(request_energy_look(rig.re, 3, &shown));
-    request_energy_end(rig.re, 3, 0);
+    request_energy_end(rig.re, 3, 5, 0);
     const struct energy_share share = {.request_id = 1, .prefill_tokens = 50};
     attribution_step(rig.at, &device, 0, 50 * MS, &share, 1);
     rig.now_ns = 50 * MS;
@@ -195,11 +194,11 @@ static void test_request_energy_full_and_early(void **state)
     update(&rig);
     assert_true(request_energy_look(rig.re, 1, &shown));
     assert_true(shown.uj > 0 && shown.open_j == 0 && shown.rows == 1);
-    request_energy_end(rig.re, 1, rig.now_ns);
-    request_energy_end(rig.re, 2, rig.now_ns);
+    request_energy_end(rig.re, 1, 5, rig.now_ns);
+    request_energy_end(rig.re, 2, 5, rig.now_ns);
     update(&rig);
     begin(&rig, 4, true); /* their places are free again; it ends without a step */
-    request_energy_end(rig.re, 4, rig.now_ns);
+    request_energy_end(rig.re, 4, 5, rig.now_ns);
     update(&rig);
     request_energy_counts(rig.re, &counts);
     assert_true(counts.alive == 0 && counts.unbooked == 1 && counts.ended == 2 && rig.notes == 2);
