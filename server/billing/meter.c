@@ -72,7 +72,6 @@ static void fail(struct meter *m, enum status status)
     atomic_store(&m->failed, true);
     meter_drop_energy(m);
     atomic_store(&m->accepts, false);
-    atomic_store(&m->why_not, "the billing journal has failed");
     billing_stats_set(&m->config.stats->journal_accepts, 0);
     wake_io(m);
 }
@@ -300,8 +299,9 @@ bool meter_poll(struct meter_port *port, struct event *event)
 
 bool meter_accepts(struct meter *m, const char **why_not)
 {
-    *why_not = atomic_load(&m->why_not);
-    return atomic_load(&m->accepts);
+    bool failed = atomic_load(&m->failed); /* is told by itself: from the moment on in which meter_failed says so */
+    *why_not = failed ? "the billing journal has failed" : atomic_load(&m->why_not);
+    return !failed && atomic_load(&m->accepts);
 }
 
 bool meter_enforces(const struct meter *m)
