@@ -28,6 +28,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
@@ -72,6 +73,8 @@ class Mix:
             with self.lock:
                 getattr(self, kind).append((*result, time.monotonic()))
         except (OSError, ValueError, IndexError) as reason:
+            if isinstance(reason, urllib.error.HTTPError):
+                reason = f"{reason.code} {reason.read(300).decode(errors='replace')}"
             with self.lock:
                 self.failed.append(f"{kind}: {reason}")
 
