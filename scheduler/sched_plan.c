@@ -174,7 +174,8 @@ void sort_decodes(const struct sched *s, uint32_t *items, uint32_t count)
     }
 }
 
-static void plan_decodes(struct sched *s, uint64_t now_ns)
+/* How many rows were tried. */
+static uint32_t try_decodes(struct sched *s, uint64_t now_ns)
 {
     uint32_t count = 0, limit = s->config.step_tokens_max;
     if (limit > s->config.rows_max) limit = s->config.rows_max;
@@ -193,6 +194,17 @@ static void plan_decodes(struct sched *s, uint64_t now_ns)
     if (s->power_plan.limited) count = power_take_decodes(s, s->scratch, count, now_ns);
     for (uint32_t i = 0; i < count && !s->must_wait; i++) plan_decode(s, &s->hot[s->scratch[i]], now_ns);
     s->touched += s->hot_count + count;
+    return count;
+}
+
+/* Where watts leave but few rows, these may give way for lack of blocks before one is planned: then it is the others'
+ * turn (R6). Each try preempts one at least. */
+static void plan_decodes(struct sched *s, uint64_t now_ns)
+{
+    while (try_decodes(s, now_ns) > 0 && s->decodes_planned == 0 && !s->must_wait) {
+        hot_sweep(s);
+        (void)power_begin(s);
+    }
 }
 
 /* ---- prefill chunks ---- */
