@@ -15,16 +15,17 @@
 enum {
     MARGIN_SLOTS = 2,
     REPLAN_MS = 60000,
-    MINUTES = 1440, /* of interactive work that are remembered */
-    MINUTES_KNOWN = 30,
-    /* before these, INTERACTIVE_FIRST is thought */ SLOTS_OF_DAY = 96,
+    MINUTES = 1440,     /* of interactive work that are remembered */
+    MINUTES_KNOWN = 30, /* before these, INTERACTIVE_FIRST is thought */
+    SLOTS_OF_DAY = 96,
     RECORD_NONE = UINT32_MAX
 };
 
-static const double INTERACTIVE_FIRST = 0.25; /* of the device; the batch share of serving is up to 55 % (EcoServe) */
-static const double MINUTE_WEIGHT = 0.1;      /* of a minute, in what is recent or usual */
-static const double BUSY_MIN_S = 0.5;         /* in a minute, to learn watts from it */
-static const double SHARE_MIN = 0.05;         /* a lower one lasts no longer than this */
+/* Of the device, or of what watts leave of it; the batch share of serving is up to 55 % (EcoServe). */
+static const double INTERACTIVE_FIRST = 0.25;
+static const double MINUTE_WEIGHT = 0.1; /* of a minute, in what is recent or usual */
+static const double BUSY_MIN_S = 0.5;    /* in a minute, to learn watts from it */
+static const double SHARE_MIN = 0.05;    /* a lower one lasts no longer than this */
 static const double WORK_MIN_S = 1e-6;
 static const double ROWS_DECAY = 0.9; /* of the rows of a step, by each minute with work */
 
@@ -417,6 +418,7 @@ static struct deadline_slot plan_slot(const struct plan *plan, const struct powe
 {
     const double seconds = PLAN_SLOT_MS / 1e3;
     double share = share_of(plan, told), surely = plan->interactive;
+    if (plan->minutes_count < MINUTES_KNOWN) surely = INTERACTIVE_FIRST * share; /* of what there is: paced like all */
     bool shed = ((told->have & SLOT_SHED) && told->shed_level > 0) || (i == 0 && plan->now.shed_level > 0);
     if (i < 2 && plan->recent > surely) surely = plan->recent;
     /* A level told for part of a slot takes all of its capacity from the proof, and holds only while it is there. */

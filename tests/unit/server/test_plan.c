@@ -285,6 +285,21 @@ static void test_plan_is_shown(void **state)
     plan_destroy(w.plan);
 }
 
+/* A node that has just started under a low target knows nothing of its interactive requests: they are paced like all,
+ * and what there is is not taken for theirs alone. */
+static void test_plan_promises_what_a_low_target_leaves(void **state)
+{
+    (void)state;
+    struct world w;
+    world_make(&w, false);
+    w.now.target_w = 300; /* a fifth of the work */
+    pass(&w, 1000);
+    struct plan_job fits = job(1, 3600, 24), too_much = job(2, 5 * 3600, 24);
+    assert_int_equal(admit(&w, &fits), ST_OK);
+    assert_int_equal(admit(&w, &too_much), ST_LIMIT);
+    plan_destroy(w.plan);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -295,6 +310,7 @@ int main(void)
         cmocka_unit_test(test_plan_finds_ids),
         cmocka_unit_test(test_plan_progress_and_a_second_life),
         cmocka_unit_test(test_plan_is_shown),
+        cmocka_unit_test(test_plan_promises_what_a_low_target_leaves),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
