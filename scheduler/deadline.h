@@ -23,8 +23,13 @@
  * all there, each may use any slot before its own end), so taking slots by rising price, each as far as the work that
  * may still use it reaches, is optimal (Edmonds 1971).
  *
+ * Work that has yet to come wants cheap slots too: what came in a slot lately, by how long until it was due, is thought
+ * to come in each slot ahead. So this slot gives work what EDF, over the slots that are cheaper, gets done more with it
+ * than without (the matroid's rank). Planned by jobs held alone, as before, much work waits for slots that others fill.
+ *
  * Deadlines are kept by slot: the work due is one sum per slot. Admission, need and explanation cost O(slots), whatever
- * the number of jobs; a release or an end costs O(log jobs); the choice among prices O(slots^2) of the priced ones.
+ * the number of jobs; a release or an end costs O(log jobs); the choice among prices O(slots) times
+ * the different times until work is due. The forecast of all slots that is shown takes jobs held alone.
  * No allocation after create. Rejected: a tree of jobs with sums (exact to the ms where the slot is what can be
  * planned), taking the expected work for D1 (a promise is not a mean). Pure; times are Unix milliseconds. One thread.
  */

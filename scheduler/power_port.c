@@ -58,7 +58,8 @@ static bool read_order(struct power_port *port)
 
 bool power_port_limits(const struct power_port *port)
 {
-    return isfinite(port->order.allowance_w) || port->order.holds_deferrable || port->order.paces_default;
+    return isfinite(port->order.allowance_w) || port->order.holds_deferrable || port->order.paces_default ||
+           port->order.caps_rows;
 }
 
 uint64_t power_port_begin(struct power_port *port, struct sched *sched, uint64_t now_ns)
@@ -68,16 +69,41 @@ uint64_t power_port_begin(struct power_port *port, struct sched *sched, uint64_t
     double room_j = joule_bucket_room(&port->bucket, port->order.allowance_w, STEP_S, now_ns);
     double overdraft_j =
         joule_bucket_overdraft(&port->bucket, port->order.allowance_w, STEP_S, port->order.overdraft_j);
-    bool is_urgent = !(room_j > 0) && port->order.overdraft_j > 0 && overdraft_j > 0 && sched_runs_deferrable(sched);
-    sched_set_power(sched, &(struct sched_power){.room_j = is_urgent ? overdraft_j : room_j,
+    double urgent_j = joule_bucket_urgent(&port->bucket, port->order.allowance_w, STEP_S, port->order.ahead_j);
+    bool is_over = !(room_j > 0) && port->order.overdraft_j > 0 && overdraft_j > 0 && sched_runs_deferrable(sched);
+    bool holds = is_over || port->order.holds_deferrable != 0 || port->bucket.ahead_j > 0;
+    sched_set_power(sched, &(struct sched_power){.room_j = is_over ? overdraft_j : room_j,
+                                                 .urgent_j = urgent_j,
                                                  .idle_w = port->order.idle_w,
                                                  .range_w = port->order.range_w,
                                                  .model = port->order.model,
-                                                 .holds_deferrable = is_urgent || port->order.holds_deferrable != 0,
-                                                 .paces_default = port->order.paces_default != 0});
+                                                 .holds_deferrable = holds,
+                                                 .paces_default = port->order.paces_default != 0,
+                                                 .caps_rows = port->order.caps_rows != 0,
+                                                 .rows_most = (uint32_t)port->order.rows_most,
+                                                 .step_ms = (uint32_t)port->order.step_ms});
     if (room_j > 0) return 0;
     uint64_t wait_ns = joule_bucket_wait_ns(&port->bucket, port->order.allowance_w);
     return wait_ns < 1 ? 1 : wait_ns > LOOK_NS ? LOOK_NS : wait_ns;
+}
+
+/* Of the tokens, prompt and output. */
+static double share_of_priority(const struct energy_share *shares, uint32_t count)
+{
+    uint64_t all = 0, urgent = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t tokens = (uint64_t)shares[i].prefill_tokens + shares[i].decode_rows;
+        all += tokens;
+        urgent += shares[i].group == CLASS_PRIORITY ? tokens : 0;
+    }
+    return all ? (double)urgent / (double)all : 0;
+}
+
+static void pay(struct power_port *port, double joules, double urgent)
+{
+    if (isinf(port->order.allowance_w)) return;
+    joule_bucket_pay(&port->bucket, (1 - urgent) * joules);
+    joule_bucket_pay_urgent(&port->bucket, urgent * joules, port->order.ahead_j);
 }
 
 void power_port_launched(struct power_port *port, uint64_t now_ns, struct power_step *step,
@@ -88,7 +114,8 @@ void power_port_launched(struct power_port *port, uint64_t now_ns, struct power_
     step->shares = fits ? count : 0;
     step->shares_end = port->shares_told += step->shares;
     if (!fits) atomic_fetch_add_explicit(&port->lost, 1, memory_order_relaxed);
-    if (isfinite(port->order.allowance_w)) joule_bucket_pay(&port->bucket, step->joules);
+    step->urgent = share_of_priority(shares, count);
+    pay(port, step->joules, step->urgent);
     if (!atomic_load_explicit(&port->busy_ns, memory_order_relaxed))
         atomic_store_explicit(&port->busy_ns, now_ns, memory_order_release);
 }
@@ -113,7 +140,7 @@ static void settle(struct power_port *port, struct power_step *step)
     double watts = draw_model_watts(&port->order.draw, &step->work);
     if (!(watts > 0) || step->end_ns <= step->start_ns) return;
     double joules = watts * (double)(step->end_ns - step->start_ns) * 1e-9;
-    if (isfinite(port->order.allowance_w)) joule_bucket_pay(&port->bucket, joules - step->joules);
+    pay(port, joules - step->joules, step->urgent);
     step->joules = joules;
 }
 

@@ -91,15 +91,16 @@ struct usage {
 struct charge; /* the biller's (server/billing/record.h); the scheduler only hands it through */
 
 struct request {
-    uint64_t id;                 /* unique while alive; never 0 */
-    void *owner;                 /* the server's, handed back in events */
-    struct charge *charge;       /* who pays; NULL: nobody */
-    bool unseen;                 /* the server's, before it cancels: not a byte of the answer has been sent */
-    uint32_t tenant;             /* small index; fairness and queue shares are per tenant */
+    uint64_t id;           /* unique while alive; never 0 */
+    void *owner;           /* the server's, handed back in events */
+    struct charge *charge; /* who pays; NULL: nobody */
+    bool unseen;           /* the server's, before it cancels: not a byte of the answer has been sent */
+    uint32_t tenant;       /* small index; fairness and queue shares are per tenant */
     enum service_class service_class;
-    int32_t priority;         /* within class and tenant: lower first (vLLM's `priority`) */
-    uint8_t cache_domain[32]; /* prefix cache sharing: secret of the tenant; equal domains share blocks */
-    uint64_t deadline_ns;     /* monotonic; 0: none */
+    enum service_class books_as; /* flex or batch that runs as a better class since it is due; else 0 */
+    int32_t priority;            /* within class and tenant: lower first (vLLM's `priority`) */
+    uint8_t cache_domain[32];    /* prefix cache sharing: secret of the tenant; equal domains share blocks */
+    uint64_t deadline_ns;        /* monotonic; 0: none */
 
     const uint32_t *prompt; /* [prompt_count], >= 1 */
     uint32_t prompt_count;

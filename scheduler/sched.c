@@ -4,7 +4,6 @@
 
 #include "runtime/base/check.h"
 #include "runtime/base/clock.h"
-#include "runtime/base/hash.h"
 #include "runtime/base/limits.h"
 #include "runtime/base/mem.h"
 #include "runtime/model/vocab.h"
@@ -51,13 +50,9 @@ static bool create_arrays(struct sched *s)
     s->stop_entries = (uint32_t)(limits.api_stop_strings * limits.api_stop_string_bytes);
     s->ban_stride = (uint32_t)limits.api_stop_token_ids + c->end_ids_count;
     s->table_stride = kv_blocks_for(c->context_max);
-    uint32_t ids = 16;
-    while (ids < 2 * s->jobs_max) ids *= 2;
-    s->id_mask = ids - 1;
     s->hot = mem_alloc(c->running_max, sizeof *s->hot);
     s->seqs = mem_alloc(s->slots_max, sizeof *s->seqs);
     s->jobs = mem_alloc(s->jobs_max, sizeof *s->jobs);
-    s->id_slots = mem_alloc(ids, sizeof *s->id_slots);
     s->scratch = mem_alloc(c->running_max, sizeof *s->scratch);
     s->tenants = mem_alloc(c->tenants_max, sizeof *s->tenants);
     s->hits = mem_alloc(s->table_stride, sizeof *s->hits);
@@ -65,7 +60,8 @@ static bool create_arrays(struct sched *s)
      */
     s->events_max = s->jobs_max + 2 * c->running_max + SCHED_SUBMITS_MAX + 16;
     s->events = mem_alloc(s->events_max, sizeof *s->events);
-    return s->hot && s->seqs && s->jobs && s->id_slots && s->scratch && s->tenants && s->hits && s->events &&
+    return s->hot && s->seqs && s->jobs && s->scratch && s->tenants && s->hits && s->events &&
+           id_table_init(&s->ids, s->jobs_max) == ST_OK &&
            map_rows((void **)&s->tables, &s->tables_bytes, s->slots_max, s->table_stride, sizeof *s->tables) &&
            map_rows((void **)&s->stop_failure, &s->stop_failure_bytes, s->slots_max, s->stop_entries, 2) &&
            map_rows((void **)&s->stop_state, &s->stop_state_bytes, s->slots_max, s->stop_strings, 2) &&
@@ -119,7 +115,6 @@ enum status sched_create(const struct sched_config *config, struct sched **sched
         if (!s->config.class_limit_ns[i]) s->config.class_limit_ns[i] = class_limits_ns[i];
     for (uint32_t i = 0; i < s->slots_max; i++) s->seqs[i].next = i + 1 < s->slots_max ? i + 1 : SLOT_NONE;
     for (uint32_t i = 0; i < s->jobs_max; i++) s->jobs[i].next_free = i + 1 < s->jobs_max ? i + 1 : SLOT_NONE;
-    for (uint32_t i = 0; i <= s->id_mask; i++) s->id_slots[i] = SLOT_NONE;
     s->slots_free = s->slots_max;
     s->cancels = s->blocked_entry = SLOT_NONE;
     s->stats.kv_blocks_total = config->kv_blocks;
@@ -150,38 +145,11 @@ void sched_destroy(struct sched *s)
     mem_free(s->hits);
     mem_free(s->tenants);
     mem_free(s->scratch);
-    mem_free(s->id_slots);
+    id_table_free(&s->ids);
     mem_free(s->jobs);
     mem_free(s->seqs);
     mem_free(s->hot);
     mem_free(s);
-}
-
-/* ---- requests by id: linear probing, backward-shift delete ---- */
-
-static uint32_t id_home(const struct sched *s, uint64_t id)
-{
-    return (uint32_t)hash_bytes(&id, sizeof id, 0) & s->id_mask;
-}
-
-static uint32_t id_probe(const struct sched *s, uint64_t id)
-{
-    uint32_t at = id_home(s, id);
-    while (s->id_slots[at] != SLOT_NONE && s->jobs[s->id_slots[at]].request->id != id) at = (at + 1) & s->id_mask;
-    return at;
-}
-
-static void id_remove(struct sched *s, uint64_t id)
-{
-    uint32_t hole = id_probe(s, id);
-    CHECK(s->id_slots[hole] != SLOT_NONE);
-    for (uint32_t at = (hole + 1) & s->id_mask; s->id_slots[at] != SLOT_NONE; at = (at + 1) & s->id_mask) {
-        uint32_t home = id_home(s, s->jobs[s->id_slots[at]].request->id);
-        if (((at - home) & s->id_mask) < ((at - hole) & s->id_mask)) continue;
-        s->id_slots[hole] = s->id_slots[at];
-        hole = at;
-    }
-    s->id_slots[hole] = SLOT_NONE;
 }
 
 /* ---- submission ---- */
@@ -202,7 +170,7 @@ static bool is_valid(const struct sched *s, const struct request *request)
     if (!stop_match_fits(request->stops, request->stops_count, s->stop_entries)) return false;
     for (uint32_t i = 0; i < request->prompt_count; i++)
         if (request->prompt[i] >= c->texts_count) return false;
-    return s->id_slots[id_probe(s, request->id)] == SLOT_NONE;
+    return id_table_find(&s->ids, request->id) == ID_NONE;
 }
 
 static enum status admission(const struct sched *s, const struct request *request, uint64_t now_ns)
@@ -296,7 +264,8 @@ enum status sched_submit(struct sched *s, struct request *request, uint64_t now_
                         .rank = (uint8_t)(request->service_class + 1)};
     job_root(s, job);
     s->jobs_count++;
-    s->id_slots[id_probe(s, request->id)] = job_idx;
+    s->priority_jobs += request->service_class == CLASS_PRIORITY;
+    id_table_add(&s->ids, request->id, job_idx);
     s->stats.waiting++;
     s->stats.waiting_tokens += request->prompt_count;
     s->tenants[request->tenant].requests++;
@@ -309,8 +278,8 @@ enum status sched_submit(struct sched *s, struct request *request, uint64_t now_
 bool sched_cancel(struct sched *s, uint64_t request_id, enum cause cause)
 {
     if (!request_id) return false;
-    uint32_t job_idx = s->id_slots[id_probe(s, request_id)];
-    if (job_idx == SLOT_NONE) return false;
+    uint32_t job_idx = id_table_find(&s->ids, request_id);
+    if (job_idx == ID_NONE) return false;
     struct job *job = &s->jobs[job_idx];
     if (job->canceled) return true;
     job->canceled = true;
@@ -323,8 +292,8 @@ bool sched_cancel(struct sched *s, uint64_t request_id, enum cause cause)
 bool sched_raise(struct sched *s, uint64_t request_id, uint32_t out_limit)
 {
     if (!request_id) return false;
-    uint32_t job_idx = s->id_slots[id_probe(s, request_id)];
-    if (job_idx == SLOT_NONE) return false;
+    uint32_t job_idx = id_table_find(&s->ids, request_id);
+    if (job_idx == ID_NONE) return false;
     struct job *job = &s->jobs[job_idx];
     if (out_limit <= job->out_limit) return true;
     job->out_limit = out_limit;
@@ -421,11 +390,12 @@ static void job_free(struct sched *s, uint32_t job_idx)
     }
     if (s->blocked_entry == job_idx) s->blocked_entry = SLOT_NONE;
     heap_remove(&s->deadlines, job_idx);
-    id_remove(s, job->request->id);
+    id_table_remove(&s->ids, job->request->id);
     job->state = JOB_FREE;
     job->next_free = s->job_free_first;
     s->job_free_first = job_idx;
     s->jobs_count--;
+    s->priority_jobs -= job->request->service_class == CLASS_PRIORITY;
     s->touched++;
 }
 

@@ -84,12 +84,17 @@ struct sched_stats {
 
 /* What the next plan may take of a watt budget (R25, R26). */
 struct sched_power {
-    double room_j;  /* joules above idle; infinity: no limit; 0: what has ended is ended, and nothing is planned */
-    double idle_w;  /* drawn without work */
-    double range_w; /* the most that work draws above it; 0: not known */
+    double room_j;   /* joules above idle; infinity: no limit; 0: what has ended is ended, and nothing is planned */
+    double urgent_j; /* that priority's prompts may take where it is more than room_j */
+    double idle_w;   /* drawn without work */
+    double range_w;  /* the most that work draws above it; 0: not known */
     struct energy_model model;
     bool holds_deferrable; /* flex and batch wait, as far as their class limits allow */
     bool paces_default;    /* a row of default has a token in twice its interval (R27); priority as ever */
+    bool caps_rows; /* at most rows_most rows of flex and batch in a step, and no prompt of theirs beside so many,
+                     * as far as their class limits allow */
+    uint32_t rows_most;
+    uint32_t step_ms; /* that a step with prompts may last under a limit; 0: 30 */
 };
 
 struct sched;

@@ -139,7 +139,7 @@ static uint32_t sequence_start(struct sched *s, uint32_t job_idx)
                         .order = ++s->seq_order_last,
                         .tenant = request->tenant,
                         .rank = job->rank,
-                        .service_class = (uint8_t)request->service_class,
+                        .service_class = (uint8_t)(request->books_as ? request->books_as : request->service_class),
                         .thinking = starts_thinking(s, request)};
     if (job->seqs != SLOT_NONE) s->seqs[job->seqs].previous = slot;
     job->seqs = slot;
@@ -185,6 +185,8 @@ static void admit(struct sched *s, struct candidate *c, uint64_t now_ns)
     if (PLANTED(REFREEZE_INPUT) && c->returns) job->request->usage.in_hit = hit_tokens;
     if (!c->returns) fair_charge(&s->fair, seq->tenant, seq->rank, c->length - hit_tokens);
     fair_settle(&s->fair);
+    uint8_t flags = seq->service_class == CLASS_PRIORITY ? HOT_PRIORITY : 0;
+    if (c->leader && job->request->score_prompt) flags |= HOT_SCORE;
     struct hot *hot = &s->hot[s->hot_count];
     *hot = (struct hot){.slot = c->slot,
                         .tenant = seq->tenant,
@@ -195,7 +197,7 @@ static void admit(struct sched *s, struct candidate *c, uint64_t now_ns)
                         .order = seq->order,
                         .last_token_ns = now_ns,
                         .tokens = seq->choice->tokens,
-                        .flags = c->leader && job->request->score_prompt ? HOT_SCORE : 0};
+                        .flags = flags};
     block_id *table = table_of(s, c->slot);
     for (uint32_t i = 0; i < c->hits; i++) {
         block_pool_share(&s->pool, s->hits[i]);
@@ -222,7 +224,8 @@ void admit_waiting(struct sched *s, uint64_t now_ns)
     struct candidate c;
     while (s->hot_count < s->config.running_max && prefill_left(s) && s->rows_left && next_candidate(s, &c)) {
         uint32_t rank = c.returns ? s->seqs[c.slot].rank : s->jobs[c.job].rank;
-        if (s->power_plan.limited && !power_admits_rank(s, rank)) return;
+        uint32_t service_class = s->jobs[c.job].request->service_class;
+        if (s->power_plan.limited && !power_admits_rank(s, rank, service_class)) return;
         uint32_t available = block_pool_available(&s->pool);
         if (s->hot_count && c.entry == s->blocked_entry && available <= s->blocked_available) return;
         find_hits(s, &c);

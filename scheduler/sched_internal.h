@@ -2,7 +2,7 @@
  *
  *   hot[0 .. hot_count)   one 64-byte record a running sequence, dense, in order of admission: what a step scans
  *   seqs[slot]            the rest of a sequence; a slot belongs to a started sequence, running or preempted
- *   jobs[idx]             a request; found by id through id_slots
+ *   jobs[idx]             a request; found by id through ids
  *   tables, stop and ban buffers: one fixed row a slot
  *
  * Entries in the queues of fair.h: job idx for requests (new ones and those with further choices), jobs_max + slot for
@@ -11,6 +11,7 @@
 #define SCHEDULER_SCHED_INTERNAL_H
 
 #include "runtime/base/check.h"
+#include "runtime/base/id_table.h"
 #include "scheduler/block_pool.h"
 #include "scheduler/cost_model.h"
 #include "scheduler/fair.h"
@@ -27,8 +28,9 @@ enum { PREFILL_LONG_STEPS = 4 };
 enum { POWER_STEP_MS_MAX = 30, RANK_INTERACTIVE_MAX = CLASS_DEFAULT + 1 };
 
 enum hot_flag {
-    HOT_DECODE = 1, /* prompt and recomputation are done, or under way */
-    HOT_SCORE = 2   /* leader of score_prompt */
+    HOT_DECODE = 1,  /* prompt and recomputation are done, or under way */
+    HOT_SCORE = 2,   /* leader of score_prompt */
+    HOT_PRIORITY = 4 /* the request's class, whatever its rank by now */
 };
 
 struct hot {
@@ -68,7 +70,7 @@ struct seq {
     uint32_t indexed;       /* leading blocks that were offered to the prefix index */
     uint32_t blocks_left;   /* LEAVING: of its table */
     uint8_t state;          /* enum seq_state */
-    uint8_t service_class;  /* of the request; rank rises with age, this does not */
+    uint8_t service_class;  /* as its joules are booked; rank rises with age, this does not */
     uint8_t preemptions;    /* saturating */
     uint8_t steps_left;     /* LEAVING: steps planned and not committed that it is in */
     bool leader, thinking, chain_broken, ignore_eos, keep_special;
@@ -128,9 +130,8 @@ struct sched {
     struct seq *seqs;
     struct job *jobs;
     uint32_t hot_count, slots_max, slots_free, slot_free_first, jobs_max, job_free_first, jobs_count;
-    uint32_t *id_slots; /* open addressing: job idx or SLOT_NONE */
-    uint32_t id_mask;
-    uint32_t cancels; /* list of jobs through cancel_next */
+    struct id_table ids;             /* job idx */
+    uint32_t cancels, priority_jobs; /* cancels: list of jobs through cancel_next */
 
     block_id *tables; /* [slots_max][table_stride] */
     uint32_t table_stride;
@@ -146,13 +147,13 @@ struct sched {
     struct heap ageing;    /* entries by the time they rank up */
     struct cost_model cost;
     struct sched_power power;
-    struct power_plan {       /* sched_power.c */
-        bool limited;         /* power holds something back in this plan */
-        bool deferrable_next; /* whose prompts are planned now: those that may not wait, then those that may */
-        uint64_t pace_ns;     /* a row of default may wait so long after its token; 0: not at all */
-        uint64_t due_ns;      /* the first row of default that was left out; UINT64_MAX: none */
-        uint32_t rank_max;    /* of prompts: a lower class has decode rows that were left out (R5) */
-        uint32_t tokens;      /* of prompts that the room has for this step */
+    struct power_plan {      /* sched_power.c */
+        bool limited, ahead; /* power holds something back; and priority's prompts have a turn of their own */
+        enum power_turn { POWER_PRIORITY, POWER_INTERACTIVE, POWER_DEFERRABLE } turn; /* whose prompts are planned */
+        uint64_t pace_ns;      /* a row of default may wait so long after its token; 0: not at all */
+        uint64_t due_ns;       /* the first row of default that was left out; UINT64_MAX: none */
+        uint32_t rank_max;     /* of prompts: a lower class has decode rows that were left out (R5) */
+        uint32_t rows, tokens; /* of flex and batch that may wait, in the plan; of prompts, that the room has */
     } power_plan;
 
     struct planned_step steps[SCHED_STEPS_MAX];
@@ -227,13 +228,13 @@ void admit_waiting(struct sched *s, uint64_t now_ns);
 bool power_begin(struct sched *s);
 /* Puts the runnable decode rows (indices into hot) that are in the plan in front. Returns how many. */
 uint32_t power_take_decodes(struct sched *s, uint32_t *items, uint32_t count, uint64_t now_ns);
-/* With the decode rows planned: tokens of prompts that go with them. step: what is planned. */
+/* With the decode rows planned: tokens of the first turn's prompts that go with them. step: what is planned. */
 uint32_t power_prefill_room(struct sched *s, const struct cost_step *step, uint32_t tokens_max);
-/* Whether the deferrable prompts may come now, after the others. */
-bool power_defers_next(struct sched *s);
-/* Whether a running prompt, or a waiting entry of that rank, is among those that are planned now. */
+/* The next turn of prompts: sets what it may take; false: there is none. */
+bool power_turn_next(struct sched *s);
+/* Whether a running prompt, or a waiting entry, is among those whose turn it is. */
 bool power_admits(const struct sched *s, const struct hot *hot, uint64_t now_ns);
-bool power_admits_rank(const struct sched *s, uint32_t rank);
+bool power_admits_rank(const struct sched *s, uint32_t rank, uint32_t service_class);
 /* How many tokens at position 0 cost as many joules as one at `position`. */
 double power_weight(const struct sched *s, uint32_t position);
 

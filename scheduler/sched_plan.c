@@ -358,7 +358,7 @@ static void plan_prefills(struct sched *s, uint64_t now_ns)
 {
     set_prefill_budget(s);
     plan_prompts(s, now_ns);
-    if (s->power_plan.limited && power_defers_next(s)) plan_prompts(s, now_ns);
+    while (s->power_plan.limited && power_turn_next(s)) plan_prompts(s, now_ns);
 }
 
 /* ---- the batch ---- */

@@ -1,6 +1,7 @@
 /* A step inside a watt budget: which rows and how many prompt tokens its joules pay for (R25, R26).
  *
  *   interactive rows   always in: the bucket is in debt afterwards, and the engine waits (throttle.h)
+ *   priority's prompts   as many tokens as urgent_j has: they may be ahead of the room, which pays later (W5)
  *   interactive prompts  as many tokens as the room has, at least a block a step, so that they get on
  *   deferrable rows    while the room lasts, once what the interactive prompts want is set aside
  *   deferrable prompts with what is left; from nothing, one block
@@ -54,9 +55,15 @@ double sched_plan_joules(const struct sched *s, struct energy_work *work)
 
 bool power_begin(struct sched *s)
 {
-    bool limited = isfinite(s->power.room_j) || s->power.holds_deferrable || s->power.paces_default;
-    s->power_plan = (struct power_plan){.limited = limited, .rank_max = FAIR_RANKS - 1, .due_ns = UINT64_MAX};
-    return !limited || s->power.room_j > 0;
+    bool limited =
+        isfinite(s->power.room_j) || s->power.holds_deferrable || s->power.paces_default || s->power.caps_rows;
+    bool is_ahead = limited && s->priority_jobs > 0 && s->power.urgent_j > s->power.room_j;
+    s->power_plan = (struct power_plan){.limited = limited,
+                                        .ahead = is_ahead,
+                                        .turn = is_ahead ? POWER_PRIORITY : POWER_INTERACTIVE,
+                                        .rank_max = FAIR_RANKS - 1,
+                                        .due_ns = UINT64_MAX};
+    return !limited || is_ahead || s->power.room_j > 0;
 }
 
 /* ---- who may wait ---- */
@@ -73,14 +80,17 @@ bool power_admits(const struct sched *s, const struct hot *hot, uint64_t now_ns)
 {
     const struct power_plan *plan = &s->power_plan;
     if (!plan->limited) return true;
+    if (plan->ahead && hot->flags & HOT_PRIORITY) return plan->turn == POWER_PRIORITY;
+    if (plan->turn == POWER_PRIORITY) return false;
     if (!may_wait(s, hot, now_ns))
-        return !plan->deferrable_next && (hot->rank > RANK_INTERACTIVE_MAX || hot->rank <= plan->rank_max);
-    return plan->deferrable_next && hot->rank <= plan->rank_max;
+        return plan->turn == POWER_INTERACTIVE && (hot->rank > RANK_INTERACTIVE_MAX || hot->rank <= plan->rank_max);
+    return plan->turn == POWER_DEFERRABLE && hot->rank <= plan->rank_max;
 }
 
-bool power_admits_rank(const struct sched *s, uint32_t rank)
+bool power_admits_rank(const struct sched *s, uint32_t rank, uint32_t service_class)
 {
-    return rank <= s->power_plan.rank_max && (s->power_plan.deferrable_next || rank <= RANK_INTERACTIVE_MAX);
+    if (s->power_plan.turn == POWER_PRIORITY) return service_class == CLASS_PRIORITY;
+    return rank <= s->power_plan.rank_max && (s->power_plan.turn == POWER_DEFERRABLE || rank <= RANK_INTERACTIVE_MAX);
 }
 
 double power_weight(const struct sched *s, uint32_t position)
@@ -107,9 +117,10 @@ static struct taken with_row(const struct sched *s, struct taken taken, const st
     return taken;
 }
 
-static bool fits(const struct sched *s, const struct taken *taken)
+static bool fits(const struct sched *s, const struct taken *taken, double room_j)
 {
-    return PLANTED(PASS_ROOM) || joules_above_idle(s, &taken->work, &taken->cost) <= s->power.room_j;
+    if (PLANTED(PASS_ROOM)) return true;
+    return room_j > 0 && joules_above_idle(s, &taken->work, &taken->cost) <= room_j; /* 0 J do not fit into debt */
 }
 
 /* R27. A step with all of these rows lasts as long as the token interval that default is paced by. Its rows may wait
@@ -178,13 +189,21 @@ static uint32_t prompts_due(struct sched *s, uint64_t now_ns)
     return tokens < s->config.step_tokens_max ? (uint32_t)tokens : s->config.step_tokens_max;
 }
 
+/* Of flex and batch, one more row than may be in a step. */
+static bool is_capped(const struct sched *s)
+{
+    return s->power.caps_rows && s->power_plan.rows >= s->power.rows_most;
+}
+
 /* Behind the front: first those that are not held. Returns how many there are. */
 static uint32_t part_held(struct sched *s, uint32_t *items, uint32_t count)
 {
     uint32_t free = 0;
     for (uint32_t i = 0; i < count; i++) {
         uint32_t item = items[i];
-        if (is_held(s, &s->hot[item])) continue;
+        bool deferrable = s->hot[item].rank > RANK_INTERACTIVE_MAX;
+        if (is_held(s, &s->hot[item]) || (deferrable && is_capped(s))) continue;
+        s->power_plan.rows += deferrable;
         items[i] = items[free];
         items[free++] = item;
     }
@@ -212,14 +231,14 @@ uint32_t power_take_decodes(struct sched *s, uint32_t *items, uint32_t count, ui
     for (uint32_t i = 0; i < front; i++) taken = with_row(s, taken, &s->hot[items[i]]);
     struct taken all = taken;
     for (uint32_t i = front; i < end; i++) all = with_row(s, all, &s->hot[items[i]]);
-    if (fits(s, &all)) {
+    if (fits(s, &all, s->power.room_j)) {
         taken_count = end;
     } else {
         sort_decodes(s, items + front, end - front);
         while (taken_count < end) {
             struct taken more = with_row(s, taken, &s->hot[items[taken_count]]);
-            bool first = taken_count == 0 && taken.cost.tokens == 0; /* something must get on */
-            if (!first && !fits(s, &more)) break;
+            bool first = s->power.room_j > 0 && taken_count == 0 && taken.cost.tokens == 0; /* something must get on */
+            if (!first && !fits(s, &more, s->power.room_j)) break;
             taken = more;
             taken_count++;
         }
@@ -243,11 +262,31 @@ uint64_t sched_power_wait_ns(const struct sched *s, uint64_t now_ns)
 
 /* ---- prompts ---- */
 
-static bool fits_prompt(const struct sched *s, struct taken taken, uint32_t tokens)
+static bool fits_prompt(const struct sched *s, struct taken taken, uint32_t tokens, double room_j)
 {
     taken.work.prefill_tokens = tokens;
     taken.cost.tokens += tokens;
-    return fits(s, &taken);
+    return fits(s, &taken, room_j);
+}
+
+/* The most tokens that go with what is planned, for room_j. */
+static uint32_t tokens_for_joules(const struct sched *s, const struct taken *planned, uint32_t tokens_max,
+                                  double room_j)
+{
+    uint32_t low = 0, high = PREFILL_SHARE_MIN; /* low fits, or is 0; from below: a model may be wrong far out */
+    while (low < tokens_max && low < high && fits_prompt(s, *planned, high < tokens_max ? high : tokens_max, room_j)) {
+        low = high < tokens_max ? high : tokens_max;
+        high = 2 * low;
+    }
+    if (high > tokens_max) high = tokens_max;
+    while (low + 1 < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (fits_prompt(s, *planned, middle, room_j))
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
 }
 
 uint32_t power_prefill_room(struct sched *s, const struct cost_step *step, uint32_t tokens_max)
@@ -256,30 +295,36 @@ uint32_t power_prefill_room(struct sched *s, const struct cost_step *step, uint3
     planned.work.decode_rows = step->rows;
     planned.work.decode_context = (double)step->pairs;
     if (isfinite(s->power.room_j)) {
-        uint32_t most = cost_model_room(&s->cost, step, POWER_STEP_MS_MAX * NS_PER_MS);
+        uint64_t step_ms = s->power.step_ms ? s->power.step_ms : POWER_STEP_MS_MAX;
+        uint32_t most = cost_model_room(&s->cost, step, step_ms * NS_PER_MS);
         if (most < tokens_max) tokens_max = most;
     }
-    uint32_t low = 0, high = PREFILL_SHARE_MIN; /* low fits, or is 0; from below: a model may be wrong far out */
-    while (low < tokens_max && low < high && fits_prompt(s, planned, high < tokens_max ? high : tokens_max)) {
-        low = high < tokens_max ? high : tokens_max;
-        high = 2 * low;
-    }
-    if (high > tokens_max) high = tokens_max;
-    while (low + 1 < high) {
-        uint32_t middle = low + (high - low) / 2;
-        if (fits_prompt(s, planned, middle))
-            low = middle;
-        else
-            high = middle;
-    }
-    s->power_plan.tokens = low;
-    return low;
+    s->power_plan.tokens = tokens_for_joules(s, &planned, tokens_max, s->power.room_j);
+    if (s->power_plan.turn != POWER_PRIORITY) return s->power_plan.tokens;
+    return tokens_for_joules(s, &planned, tokens_max, s->power.urgent_j);
 }
 
-bool power_defers_next(struct sched *s)
+/* Priority's prompts have had what they may: the others have what the room leaves after them, at least a block if it
+ * has anything and nothing of theirs was planned. */
+static bool begin_interactive(struct sched *s)
 {
+    if (!(s->power.room_j > 0)) return false;
+    int64_t used = s->prefill_share - s->share_left, room = s->power_plan.tokens;
+    if (room < PREFILL_SHARE_MIN) room = PREFILL_SHARE_MIN;
+    s->power_plan.turn = POWER_INTERACTIVE;
+    if (room - used < s->share_left) s->share_left = room - used;
+    if (used == 0) s->prefill_share = s->share_left;
+    s->long_left = s->share_left / 2;
+    return true;
+}
+
+bool power_turn_next(struct sched *s)
+{
+    struct power_plan *plan = &s->power_plan;
+    if (plan->turn == POWER_PRIORITY) return begin_interactive(s);
+    if (plan->turn == POWER_DEFERRABLE) return false;
     bool untouched = !s->decodes_planned && s->share_left == s->prefill_share;
-    s->power_plan.deferrable_next = true;
-    if (s->power.holds_deferrable) return false;
-    return untouched || s->power_plan.tokens >= PREFILL_SHARE_MIN;
+    plan->turn = POWER_DEFERRABLE;
+    if (s->power.holds_deferrable || is_capped(s)) return false;
+    return untouched || plan->tokens >= PREFILL_SHARE_MIN;
 }

@@ -8,7 +8,8 @@
 static const double OFFSET_RATE = 0.30, GAIN_RATE = 0.03, IDLE_RATE = 0.05;
 static const double OFFSET_MAX = 0.30, GAIN_MIN = 0.3, GAIN_MAX = 3, STRANGE = 0.35, LOADED = 0.05, RESTED = 0.005;
 static const double MARGIN = 0.02, SIGMAS = 3, SILENT_SHARE = 0.95, LOST_SHARE = 0.85;
-static const double CREDIT_S = 0.020, SPREAD_S = 0.2, OVERDRAFT = 0.010;
+static const double CREDIT_S = 0.020, SPREAD_S = 0.2, OVERDRAFT_S = 0.010;
+static const double AHEAD_S = 0.02 * 60, REPAYS = 0.25;
 enum { DROPPED_MAX = 3 };
 
 static double clamp(double value, double low, double high)
@@ -134,13 +135,24 @@ double throttle_allowance(struct throttle *throttle, uint64_t now_ns, enum throt
     return allowed > 0 ? allowed * share : 0;
 }
 
-double throttle_overdraft(const struct throttle *throttle)
+/* So many seconds of the goal, as far as a second under the cap has room for them. */
+static double joules_over_goal(const struct throttle *throttle, double seconds)
 {
     const struct throttle_goal *wanted = &throttle->wanted;
     if (isinf(throttle->goal_w)) return 0;
-    double most = OVERDRAFT * throttle->goal_w;
+    double most = seconds * throttle->goal_w;
     if (isinf(wanted->cap_w)) return most;
     return clamp(wanted->cap_w - throttle_margin(throttle) - throttle->goal_w, 0, most);
+}
+
+double throttle_overdraft(const struct throttle *throttle)
+{
+    return joules_over_goal(throttle, OVERDRAFT_S);
+}
+
+double throttle_ahead(const struct throttle *throttle)
+{
+    return joules_over_goal(throttle, AHEAD_S);
 }
 
 /* ---- the bucket ---- */
@@ -150,10 +162,13 @@ double joule_bucket_room(struct joule_bucket *bucket, double allowance_w, double
     double passed_s = seconds_between(bucket->filled_ns, now_ns);
     bucket->filled_ns = now_ns;
     if (isinf(allowance_w)) {
-        bucket->credit_j = 0;
+        bucket->credit_j = bucket->ahead_j = 0;
         return INFINITY;
     }
-    bucket->credit_j = fmin(bucket->credit_j + allowance_w * passed_s, allowance_w * CREDIT_S);
+    double earned_j = allowance_w * passed_s, repaid_j = fmin(bucket->ahead_j, REPAYS * earned_j);
+    double credit_j = bucket->credit_j + earned_j - repaid_j;
+    bucket->credit_j = fmin(credit_j, allowance_w * CREDIT_S);
+    bucket->ahead_j = fmax(0, bucket->ahead_j - repaid_j - (credit_j - bucket->credit_j));
     if (bucket->credit_j <= 0) return 0;
     return step_s * (allowance_w + bucket->credit_j / SPREAD_S);
 }
@@ -164,15 +179,29 @@ double joule_bucket_overdraft(const struct joule_bucket *bucket, double allowanc
     return left_j > 0 ? step_s * allowance_w + left_j : 0;
 }
 
+double joule_bucket_urgent(const struct joule_bucket *bucket, double allowance_w, double step_s, double ahead_j)
+{
+    double left_j = ahead_j - bucket->ahead_j;
+    return left_j > 0 ? step_s * allowance_w + left_j : 0;
+}
+
 void joule_bucket_pay(struct joule_bucket *bucket, double joules)
 {
     bucket->credit_j -= joules;
+}
+
+void joule_bucket_pay_urgent(struct joule_bucket *bucket, double joules, double ahead_j)
+{
+    double debt_j = joules < 0 ? fmax(joules, -bucket->ahead_j)
+                               : clamp(joules - fmax(0, bucket->credit_j), 0, fmax(0, ahead_j - bucket->ahead_j));
+    bucket->ahead_j += debt_j;
+    bucket->credit_j -= joules - debt_j;
 }
 
 uint64_t joule_bucket_wait_ns(const struct joule_bucket *bucket, double allowance_w)
 {
     if (bucket->credit_j > 0) return 0;
     if (!(allowance_w > 0)) return UINT64_MAX;
-    double seconds = -bucket->credit_j / allowance_w;
+    double seconds = -bucket->credit_j / (bucket->ahead_j > 0 ? (1 - REPAYS) * allowance_w : allowance_w);
     return seconds > 1e9 ? UINT64_MAX : (uint64_t)(seconds * 1e9) + 1;
 }

@@ -12,7 +12,8 @@
  * T1. A lowered goal acts at once, a raised one at ramp_per_s of the range a second.
  * T2. No reading, or one that cannot be, never raises the allowance: after silent_s it falls to SILENT_SHARE of what
  * the model gives, after lost_s to LOST_SHARE. T3. Over any time t the steps paid for take at most A * (t + CREDIT_S)
- * joules, plus one step; interactive ones the overdraft more, which the others wait for.
+ * joules, plus one step; interactive ones the overdraft more, which the others wait for; priority's what may be
+ * ahead more, which flex and batch wait for.
  *
  * Pure; times are nanoseconds of one monotonic clock. One thread. */
 #ifndef SCHEDULER_THROTTLE_H
@@ -68,11 +69,16 @@ double throttle_margin(const struct throttle *throttle);
 /* Joules that interactive work may be ahead of the goal at any time: so many that a mean of a second is OVERDRAFT of
  * the goal above it at most, and never above the cap less its margin; 0 where that is the goal, or none is. */
 double throttle_overdraft(const struct throttle *throttle);
+/* Joules that priority's work may be ahead of a soft target: so many that a mean of a minute is 2 % above it at most. A
+ * cap bounds the mean of a second as above. */
+double throttle_ahead(const struct throttle *throttle);
 
 /* ---- the bucket ---- */
 
 struct joule_bucket {
     double credit_j;
+    double
+        ahead_j; /* priority's debt, apart from the credit: a quarter of what comes in pays it, and all that is over */
     uint64_t filled_ns;
 };
 
@@ -80,7 +86,11 @@ struct joule_bucket {
 double joule_bucket_room(struct joule_bucket *bucket, double allowance_w, double step_s, uint64_t now_ns);
 /* The same for work that need not wait for the bucket's debts, as long as they stay within overdraft_j; 0: it must. */
 double joule_bucket_overdraft(const struct joule_bucket *bucket, double allowance_w, double step_s, double overdraft_j);
+/* The same for priority's work; 0: as everybody's. */
+double joule_bucket_urgent(const struct joule_bucket *bucket, double allowance_w, double step_s, double ahead_j);
 void joule_bucket_pay(struct joule_bucket *bucket, double joules);
+/* Priority's work: what the credit does not have is its debt, up to ahead_j. Below 0: it was less than was paid. */
+void joule_bucket_pay_urgent(struct joule_bucket *bucket, double joules, double ahead_j);
 /* How long until there is room again. UINT64_MAX: never at this allowance. */
 uint64_t joule_bucket_wait_ns(const struct joule_bucket *bucket, double allowance_w);
 

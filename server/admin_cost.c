@@ -1,28 +1,35 @@
 /* The admin call about money; see serve_parts.h.
  *
  *   GET /admin/cost   what a million tokens have cost since the start, part by part, with the formula and its numbers;
- *                     joules by model and tier, and joules and CO2 by tenant (of requests that have ended)
+ *                     the same of the last hour, the last day and each quarter of an hour of it; joules by model and
+ *                     tier, and joules and CO2 by tenant (of requests that have ended)
  *
  * The same books, terms and formula as mr_cost_per_million_tokens. Without a price or tokens "cost" is null and
  * "cost_missing" says why; the joules are told all the same. */
 #include "server/serve_parts.h"
 
+#include "runtime/base/clock.h"
 #include "runtime/base/json.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <string.h>
 
 enum { COST_TENANTS_MAX = 1000 /* told in an answer */ };
 
-enum status cost_now(struct server *server, const struct power_usage *usage, struct cost_live *live, struct error *err)
+struct cost_span cost_span_now(const struct server *server, const struct power_usage *usage)
 {
-    uint64_t prompt_tokens = 0, output_tokens = 0;
+    struct cost_span span = {.seconds = usage->seconds,
+                             .meter_uj = usage->books.meter_uj,
+                             .prefill_uj = usage->books.prefill_uj,
+                             .decode_uj = usage->books.decode_uj,
+                             .door_kwh = usage->door_kwh,
+                             .paid_kwh = usage->paid_kwh,
+                             .paid = usage->paid};
     for (uint32_t i = 0; i < server->models.count; i++) {
-        prompt_tokens += server->models.items[i]->metrics.recorded_in;
-        output_tokens += server->models.items[i]->metrics.recorded_out;
+        span.prompt_tokens += server->models.items[i]->metrics.recorded_in;
+        span.output_tokens += server->models.items[i]->metrics.recorded_out;
     }
-    return cost_live_compute(&server->cost_terms, usage, prompt_tokens, output_tokens, live, err);
+    return span;
 }
 
 static void append_cost(const struct server *server, const struct cost_live *live, struct buf *out)
@@ -91,11 +98,51 @@ static void append_books(const struct energy_books *books, struct buf *out)
         books->carbon.green_uj, books->carbon.location_ug, books->carbon.market_ug, books->carbon.marginal_ug);
 }
 
+/* Of a part of the time, or all of it: the cost, or why there is none. */
+static void append_span(const struct server *server, const struct cost_span *span, const char *name, struct buf *out)
+{
+    struct cost_live live;
+    struct error err;
+    buf_append_format(out, "\"%scost\":", name);
+    if (cost_live_compute(&server->cost_terms, span, &live, &err) == ST_OK) {
+        append_cost(server, &live, out);
+    } else {
+        buf_append_format(out, "null,\"%scost_missing\":", name);
+        buf_append_json_string(out, err.message, strlen(err.message));
+    }
+}
+
+static void append_windows(const struct server *server, struct buf *out)
+{
+    int64_t now_ms = clock_unix_us(clock_system()) / 1000;
+    struct cost_span hour = history_minutes_since(&server->history, now_ms - 60 * HISTORY_MINUTE_MS);
+    struct cost_span day = history_slots_since(&server->history, now_ms - HISTORY_SLOTS * (int64_t)HISTORY_SLOT_MS);
+    append_span(server, &hour, "hour_", out);
+    buf_append_char(out, ',');
+    append_span(server, &day, "day_", out);
+    buf_append_text(out, ",\"slots\":[");
+    for (uint32_t i = 0; i < history_held(server->history.slots_count, HISTORY_SLOTS); i++) {
+        const struct history_entry *slot = history_slot(&server->history, i);
+        const struct cost_span *span = &slot->span;
+        buf_append_format(out,
+                          "%s{\"t\":%" PRId64 ",\"input_tokens\":%" PRIu64 ",\"output_tokens\":%" PRIu64
+                          ",\"meter_uj\":%" PRIu64 ",\"green_uj\":%" PRIu64 ",\"ugco2_location\":%" PRIu64
+                          ",\"ugco2_market\":%" PRIu64 ",\"price_kwh\":",
+                          i ? "," : "", slot->t0_ms / 1000, span->prompt_tokens, span->output_tokens, span->meter_uj,
+                          slot->green_uj, slot->location_ug, slot->market_ug);
+        if (span->paid_kwh > 0)
+            buf_append_format(out, "%.9g,", span->paid / span->paid_kwh);
+        else
+            buf_append_text(out, "null,");
+        append_span(server, span, "", out);
+        buf_append_char(out, '}');
+    }
+    buf_append_char(out, ']');
+}
+
 void admin_cost_request(struct server *server, struct http_conn *conn)
 {
     struct power *power = server->models.power;
-    struct cost_live live;
-    struct error err;
     struct buf body;
     if (!power) {
         struct api_error error;
@@ -106,13 +153,11 @@ void admin_cost_request(struct server *server, struct http_conn *conn)
     }
     power_read_usage(power, &server->power_usage);
     buf_init(&body, 0);
-    buf_append_text(&body, "{\"object\":\"cost\",\"cost\":");
-    if (cost_now(server, &server->power_usage, &live, &err) == ST_OK) {
-        append_cost(server, &live, &body);
-    } else {
-        buf_append_text(&body, "null,\"cost_missing\":");
-        buf_append_json_string(&body, err.message, strlen(err.message));
-    }
+    struct cost_span span = cost_span_now(server, &server->power_usage);
+    buf_append_text(&body, "{\"object\":\"cost\",");
+    append_span(server, &span, "", &body);
+    buf_append_char(&body, ',');
+    append_windows(server, &body);
     buf_append_text(&body, ",\"energy\":");
     append_books(&server->power_usage.books, &body);
     buf_append_text(&body, ",\"models\":[");

@@ -60,6 +60,9 @@ static void reply_state(struct server *server, struct http_conn *conn)
         buf_append_format(&body, "%" PRIu64, state.until_unix_ms / 1000);
     else
         buf_append_text(&body, "null");
+    append_watts(&body, "itl_p95_ms", state.itl_p95_s > 0 ? state.itl_p95_s * 1e3 : INFINITY);
+    append_watts(&body, "deferrable_rows", state.rows_capped ? (double)state.rows_most : INFINITY);
+    buf_append_format(&body, ",\"balancer_weight\":%.6g", server->weight);
     buf_append_text(&body, ",\"hand\":{\"shed_level\":");
     buf_append_format(&body, "%" PRIu32, state.hand.shed_level);
     append_watts(&body, "cap_w", state.hand.cap_w);

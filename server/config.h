@@ -32,6 +32,9 @@ struct config {
     char *admin_key_file;            /* --admin-key-file: a key a line */
     char *admin_host;                /* --admin-host, 127.0.0.1 */
     uint32_t admin_port;             /* --admin-port; 0: admin calls on the API's port, none of billing's */
+    uint32_t agent_deferrable_port;  /* --agent-deferrable-port: the same for flex and batch; 0: none */
+    char *agent_host;                /* --agent-host, 127.0.0.1 */
+    uint32_t agent_port;             /* --agent-port: HAProxy's agent check; 0: none */
     struct config_list model_dirs;   /* --model-dir (repeatable): folders that admin calls may load from */
     /* billing; server/billing/README.md */
     char *journal;                                          /* --journal FOLDER; NULL: nothing is billed */
@@ -80,6 +83,7 @@ struct config {
     bool enforce_eager;               /* --enforce-eager */
     bool deterministic;               /* --deterministic */
     uint32_t itl_target_ms;           /* --itl-target-ms */
+    uint32_t slo_itl_ms;              /* --slo-itl-ms; 0: none */
     char *power_sensor;               /* --power-sensor auto|nvml|rapl|simulated|none */
     double power_cap_w;               /* --power-cap; 0: none */
     double power_target_w;            /* --power-target; 0: none */

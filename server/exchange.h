@@ -74,6 +74,8 @@ struct exchanges {
     struct plan *plan;                              /* E12; NULL: nothing waits */
     void (*other_news)(void *state, const struct plan_news *news); /* of jobs that are no exchange's */
     const char *(*power_word)(void *state);                        /* x-mr-power: normal, paced, event */
+    /* The ORCA header, to who asks by endpoint-load-metrics-format. */
+    void (*append_load)(void *state, const char *format, struct buf *out);
     void *state;
     /* own */
     uint64_t last_plan_id;
@@ -113,6 +115,14 @@ struct inner_call {
     void *state;
 };
 struct exchange *exchange_start_inner(struct exchanges *set, const struct inner_call *call, struct buf *body);
+/* What bodies of such calls will take: tokens of their prompts, and the most that may be answered, of all choices, as
+ * they would be today. begin, end: io thread; holds the models meanwhile (E7); NULL: no memory. body: in the pool, one
+ * at a time; state is the measure; false: it cannot be a call now (wrong, or its model is not ready). */
+struct measure;
+struct measure *measure_begin(struct exchanges *set, enum exchange_kind kind, const struct caller *caller);
+bool measure_body(void *state, const struct buf *body, uint32_t *prompt_tokens, uint32_t *output_tokens);
+void measure_end(struct measure *measure); /* NULL is fine */
+
 /* E10 for one such call that has not been answered yet: its answer is the error, unless it ends by itself before. */
 void exchange_break_inner(struct exchange *exchange, const struct api_error *error);
 

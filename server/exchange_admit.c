@@ -46,6 +46,8 @@ void exchanges_tell_limits(struct exchanges *set, struct http_request *request)
     struct rate_view view;
     buf_clear(&request->answer_headers);
     if (set->power_word) buf_append_format(&request->answer_headers, "x-mr-power: %s\r\n", set->power_word(set->state));
+    const char *format = http_request_header(request, "endpoint-load-metrics-format", NULL);
+    if (format && set->append_load) set->append_load(set->state, format, &request->answer_headers);
     if (!is_limited(&request->caller) || !need_rates(set)) return;
     struct rate_limits own = limits_of(&request->caller);
     rate_look(set->rates, request->caller.key, &own, clock_ns(), &view);

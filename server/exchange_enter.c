@@ -270,7 +270,10 @@ static void submit_all(struct exchange *exchange)
         request->id = ++set->next_request_id;
         request->owner = exchange;
         exchange_energy_begin(exchange, request);
-        if (exchange->deferral.forced) request->service_class = CLASS_DEFAULT;
+        if (exchange->deferral.forced) {
+            request->books_as = request->service_class;
+            request->service_class = CLASS_DEFAULT;
+        }
         status = engine_submit(exchange->served->engine, request);
         if (status != ST_OK) exchange_energy_end(exchange, request);
         if (status == ST_OK) {

@@ -4,6 +4,7 @@
  *   exchange.c         events, rendering, time, the end
  *   exchange_admit.c   Idempotency-Key, rate limits
  *   exchange_plan.c    tiers that wait
+ *   exchange_measure.c what calls of a batch will take
  *   exchange_bill.c    charges, holds, the end of a package
  *   exchange_energy.c  joules
  *

@@ -16,6 +16,8 @@ const char *http_response_phrase(int status)
     } phrases[] = {
         {200, "OK"},
         {204, "No Content"},
+        {303, "See Other"},
+        {304, "Not Modified"},
         {400, "Bad Request"},
         {401, "Unauthorized"},
         {402, "Payment Required"},
@@ -74,7 +76,7 @@ void http_response_write(const struct http_response *response, struct buf *out)
         buf_append_text(out, "content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
                              "x-accel-buffering: no\r\n");
         if (response->chunked) buf_append_text(out, "transfer-encoding: chunked\r\n");
-    } else if (response->status != 204) {
+    } else if (response->status != 204 && response->status != 304) {
         buf_append_format(out, "content-type: %s\r\ncontent-length: %zu\r\n", response->content_type, length);
     }
     if (response->allow) buf_append_format(out, "allow: %s\r\n", response->allow);

@@ -23,6 +23,9 @@ const struct route routes[] = {
     {"/v1/files/", ROUTE_FILE, .prefix = true, .removes = true},
     {"/v1/batches", ROUTE_BATCHES, .both = true},
     {"/v1/batches/", ROUTE_BATCH, .prefix = true, .both = true},
+    {"/", ROUTE_ROOT, .open = true},
+    {"/console", ROUTE_CONSOLE, .open = true},
+    {"/console/", ROUTE_CONSOLE_FILE, .prefix = true, .open = true},
     /* llama.cpp's names for loading, vLLM's for sleeping */
     {"/models", ROUTE_ADMIN_MODELS, .admin = true},
     {"/models/load", ROUTE_ADMIN_LOAD, .post = true, .admin = true},
@@ -32,6 +35,8 @@ const struct route routes[] = {
     {"/is_sleeping", ROUTE_ADMIN_IS_SLEEPING, .admin = true},
     {"/admin/power", ROUTE_ADMIN_POWER, .both = true, .admin = true},
     {"/admin/cost", ROUTE_ADMIN_COST, .admin = true},
+    {"/admin/history", ROUTE_ADMIN_HISTORY, .admin = true},
+    {"/admin/balancer", ROUTE_ADMIN_BALANCER, .both = true, .admin = true},
     {"/admin/power/plan", ROUTE_ADMIN_PLAN, .admin = true},
     {"/admin/billing/ledger", ROUTE_BILLING_LEDGER, .both = true, .admin = true, .billing = true},
     {"/admin/billing/orders", ROUTE_BILLING_ORDERS, .post = true, .admin = true, .billing = true},

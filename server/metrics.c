@@ -226,6 +226,8 @@ static void print_gauges(struct printer *p, const struct engine_stats *stats, co
                       "vllm:cache_config_info{block_size=\"%d\",enable_prefix_caching=\"%s\",engine=\"0\""
                       "%s,num_gpu_blocks=\"%u\"} 1\n",
                       KV_BLOCK_TOKENS, now->prefix_cache ? "True" : "False", p->model_label, stats->kv_blocks_total);
+    head(p, "vllm:lora_requests_info", "gauge", "Adapters in use: there are none; routers ask for the series");
+    sample(p, "vllm:lora_requests_info", ",max_lora=\"0\",running_lora_adapters=\"\",waiting_lora_adapters=\"\"", 1);
     single(p, "mr_ready", "gauge", "1 while new requests are taken", now->ready);
     head(p, "mr_model_memory_bytes", "gauge", "Memory that the model takes now, by what for");
     sample(p, "mr_model_memory_bytes", ",of=\"weights\"", (double)now->weights_bytes);
@@ -416,6 +418,8 @@ static void print_process(struct printer *p, const struct metrics_process *now)
     single(p, "mr_log_lines_dropped_total", "counter", "Log lines that could not be written",
            (double)now->log_lines_dropped);
     print_power(p, &now->power);
+    single(p, "mr_balancer_weight", "gauge", "Share of new requests that a balancer should send here, 0 to 100",
+           now->weight);
     head(p, "mr_http_replies_total", "counter", "Answers, by class of status");
     for (size_t i = 2; i < 6; i++) {
         (void)snprintf(label, sizeof label, ",status=\"%s\"", classes[i]);

@@ -9,6 +9,7 @@
 #include "scheduler/engine.h"
 #include "server/billing/usage.h"
 #include "server/power/cost_live.h"
+#include "server/power/power_thread.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -86,6 +87,7 @@ struct metrics_process {
     uint64_t memory_limit_bytes;
     uint64_t io_cpu_ns, process_cpu_ns; /* CPU time of the io thread, of the whole process */
     struct metrics_power power;
+    double weight;                                /* that a balancer is told, 0..100 */
     uint64_t io_switches_own, io_switches_forced; /* times the io thread gave its core up: by sleeping, for another */
 };
 

@@ -44,6 +44,13 @@ const struct option option_table[] = {
      "A port of its own for all admin calls, which the API's port then refuses; billing's admin calls exist only "
      "there. 0: none.",
      false},
+    {"agent-host", 0, OPTION_TEXT, SERVE, AT(agent_host), "127.0.0.1", 0, 0, "ADDRESS",
+     "Address of the agent port; it needs no key.", false},
+    {"agent-port", 0, OPTION_U32, SERVE, AT(agent_port), "0", 0, 65535, "N",
+     "A port that tells HAProxy's agent check this node's weight, or drain, maint or down. 0: none.", false},
+    {"agent-deferrable-port", 0, OPTION_U32, SERVE, AT(agent_deferrable_port), "0", 0, 65535, "N",
+     "The same for work that can wait: the weight is what green power would pay for beside what is drawn now. 0: none.",
+     false},
     {"batch-dir", 0, OPTION_TEXT, SERVE, AT(batch_dir), NULL, 0, 0, "FOLDER",
      "Serve /v1/files and /v1/batches, and keep them in this folder; made if it is not there. It holds what customers "
      "upload and are answered, in clear.",
@@ -177,6 +184,11 @@ const struct option option_table[] = {
      false},
     {"itl-target-ms", 0, OPTION_U32, SERVE, AT(itl_target_ms), "50", 0, 60000, "MS",
      "Gap between a stream's tokens that prefill of other requests should not pass; 0: no bound.", false},
+    {"slo-itl-ms", 0, OPTION_U32, SERVE, AT(slo_itl_ms), "0", 0, 60000, "MS",
+     "With a meter of watts: gap between tokens that 95 % of those of interactive requests keep; above it flex and "
+     "batch "
+     "give way, and prompts come in shorter steps under a limit. 0: no guard.",
+     false},
     {"power-sensor", 0, OPTION_TEXT, SERVE, AT(power_sensor), "auto", 0, 0, "METER",
      "What reads the watts: nvml (all GPUs of the machine), rapl (its CPU packages), simulated (an estimate from the "
      "work done), none; auto: simulated if --power-full is given, else none.",
@@ -203,7 +215,7 @@ const struct option option_table[] = {
     {"power-cost", 0, OPTION_TEXT, SERVE, AT(power_cost), NULL, 0, 0, "NAME=VALUE,..",
      "What running this node costs beside energy, for GET /admin/cost and mr_cost_per_million_tokens: capex, years, "
      "interest, site-kw-month, contract-kw, opex-hour, income-hour, price (of a kWh where no source tells it), "
-     "currency.",
+     "tariff (the same by the time of day: 00:00-08:00=0.31/08:00-24:00=0.92), utc-hours, currency.",
      false},
     {"usage-extras", 0, OPTION_BOOL, SERVE, AT(usage_extras), "false", 0, 0, NULL,
      "usage of an answer also tells energy_joules, with a meter: provisional, as its last windows are not closed yet.",

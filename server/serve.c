@@ -45,10 +45,11 @@ static bool authenticate(struct server *server, struct http_conn *conn, struct h
 }
 
 /* Admin calls have the admin port for themselves, if there is one; billing's have no other. Elsewhere they do not
- * exist, and nor do others there. */
+ * exist, and nor do others there, but for the console, which can ask its own port alone, and what it needs. */
 static bool is_elsewhere(const struct server *server, bool admin_port, const struct route *route)
 {
-    if (admin_port) return !route->admin;
+    bool on_both = (route->id >= ROUTE_ROOT && route->id <= ROUTE_CONSOLE_FILE) || route->id == ROUTE_METRICS;
+    if (admin_port) return !route->admin && !on_both;
     return route->billing || (route->admin && server->admin_http);
 }
 
@@ -172,6 +173,9 @@ static void on_request(void *state, struct http_conn *conn, struct http_request 
     case ROUTE_METRICS: reply_metrics(server, conn); break;
     case ROUTE_VERSION: reply_text(conn, 200, NULL, version, sizeof version - 1); break;
     case ROUTE_LOAD: reply_load(server, conn); break;
+    case ROUTE_ROOT:
+    case ROUTE_CONSOLE:
+    case ROUTE_CONSOLE_FILE: reply_console(server, conn, request, route->id); break;
     case ROUTE_ADMIN_MODELS:
     case ROUTE_ADMIN_LOAD:
     case ROUTE_ADMIN_UNLOAD:
@@ -180,6 +184,8 @@ static void on_request(void *state, struct http_conn *conn, struct http_request 
     case ROUTE_ADMIN_IS_SLEEPING: admin_request(server, conn, request, route->id); break;
     case ROUTE_ADMIN_COST: admin_cost_request(server, conn); break;
     case ROUTE_ADMIN_POWER: admin_power_request(server, conn, request); break;
+    case ROUTE_ADMIN_HISTORY: admin_history_request(server, conn); break;
+    case ROUTE_ADMIN_BALANCER: admin_balancer_request(server, conn, request); break;
     case ROUTE_ADMIN_PLAN: admin_plan_request(server, conn, request); break;
     case ROUTE_FILES:
     case ROUTE_FILE:
@@ -259,6 +265,7 @@ static void begin_closing(struct server *server)
     admin_abort(server);
     http_server_close(server->http);
     if (server->admin_http) http_server_close(server->admin_http);
+    balancer_close(server);
     close_handles(server);
 }
 
@@ -394,9 +401,11 @@ static void on_tick(uv_timer_t *timer)
     struct server *server = timer->data;
     http_server_tick(server->http);
     if (server->admin_http) http_server_tick(server->admin_http);
+    balancer_tick(server);
     exchanges_tick(&server->exchanges, http_server_now_ns(server->http));
     models_tick(&server->models);
     plan_turn(server);
+    history_turn(server);
     exchanges_plan_news(&server->exchanges);
     batches_tick(server->batches);
     directory_watch_tick(server, http_server_now_ns(server->http));
@@ -536,6 +545,7 @@ static void server_free(struct server *server)
     billing_close(server->billing);
     http_server_destroy(server->http);
     http_server_destroy(server->admin_http);
+    balancer_destroy(server);
     exchanges_forget_all(&server->exchanges);
     prices_destroy(server->exchanges.prices);
     auth_destroy(server->auth);
@@ -594,12 +604,19 @@ static enum status open_power(struct server *server, struct error *err)
                                     .cap_w = config->power_cap_w,
                                     .target_w = config->power_target_w,
                                     .signals = server->models.signals,
+                                    .tariff = server->cost_terms.tariff.count ? &server->cost_terms.tariff : NULL,
+                                    .itl_limit_s = config->slo_itl_ms * 1e-3,
                                     .residual_g = config->power_residual_g,
                                     .note = note_energy,
                                     .note_state = server,
                                     .clock = clock_system()};
     TRY(power_create(&settings, &server->models.power, err));
     TRY(signal_feeds_start(server->signal_feeds, err));
+    if (!server->models.power && config->power_signals.count > 0)
+        log_line(LOG_WARN, "power",
+                 "signals=%u note=\"no meter: what --power-signal tells of watts and shed levels holds nothing back; "
+                 "see --power-sensor, or give an estimate with --power-full\"",
+                 config->power_signals.count);
     if (!server->models.power) return ST_OK;
     power_read_state(server->models.power, &state);
     log_line(LOG_INFO, "power", "meter=\"%s\" idle_w=%g full_w=%g cap_w=%g target_w=%g%s", state.sensor, state.idle_w,
@@ -679,6 +696,7 @@ static enum status open_server(struct server *server, struct error *err)
         server->http_open += server->admin_http != NULL;
         TRY(status);
     }
+    TRY(balancer_open(server, on_http_closed, err));
     server->exchanges.http = server->http;
     TRY(billing_open(config, &server->billing_stats, wake_loop, server, &server->billing, err));
     if (server->billing) server->ledger = server->billing->ledger;
@@ -720,6 +738,7 @@ int serve_run(const struct serve_setup *setup)
         .used_up = on_used_up,
         .other_news = on_batch_news,
         .power_word = power_word,
+        .append_load = balancer_append_load,
         .state = server,
     };
     const struct models_listener listener = {server, wake_loop, on_settled, on_cut};
@@ -735,6 +754,7 @@ int serve_run(const struct serve_setup *setup)
         server->http_closed = server->http_open == 0;
         if (server->http) http_server_close(server->http);
         if (server->admin_http) http_server_close(server->admin_http);
+        balancer_close(server);
         close_handles(server);
     } else {
         log_line(LOG_INFO, "serve", "listening host=%s port=%u version=%s", server->config->host,

@@ -1,8 +1,10 @@
-/* Answers that need no model: health, metrics, load, the list of models, and refusals; see serve_parts.h. */
+/* Answers that need no model: health, metrics, load, the list of models, the console, and refusals; see serve_parts.h.
+ */
 #include "server/serve_parts.h"
 
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
+#include "server/console.h"
 #include "server/power/signal_show.h"
 
 #include <string.h>
@@ -44,8 +46,7 @@ bool engine_refusal(const struct server *server, enum refusal *refusal, uint32_t
     return false;
 }
 
-/* Whether an engine is in a step that does not end. Asleep it may have an old beat. */
-static bool engine_stuck(const struct server *server)
+bool engine_stuck(const struct server *server)
 {
     uint64_t now_ns = clock_now_ns(clock_system());
     for (uint32_t i = 0; i < server->models.count; i++) {
@@ -146,6 +147,7 @@ void reply_metrics(struct server *server, struct http_conn *conn)
     own->memory_limit_bytes = server->models.memory_limit_bytes;
     own->io_cpu_ns = cpu_ns(&io);
     own->process_cpu_ns = cpu_ns(&process);
+    own->weight = server->weight;
     own->io_switches_own = (uint64_t)io.ru_nvcsw;
     own->io_switches_forced = (uint64_t)io.ru_nivcsw;
     if (server->models.power) {
@@ -166,7 +168,8 @@ void reply_metrics(struct server *server, struct http_conn *conn)
                                             .usage = &server->power_usage};
         power_read_usage(server->models.power, &server->power_usage);
         struct error err;
-        own->power.has_cost = cost_now(server, &server->power_usage, &own->power.cost, &err) == ST_OK;
+        struct cost_span span = cost_span_now(server, &server->power_usage);
+        own->power.has_cost = cost_live_compute(&server->cost_terms, &span, &own->power.cost, &err) == ST_OK;
         own->power.currency = server->cost_terms.currency;
     }
     struct buf body;
@@ -204,6 +207,30 @@ void reply_load(struct server *server, struct http_conn *conn)
                       server->exchanges.count, http_server_connections(server->http), sum.running, sum.waiting,
                       sum.kv_blocks_used, sum.kv_blocks_cached, sum.kv_blocks_total);
     http_conn_reply(conn, &(struct http_reply){.status = 200, .body = &body});
+    buf_free(&body);
+}
+
+void reply_console(struct server *server, struct http_conn *conn, struct http_request *request, enum route_id route)
+{
+    struct buf body;
+    if (route == ROUTE_ROOT) {
+        buf_append_text(&request->answer_headers, "location: console\r\n");
+        http_conn_reply(conn, &(struct http_reply){.status = 303, .content_type = "text/plain"});
+        return;
+    }
+    const struct console_file *file = console_find(http_request_target(request), request->path_length);
+    if (!file) {
+        reply_refusal(server, conn, REFUSE_UNKNOWN_URL, 0, NULL);
+        return;
+    }
+    console_print_headers(file, &request->answer_headers);
+    if (console_is_kept(file, http_request_header(request, "if-none-match", NULL))) {
+        http_conn_reply(conn, &(struct http_reply){.status = 304});
+        return;
+    }
+    buf_init(&body, 0);
+    buf_append(&body, (const char *)file->data, file->length);
+    http_conn_reply(conn, &(struct http_reply){.status = 200, .content_type = file->content_type, .body = &body});
     buf_free(&body);
 }
 

@@ -6,6 +6,7 @@
  *   admin_power.c    the admin call about watts
  *   admin_cost.c     the admin call about money, and joules by tenant
  *   admin_plan.c     the plan of deferrable jobs: what it is told, and the admin call about it
+ *   admin_balancer.c  what balancers are told of this node
  *   billing_calls.c  /v1/usage, and the admin calls of billing
  *   directory_watch.c  accounts and keys of a billing server, kept up to date
  *   key_recall.c     Idempotency-Keys of an earlier process
@@ -14,7 +15,9 @@
 #ifndef SERVER_SERVE_PARTS_H
 #define SERVER_SERVE_PARTS_H
 
+#include "server/agent_port.h"
 #include "server/auth.h"
+#include "server/balancer.h"
 #include "server/batch/batches.h"
 #include "server/billing/billing.h"
 #include "server/billing/billing_stats.h"
@@ -25,6 +28,7 @@
 #include "server/models.h"
 #include "server/power/plan.h"
 #include "server/power/cost_live.h"
+#include "server/power/history.h"
 #include "server/power/signal_feed.h"
 #include "server/serve.h"
 
@@ -53,8 +57,11 @@ struct server {
     const struct config *config;
     uv_loop_t loop;
     struct http_server *http;
-    struct http_server *admin_http; /* --admin-port; NULL: none */
-    uint32_t http_open;             /* of the two, those that have not closed */
+    struct http_server *admin_http;   /* --admin-port; NULL: none */
+    struct agent_port *agents[2];     /* --agent-port, --agent-deferrable-port; NULL: none */
+    uint32_t http_open;               /* of the four, those that have not closed */
+    double weight_deferrable;         /* as told last */
+    enum balancer_word balancer_hand; /* up, drain or maint, by an operator */
     struct auth *auth;
     struct billing *billing;             /* NULL: nothing is billed */
     uint64_t answers_seen;               /* of the ledger, by billing */
@@ -67,6 +74,8 @@ struct server {
     struct metrics_process metrics;
     struct power_usage power_usage; /* as last read for /metrics */
     struct cost_live_terms cost_terms;
+    struct history history; /* io thread */
+    double weight;          /* that a balancer is told */
     struct exchanges exchanges;
     struct admin_wait *admin_waits;     /* admin calls that wait for a model to arrive somewhere */
     struct ledger_client ledger;        /* calls NULL: this server does not bill */
@@ -94,10 +103,14 @@ void reply_refusal(struct server *server, struct http_conn *conn, enum refusal r
                    const char *allow);
 /* What keeps all requests away, if anything does. */
 bool engine_refusal(const struct server *server, enum refusal *refusal, uint32_t *retry_after_ms);
+/* Whether an engine is in a step that does not end. Asleep it may have an old beat. */
+bool engine_stuck(const struct server *server);
 
 void reply_health(struct server *server, struct http_conn *conn, enum route_id route);
 void reply_metrics(struct server *server, struct http_conn *conn);
 void reply_load(struct server *server, struct http_conn *conn);
+/* A file of the console, 304 for one that the browser has, or the way there from "/". */
+void reply_console(struct server *server, struct http_conn *conn, struct http_request *request, enum route_id route);
 void reply_models(struct server *server, struct http_conn *conn, const struct http_request *request,
                   const struct route *route);
 /* An argument of a path or a query, percent-decoded; cut at PATH_ARGUMENT_BYTES_MAX - 1. */
@@ -130,9 +143,25 @@ void admin_plan_request(struct server *server, struct http_conn *conn, const str
 
 /* GET /admin/cost, the key checked. */
 void admin_cost_request(struct server *server, struct http_conn *conn);
-/* Of all tokens and joules since the start; as cost_live_compute. */
-NODISCARD enum status cost_now(struct server *server, const struct power_usage *usage, struct cost_live *live,
-                               struct error *err);
+/* All tokens and joules since the start. */
+struct cost_span cost_span_now(const struct server *server, const struct power_usage *usage);
+
+/* ---- admin_history.c ---- */
+
+void history_turn(struct server *server); /* each tick */
+/* GET /admin/history, the key checked. */
+void admin_history_request(struct server *server, struct http_conn *conn);
+
+/* ---- admin_balancer.c ---- */
+
+/* The agent ports that the configuration has; closed: when one of them has closed. Errors as of agent_port_create. */
+NODISCARD enum status balancer_open(struct server *server, void (*closed)(void *state), struct error *err);
+void balancer_tick(struct server *server);
+void balancer_close(struct server *server); /* again: nothing */
+void balancer_destroy(struct server *server);
+void balancer_append_load(void *state, const char *format, struct buf *out); /* as balancer_load_header */
+/* GET and POST /admin/balancer, the key checked. */
+void admin_balancer_request(struct server *server, struct http_conn *conn, const struct http_request *request);
 
 /* ---- billing_calls.c ---- */
 

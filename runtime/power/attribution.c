@@ -9,6 +9,7 @@
 #include "runtime/power/attribution.h"
 
 #include "runtime/base/check.h"
+#include "runtime/base/id_table.h"
 #include "runtime/base/mem.h"
 #include "runtime/power/apportion.h"
 
@@ -47,7 +48,8 @@ struct account {
 struct attribution {
     struct attribution_config config;
     struct account *accounts;
-    uint32_t *table, table_mask, free_first, done_first, done_last;
+    struct id_table ids;
+    uint32_t free_first, done_first, done_last;
     struct span *spans;
     struct share *shares;
     uint32_t span_first, span_count, share_first, share_count;
@@ -67,42 +69,24 @@ struct attribution {
     uint64_t *parts, *remainders;
 };
 
-static uint32_t table_slot(const struct attribution *at, uint64_t id)
-{
-    uint64_t mixed = (id ^ id >> 32) * UINT64_C(0x9e3779b97f4a7c15);
-    return (uint32_t)(mixed >> 32) & at->table_mask;
-}
-
 static uint32_t account_find(const struct attribution *at, uint64_t id)
 {
-    for (uint32_t slot = table_slot(at, id); at->table[slot] != NONE; slot = (slot + 1) & at->table_mask)
-        if (at->accounts[at->table[slot]].open.request_id == id) return at->table[slot];
-    return NONE;
+    return id_table_find(&at->ids, id);
 }
 
 static uint32_t account_add(struct attribution *at, uint64_t id, uint32_t group)
 {
-    uint32_t idx = at->free_first, slot = table_slot(at, id);
+    uint32_t idx = at->free_first;
     if (idx == NONE) return NONE;
     at->free_first = at->accounts[idx].next;
     at->accounts[idx] = (struct account){.open.request_id = id, .touched = NONE, .next = NONE, .group = group};
-    while (at->table[slot] != NONE) slot = (slot + 1) & at->table_mask;
-    at->table[slot] = idx;
+    id_table_add(&at->ids, id, idx);
     return idx;
 }
 
-/* Deletion from a table of linear probing: later ones of the run move up (Knuth, TAOCP 3, 6.4, algorithm R). */
 static void account_remove(struct attribution *at, uint32_t idx)
 {
-    uint32_t hole = table_slot(at, at->accounts[idx].open.request_id), mask = at->table_mask;
-    while (at->table[hole] != idx) hole = (hole + 1) & mask;
-    for (uint32_t slot = (hole + 1) & mask; at->table[slot] != NONE; slot = (slot + 1) & mask) {
-        uint32_t home = table_slot(at, at->accounts[at->table[slot]].open.request_id);
-        if (((slot - home) & mask) < ((slot - hole) & mask)) continue; /* it begins behind the hole */
-        at->table[hole] = at->table[slot];
-        hole = slot;
-    }
-    at->table[hole] = NONE;
+    id_table_remove(&at->ids, at->accounts[idx].open.request_id);
     at->accounts[idx].next = at->free_first;
     at->free_first = idx;
 }
@@ -120,12 +104,8 @@ static void account_done(struct attribution *at, uint32_t idx)
 static enum status lists_create(struct attribution *at, struct error *err)
 {
     const struct attribution_config *c = &at->config;
-    uint32_t slots = 2;
-    while (slots < 2 * c->accounts_max) slots *= 2;
     const size_t parties = 2 * (size_t)c->accounts_max + 1;
-    at->table_mask = slots - 1;
     at->accounts = mem_alloc(c->accounts_max, sizeof *at->accounts);
-    at->table = mem_alloc(slots, sizeof *at->table);
     at->spans = mem_alloc(c->steps_max, sizeof *at->spans);
     at->shares = mem_alloc(c->shares_max, sizeof *at->shares);
     at->touched = mem_alloc(c->accounts_max, sizeof *at->touched);
@@ -133,10 +113,9 @@ static enum status lists_create(struct attribution *at, struct error *err)
     at->parts = mem_alloc(parties, sizeof *at->parts);
     at->remainders = mem_alloc(parties, sizeof *at->remainders);
     at->groups = mem_alloc(c->groups_max + 1, sizeof *at->groups); /* the last: of those in none */
-    if (!at->accounts || !at->table || !at->spans || !at->shares || !at->touched || !at->weights || !at->parts ||
-        !at->remainders || !at->groups)
+    if (id_table_init(&at->ids, c->accounts_max) != ST_OK || !at->accounts || !at->spans || !at->shares ||
+        !at->touched || !at->weights || !at->parts || !at->remainders || !at->groups)
         return error_set(err, ST_NOMEM, "no memory for the energy of %u requests", (unsigned)c->accounts_max);
-    memset(at->table, 0xff, slots * sizeof *at->table);
     at->free_first = 0;
     for (uint32_t i = 0; i < c->accounts_max; i++) at->accounts[i].next = i + 1 < c->accounts_max ? i + 1 : NONE;
     at->done_first = at->done_last = NONE;
@@ -165,7 +144,7 @@ void attribution_destroy(struct attribution *at)
 {
     if (!at) return;
     mem_free(at->accounts);
-    mem_free(at->table);
+    id_table_free(&at->ids);
     mem_free(at->spans);
     mem_free(at->shares);
     mem_free(at->touched);

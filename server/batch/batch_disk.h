@@ -35,7 +35,7 @@ enum batch_line_state { LINE_TODO, LINE_RUNS, LINE_SAVED /* not yet durable */, 
 struct batch_line { /* of an input file; empty lines are none */
     uint64_t offset;
     uint32_t length, number;               /* bytes without the line feed; from 1 */
-    uint32_t prompt_tokens, output_tokens; /* for the plan: a quarter of its bytes, and what it may ask for at most */
+    uint32_t prompt_tokens, output_tokens; /* for the plan: as measured, else by its bytes and what it asks for */
     uint8_t state, tries;
 };
 
@@ -73,9 +73,17 @@ void batch_write_drop(struct batch_writer *writer); /* after any failure, and af
 NODISCARD enum status batch_read_at(const struct batch_folder *folder, const char *id, uint64_t offset, void *out,
                                     size_t size, size_t *got, struct error *err);
 
+/* Tells exactly what a request will take: its prompt, and its answer at most. body: JSON text. NULL: nothing can be
+ * measured; false: this body cannot, and its line is estimated (when it runs it gets its error, or its model). */
+struct batch_gauge {
+    bool (*measure)(void *state, const struct buf *body, uint32_t *prompt_tokens, uint32_t *output_tokens);
+    void *state;
+};
+
 /* Reads an input file once: where its lines are, and what is wrong with them (items of errors.data, at most 100). */
 NODISCARD enum status batch_scan(const struct batch_folder *folder, const struct batch_info *info,
-                                 struct batch_lines *lines, struct buf *errors, struct error *err);
+                                 const struct batch_gauge *gauge, struct batch_lines *lines, struct buf *errors,
+                                 struct error *err);
 /* A line's custom_id and its body as JSON text, the line having passed batch_scan. */
 NODISCARD enum status batch_line_read(const struct batch_folder *folder, const char *input_id,
                                       const struct batch_line *line, char custom_id[BATCH_CUSTOM_ID_MAX + 1],

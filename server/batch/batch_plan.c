@@ -23,19 +23,27 @@ void batch_plan_end(struct held_batch *batch)
     batch->parts_count = 0;
 }
 
-static double mean_work(const struct held_batch *batch, const struct batch_part *part, int64_t *span_ms)
+static double line_work(const struct held_batch *batch, uint32_t line, int64_t *span_ms)
 {
     const struct plan *plan = batch->set->config.plan;
-    uint64_t prompt = 0, output = 0;
-    for (uint32_t i = part->first; i < part->first + part->count; i++) {
-        prompt += batch->lines.items[i].prompt_tokens;
-        output += batch->lines.items[i].output_tokens;
+    const struct batch_line *item = &batch->lines.items[line];
+    struct plan_request request = {
+        .prompt_tokens = item->prompt_tokens, .output_tokens = item->output_tokens, .choices = 1};
+    if (span_ms) {
+        int64_t line_ms = plan_span_ms(plan, &request);
+        if (line_ms > *span_ms) *span_ms = line_ms;
     }
-    struct plan_request mean = {.prompt_tokens = (uint32_t)(prompt / part->count),
-                                .output_tokens = (uint32_t)(output / part->count) + 1,
-                                .choices = 1};
-    *span_ms = plan_span_ms(plan, &mean);
-    return plan_work(plan, &mean);
+    return plan_work(plan, &request);
+}
+
+/* Of its lines without a result, each by itself: a mean, rounded, is not what they take. By what steps cost now: what
+ * each line was promised with could come to nothing with lines left. */
+static double part_work(const struct held_batch *batch, const struct batch_part *part, int64_t *span_ms)
+{
+    double work = 0;
+    for (uint32_t i = part->first; i < part->first + part->count; i++)
+        if (batch->lines.items[i].state <= LINE_RUNS) work += line_work(batch, i, span_ms);
+    return work;
 }
 
 static enum status promise(struct held_batch *batch, struct batch_part *part, bool promised, int64_t *earliest_ms)
@@ -47,11 +55,20 @@ static enum status promise(struct held_batch *batch, struct batch_part *part, bo
                            .deadline_ms = batch->info.times_s[TIME_EXPIRES] * 1000,
                            .green = modes[batch->info.green],
                            .tier = PLAN_BATCH};
-    part->line_work = mean_work(batch, part, &job.span_ms);
-    job.work = part->line_work * part->left;
+    job.work = part_work(batch, part, &job.span_ms);
     enum status status = promised ? plan_enter(plan, &job, unix_ms()) : plan_admit(plan, &job, unix_ms(), earliest_ms);
     if (status == ST_OK) part->plan_id = job.id;
     return status;
+}
+
+/* When all of it could be done, and not only the part that was refused: asked as one job, beside none of its parts. */
+static int64_t earliest_of_all(struct held_batch *batch, int64_t earliest_ms)
+{
+    struct batch_part all = {.count = batch->lines.count};
+    batch_plan_end(batch);
+    enum status status = promise(batch, &all, false, &earliest_ms);
+    if (status == ST_OK) plan_remove(batch->set->config.plan, all.plan_id, PLAN_CANCELED, 0);
+    return earliest_ms;
 }
 
 static void tell_infeasible(int64_t earliest_ms, struct buf *errors)
@@ -84,7 +101,7 @@ enum status batch_plan_begin(struct held_batch *batch, bool promised, struct buf
         if (plan && part->left > 0) status = promise(batch, part, promised, &earliest_ms);
         if (status == ST_INVAL) status = ST_OK; /* its deadline has passed: what is left expires */
     }
-    if (status == ST_LIMIT) tell_infeasible(earliest_ms, errors);
+    if (status == ST_LIMIT) tell_infeasible(earliest_of_all(batch, earliest_ms), errors);
     if (status != ST_OK) batch_plan_end(batch);
     exchanges_plan_news(batch->set->config.exchanges);
     return status;
@@ -145,7 +162,7 @@ void batch_plan_done(struct held_batch *batch, uint32_t line)
     part->left--;
     if (!part->plan_id) return;
     if (part->left > 0) {
-        plan_progress(plan, part->plan_id, part->line_work * part->left);
+        plan_progress(plan, part->plan_id, part_work(batch, part, NULL));
         return;
     }
     uint64_t id = part->plan_id;

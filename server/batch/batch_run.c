@@ -162,20 +162,36 @@ static void write_meta(struct held_batch *batch)
 
 /* ---- the start: its lines, and what the log has of them ---- */
 
+static void opened(struct batch_job *job);
+
 static void open_in_pool(struct batch_job *job)
 {
     struct held_batch *batch = of(job);
     const struct batch_folder *folder = &job->set->folder;
     buf_init(&batch->text, 0); /* of errors */
-    job->status = batch->input ? batch_scan(folder, &batch->info, &batch->lines, &batch->text, &job->err) : ST_OK;
+    struct batch_gauge gauge = {.measure = measure_body, .state = batch->measure};
+    job->status =
+        batch->input ? batch_scan(folder, &batch->info, &gauge, &batch->lines, &batch->text, &job->err) : ST_OK;
     if (job->status == ST_OK && batch->text.length == 0)
         job->status = batch_log_load(folder, batch->info.id, &batch->lines, &batch->log_length, &job->err);
+}
+
+static void open_batch(struct held_batch *batch)
+{
+    enum exchange_kind kind = batch->info.chat ? EXCHANGE_CHAT : EXCHANGE_COMPLETIONS;
+    batch->measure = measure_begin(batch->set->config.exchanges, kind, &batch->info.caller);
+    if (batch->measure)
+        start(batch, open_in_pool, opened);
+    else
+        batch->retry_ns = now_ns() + BATCH_RETRY_MS * NS_PER_MS;
 }
 
 static void opened(struct batch_job *job)
 {
     struct held_batch *batch = of(job);
     struct batch_info *info = &batch->info;
+    measure_end(batch->measure);
+    batch->measure = NULL;
     if (job_failed(batch)) {
         buf_free(&batch->text);
         return;
@@ -289,7 +305,7 @@ void batch_step(struct held_batch *batch)
     else if (set->stop || batch_has_ended(&batch->info))
         return;
     else if (!batch->opened)
-        start(batch, open_in_pool, opened);
+        open_batch(batch);
     else
         advance(batch);
 }

@@ -15,9 +15,11 @@ enum { PIECE_BYTES = 1048576, ERRORS_MAX = 100 };
 
 struct scan {
     const struct batch_info *info;
+    const struct batch_gauge *gauge;
     struct batch_lines *lines;
     struct buf *errors;
     uint32_t errors_count, number;
+    const _Atomic bool *stop;
     uint64_t *seen; /* hashes of custom_ids, open addressing; 0: free */
     size_t places;
     uint64_t seed;
@@ -47,7 +49,7 @@ static bool first_of(struct scan *scan, const char *custom_id, size_t length)
     return true;
 }
 
-/* The plan needs a measure before any line is tokenised; the engine's steps correct it while they run. */
+/* Where a line cannot be rendered. */
 static void estimate(const struct json *body, struct batch_line *line)
 {
     const struct json *most = json_member(body, "max_completion_tokens");
@@ -58,6 +60,17 @@ static void estimate(const struct json *body, struct batch_line *line)
     choices = choices < 1 ? 1 : choices > CHOICES_MAX ? CHOICES_MAX : choices;
     line->prompt_tokens = line->length / 4 + 1;
     line->output_tokens = (uint32_t)(tokens * choices);
+}
+
+static void measure_line(const struct scan *scan, const struct json *body, struct batch_line *line)
+{
+    struct buf text;
+    buf_init(&text, 0);
+    if (scan->gauge->measure && body) json_print(body, &text);
+    if (text.length == 0 ||
+        !scan->gauge->measure(scan->gauge->state, &text, &line->prompt_tokens, &line->output_tokens))
+        estimate(body, line);
+    buf_free(&text);
 }
 
 static void check_line(struct scan *scan, const struct json *root)
@@ -113,7 +126,7 @@ static enum status take_line(struct scan *scan, const char *text, size_t length,
         return ST_OK;
     }
     check_line(scan, root);
-    estimate(json_member(root, "body"), &lines->items[lines->count - 1]);
+    if (scan->errors_count == 0) measure_line(scan, json_member(root, "body"), &lines->items[lines->count - 1]);
     json_release(root);
     return ST_OK;
 }
@@ -130,6 +143,7 @@ static enum status take_lines(struct scan *scan, struct buf *held, uint64_t *off
         size_t length = (size_t)(end - (held->data + start));
         if (length > limits.http_body_bytes)
             return error_set(err, ST_LIMIT, "line %u is longer than a request may be", scan->number + 1);
+        if (scan->stop && *scan->stop) return error_set(err, ST_CANCELED, "told to stop");
         status = take_line(scan, held->data + start, length, *offset + start, err);
         start += length + 1;
     }
@@ -165,10 +179,16 @@ static enum status scan_all(const struct batch_folder *folder, struct scan *scan
     return status;
 }
 
-enum status batch_scan(const struct batch_folder *folder, const struct batch_info *info, struct batch_lines *lines,
-                       struct buf *errors, struct error *err)
+enum status batch_scan(const struct batch_folder *folder, const struct batch_info *info,
+                       const struct batch_gauge *gauge, struct batch_lines *lines, struct buf *errors,
+                       struct error *err)
 {
-    struct scan scan = {.info = info, .lines = lines, .errors = errors, .places = 2 * (size_t)limits.batch_lines + 1};
+    struct scan scan = {.info = info,
+                        .gauge = gauge,
+                        .lines = lines,
+                        .errors = errors,
+                        .stop = folder->stop,
+                        .places = 2 * (size_t)limits.batch_lines + 1};
     lines->count = 0;
     random_fill(&scan.seed, sizeof scan.seed);
     scan.seen = mem_alloc(scan.places, sizeof *scan.seen);

@@ -49,7 +49,6 @@ struct line_run {
 struct batch_part {
     uint64_t plan_id; /* 0: not in the plan: done, expired, or has no line that is left */
     uint32_t first, count, next, left;
-    double line_work; /* device seconds */
     bool released, forced, started;
 };
 
@@ -71,6 +70,7 @@ struct held_batch {
     bool finalized; /* its output is there: the next .meta says that it has ended */
     /* the job's */
     struct batch_job job;
+    struct measure *measure; /* of the start */
     struct buf text, frames;
     uint32_t frames_done, frames_failed;
     struct file_info output, error_file;

@@ -3,7 +3,7 @@
 #include "server/power/plan.h"
 
 #include "runtime/base/check.h"
-#include "runtime/base/hash.h"
+#include "runtime/base/id_table.h"
 #include "runtime/base/mem.h"
 #include "runtime/power/energy_model.h"
 
@@ -42,8 +42,7 @@ struct plan {
     struct plan_config config;
     struct deadline *jobs;
     struct record *records; /* by number of the job */
-    uint32_t *table;        /* numbers by id; RECORD_NONE: free */
-    uint32_t table_mask;
+    struct id_table ids;    /* these numbers */
     uint32_t news_first, news_last;
     struct plan_now now, minute; /* the last look; where the minute under way began */
     struct energy_model cost;    /* seconds in place of joules */
@@ -76,18 +75,14 @@ enum status plan_create(const struct plan_config *config, struct plan **out, str
     if (!plan->config.jobs_max) plan->config.jobs_max = PLAN_JOBS_MAX;
     if (!plan->config.margin_slots) plan->config.margin_slots = MARGIN_SLOTS;
     const struct deadline_config jobs = {plan->config.jobs_max, plan->config.margin_slots, PLAN_SLOT_MS};
-    uint32_t places = 16;
-    while (places < 2 * (uint64_t)plan->config.jobs_max) places *= 2;
-    plan->table_mask = places - 1;
-    plan->table = mem_alloc(places, sizeof *plan->table);
     plan->records = mem_alloc(plan->config.jobs_max, sizeof *plan->records);
-    enum status status = plan->table && plan->records ? deadline_create(&jobs, &plan->jobs, err)
-                                                      : error_set(err, ST_NOMEM, "no memory for deferrable jobs");
+    enum status status = id_table_init(&plan->ids, plan->config.jobs_max) == ST_OK && plan->records
+                             ? deadline_create(&jobs, &plan->jobs, err)
+                             : error_set(err, ST_NOMEM, "no memory for deferrable jobs");
     if (status != ST_OK) {
         plan_destroy(plan);
         return status;
     }
-    memset(plan->table, 0xff, places * sizeof *plan->table);
     plan->news_first = plan->news_last = RECORD_NONE;
     energy_model_init(&plan->cost, 1);
     plan->rows = 1;
@@ -102,43 +97,8 @@ void plan_destroy(struct plan *plan)
     if (!plan) return;
     deadline_destroy(plan->jobs);
     mem_free(plan->records);
-    mem_free(plan->table);
+    id_table_free(&plan->ids);
     mem_free(plan);
-}
-
-/* ---- ids ---- */
-
-static uint32_t place_of(const struct plan *plan, uint64_t id)
-{
-    return (uint32_t)hash_bytes(&id, sizeof id, 0) & plan->table_mask;
-}
-
-/* Where the id stands, or the free place where it would. */
-static uint32_t find_place(const struct plan *plan, uint64_t id)
-{
-    uint32_t at = place_of(plan, id);
-    while (plan->table[at] != RECORD_NONE && plan->records[plan->table[at]].id != id) at = (at + 1) & plan->table_mask;
-    return at;
-}
-
-static uint32_t find(const struct plan *plan, uint64_t id)
-{
-    return plan->table[find_place(plan, id)];
-}
-
-static void forget_id(struct plan *plan, uint64_t id)
-{
-    uint32_t gap = find_place(plan, id), at = gap;
-    CHECK(plan->table[gap] != RECORD_NONE);
-    for (;;) {
-        at = (at + 1) & plan->table_mask;
-        if (plan->table[at] == RECORD_NONE) break;
-        uint32_t home = place_of(plan, plan->records[plan->table[at]].id);
-        if (((at - home) & plan->table_mask) < ((at - gap) & plan->table_mask)) continue; /* it may not go that far */
-        plan->table[gap] = plan->table[at];
-        gap = at;
-    }
-    plan->table[gap] = RECORD_NONE;
 }
 
 /* ---- news ---- */
@@ -175,7 +135,7 @@ static void choose(struct plan *plan, int64_t now_ms)
 
 static void drop(struct plan *plan, uint32_t idx, bool ended_well)
 {
-    forget_id(plan, plan->records[idx].id);
+    id_table_remove(&plan->ids, plan->records[idx].id);
     deadline_remove(plan->jobs, idx, ended_well);
     plan->records[idx].id = 0;
     plan->records[idx].news = 0;
@@ -228,12 +188,12 @@ static enum status take_in(struct plan *plan, const struct plan_job *job, int64_
                            int64_t *earliest_ms)
 {
     const struct deadline_job item = {job->work, job->deadline_ms, job->span_ms, mode_of(job)};
-    uint32_t idx, place = job->id ? find_place(plan, job->id) : 0;
+    uint32_t idx;
     *earliest_ms = 0;
-    if (!job->id || plan->table[place] != RECORD_NONE) return ST_INVAL;
+    if (!job->id || id_table_find(&plan->ids, job->id) != ID_NONE) return ST_INVAL;
     TRY(promised ? deadline_enter(plan->jobs, &item, now_ms, &idx)
                  : deadline_admit(plan->jobs, &item, now_ms, &idx, earliest_ms));
-    plan->table[place] = idx;
+    id_table_add(&plan->ids, job->id, idx);
     struct record *record = &plan->records[idx]; /* it may still be in the chain, of an earlier job */
     record->id = job->id;
     record->entered_ms = now_ms;
@@ -261,8 +221,8 @@ enum status plan_enter(struct plan *plan, const struct plan_job *job, int64_t no
 
 void plan_started(struct plan *plan, uint64_t id)
 {
-    uint32_t idx = find(plan, id);
-    if (idx == RECORD_NONE || !deadline_is_released(plan->jobs, idx) || deadline_is_started(plan->jobs, idx)) return;
+    uint32_t idx = id_table_find(&plan->ids, id);
+    if (idx == ID_NONE || !deadline_is_released(plan->jobs, idx) || deadline_is_started(plan->jobs, idx)) return;
     deadline_start(plan->jobs, idx);
 }
 
@@ -276,16 +236,16 @@ static void use(struct plan *plan, uint32_t idx, double left)
 
 void plan_progress(struct plan *plan, uint64_t id, double work_left)
 {
-    uint32_t idx = find(plan, id);
-    if (idx == RECORD_NONE || !deadline_is_started(plan->jobs, idx)) return;
+    uint32_t idx = id_table_find(&plan->ids, id);
+    if (idx == ID_NONE || !deadline_is_started(plan->jobs, idx)) return;
     use(plan, idx, work_left);
     plan->dirty = true;
 }
 
 void plan_again(struct plan *plan, uint64_t id, double work)
 {
-    uint32_t idx = find(plan, id);
-    if (idx == RECORD_NONE || !(work > 0) || !isfinite(work)) return;
+    uint32_t idx = id_table_find(&plan->ids, id);
+    if (idx == ID_NONE || !(work > 0) || !isfinite(work)) return;
     deadline_again(plan->jobs, idx, work);
     plan->records[idx].news = 0;
     plan->dirty = true;
@@ -293,8 +253,8 @@ void plan_again(struct plan *plan, uint64_t id, double work)
 
 void plan_remove(struct plan *plan, uint64_t id, enum plan_end end, double work_used)
 {
-    uint32_t idx = find(plan, id);
-    if (idx == RECORD_NONE) return;
+    uint32_t idx = id_table_find(&plan->ids, id);
+    if (idx == ID_NONE) return;
     bool ran = deadline_is_started(plan->jobs, idx);
     if (ran && work_used >= 0) use(plan, idx, deadline_bound(plan->jobs, idx) - work_used);
     plan->totals.done += end == PLAN_DONE;
@@ -302,11 +262,6 @@ void plan_remove(struct plan *plan, uint64_t id, enum plan_end end, double work_
 }
 
 /* ---- watts and device seconds ---- */
-
-static double lowest(double a, double b)
-{
-    return b < a ? b : a;
-}
 
 /* Watts above idle of work at full speed. */
 static double full_work_w(const struct plan *plan)
@@ -320,10 +275,10 @@ static double full_work_w(const struct plan *plan)
 static double share_of(const struct plan *plan, const struct power_slot *told)
 {
     const struct plan_now *now = &plan->now;
-    double watts = lowest(now->cap_w, now->target_w);
+    double watts = fmin(now->cap_w, now->target_w);
     if (!now->metered) return 1;
-    if (told->have & SLOT_CAP) watts = lowest(watts, told->cap_w);
-    if (told->have & SLOT_TARGET) watts = lowest(watts, told->target_w);
+    if (told->have & SLOT_CAP) watts = fmin(watts, told->cap_w);
+    if (told->have & SLOT_TARGET) watts = fmin(watts, told->target_w);
     return fmin(fmax((watts - now->idle_w) / full_work_w(plan), 0), 1);
 }
 
@@ -505,16 +460,16 @@ static struct plan_explanation explain(const struct plan *plan, uint32_t idx, in
 
 bool plan_explain(const struct plan *plan, uint64_t id, int64_t now_ms, struct plan_explanation *explanation)
 {
-    uint32_t idx = find(plan, id);
-    if (idx == RECORD_NONE) return false;
+    uint32_t idx = id_table_find(&plan->ids, id);
+    if (idx == ID_NONE) return false;
     *explanation = explain(plan, idx, now_ms);
     return true;
 }
 
 bool plan_released(const struct plan *plan, uint64_t id)
 {
-    uint32_t idx = find(plan, id);
-    return idx != RECORD_NONE && deadline_is_released(plan->jobs, idx);
+    uint32_t idx = id_table_find(&plan->ids, id);
+    return idx != ID_NONE && deadline_is_released(plan->jobs, idx);
 }
 
 void plan_read_totals(const struct plan *plan, struct plan_totals *totals)

@@ -179,7 +179,10 @@ void power_loop_order(struct power_loop *loop, uint64_t now_ns, uint32_t engines
 {
     double allowance_w = throttle_allowance(&loop->throttle, now_ns, &loop->alarm);
     double overdraft_j = throttle_overdraft(&loop->throttle);
+    bool may_run_ahead = loop->alarm == THROTTLE_FINE && loop->goal.shed_level < 2;
+    double ahead_j = may_run_ahead ? throttle_ahead(&loop->throttle) : 0;
     *order = (struct power_order){.overdraft_j = overdraft_j / (engines > 1 ? engines : 1),
+                                  .ahead_j = ahead_j / (engines > 1 ? engines : 1),
                                   .allowance_w = allowance_w / (engines > 1 ? engines : 1),
                                   .idle_w = loop->throttle.idle_w,
                                   .range_w = loop->sensor->full_w - loop->throttle.idle_w,

@@ -5,6 +5,7 @@
 #include "runtime/base/doorbell.h"
 #include "runtime/base/mem.h"
 #include "runtime/power/sensors.h"
+#include "server/power/node_loop.h"
 #include "server/power/power_goal.h"
 
 #include <math.h>
@@ -32,6 +33,7 @@ struct power {
     struct sensor *sensor;
     struct power_goal own_goal; /* of the options */
     struct power_loop loop;     /* power thread */
+    struct node_loop node;      /* power thread */
     pthread_t thread;
     struct doorbell doorbell;
     _Atomic bool stop;
@@ -96,6 +98,7 @@ static void tell_step(struct power *power, struct port_link *link)
 {
     uint32_t count = power_port_shares(&link->port, &link->step, power->shares);
     for (uint32_t i = 0; i < count; i++) power->shares[i].group += link->model * CLASS_COUNT;
+    node_loop_step(&power->node, &link->step, power->shares, count);
     power_loop_step(&power->loop, &link->step, power->shares, count);
     link->has_step = false;
 }
@@ -161,6 +164,9 @@ static void show(struct power *power, double allowance_w)
     state->meter_j = loop->meter_j;
     state->meter_s = loop->meter_s;
     state->read_failures = loop->read_failures;
+    state->itl_p95_s = power->node.p95_s;
+    state->rows_capped = power->node.guard.capped;
+    state->rows_most = power->node.guard.rows_most;
     state->estimated = loop->last.flags & SENSOR_ESTIMATED;
     attribution_books(loop->books, &state->books);
     show_usage(power);
@@ -197,11 +203,13 @@ static void count_money(struct power *power, const struct power_slot *slot, uint
     struct power_usage *usage = &power->usage;
     attribution_books(power->loop.books, &books);
     double kwh = (double)(books.meter_uj - before_uj) / UJ_OF_KWH * slot->pue;
-    bool priced = slot->have & SLOT_PRICE;
+    const struct tariff *tariff = power->config.tariff;
+    bool told = slot->have & SLOT_PRICE, priced = told || tariff;
+    double price_kwh = told ? slot->price_kwh : priced ? tariff_price(tariff, (int64_t)unix_ms(power)) : NAN;
     usage->door_kwh += kwh;
     usage->paid_kwh += priced ? kwh : 0;
-    usage->paid += priced ? kwh * slot->price_kwh : 0;
-    usage->price_kwh = priced ? slot->price_kwh : NAN;
+    usage->paid += priced ? kwh * price_kwh : 0;
+    usage->price_kwh = price_kwh;
 }
 
 static void note_requests(struct power *power, uint64_t known_ns, const struct request_energy_terms *terms)
@@ -228,6 +236,8 @@ static void look(struct power *power)
     pthread_mutex_unlock(&power->mutex);
     power_loop_read(&power->loop, now_ns, known_ns, paced_ns);
     power_loop_order(&power->loop, clock_now_ns(power->config.clock), working, &order);
+    node_loop_turn(&power->node, &power->loop.model, now_ns);
+    node_loop_order(&power->node, &order);
     pthread_mutex_lock(&power->mutex);
     for (struct port_link *link = power->ports; link; link = link->next) power_port_order(&link->port, &order);
     count_money(power, &slot, before.meter_uj);
@@ -322,6 +332,7 @@ static enum status start(struct power *power, struct error *err)
     TRY(check_goal(power, &power->goal, err));
     power->goal_is_new = true;
     power_loop_init(&power->loop, power->sensor, config->floor_w, clock_now_ns(config->clock));
+    node_loop_init(&power->node, config->itl_limit_s, clock_now_ns(config->clock));
     TRY(attribution_create(&(struct attribution_config){.accounts_max = BOOK_REQUESTS_MAX,
                                                         .steps_max = 2 * POWER_QUEUE_MAX,
                                                         .shares_max = BOOK_SHARES_MAX,

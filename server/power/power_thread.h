@@ -12,6 +12,7 @@
 #define SERVER_POWER_POWER_THREAD_H
 
 #include "runtime/base/clock.h"
+#include "runtime/power/cost.h"
 #include "server/power/power_loop.h"
 #include "server/power/request_energy.h"
 #include "server/power/signal.h"
@@ -22,12 +23,14 @@ enum { POWER_MODELS_MAX = 16, POWER_MODEL_NAME_MAX = 255 };
 struct power;
 
 struct power_config {
-    const char *sensor;      /* auto, nvml, rapl, simulated, none */
-    double idle_w, full_w;   /* 0: as the meter tells */
-    double floor_w;          /* 0: a tenth of the range above idle */
-    double cap_w, target_w;  /* 0: none */
-    struct signals *signals; /* what sources tell, borrowed; NULL: there are none */
-    double residual_g;       /* CO2 of a kWh by the market once green is matched; 0: as the grid's mean */
+    const char *sensor;          /* auto, nvml, rapl, simulated, none */
+    double idle_w, full_w;       /* 0: as the meter tells */
+    double floor_w;              /* 0: a tenth of the range above idle */
+    double cap_w, target_w;      /* 0: none */
+    struct signals *signals;     /* what sources tell, borrowed; NULL: there are none */
+    const struct tariff *tariff; /* of a kWh while no source tells a price, borrowed; NULL: none */
+    double itl_limit_s;          /* of token intervals of interactive requests; 0: there is none */
+    double residual_g;           /* CO2 of a kWh by the market once green is matched; 0: as the grid's mean */
     /* The energy of a billed request that has ended, slot by slot. Power thread; may not wait. NULL: nobody asks. */
     void (*note)(void *state, const struct energy_note *note);
     void *note_state;
@@ -50,6 +53,9 @@ struct power_state {
     uint64_t until_unix_ms;  /* end of a goal given by hand; 0: none */
     enum throttle_alarm alarm;
     uint64_t windows, read_failures, steps_lost;
+    double itl_p95_s; /* of interactive requests in the last second; 0: none, or no limit */
+    bool rows_capped; /* the guard of that limit holds flex and batch to rows_most rows a step */
+    uint32_t rows_most;
     struct energy_books books; /* every joule of the meter since the start, once */
 };
 

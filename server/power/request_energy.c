@@ -2,6 +2,7 @@
 #include "server/power/request_energy.h"
 
 #include "runtime/base/check.h"
+#include "runtime/base/id_table.h"
 #include "runtime/base/mem.h"
 
 #include <string.h>
@@ -36,7 +37,7 @@ struct entry {
 struct request_energy {
     struct entry *entries;
     uint32_t entries_max, used, free_first, live_first, done_first, done_last;
-    uint32_t *table, mask;
+    struct id_table ids;
     struct tenant_energy *tenants;
     uint32_t tenants_max;
     int64_t slot_ms;                   /* of the last update */
@@ -50,19 +51,16 @@ enum status request_energy_create(uint32_t requests_max, uint32_t tenants_max, s
     if (requests_max < 1 || requests_max > REQUESTS_LIMIT || tenants_max < 1)
         return error_set(err, ST_INVAL, "the limits of request_energy are 1 to %d", (int)REQUESTS_LIMIT);
     struct request_energy *re = mem_alloc(1, sizeof *re);
-    uint32_t slots = 2;
-    while (slots < 2 * requests_max) slots *= 2;
+    enum status status = ST_NOMEM;
     if (re) {
         re->entries = mem_alloc(requests_max, sizeof *re->entries);
-        re->table = mem_alloc(slots, sizeof *re->table);
+        status = id_table_init(&re->ids, requests_max);
         re->tenants = mem_alloc(tenants_max, sizeof *re->tenants);
     }
-    if (!re || !re->entries || !re->table || !re->tenants) {
+    if (status != ST_OK || !re->entries || !re->tenants) {
         request_energy_destroy(re);
         return error_set(err, ST_NOMEM, "no memory for the energy of %u requests", (unsigned)requests_max);
     }
-    memset(re->table, 0xff, slots * sizeof *re->table);
-    re->mask = slots - 1;
     re->entries_max = requests_max;
     re->tenants_max = tenants_max;
     re->free_first = re->live_first = re->done_first = re->done_last = NONE;
@@ -74,36 +72,9 @@ void request_energy_destroy(struct request_energy *re)
 {
     if (!re) return;
     mem_free(re->entries);
-    mem_free(re->table);
+    id_table_free(&re->ids);
     mem_free(re->tenants);
     mem_free(re);
-}
-
-/* ---- the table: linear probing; deletion by Knuth, TAOCP 3, 6.4, algorithm R ---- */
-
-static uint32_t home_of(const struct request_energy *re, uint64_t id)
-{
-    return (uint32_t)((id * UINT64_C(0x9e3779b97f4a7c15)) >> 32) & re->mask;
-}
-
-static uint32_t find(const struct request_energy *re, uint64_t id)
-{
-    for (uint32_t at = home_of(re, id); re->table[at] != NONE; at = (at + 1) & re->mask)
-        if (re->entries[re->table[at]].id == id) return re->table[at];
-    return NONE;
-}
-
-static void table_remove(struct request_energy *re, uint32_t idx)
-{
-    uint32_t hole = home_of(re, re->entries[idx].id);
-    while (re->table[hole] != idx) hole = (hole + 1) & re->mask;
-    for (uint32_t at = (hole + 1) & re->mask; re->table[at] != NONE; at = (at + 1) & re->mask) {
-        uint32_t home = home_of(re, re->entries[re->table[at]].id);
-        if (((at - home) & re->mask) < ((at - hole) & re->mask)) continue;
-        re->table[hole] = re->table[at];
-        hole = at;
-    }
-    re->table[hole] = NONE;
 }
 
 /* ---- lists ---- */
@@ -154,16 +125,14 @@ void request_energy_begin(struct request_energy *re, uint64_t id, const struct r
     if (who->charge) energy_note_charge(&entry->note, who->charge);
     struct tenant_energy *tenant = &re->tenants[entry->tenant];
     if (!tenant->name[0]) strncpy(tenant->name, who->tenant_name, sizeof tenant->name - 1);
-    uint32_t at = home_of(re, id);
-    while (re->table[at] != NONE) at = (at + 1) & re->mask;
-    re->table[at] = idx;
+    id_table_add(&re->ids, id, idx);
     live_add(re, idx);
     re->counts.alive++;
 }
 
 void request_energy_end(struct request_energy *re, uint64_t id, uint64_t deferral_ms, uint64_t now_ns)
 {
-    uint32_t idx = find(re, id);
+    uint32_t idx = id_table_find(&re->ids, id);
     if (idx == NONE || re->entries[idx].state != ENTRY_RUNS) return;
     re->entries[idx].state = ENTRY_ENDED;
     re->entries[idx].ended_ns = now_ns;
@@ -172,7 +141,7 @@ void request_energy_end(struct request_energy *re, uint64_t id, uint64_t deferra
 
 bool request_energy_look(const struct request_energy *re, uint64_t id, struct request_energy_shown *shown)
 {
-    uint32_t idx = find(re, id);
+    uint32_t idx = id_table_find(&re->ids, id);
     if (idx == NONE) return false;
     const struct energy_account *seen = &re->entries[idx].seen;
     *shown = (struct request_energy_shown){.uj = seen->prefill_uj + seen->decode_uj,
@@ -230,7 +199,7 @@ static void finish(struct request_energy *re, uint32_t idx)
 {
     struct entry *entry = &re->entries[idx];
     live_remove(re, idx);
-    table_remove(re, idx);
+    id_table_remove(&re->ids, re->entries[idx].id);
     entry->state = ENTRY_DONE;
     if (!entry->billed || entry->slots_count == 0) {
         forget(re, idx);
@@ -270,7 +239,7 @@ void request_energy_update(struct request_energy *re, struct attribution *at, ui
     re->terms = *terms;
     tell_ends(re, at, known_ns);
     while (attribution_take(at, &account)) {
-        uint32_t idx = find(re, account.request_id);
+        uint32_t idx = id_table_find(&re->ids, account.request_id);
         if (idx == NONE) continue; /* had no place here */
         struct entry *entry = &re->entries[idx];
         entry->seen = account;

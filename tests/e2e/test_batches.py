@@ -145,6 +145,28 @@ class Batches(unittest.TestCase):
             self.assertEqual({a["error"]["code"] for a in undone}, {"batch_expired"})
             server.wait_idle()
 
+    def test_a_promise_counts_tokens(self):
+        """As many bytes, four times the tokens: the plan has more work of them. Held by an event, so that nothing runs."""
+        with Server(*self.options, "--power-sensor", "simulated", "--power-idle", "40", "--power-full", "100",
+                    env={"MILLRACE_ADMIN_KEY": "adm"}) as server:
+            admin = {"Authorization": "Bearer adm"}
+            client = client_of(server)
+            client.completions.create(model=NAME, prompt="Once upon a time " * 20, max_tokens=20) # what a step costs
+            server.post("/admin/power", {"shed_level": 1}, admin)
+            wait_for(lambda: json.loads(server.get("/admin/power/plan", admin)[1])["event"], "the event")
+
+            def work_of(**body):
+                batch = run(client, lines_of(64, **body))
+                wait_for(lambda: client.batches.retrieve(batch.id).status == "in_progress", "its validation")
+                jobs = json.loads(server.get("/admin/power/plan?jobs=100", admin)[1])["jobs"]
+                client.batches.cancel(batch.id)
+                ended(client, batch)
+                return sum(job["work_s"] for job in jobs)
+
+            words, digits = work_of(prompt="the " * 75), work_of(prompt="7391" * 75)
+            self.assertGreater(digits, 1.2 * words)
+            self.assertGreater(work_of(max_tokens=41), work_of(max_tokens=40))
+
     def test_cancel_and_lists(self):
         with Server(*self.options, "--batch-concurrency", "1") as server:
             client = client_of(server)

@@ -132,6 +132,35 @@ class Energy(unittest.TestCase):
             self.assertAlmostEqual(total(now, "mr_co2_grams_total", method="location"), meter * PUE * GRAMS / 3.6e6, delta=1e-4)
             self.assertAlmostEqual(total(now, "mr_self_use_ratio"), green / total(now, "mr_green_offered_joules_total"), delta=1e-3)
             self.check_dashboard({name for name, _, _ in now})
+            self.check_history(server)
+
+    def check_history(self, server):
+        """Minutes and quarters of an hour add up to what /metrics and the books say; they are looked at once a second."""
+        now = samples(server)
+        tokens = {kind: total(now, "mr_usage_tokens_total", kind=kind) for kind in ("in_total", "out")}
+        history = lambda: json.loads(server.get("/admin/history", ADMIN)[1])
+        wait_for(lambda: sum(m["output_tokens"] for m in history()["minutes"]) == tokens["out"], "the last minute")
+        minutes = history()["minutes"]
+        self.assertEqual(sum(m["prompt_tokens"] for m in minutes), tokens["in_total"] - total(now, "mr_usage_tokens_total", kind="in_hit"))
+        self.assertTrue(any(m["watts"] and 40 <= m["watts"] <= 100 and m["output_tokens_s"] > 0 for m in minutes), minutes)
+        self.assertTrue(all(m["budget_w"] and 40 < m["budget_w"] <= 95 for m in minutes[-1:]), minutes)
+        self.assertTrue(0 <= minutes[-1]["queue"] <= 12 and 0 <= minutes[-1]["kv_share"] < 1, minutes)
+        answer = json.loads(server.get("/admin/cost", ADMIN)[1])
+        slots = answer["slots"]
+        self.assertEqual(sum(s["input_tokens"] for s in slots), tokens["in_total"])
+        self.assertEqual(sum(s["output_tokens"] for s in slots), tokens["out"])
+        for part in ("meter_uj", "green_uj", "ugco2_location"): # books at most 2 s later, at no more than 100 W
+            held = sum(s[part] for s in slots)
+            self.assertLessEqual(held, answer["energy"][part])
+            if part == "meter_uj":
+                self.assertGreater(held, answer["energy"][part] - 200e6)
+        self.assertAlmostEqual(slots[-1]["price_kwh"], 0.5)
+        for name in ("hour_cost", "day_cost"): # younger than both
+            self.assertAlmostEqual(answer[name]["per_million_tokens"] / answer["cost"]["per_million_tokens"], 1, delta=0.2)
+            self.assertEqual(answer[name]["input_tokens"], tokens["in_total"])
+        weight = json.loads(server.get("/admin/power", ADMIN)[1])["balancer_weight"]
+        self.assertTrue(50 <= weight <= 100 and abs(total(samples(server), "mr_balancer_weight") - weight) <= 10, weight)
+        self.assertEqual(server.get("/admin/history")[0], 401)
 
     def check_dashboard(self, names):
         """Every metric that an expression or a variable asks for is one that the server has, and so is every label."""

@@ -1,5 +1,6 @@
 """A watt budget over the real model with the simulated meter: a cap slows an answer down, an operator lifts it, and what is
 wrong is refused. Nothing here depends on how fast the machine is: paces are compared by what the engine says it waited."""
+import concurrent.futures
 import json
 import pathlib
 import subprocess
@@ -63,6 +64,19 @@ class Power(unittest.TestCase):
             self.assertGreaterEqual(time.time(), until) # it waited for the end
             state = power(server)[1]
             self.assertEqual((state["cap_w"], state["shed_level"], state["until"]), (90, 0, None))
+
+    def test_intervals_over_their_limit_hold_flex(self):
+        """No token of the model comes within 1 ms: beside an answer flex has no row, and has them all when it is over."""
+        with Server(*METER, "--slo-itl-ms", "1", env=WITH_ADMIN) as server, concurrent.futures.ThreadPoolExecutor(2) as pool:
+            story = {"prompt": "A long story", "temperature": 0, "ignore_eos": True}
+            flex = pool.submit(lambda: server.complete(**story, max_tokens=400, service_tier="flex"))
+            long = pool.submit(lambda: server.complete(**story, max_tokens=800))
+            wait_for(lambda: power(server)[1]["deferrable_rows"] == 0, "the guard")
+            self.assertGreater(power(server)[1]["itl_p95_ms"], 1)
+            self.assertEqual(long.result()["usage"]["completion_tokens"], 800)
+            self.assertEqual(flex.result()["usage"]["completion_tokens"], 400)
+            wait_for(lambda: power(server)[1]["deferrable_rows"] is None, "that it lets go")
+            self.assertIsNone(power(server)[1]["work_w"]) # the allowance was not touched
 
     def test_what_is_refused(self):
         with Server(*METER, env=WITH_ADMIN) as server:

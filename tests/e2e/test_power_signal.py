@@ -97,6 +97,11 @@ class PowerSignal(unittest.TestCase):
                 wait_for(lambda: (power(server)["setpoint_w"] or 0) > 90, "the way up")
                 self.assertGreater(rate(server), 1.2 * held)
 
+    def test_without_a_meter_it_is_said(self):
+        self.write("cap_w\n100\n")
+        with Server("--power-signal", f"file:{self.path}") as server:
+            self.assertRegex(server.log(), "warn .* power signals=1 note=.no meter: ")
+
     def test_what_is_wrong_raises_nothing(self):
         self.write("cap_w\n60\n")
         with Server(*METER, "--power-signal", f"file:{self.path},period=0.5,name=grid", env=WITH_ADMIN) as server:

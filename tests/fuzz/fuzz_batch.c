@@ -96,7 +96,7 @@ static void try_files(const char *text, size_t length)
     put(folder.disk, "/b/batch_x.log", text, length);
     buf_init(&errors, 0);
     buf_init(&body, 0);
-    if (batch_scan(&folder, &info, &lines, &errors, &err) == ST_OK && errors.length == 0)
+    if (batch_scan(&folder, &info, &(struct batch_gauge){0}, &lines, &errors, &err) == ST_OK && errors.length == 0)
         for (uint32_t i = 0; i < lines.count; i++)
             if (batch_line_read(&folder, "file-x", &lines.items[i], custom_id, &body, &err) != ST_OK) abort();
     if (batch_log_load(&folder, "batch_x", &lines, &log_length, &err) == ST_OK && log_length > length) abort();

@@ -27,6 +27,12 @@ def ask(port, method, path, body=None, headers=None):
         return status, json.loads(data) if data else None
 
 
+def metrics(port, headers=None):
+    with socket.create_connection(("127.0.0.1", port), 60) as s:
+        s.sendall(message("GET", "/metrics", None, headers))
+        return Reply(s).read("GET")[::2]
+
+
 def body_for(method):
     return {} if method == "POST" else None
 
@@ -38,12 +44,22 @@ def test_admin_calls_are_there_alone():
             equal(ask(port, method, path, None, ADMIN)[0], 200)
             equal(ask(server.port, method, path, None, USER)[0], 404)
             equal(ask(server.port, method, path, None, ADMIN)[0], 401)  # an admin's key is nobody's on the API port
-        for method, path in (("GET", "/v1/models"), ("POST", "/v1/completions"), ("GET", "/metrics"), ("GET", "/health"),
+        for method, path in (("GET", "/v1/models"), ("POST", "/v1/completions"), ("GET", "/health"),
                              ("GET", "/v1/usage"), ("GET", "/nothing")):
             equal(ask(port, method, path, body_for(method), ADMIN)[0], 404)
             equal(ask(port, method, path, body_for(method))[0], 401)
             equal(ask(port, method, path, body_for(method), USER)[0], 401)
+        for where in (port, server.port):  # the console asks on either
+            status, text = metrics(where)
+            equal((status, b"mr_ready" in text), (200, True))
         equal(ask(server.port, "POST", "/v1/completions", completion(4), USER)[0], 200)
+
+
+def test_metrics_ask_for_a_key_where_told():
+    port = free_port()
+    with Server("--admin-port", port, "--admin-key", "adm", "--api-key", "usr", "--metrics-require-key") as server:
+        equal([metrics(port, key)[0] for key in (None, USER, ADMIN)], [401, 401, 200])
+        equal([metrics(server.port, key)[0] for key in (None, USER, ADMIN)], [401, 200, 401])
 
 
 def test_billing_calls_need_the_admin_port():

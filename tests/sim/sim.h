@@ -2,7 +2,7 @@
  *
  *   sim_load.c    makes a configuration and requests from the seed
  *   sim_expect.c  what each choice yields alone, worked out without any of the scheduler's code
- *   sim_check.c   the rules R1-R14, R16-R19, R21, R23, R25, R26, after every plan and commit
+ *   sim_check.c   the rules R1-R14, R16-R19, R21, R23, R25 to R28, after every plan and commit
  *   sim_steps.c   steps under way, as the simulator remembers them: R9, R11, R22, R24
  *   sim_run.c     virtual time: arrivals, cancels, plan, device step, commit, events
  *   sim.c         the program: seeds, replay (R20), one step ahead against one at a time (R24), planted bugs */

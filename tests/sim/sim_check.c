@@ -101,14 +101,15 @@ static bool may_be_empty(const struct sim *sim)
     const struct sched *s = sim->sched;
     if (!sim->powered) return false;
     if (sim->power.room_j <= 0) return true;
-    if (!sim->power.holds_deferrable && !sim->power.paces_default) return false;
+    bool holds = sim->power.holds_deferrable || sim->power.caps_rows;
+    if (!holds && !sim->power.paces_default) return false;
     for (uint32_t i = 0; i < s->hot_count; i++) {
         const struct hot *hot = &s->hot[i];
         bool paced = sim->power.paces_default && hot->flags & HOT_DECODE && may_be_paced(sim, hot);
         bool behind = sim->power.paces_default && hot->rank == RANK_INTERACTIVE_MAX && !(hot->flags & HOT_DECODE);
         if (paced || behind) continue; /* a prompt of default waits for the rows of it that are held */
         if (hot->rank <= RANK_INTERACTIVE_MAX || is_overdue(sim, hot)) return false;
-        if (!sim->power.holds_deferrable && !sim->power.paces_default) return false;
+        if (!holds && !sim->power.paces_default) return false;
     }
     return true; /* a waiting interactive request may lack the blocks that the held ones have */
 }
@@ -121,15 +122,26 @@ static void check_paced(struct sim *sim, const struct hot *hot)
              "slot %u has a row before it is due", hot->slot);
 }
 
-/* R25 to R27, with the plan's rows counted here. */
+/* R28. Without room, prompts of priority and rows that may not wait are all there is. */
+static void check_ahead(struct sim *sim, const struct hot *hot, bool decodes, bool may_wait)
+{
+    if (sim->power.room_j > 0 || !hot->planned) return;
+    bool paced = hot->rank == RANK_INTERACTIVE_MAX; /* when it is due is known to a tenth only */
+    SIM_HOLD(sim, "R28", decodes ? paced || !may_wait : sim->sched->seqs[hot->slot].service_class == CLASS_PRIORITY,
+             "slot %u of rank %u is planned without a joule", hot->slot, hot->rank);
+}
+
+/* R25 to R28, with the plan's rows counted here. */
 static void check_power(struct sim *sim, const struct batch *batch)
 {
     const struct sched *s = sim->sched;
     const struct energy_model *model = &sim->power.model;
     struct energy_work due = {.steps = 1}, work;
-    uint32_t rows = 0, left_out = 0, tokens = 0;
+    uint32_t rows = 0, left_out = 0, tokens = 0, urgent_tokens = 0, capped_rows = 0, capped_prompts = 0;
+    bool is_ahead = sim->power.urgent_j > sim->power.room_j && s->priority_jobs > 0;
     if (!batch->tokens_count) return;
-    SIM_HOLD(sim, "R25", sim->power.room_j > 0, "%u tokens are planned without a joule", batch->tokens_count);
+    SIM_HOLD(sim, "R25", is_ahead || sim->power.room_j > 0, "%u tokens are planned without a joule",
+             batch->tokens_count);
     for (uint32_t i = 0; i < s->hot_count; i++) {
         const struct hot *hot = &s->hot[i];
         bool decodes = hot->flags & HOT_DECODE, deferrable = hot->rank > RANK_INTERACTIVE_MAX;
@@ -142,12 +154,22 @@ static void check_power(struct sim *sim, const struct batch *batch)
                           hot->slot, hot->rank);
         SIM_HOLD(sim, "R26", !sim->power.holds_deferrable || !deferrable || !may_wait || !hot->planned,
                  "slot %u is not held", hot->slot);
+        capped_rows += deferrable && decodes && may_wait && hot->planned;
+        capped_prompts += deferrable && !decodes && may_wait && hot->planned;
         check_paced(sim, hot);
+        check_ahead(sim, hot, decodes, may_wait);
+        if (!decodes && s->seqs[hot->slot].service_class == CLASS_PRIORITY) urgent_tokens += hot->planned;
         if (!decodes || may_wait || !hot->planned) continue;
         due.decode_rows++;
         due.decode_context += hot->computed;
     }
-    double joules = sched_plan_joules(s, &work), room_j = sim->power.room_j;
+    if (sim->power.caps_rows)
+        SIM_HOLD(sim, "R26",
+                 capped_rows <= sim->power.rows_most && (capped_rows < sim->power.rows_most || !capped_prompts),
+                 "%u rows and %u prompts of flex and batch, %u rows at most", capped_rows, capped_prompts,
+                 sim->power.rows_most);
+    double joules = sched_plan_joules(s, &work), others_j = sim->power.room_j;
+    double room_j = is_ahead ? sim->power.urgent_j : others_j;
     SIM_HOLD(sim, "R25", work.decode_rows == rows && work.prefill_tokens == tokens - rows && work.steps == 1,
              "%g rows and %g tokens of prompts are told, %u and %u are planned", work.decode_rows, work.prefill_tokens,
              rows, tokens - rows);
@@ -157,7 +179,13 @@ static void check_power(struct sim *sim, const struct batch *batch)
                      longest * model->joules[4] + sim->power.idle_w * 0.001;
     SIM_HOLD(sim, "R25", joules <= (room_j > floor_j ? room_j : floor_j) + slack_j,
              "%.3f J planned, room %.3f, of those that are due %.3f", joules, room_j, floor_j);
-    sim->plans_cut += left_out > 0 && isfinite(room_j);
+    sim->plans_cut += left_out > 0 && isfinite(others_j);
+    if (!is_ahead) return;
+    work.prefill_tokens -= urgent_tokens;
+    work.prefill_pairs = 0;
+    SIM_HOLD(sim, "R28", energy_model_joules(model, &work) <= (others_j > floor_j ? others_j : floor_j) + slack_j,
+             "without the prompts of priority %.3f J are planned, room %.3f", energy_model_joules(model, &work),
+             others_j);
 }
 
 void sim_check_plan(struct sim *sim, const struct sim_before *before, const struct batch *batch)

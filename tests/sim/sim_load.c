@@ -179,6 +179,10 @@ void sim_draw_power(struct sim *sim)
     uint64_t kind = sim_random(sim, 100);
     double room_j = (double)sim_random(sim, kind < 50 ? 1500 : 10000) / 1000;
     sim->power.room_j = kind < 10 ? 0 : kind < 20 ? INFINITY : room_j;
+    sim->power.urgent_j = sim_chance(sim, 50) ? (double)sim_random(sim, 10000) / 1000 : 0;
+    sim->power.caps_rows = sim_chance(sim, 20);
+    sim->power.rows_most = (uint32_t)sim_random(sim, 4);
+    sim->power.step_ms = sim_chance(sim, 50) ? 10 + (uint32_t)sim_random(sim, 20) : 0;
     sim->power_rng = sim->rng;
     sim->rng = rng;
     sched_set_power(sim->sched, &sim->power);

@@ -29,6 +29,7 @@ enum {
 
 static const double TOKENS_PER_S = 8, STEP_TOKENS_LEAST = 4; /* a step of fewer tokens takes as long as these */
 static const int64_t START_MS = INT64_C(2000000) * REPLAY_SLOT_MS;
+static const double LAST_DAY_WEIGHT = 0.8; /* as of 15 minutes of 0.1 each (server/power/plan.c) */
 static const double PI = 3.14159265358979323846;
 
 /* A job or an interactive request of the seed. */
@@ -66,7 +67,9 @@ struct replay {
     double now_part_ms;                                                 /* of steps that end between milliseconds */
     double interactive[REPLAY_SLOTS_MAX], deferrable[REPLAY_SLOTS_MAX]; /* tokens */
     double forecast[REPLAY_SLOTS_MAX];                         /* factor of the price as told before its slot */
-    double interactive_p95, interactive_of_day[SLOTS_PER_DAY]; /* tokens a slot */
+    double interactive_p95, interactive_of_day[SLOTS_PER_DAY]; /* tokens a slot, by the days before */
+    double last_day[SLOTS_PER_DAY];                            /* the last 96 slots */
+    uint32_t learnt;                                           /* slots that these hold */
     double interactive_now, interactive_all, interactive_seen; /* a slot's tokens by the last minutes; tokens */
 };
 
@@ -142,25 +145,50 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+static double percentile_95(const double day[SLOTS_PER_DAY])
+{
+    double sorted[SLOTS_PER_DAY];
+    memcpy(sorted, day, sizeof sorted);
+    qsort(sorted, SLOTS_PER_DAY, sizeof *sorted, by_value);
+    return sorted[SLOTS_PER_DAY * 95 / 100];
+}
+
+/* The plan has seen a day before the replay, as no node is new each week. */
+static void draw_day_before(struct replay *r)
+{
+    struct replay_config config = *r->config;
+    config.slots = SLOTS_PER_DAY;
+    struct replay day = {.config = &config};
+    uint64_t rng = config.seed * 7919 + 2;
+    draw_kind(&day, &rng, INTERACTIVE, config.interactive, true, 0, 0);
+    for (uint32_t i = 0; i < day.works_count; i++) {
+        const struct work *work = &day.works[i];
+        r->last_day[(work->arrival_ms - START_MS) / REPLAY_SLOT_MS] += COMPUTED + work->out;
+    }
+    memcpy(r->interactive_of_day, r->last_day, sizeof r->last_day);
+    r->interactive_p95 = percentile_95(r->last_day);
+    mem_free(day.works);
+}
+
+/* Slots that are over. */
+static void learn_interactive(struct replay *r, uint32_t slot)
+{
+    for (; r->learnt < slot && r->learnt < r->config->slots; r->learnt++) {
+        uint32_t of_day = r->learnt % SLOTS_PER_DAY;
+        r->last_day[of_day] = r->interactive[r->learnt];
+        r->interactive_of_day[of_day] += LAST_DAY_WEIGHT * (r->last_day[of_day] - r->interactive_of_day[of_day]);
+    }
+    r->interactive_p95 = percentile_95(r->last_day);
+}
+
 static void draw_works(struct replay *r)
 {
     const struct replay_config *config = r->config;
     uint64_t rng = config->seed * 7919 + 1;
-    double slots[REPLAY_SLOTS_MAX] = {0};
-    uint32_t days[SLOTS_PER_DAY] = {0};
     draw_kind(r, &rng, INTERACTIVE, config->interactive, true, 0, 0);
     draw_kind(r, &rng, BATCH, config->batch, false, config->hours_min, config->hours_max);
     draw_kind(r, &rng, FLEX, config->flex, false, 24, 24);
     qsort(r->works, r->works_count, sizeof *r->works, by_arrival);
-    for (uint32_t i = 0; i < r->works_count; i++) /* what a plan would have measured on the days before */
-        if (r->works[i].kind == INTERACTIVE)
-            slots[(r->works[i].arrival_ms - START_MS) / REPLAY_SLOT_MS] += COMPUTED + r->works[i].out;
-    for (uint32_t i = 0; i < config->slots; i++) {
-        double *mean = &r->interactive_of_day[i % SLOTS_PER_DAY];
-        *mean += (slots[i] - *mean) / ++days[i % SLOTS_PER_DAY];
-    }
-    qsort(slots, config->slots, sizeof *slots, by_value);
-    r->interactive_p95 = slots[config->slots * 95 / 100];
     for (uint32_t i = 0; i < config->slots; i++) {
         double normal = sqrt(-2 * log(1 - draw(&rng))) * cos(2 * PI * draw(&rng));
         r->forecast[i] = fmax(1 + config->price_error * normal, 0);
@@ -242,6 +270,7 @@ static void make_plan(struct replay *r)
     static struct deadline_slot slots[FORECAST_SLOTS];
     uint32_t first = slot_now(r), count = 0;
     double here = interactive_here(r, first);
+    if (first > r->learnt) learn_interactive(r, first);
     for (uint32_t i = first; count < FORECAST_SLOTS; i++, count++) {
         struct deadline_slot *slot = &slots[count];
         double interactive = i == first ? here : r->interactive_of_day[i % SLOTS_PER_DAY];
@@ -283,10 +312,10 @@ static void arrive(struct replay *r, uint32_t idx)
 static void count_tokens(struct replay *r, struct work *work, uint32_t tokens)
 {
     uint32_t slot = slot_now(r), more = tokens - work->told;
-    if (slot >= r->config->slots) return;
+    work->told = tokens;
+    if (slot >= r->config->slots) return; /* the last step may end after the replay */
     (work->kind == INTERACTIVE ? r->interactive : r->deferrable)[slot] += more;
     if (work->kind == INTERACTIVE) r->interactive_all += more;
-    work->told = tokens;
     if (work->kind != INTERACTIVE && r->config->price) r->result->cost += more * r->config->price[slot];
     if (work->kind != INTERACTIVE && !r->config->at_once)
         deadline_left(r->plan, work->idx, COMPUTED + work->out_max - (double)tokens);
@@ -488,6 +517,7 @@ void replay_run(const struct replay_config *config, struct replay_result *result
     *result = (struct replay_result){0};
     open(&r);
     draw_works(&r);
+    draw_day_before(&r);
     r.interactive_now = r.interactive_of_day[0];
     r.planned_ms = r.now_ms;
     make_plan(&r);

@@ -16,6 +16,9 @@
  * taken by rising price, each by what the rank grows, are the cheapest that do all the work (Edmonds 1971): the value
  * of a min-cost flow, without its solver.
  *
+ * What interactive requests will take the plan has learnt from the day before the replay, and learns from each slot
+ * that is over, with the weight that server/power/plan.c gives to a day.
+ *
  * One thread. Deterministic by the seed. */
 #ifndef TESTS_SUPPORT_POWER_REPLAY_H
 #define TESTS_SUPPORT_POWER_REPLAY_H

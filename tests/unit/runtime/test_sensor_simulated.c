@@ -57,7 +57,7 @@ static void test_sensor_simulated_closes_the_loop(void **state)
     struct plant_config wrong = node;
     const struct throttle_config config = {900, 5100, 0, 0.030, 0.2, 0.5, 10};
     struct throttle throttle;
-    struct joule_bucket bucket = {0, 0};
+    struct joule_bucket bucket = {.credit_j = 0};
     struct sensor_reading last = {0}, now;
     double work_j = 0, held_j = 0;
     (void)state;

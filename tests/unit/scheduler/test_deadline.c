@@ -183,6 +183,84 @@ static void test_deadline_modes_and_events(void **state)
     deadline_destroy(d);
 }
 
+/* EDF holds over the modes together, and not within each. */
+static void test_deadline_orders_all_modes_by_deadline(void **state)
+{
+    (void)state;
+    struct deadline *d = make(JOBS, 2);
+    struct news news = {0};
+    uint32_t idx[4];
+    static const int64_t ends[4] = {40, 20, 10, 30};
+    static const enum deadline_mode modes[4] = {DEADLINE_ANY, DEADLINE_PREFER, DEADLINE_ANY, DEADLINE_ONLY};
+    flat(d, START_MS, 100, 10, 0, DEADLINE_FREE, false);
+    for (int i = 0; i < 4; i++) {
+        struct deadline_job one = job(1, ends[i], modes[i]);
+        assert_int_equal(deadline_enter(d, &one, START_MS, &idx[i]), ST_OK);
+    }
+    assert_int_equal(deadline_choose(d, START_MS, note, &news), 4);
+    static const int order[4] = {2, 1, 3, 0};
+    for (int i = 0; i < 4; i++) assert_int_equal(news.released[i], idx[order[i]]);
+    deadline_destroy(d);
+}
+
+/* A cheaper slot ahead has room for all that is there. Where work has come in each slot so far, later work will fill
+ * it, and a job runs now at a middling price; where none has come, it waits. */
+static void test_deadline_leaves_cheap_slots_to_later_work(void **state)
+{
+    (void)state;
+    static struct deadline_slot slots[60];
+    for (int come = 0; come < 2; come++) {
+        struct deadline *d = make(JOBS, 2);
+        struct news news = {0};
+        uint32_t idx;
+        int64_t now_ms = START_MS;
+        for (int slot = 0; slot < 20; slot++, now_ms += SLOT_MS) {
+            flat(d, now_ms, 60, 10, 0, DEADLINE_GREEN, false);
+            struct deadline_job one = job(10, slot + 20, DEADLINE_PREFER);
+            if (!come) continue;
+            assert_int_equal(deadline_enter(d, &one, now_ms, &idx), ST_OK);
+            deadline_remove(d, idx, false);
+        }
+        for (int i = 0; i < 60; i++)
+            slots[i] = (struct deadline_slot){.capacity = 10,
+                                              .likely = 10,
+                                              .priced = true,
+                                              .price = i == 0   ? 2
+                                                       : i == 3 ? 1
+                                                                : 3};
+        deadline_profile(d, now_ms, slots, 60, DEADLINE_PRICE, false);
+        struct deadline_job held = job(5, 40, DEADLINE_PREFER);
+        assert_int_equal(deadline_enter(d, &held, now_ms, &idx), ST_OK);
+        assert_int_equal(deadline_choose(d, now_ms, note, &news), come);
+        deadline_destroy(d);
+    }
+}
+
+/* Forecasts of 2.0 for the slots 1 to 6 stand beside a known price of 3.0 and one another of 2.2: by what is around
+ * them, slot 7 is the cheapest (2.11); alone it would be slot 1, and so it would by forecasts only (2.01). */
+static void test_deadline_weighs_forecasts_by_what_is_known(void **state)
+{
+    (void)state;
+    static struct deadline_slot slots[30];
+    struct deadline_outlook ahead[30];
+    struct deadline *d = make(JOBS, 2);
+    uint32_t idx;
+    for (int i = 0; i < 30; i++)
+        slots[i] = (struct deadline_slot){.capacity = 10,
+                                          .likely = 10,
+                                          .priced = true,
+                                          .forecast = i > 0,
+                                          .price = i == 0  ? 3
+                                                   : i < 7 ? 2
+                                                           : 2.2};
+    deadline_profile(d, START_MS, slots, 30, DEADLINE_PRICE, false);
+    struct deadline_job held = job(5, 28, DEADLINE_PREFER);
+    assert_int_equal(deadline_enter(d, &held, START_MS, &idx), ST_OK);
+    deadline_look_ahead(d, START_MS, ahead, 30);
+    for (int i = 0; i < 30; i++) assert_true(ahead[i].cheap == (i == 7 ? 5 : 0));
+    deadline_destroy(d);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -191,6 +269,9 @@ int main(void)
         cmocka_unit_test(test_deadline_starts_what_is_needed),
         cmocka_unit_test(test_deadline_follows_green_in_edf_order),
         cmocka_unit_test(test_deadline_modes_and_events),
+        cmocka_unit_test(test_deadline_orders_all_modes_by_deadline),
+        cmocka_unit_test(test_deadline_leaves_cheap_slots_to_later_work),
+        cmocka_unit_test(test_deadline_weighs_forecasts_by_what_is_known),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -699,6 +699,70 @@ static void test_sched_overdraft(void **state)
     mem_free(o);
 }
 
+/* Without credit a prompt of priority is planned up to its own bound, and nothing else; it is booked apart, flex waits
+ * until that is paid, default does not (W5, R28). */
+static void test_sched_ahead(void **state)
+{
+    (void)state;
+    struct scene *s = scene_make();
+    static struct power_port port;
+    struct power_step step = {.start_ns = 0};
+    uint32_t count;
+    s->config.tells_shares = true;
+    scene_start(s);
+    struct one *o = mem_alloc(4, sizeof *o);
+    for (uint32_t i = 0; i < 4; i++) one_make(&o[i], i + 1, i < 2 ? 10 : 48, 50, 1);
+    o[0].request.service_class = CLASS_FLEX;
+    o[2].request.service_class = CLASS_PRIORITY;
+    o[1].request.books_as = CLASS_BATCH;
+    for (uint32_t i = 0; i < 2; i++) assert_int_equal(sched_submit(s->sched, &o[i].request, 1), ST_OK);
+    plan(s);
+    commit(s);
+    assert_int_equal(power_port_init(&port), ST_OK);
+    struct power_order order = {.allowance_w = 10, .ahead_j = 20, .model.joules = {0, 0.1, 0, 0.1, 0}};
+    power_port_order(&port, &order);
+    assert_int_equal(power_port_begin(&port, s->sched, NS_PER_S), 0);
+    joule_bucket_pay(&port.bucket, 0.3); /* 0.2 were there */
+    assert_true(power_port_begin(&port, s->sched, NS_PER_S) > 0);
+    assert_int_equal(plan(s)->tokens_count, 0); /* nobody of priority */
+    assert_int_equal(sched_submit(s->sched, &o[3].request, 1), ST_OK);
+    assert_int_equal(sched_submit(s->sched, &o[2].request, 1), ST_OK);
+    assert_true(power_port_begin(&port, s->sched, NS_PER_S) > 0);
+    const struct batch *b = plan(s);
+    assert_int_equal(b->tokens_count, 1 + 48); /* the row of default cannot wait; no prompt of default, no flex */
+    assert_int_equal(b->seqs_count, 2);
+    step.joules = sched_plan_joules(s->sched, &step.work);
+    const struct energy_share *shares = sched_plan_shares(s->sched, &count);
+    assert_true(shares[0].group == CLASS_BATCH && shares[1].group == CLASS_PRIORITY);
+    power_port_launched(&port, NS_PER_S, &step, shares, count);
+    assert_true(fabs(step.urgent - 48.0 / 49) < 1e-9 && fabs(step.joules - 4.9) < 1e-9);
+    assert_true(fabs(port.bucket.ahead_j - 4.8) < 1e-9 && fabs(port.bucket.credit_j + 0.2) < 1e-9);
+    commit(s);
+    assert_int_equal(power_port_begin(&port, s->sched, NS_PER_S + 40 * NS_PER_MS),
+                     0); /* 0.4 J, of them 0.1 for the debt */
+    b = plan(s);
+    for (uint32_t i = 0; i < b->rows_count; i++)
+        assert_ptr_not_equal(b->rows[i].seen, o[0].request.choices[0].tokens); /* held until it is paid */
+    assert_true(b->tokens_count >= 2 + 16);                                    /* default's prompt gets on */
+    commit(s);
+    assert_int_equal(power_port_begin(&port, s->sched, 2 * NS_PER_S), 0);
+    assert_true(port.bucket.ahead_j == 0);
+    for (uint64_t id = 3; id <= 4; id++) assert_true(sched_cancel(s->sched, id, CAUSE_CLIENT_GONE));
+    b = plan(s);
+    bool flex = false;
+    for (uint32_t i = 0; i < b->rows_count; i++) flex = flex || b->rows[i].seen == o[0].request.choices[0].tokens;
+    assert_true(flex);
+    commit(s);
+    order.ahead_j = 0;
+    power_port_order(&port, &order);
+    joule_bucket_pay(&port.bucket, 1);
+    assert_true(power_port_begin(&port, s->sched, 2 * NS_PER_S) > 0);
+    assert_int_equal(plan(s)->tokens_count, 0); /* not under a cap */
+    power_port_free(&port);
+    scene_end(s);
+    mem_free(o);
+}
+
 /* ---- the growth law (R15) ---- */
 
 /* Records touched a step with `running` sequences of prompt_count ids. */
@@ -976,6 +1040,7 @@ int main(void)
         cmocka_unit_test(test_sched_mismatch_takes_the_lowest),
         cmocka_unit_test(test_sched_room),
         cmocka_unit_test(test_sched_overdraft),
+        cmocka_unit_test(test_sched_ahead),
         cmocka_unit_test(test_sched_growth_law),
         cmocka_unit_test(test_sched_ahead_pending_ids),
         cmocka_unit_test(test_sched_ahead_drops_what_ended),

@@ -272,7 +272,7 @@ static void test_throttle_overdraft(void **state)
 {
     const struct throttle_config config = {IDLE_W, IDLE_W + RANGE_W, 0, 0.030, 0.2, 0.5, 10};
     struct throttle throttle;
-    struct joule_bucket bucket = {-10, 0};
+    struct joule_bucket bucket = {.credit_j = -10};
     (void)state;
     throttle_init(&throttle, &config, 0);
     assert_true(throttle_overdraft(&throttle) == 0);
@@ -286,9 +286,51 @@ static void test_throttle_overdraft(void **state)
     assert_true(near(joule_bucket_overdraft(&bucket, 100, 0.03, 12), 5));
 }
 
+/* Priority's work may be ahead of a target by 2 % of a minute, of a cap by what a second has room for. */
+static void test_throttle_ahead(void **state)
+{
+    const struct throttle_config config = {IDLE_W, IDLE_W + RANGE_W, 0, 0.030, 0.2, 0.5, 10};
+    struct throttle throttle;
+    (void)state;
+    throttle_init(&throttle, &config, 0);
+    assert_true(throttle_ahead(&throttle) == 0);
+    assert_true(throttle_set_goal(&throttle, (struct throttle_goal){INFINITY, 2000}, 0));
+    assert_true(near(throttle_ahead(&throttle), 2400));
+    assert_true(throttle_set_goal(&throttle, (struct throttle_goal){2000, INFINITY}, 0));
+    assert_true(throttle_ahead(&throttle) == 0);
+    assert_true(throttle_set_goal(&throttle, (struct throttle_goal){2000, 1700}, 0));
+    assert_true(near(throttle_ahead(&throttle), 260)); /* up to 1960 */
+}
+
+/* The debt of priority's work is apart, bounded, and paid by a quarter of what comes in and by what is over. */
+static void test_joule_bucket_urgent(void **state)
+{
+    struct joule_bucket bucket = {.credit_j = 1};
+    (void)state;
+    assert_true(joule_bucket_urgent(&bucket, 100, 0.03, 0) == 0);
+    assert_true(near(joule_bucket_urgent(&bucket, 100, 0.03, 10), 13));
+    joule_bucket_pay_urgent(&bucket, 5, 10);
+    assert_true(near(bucket.credit_j, 0) && near(bucket.ahead_j, 4));
+    joule_bucket_pay_urgent(&bucket, -1, 10);
+    assert_true(near(bucket.credit_j, 0) && near(bucket.ahead_j, 3));
+    joule_bucket_pay_urgent(&bucket, 9, 10);
+    assert_true(near(bucket.credit_j, -2) && near(bucket.ahead_j, 10)); /* the bound */
+    assert_true(joule_bucket_urgent(&bucket, 100, 0.03, 10) == 0);
+    joule_bucket_pay_urgent(&bucket, -11, 10);
+    assert_true(near(bucket.credit_j, -1) && near(bucket.ahead_j, 0));
+    bucket = (struct joule_bucket){.credit_j = -3, .ahead_j = 10};
+    assert_in_range(joule_bucket_wait_ns(&bucket, 100), ns(0.04), ns(0.04) + 10);
+    assert_true(joule_bucket_room(&bucket, 100, 0.03, ns(0.04)) == 0);
+    assert_true(near(bucket.credit_j, 0) && near(bucket.ahead_j, 9));
+    assert_true(joule_bucket_room(&bucket, 100, 0.03, ns(0.08)) > 0);
+    assert_true(near(bucket.credit_j, 2) && near(bucket.ahead_j, 7)); /* 3 came in beside 1, 1 too many */
+    assert_true(joule_bucket_room(&bucket, 100, 0.03, ns(1)) > 0);
+    assert_true(near(bucket.credit_j, 2) && near(bucket.ahead_j, 0));
+}
+
 static void test_joule_bucket(void **state)
 {
-    struct joule_bucket bucket = {0, 0};
+    struct joule_bucket bucket = {.credit_j = 0};
     (void)state;
     assert_true(isinf(joule_bucket_room(&bucket, INFINITY, 0.02, ns(1))));
     assert_true(joule_bucket_room(&bucket, 100, 0.02, ns(1)) == 0);
@@ -301,7 +343,7 @@ static void test_joule_bucket(void **state)
     assert_true(joule_bucket_room(&bucket, 100, 0.02, ns(5.1) + 10) > 0);
     assert_true(joule_bucket_wait_ns(&bucket, 100) == 0);
     double paid = 0; /* T3: over ten seconds of steps of 30 ms */
-    bucket = (struct joule_bucket){0, 0};
+    bucket = (struct joule_bucket){.credit_j = 0};
     for (double at = 0; at < 10; at += 0.03) {
         double step = joule_bucket_room(&bucket, 100, 0.03, ns(at));
         joule_bucket_pay(&bucket, step);
@@ -313,10 +355,11 @@ static void test_joule_bucket(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_throttle_follows),   cmocka_unit_test(test_throttle_learns),
-        cmocka_unit_test(test_throttle_cap),       cmocka_unit_test(test_throttle_bad_meter),
-        cmocka_unit_test(test_throttle_goal),      cmocka_unit_test(test_joule_bucket),
-        cmocka_unit_test(test_throttle_overdraft),
+        cmocka_unit_test(test_throttle_follows),    cmocka_unit_test(test_throttle_learns),
+        cmocka_unit_test(test_throttle_cap),        cmocka_unit_test(test_throttle_bad_meter),
+        cmocka_unit_test(test_throttle_goal),       cmocka_unit_test(test_joule_bucket),
+        cmocka_unit_test(test_throttle_overdraft),  cmocka_unit_test(test_throttle_ahead),
+        cmocka_unit_test(test_joule_bucket_urgent),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

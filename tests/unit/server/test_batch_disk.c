@@ -17,6 +17,7 @@ struct world {
     struct sim_disk *sim;
     struct batch_folder folder;
     struct batch_info info;
+    struct batch_gauge gauge; /* none but where a test sets it */
     struct batch_lines lines;
 };
 
@@ -58,10 +59,43 @@ static enum status scan(struct world *world, struct buf *errors)
 {
     struct error err;
     buf_clear(errors);
-    return batch_scan(&world->folder, &world->info, &world->lines, errors, &err);
+    return batch_scan(&world->folder, &world->info, &world->gauge, &world->lines, errors, &err);
 }
 
 #define LINE(id) "{\"custom_id\":\"" id "\",\"method\":\"POST\",\"url\":\"/v1/completions\",\"body\":{\"a\": 1}}"
+
+static bool gauge_by_body(void *state, const struct buf *body, uint32_t *prompt_tokens, uint32_t *output_tokens)
+{
+    ++*(uint32_t *)state;
+    *prompt_tokens = (uint32_t)body->length;
+    *output_tokens = 77;
+    return body->length == strlen("{\"a\":1}");
+}
+
+/* What can be measured is told as measured, from the body that the line will run with; the rest is estimated. */
+static void test_batch_disk_lines_are_measured(void **state)
+{
+    (void)state;
+    struct world world;
+    struct buf errors;
+    uint32_t asked = 0;
+    make_world(&world, 1);
+    open_world(&world);
+    buf_init(&errors, 0);
+    world.gauge = (struct batch_gauge){.measure = gauge_by_body, .state = &asked};
+    put_input(&world, LINE("a") "\n"
+                                "{\"custom_id\":\"b\",\"method\":\"POST\",\"url\":\"/v1/"
+                                "completions\",\"body\":{\"n\":2,\"max_tokens\":9}}");
+    assert_int_equal(scan(&world, &errors), ST_OK);
+    assert_int_equal(errors.length, 0);
+    assert_int_equal(asked, 2);
+    assert_int_equal(world.lines.items[0].prompt_tokens, 7);
+    assert_int_equal(world.lines.items[0].output_tokens, 77);
+    assert_int_equal(world.lines.items[1].prompt_tokens, world.lines.items[1].length / 4 + 1);
+    assert_int_equal(world.lines.items[1].output_tokens, 18);
+    buf_free(&errors);
+    end_world(&world);
+}
 
 static void test_batch_disk_lines_and_their_errors(void **state)
 {
@@ -317,6 +351,7 @@ static void test_batch_disk_metas(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_batch_disk_lines_are_measured),
         cmocka_unit_test(test_batch_disk_lines_and_their_errors),
         cmocka_unit_test(test_batch_disk_limits),
         cmocka_unit_test(test_batch_disk_log_survives_whatever_end),

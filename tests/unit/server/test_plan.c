@@ -300,6 +300,52 @@ static void test_plan_promises_what_a_low_target_leaves(void **state)
     plan_destroy(w.plan);
 }
 
+/* Released and taken back before it was told: nothing is told. */
+static void test_plan_tells_no_news_that_cancel_out(void **state)
+{
+    (void)state;
+    struct world w;
+    struct plan_news news;
+    world_make(&w, true);
+    struct plan_job one = job(1, 60, 20), two = job(2, 60, 24);
+    assert_int_equal(admit(&w, &one), ST_OK);
+    assert_int_equal(admit(&w, &two), ST_OK);
+    w.green_w = 800;
+    pass(&w, MINUTE_MS);
+    assert_true(plan_take(w.plan, &news, w.now.now_ms));
+    assert_int_equal(news.id, 1);
+    assert_true(plan_released(w.plan, 2)); /* not told yet */
+    w.green_w = 0;
+    pass(&w, MINUTE_MS);
+    assert_true(plan_take(w.plan, &news, w.now.now_ms));
+    assert_int_equal(news.id, 1);
+    assert_int_equal(news.kind, PLAN_TAKEN_BACK);
+    assert_false(plan_take(w.plan, &news, w.now.now_ms));
+    plan_destroy(w.plan);
+}
+
+/* Its deadline lets it go, but there is no event: it goes to the engine as what it is. */
+static void test_plan_forces_only_in_an_event(void **state)
+{
+    (void)state;
+    for (int event = 0; event < 2; event++) {
+        struct world w;
+        struct plan_news news;
+        struct plan_explanation why;
+        world_make(&w, true);
+        struct plan_job one = job(1, 60, 4);
+        assert_int_equal(admit(&w, &one), ST_OK);
+        w.now.shed_level = (uint32_t)event;
+        pass(&w, 220 * MINUTE_MS);
+        assert_true(plan_take(w.plan, &news, w.now.now_ms));
+        assert_int_equal(news.kind, PLAN_RELEASED);
+        assert_true(plan_explain(w.plan, 1, w.now.now_ms, &why));
+        assert_string_equal(why.why, "deadline");
+        assert_int_equal(news.forced, event);
+        plan_destroy(w.plan);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -311,6 +357,8 @@ int main(void)
         cmocka_unit_test(test_plan_progress_and_a_second_life),
         cmocka_unit_test(test_plan_is_shown),
         cmocka_unit_test(test_plan_promises_what_a_low_target_leaves),
+        cmocka_unit_test(test_plan_tells_no_news_that_cancel_out),
+        cmocka_unit_test(test_plan_forces_only_in_an_event),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -189,10 +189,20 @@ static void test_power_loop_goals(void **state)
     power_loop_goal(rig.loop, &goal, rig.now_ns);
     power_loop_order(rig.loop, rig.now_ns, 1, &order);
     assert_true(fabs(order.allowance_w - 6) < 1e-9 && !order.holds_deferrable); /* a target stays above it */
+    assert_true(fabs(order.ahead_j - 1.2 * 46) < 1e-9);                         /* W5 */
+    power_loop_order(rig.loop, rig.now_ns, 2, &order);
+    assert_true(fabs(order.ahead_j - 0.6 * 46) < 1e-9);
+    power_loop_order(rig.loop, rig.now_ns + NS_PER_S, 1, &order); /* the meter is silent */
+    assert_true(rig.loop->alarm == THROTTLE_SILENT && order.ahead_j == 0);
+    goal.shed_level = 2;
+    power_loop_goal(rig.loop, &goal, rig.now_ns);
+    power_loop_order(rig.loop, rig.now_ns, 1, &order);
+    assert_true(order.ahead_j == 0);
+    goal.shed_level = 0;
     goal.cap_w = 20;
     power_loop_goal(rig.loop, &goal, rig.now_ns);
     power_loop_order(rig.loop, rig.now_ns, 1, &order);
-    assert_true(order.allowance_w == 0); /* a cap does not */
+    assert_true(order.allowance_w == 0 && order.ahead_j == 0); /* a cap does not */
     goal.cap_w = NAN;
     power_loop_goal(rig.loop, &goal, rig.now_ns);
     assert_true(rig.loop->goal.cap_w == 20); /* and what cannot be changes nothing */
