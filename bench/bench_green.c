@@ -2,7 +2,9 @@
  * (tests/support/power_replay.h), with a job's length unknown until it ends, against the offline optimum; and what the
  * plan itself costs with many jobs.
  *
- *   bench_green [--json] [--traces FOLDER]     FOLDER: tests/support/traces, from the root
+ *   bench_green [--json] [--traces FOLDER] [--only WORD] [--seed FIRST] [--seeds COUNT]
+ *
+ * FOLDER: tests/support/traces, from the root. WORD: cases whose names begin with it.
  *
  * Green: share of the optimum's green tokens. Price: share of the optimum's saving against running at once, with an
  * error of 20 % on each forecast. The last lines: admission, choice and end at so many jobs held. */
@@ -14,10 +16,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SEEDS = 3, ROUNDS = 1000 };
+enum { ROUNDS = 1000 };
 
 static double solar[REPLAY_SLOTS_MAX], wind[REPLAY_SLOTS_MAX];
 static bool json, begun;
+static const char *only = "";
+static uint64_t seed_first = 1, seeds_count = 3;
 
 static void die(const char *what)
 {
@@ -37,12 +41,14 @@ static void print_row(const char *name, double batch, uint64_t seed, double shar
     else
         printf("%-24s %5.2f %4d %9.2f %% %9.2f %% %8u %6u %9llu\n", name, batch, (int)seed, 100 * share, 100 * at_once,
                result->jobs, result->misses, (unsigned long long)result->steps);
+    (void)fflush(stdout);
     begun = true;
 }
 
 static void run(const char *name, const double *green, const double *price, double batch, uint32_t hours_min)
 {
-    for (uint64_t seed = 1; seed <= SEEDS; seed++) {
+    if (strncmp(name, only, strlen(only)) != 0) return;
+    for (uint64_t seed = seed_first; seed < seed_first + seeds_count; seed++) {
         struct replay_config config = {.seed = seed,
                                        .slots = REPLAY_SLOTS_MAX,
                                        .green = green,
@@ -104,11 +110,14 @@ static void time_plan(uint32_t jobs, enum deadline_policy policy)
     deadline_destroy(plan);
     const char *name = policy == DEADLINE_PRICE ? "price" : "green";
     if (json)
-        printf(",\n  {\"case\": \"plan, %s\", \"jobs\": %u, \"admit_us\": %.3f, \"choose_us\": %.3f, \"end_us\": %.3f}",
-               name, jobs, (double)ns[0] / ROUNDS / 1e3, (double)ns[1] / ROUNDS / 1e3, (double)ns[2] / ROUNDS / 1e3);
+        printf(
+            "%s\n  {\"case\": \"plan, %s\", \"jobs\": %u, \"admit_us\": %.3f, \"choose_us\": %.3f, \"end_us\": %.3f}",
+            begun ? "," : "", name, jobs, (double)ns[0] / ROUNDS / 1e3, (double)ns[1] / ROUNDS / 1e3,
+            (double)ns[2] / ROUNDS / 1e3);
     else
         printf("plan, %s, %6u jobs: admit %.2f us, choose %.2f us, end %.2f us\n", name, jobs,
                (double)ns[0] / ROUNDS / 1e3, (double)ns[1] / ROUNDS / 1e3, (double)ns[2] / ROUNDS / 1e3);
+    begun = true;
 }
 
 int main(int argc, char **argv)
@@ -121,8 +130,14 @@ int main(int argc, char **argv)
             json = true;
         else if (strcmp(argv[i], "--traces") == 0 && i + 1 < argc)
             folder = argv[++i];
+        else if (strcmp(argv[i], "--only") == 0 && i + 1 < argc)
+            only = argv[++i];
+        else if (strcmp(argv[i], "--seed") == 0 && i + 1 < argc)
+            seed_first = strtoull(argv[++i], NULL, 10);
+        else if (strcmp(argv[i], "--seeds") == 0 && i + 1 < argc)
+            seeds_count = strtoull(argv[++i], NULL, 10);
         else
-            die("usage: bench_green [--json] [--traces FOLDER]");
+            die("usage: bench_green [--json] [--traces FOLDER] [--only WORD] [--seed FIRST] [--seeds COUNT]");
     }
     (void)snprintf(path, sizeof path, "%s/solar_week_simbench.csv", folder);
     if (!replay_add_trace(path, 1, solar)) die("no solar trace: run it from the root, or give --traces");
@@ -144,10 +159,12 @@ int main(int argc, char **argv)
     run("price, 24 h", NULL, price, 0.1, 24);
     run("price, 24 h", NULL, price, 0.15, 24);
     run("price, 24 h", NULL, price, 0.2, 24);
-    time_plan(1000, DEADLINE_GREEN);
-    time_plan(100000, DEADLINE_GREEN);
-    time_plan(1000, DEADLINE_PRICE);
-    time_plan(100000, DEADLINE_PRICE);
+    run("price, 24 h", NULL, price, 0.3, 24);
+    run("price, 12-24 h", NULL, price, 0.2, 12);
+    for (uint32_t jobs = 1000; strncmp("plan", only, strlen(only)) == 0 && jobs <= 100000; jobs *= 100) {
+        time_plan(jobs, DEADLINE_GREEN);
+        time_plan(jobs, DEADLINE_PRICE);
+    }
     if (json) printf("\n]\n");
     return 0;
 }
