@@ -822,7 +822,7 @@ static void blocks_reap(Worker *w, Others *others, Grid *first)
     }
 }
 
-static void worker_stalled(Worker *w, Others *others)
+static void worker_stalled(Worker *w, Others *others, Grid *first)
 {
     w->yields = 0;
     Fiber *spinner = nullptr;
@@ -833,6 +833,7 @@ static void worker_stalled(Worker *w, Others *others)
         sched_yield();
         return;
     }
+    if (!first->left) others->finished(first); /* what spins may wait for what follows it */
     Grid *more = others->stalled(spinner->block->grid->launch);
     if (more) grid_admit(w, more);
 }
@@ -861,7 +862,7 @@ static void worker_loop(Worker *w, Others *others, Grid *first)
         warp->ready |= warp->yielded;
         warp->yielded = 0;
         enqueue(warp);
-        if (w->yields > 64 + 8 * w->queue.size() - 8 * w->head) worker_stalled(w, others);
+        if (w->yields > 64 + 8 * w->queue.size() - 8 * w->head) worker_stalled(w, others, first);
     }
 }
 

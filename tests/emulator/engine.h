@@ -22,7 +22,7 @@ struct Others {
     virtual ~Others() {}
     /* Runs or waits for something else; a grid that it returns runs beside the one that spins, until both are done. */
     virtual Grid *stalled(const Launch &spinning) = 0;
-    /* A grid that stalled() had returned is done. */
+    /* A grid that stalled() had returned is done, or the one of grid_run; that one may be told again. */
     virtual void finished(Grid *grid) = 0;
 };
 Grid *grid_create(const Launch &launch);

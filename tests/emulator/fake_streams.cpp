@@ -212,7 +212,8 @@ static void gate_fire(Gate *gate, std::vector<Gate *> &set)
     note_progress();
 }
 
-/* Other streams' work while a kernel spins. */
+/* A kernel and, while it spins, other streams' work. The first's stream goes on when the first has ended, not when all
+ * that was started beside it has: that may wait for what is next in the stream. */
 struct Beside : cs::Others {
     struct Started {
         cs::Grid *grid;
@@ -221,7 +222,11 @@ struct Beside : cs::Others {
     };
     Lock &l;
     std::vector<Started> started;
-    explicit Beside(Lock &lock) : l(lock) {}
+    cs::Grid *const first;
+    Beside(Lock &lock, CUstream_st *s, std::shared_ptr<Op> op, cs::Grid *grid) : l(lock), first(grid)
+    {
+        started.push_back({grid, s, op});
+    }
 
     cs::Grid *start(CUstream_st *s)
     {
@@ -287,26 +292,27 @@ struct Beside : cs::Others {
     void finished(cs::Grid *grid) override
     {
         auto i = std::find_if(started.begin(), started.end(), [&](const Started &x) { return x.grid == grid; });
+        if (i == started.end()) return;
         OpGrid both{i->op.get(), grid};
         cs::run_alone(op_kernel_end, &both);
         l.lock();
         op_done(i->stream);
         l.unlock();
-        cs::grid_destroy(grid);
+        if (grid != first) cs::grid_destroy(grid);
         started.erase(i);
     }
 };
 
-static void run_kernel(Op &op, Lock &l)
+static void run_kernel(CUstream_st *s, std::shared_ptr<Op> op, Lock &l)
 {
-    cs::Grid *grid = cs::grid_create(op.work.call->launch);
-    OpGrid both{&op, grid};
+    cs::Grid *grid = cs::grid_create(op->work.call->launch);
+    OpGrid both{op.get(), grid};
+    Beside beside(l, s, op, grid);
     state().running++;
     l.unlock();
-    Beside beside(l);
     cs::run_alone(op_kernel_begin, &both);
     cs::grid_run(grid, &beside);
-    cs::run_alone(op_kernel_end, &both);
+    beside.finished(grid);
     cs::grid_destroy(grid);
     l.lock();
     state().running--;
@@ -333,38 +339,41 @@ static bool run_gate(CUstream_st *s, Op &op, bool wait, Lock &l)
     return true;
 }
 
-/* The head of s, which this thread drives; false only without wait. */
-static bool run_head(CUstream_st *s, std::shared_ptr<Op> op, bool wait, Lock &l)
+/* Waits until the head of s, which this thread drives, can start; false only without wait. */
+static bool head_ready(CUstream_st *s, Op &op, bool wait, Lock &l)
 {
-    /* Not ahead of need: the launching thread may have the peer of a joint launch still to launch. */
-    if (!wait && op->work.call && op->work.call->launch.cooperative) return false;
-    for (const Dependency &d : op->dependencies)
-        if (!drive(d.stream, d.count, wait, l)) return false;
-    if (op->gate && !run_gate(s, *op, wait, l)) return false;
-    if (broken(s)) return true;
-    if (op->work.call && !op->hangs && kernel_faults(s, *op)) return true;
-    while (op->hangs && !broken(s)) {
+    if (op.gate && !run_gate(s, op, wait, l)) return false;
+    if (broken(s) || (op.work.call && !op.hangs && kernel_faults(s, op))) return true;
+    while (op.hangs && !broken(s)) {
         if (!wait) return false;
         if (!state().faults.hangs) {
-            op->hangs = false;
+            op.hangs = false;
             break;
         }
         state().changed.wait_for(l, PATIENCE);
     }
-    if (broken(s)) return true;
-    if (state().verbose) fprintf(stderr, "cusim: run device %d stream %d: %s\n", s->device, s->id, op->work.name);
-    if (op->work.check) op->work.check();
-    if (op->work.call) {
-        check_arguments(s, *op->work.call);
-        run_kernel(*op, l);
-    } else if (op->work.fn || cs::have_tsan()) {
-        state().running++;
-        l.unlock();
-        cs::run_alone(op_run_fn, op.get());
-        l.lock();
-        state().running--;
-    }
     return true;
+}
+
+static void run_head(CUstream_st *s, std::shared_ptr<Op> op, Lock &l)
+{
+    if (!broken(s)) {
+        if (state().verbose) fprintf(stderr, "cusim: run device %d stream %d: %s\n", s->device, s->id, op->work.name);
+        if (op->work.check) op->work.check();
+        if (op->work.call) {
+            check_arguments(s, *op->work.call);
+            run_kernel(s, op, l);
+            return;
+        }
+        if (op->work.fn || cs::have_tsan()) {
+            state().running++;
+            l.unlock();
+            cs::run_alone(op_run_fn, op.get());
+            l.lock();
+            state().running--;
+        }
+    }
+    op_done(s);
 }
 
 /* Runs s until count operations are done; false only without wait, when something is not ready. */
@@ -375,29 +384,32 @@ bool drive(CUstream_st *s, uint64_t count, bool wait, Lock &l)
     Opened opened; /* one change of permissions a wait, not one an operation */
     while (s->done < count) {
         if (s->driving) {
-            if (pthread_equal(s->driver, pthread_self())) {
-                if (!wait) return false;
-                cs::die("deadlock: stream %d of device %d waits for itself (collectives or events in different orders "
-                        "on two "
-                        "ranks?)",
-                        s->id, s->device);
-            }
             if (!wait) return false;
+            if (pthread_equal(s->driver, pthread_self()))
+                cs::die("deadlock: stream %d of device %d waits for itself (collectives or events in different orders "
+                        "on two ranks?)",
+                        s->id, s->device);
             wait_change(l, "stream " + std::to_string(s->id) + " of device " + std::to_string(s->device) +
                                " makes no progress");
             continue;
         }
         if (s->queue.empty()) cs::die("internal: stream empty");
         std::shared_ptr<Op> op = s->queue.front();
+        /* Not ahead of need: the launching thread may have the peer of a joint launch still to launch. */
+        if (!wait && op->work.call && op->work.call->launch.cooperative) return false;
+        if (!dependencies_done(*op)) { /* not driving s: what runs beside them may need the head, once they are done */
+            for (const Dependency &d : op->dependencies)
+                if (!drive(d.stream, d.count, wait, l)) return false;
+            continue;
+        }
         s->driving = true;
         s->driver = pthread_self();
-        if (run_head(s, op, wait, l)) {
-            op_done(s);
-        } else {
+        if (!head_ready(s, *op, wait, l)) {
             s->driving = false;
             state().changed.notify_all();
             return false;
         }
+        run_head(s, op, l);
     }
     return true;
 }

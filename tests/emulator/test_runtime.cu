@@ -302,6 +302,36 @@ static void test_no_device()
     (void)cudaGetLastError();
 }
 
+__global__ void k_wait_and_set(unsigned *wait_for, unsigned *set)
+{
+    while (wait_for && kx::load_acquire_system(wait_for) == 0) __nanosleep(20);
+    if (set) kx::store_release_system(set, 1);
+}
+
+/* Kernels of three streams spin for each other's: what runs beside a kernel outlives it and waits for what follows it
+   in its stream; right behind it, or (by_event) behind an event of it in a stream of its own. */
+static void test_streams_go_on_under_spinning_kernels(bool by_event)
+{
+    cudaStream_t a, b, c, follows;
+    cudaEvent_t event;
+    unsigned *flags;
+    NEED(cudaMalloc((void **)&flags, 2 * sizeof *flags));
+    NEED(cudaMemset(flags, 0, 2 * sizeof *flags));
+    NEED(cudaDeviceSynchronize());
+    for (cudaStream_t *s : {&a, &b, &c, &follows}) NEED(cudaStreamCreateWithFlags(s, cudaStreamNonBlocking));
+    NEED(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+    kx::launch_cooperative(k_wait_and_set, dim3(1), dim3(1), 0, a, flags, (unsigned *)nullptr);
+    NEED(cudaEventRecord(event, a));
+    if (by_event) NEED(cudaStreamWaitEvent(follows, event, 0));
+    kx::launch_cooperative(k_wait_and_set, dim3(1), dim3(1), 0, by_event ? follows : a, (unsigned *)nullptr, flags + 1);
+    kx::launch_cooperative(k_wait_and_set, dim3(1), dim3(1), 0, b, flags + 1, (unsigned *)nullptr);
+    kx::launch_cooperative(k_wait_and_set, dim3(1), dim3(1), 0, c, (unsigned *)nullptr, flags);
+    NEED(cudaStreamSynchronize(by_event ? follows : a));
+    for (cudaStream_t s : {a, b, c, follows}) NEED(cudaStreamDestroy(s));
+    NEED(cudaEventDestroy(event));
+    NEED(cudaFree(flags));
+}
+
 int main()
 {
     NEED(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
@@ -312,6 +342,8 @@ int main()
     test_launch_limits();
     test_events_and_host_functions();
     test_event_destroyed_while_waited_for();
+    test_streams_go_on_under_spinning_kernels(false);
+    test_streams_go_on_under_spinning_kernels(true);
     test_graphs_take_new_parameters();
     test_allocations_fail_one_by_one();
     test_launch_is_refused_once();
