@@ -69,7 +69,7 @@ static size_t deferrable_line(void *state, char *line)
     struct power_slot told = {.have = 0};
     struct power_state power;
     if (server->models.power && server->models.signals) {
-        int64_t now_ms = clock_unix_us(clock_system()) / 1000;
+        int64_t now_ms = clock_unix_ms(clock_system());
         signal_at(server->models.signals, now_ms, now_ms, &told);
         power_read_state(server->models.power, &power);
         view.weight = weight_deferrable(view.weight, told.have & SLOT_GREEN ? told.green_w : NAN, power.watts,

@@ -114,7 +114,7 @@ static void append_span(const struct server *server, const struct cost_span *spa
 
 static void append_windows(const struct server *server, struct buf *out)
 {
-    int64_t now_ms = clock_unix_us(clock_system()) / 1000;
+    int64_t now_ms = clock_unix_ms(clock_system());
     struct cost_span hour = history_minutes_since(&server->history, now_ms - 60 * HISTORY_MINUTE_MS);
     struct cost_span day = history_slots_since(&server->history, now_ms - HISTORY_SLOTS * (int64_t)HISTORY_SLOT_MS);
     append_span(server, &hour, "hour_", out);

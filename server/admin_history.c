@@ -59,7 +59,7 @@ static void weigh(struct server *server, const struct history_now *now, const st
 void history_turn(struct server *server)
 {
     struct history *history = &server->history;
-    struct history_now now = {.unix_ms = clock_unix_us(clock_system()) / 1000, .setpoint_w = INFINITY};
+    struct history_now now = {.unix_ms = clock_unix_ms(clock_system()), .setpoint_w = INFINITY};
     struct power_state power = {.watts = 0};
     int64_t passed_ms = now.unix_ms - history->last.unix_ms;
     double kv_free;

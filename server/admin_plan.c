@@ -15,11 +15,6 @@
 
 enum { LOOK_MS = 1000, JOBS_SHOWN = 100 };
 
-static int64_t unix_ms(void)
-{
-    return clock_unix_us(clock_system()) / 1000;
-}
-
 static void over_slot(void *state, int64_t at_ms, int64_t now_ms, struct power_slot *slot)
 {
     signal_over_slot(state, at_ms, now_ms, slot);
@@ -29,7 +24,8 @@ enum status plan_open(struct server *server, struct error *err)
 {
     const struct plan_config config = {.over_slot = over_slot, .state = server->models.signals};
     TRY(plan_create(&config, &server->plan, err));
-    server->plan_now = (struct plan_now){.now_ms = unix_ms(), .cap_w = INFINITY, .target_w = INFINITY};
+    server->plan_now =
+        (struct plan_now){.now_ms = clock_unix_ms(clock_system()), .cap_w = INFINITY, .target_w = INFINITY};
     return ST_OK;
 }
 
@@ -79,7 +75,7 @@ static void tell_power(struct server *server)
 
 void plan_turn(struct server *server)
 {
-    int64_t now_ms = unix_ms(), passed_ms = now_ms - server->plan_looked_ms;
+    int64_t now_ms = clock_unix_ms(clock_system()), passed_ms = now_ms - server->plan_looked_ms;
     if (passed_ms >= 0 && passed_ms < LOOK_MS) return;
     server->plan_looked_ms = server->plan_now.now_ms = now_ms;
     tell_work(server);
@@ -101,7 +97,8 @@ void admin_plan_request(struct server *server, struct http_conn *conn, const str
         return;
     }
     buf_init(&body, 0);
-    plan_print(server->plan, unix_ms(), jobs < PLAN_PRINT_JOBS_MAX ? (uint32_t)jobs : PLAN_PRINT_JOBS_MAX, &body);
+    plan_print(server->plan, clock_unix_ms(clock_system()),
+               jobs < PLAN_PRINT_JOBS_MAX ? (uint32_t)jobs : PLAN_PRINT_JOBS_MAX, &body);
     http_conn_reply(conn, &(struct http_reply){.status = 200, .body = &body});
     buf_free(&body);
 }

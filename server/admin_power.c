@@ -68,7 +68,7 @@ static void reply_state(struct server *server, struct http_conn *conn)
     append_watts(&body, "cap_w", state.hand.cap_w);
     append_watts(&body, "target_w", state.hand.target_w);
     buf_append_text(&body, "},");
-    signal_print_json(server->models.signals, clock_unix_us(clock_system()) / 1000, &body);
+    signal_print_json(server->models.signals, clock_unix_ms(clock_system()), &body);
     buf_append_char(&body, '}');
     http_conn_reply(conn, &(struct http_reply){.status = 200, .body = &body});
     buf_free(&body);

@@ -54,7 +54,7 @@ static void work_in_pool(uv_work_t *work)
         .tenant = exchange->caller.tenant,
         .tenant_name = exchange->caller.tenant_name,
         .now_unix_s = clock_unix_us(clock_system()) / 1000000,
-        .now_unix_ms = clock_unix_us(clock_system()) / 1000,
+        .now_unix_ms = clock_unix_ms(clock_system()),
         .now_ns = now_ns,
         .deadline_ns = exchange->deadline_ns,
         .batch = exchange->inner,

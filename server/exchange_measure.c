@@ -54,7 +54,7 @@ bool measure_body(void *state, const struct buf *body, uint32_t *prompt_tokens, 
                                   .tenant = measure->caller.tenant,
                                   .tenant_name = measure->caller.tenant_name,
                                   .now_unix_s = clock_unix_us(clock_system()) / 1000000,
-                                  .now_unix_ms = clock_unix_us(clock_system()) / 1000,
+                                  .now_unix_ms = clock_unix_ms(clock_system()),
                                   .now_ns = clock_ns(),
                                   .batch = true};
     struct api_call *call = NULL;

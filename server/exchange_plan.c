@@ -15,11 +15,6 @@
 
 enum { FLEX_START_MS = 900000, BATCH_MS = 86400000 };
 
-static int64_t unix_ms(void)
-{
-    return clock_unix_us(clock_system()) / 1000;
-}
-
 uint64_t exchanges_plan_id(struct exchanges *set)
 {
     return ++set->last_plan_id;
@@ -44,7 +39,7 @@ static void take_news(struct exchange *exchange, const struct plan_news *news)
 void exchanges_plan_news(struct exchanges *set)
 {
     struct plan_news news;
-    while (set->plan && plan_take(set->plan, &news, unix_ms())) {
+    while (set->plan && plan_take(set->plan, &news, clock_unix_ms(clock_system()))) {
         struct exchange *exchange = set->all;
         while (exchange && exchange->deferral.plan_id != news.id) exchange = exchange->next;
         if (exchange)
@@ -64,7 +59,7 @@ static struct plan_request plan_request_of(const struct request *request)
 static void refuse_plan(struct exchange *exchange, const char *code, const char *message, int64_t when_ms)
 {
     char when[BATCH_TIME_CHARS + 1] = "none is known";
-    int64_t wait_ms = when_ms - unix_ms();
+    int64_t wait_ms = when_ms - clock_unix_ms(clock_system());
     if (when_ms) batch_time_print((when_ms + 999) / 1000, when);
     api_error_set(&exchange->error, 503, "server_error", code, NULL, "%s: %s.", message, when);
     if (when_ms) exchange->error.retry_after_ms = wait_ms < RETRY_AFTER_MS_MIN ? RETRY_AFTER_MS_MIN : (uint32_t)wait_ms;
@@ -80,8 +75,9 @@ static bool ask_plan(struct exchange *exchange)
     struct api_wish wish = api_call_wish(exchange->call);
     bool flex = wish.service_class == CLASS_FLEX;
     struct plan_job job = {.id = exchanges_plan_id(set),
-                           .deadline_ms = wish.deadline_unix_s ? wish.deadline_unix_s * 1000
-                                                               : unix_ms() + (flex ? FLEX_START_MS : BATCH_MS),
+                           .deadline_ms = wish.deadline_unix_s
+                                              ? wish.deadline_unix_s * 1000
+                                              : clock_unix_ms(clock_system()) + (flex ? FLEX_START_MS : BATCH_MS),
                            .green = (enum plan_green)wish.green,
                            .tier = flex ? PLAN_FLEX : PLAN_BATCH};
     for (uint32_t i = 0; i < count; i++) {
@@ -91,7 +87,7 @@ static bool ask_plan(struct exchange *exchange)
         if (span_ms > job.span_ms) job.span_ms = span_ms;
     }
     int64_t earliest_ms = 0;
-    switch (plan_admit(set->plan, &job, unix_ms(), &earliest_ms)) {
+    switch (plan_admit(set->plan, &job, clock_unix_ms(clock_system()), &earliest_ms)) {
     case ST_OK:
         exchange->deferral.plan_id = job.id;
         exchange->deferral.waiting = true;
@@ -174,7 +170,7 @@ void exchange_plan_tick(struct exchange *exchange, uint64_t now_ns)
     exchange->written_ns = now_ns;
     struct buf *out = http_conn_out(exchange->conn);
     char when[BATCH_TIME_CHARS + 1] = "not known";
-    if (plan_explain(set->plan, exchange->deferral.plan_id, unix_ms(), &why)) {
+    if (plan_explain(set->plan, exchange->deferral.plan_id, clock_unix_ms(clock_system()), &why)) {
         if (why.expected_ms) batch_time_print((why.expected_ms + 999) / 1000, when);
         buf_append_format(out, ": waiting for %s, expected start %s\n\n", why.why, when);
     } else {

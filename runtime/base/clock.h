@@ -19,6 +19,10 @@ static inline int64_t clock_unix_us(const struct clock *clock)
 {
     return clock->unix_us(clock->state);
 }
+static inline int64_t clock_unix_ms(const struct clock *clock)
+{
+    return clock_unix_us(clock) / 1000;
+}
 
 /* The machine's clocks. Static, never NULL, any thread. */
 const struct clock *clock_system(void);

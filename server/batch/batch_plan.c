@@ -8,11 +8,6 @@
 
 #include <string.h>
 
-static int64_t unix_ms(void)
-{
-    return clock_unix_us(clock_system()) / 1000;
-}
-
 void batch_plan_end(struct held_batch *batch)
 {
     struct plan *plan = batch->set->config.plan;
@@ -56,7 +51,8 @@ static enum status promise(struct held_batch *batch, struct batch_part *part, bo
                            .green = modes[batch->info.green],
                            .tier = PLAN_BATCH};
     job.work = part_work(batch, part, &job.span_ms);
-    enum status status = promised ? plan_enter(plan, &job, unix_ms()) : plan_admit(plan, &job, unix_ms(), earliest_ms);
+    int64_t now_ms = clock_unix_ms(clock_system());
+    enum status status = promised ? plan_enter(plan, &job, now_ms) : plan_admit(plan, &job, now_ms, earliest_ms);
     if (status == ST_OK) part->plan_id = job.id;
     return status;
 }

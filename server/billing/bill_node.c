@@ -259,7 +259,7 @@ static enum status send_order(struct bill *bill, const struct json *json, uint64
     enum ledger_answer answer = LEDGER_OK;
     if (bill_read_order(json, &order, &reason) != ST_OK)
         return error_set(err, ST_INVAL, "--orders: line %" PRIu64 ": %.300s", line, reason.message);
-    order.created_ms = (uint64_t)(clock_unix_us(bill->clock) / 1000);
+    order.created_ms = (uint64_t)clock_unix_ms(bill->clock);
     TRY(bill->ledger.calls->order(bill->ledger.state, &order, &answer, err));
     if (answer == LEDGER_OK || answer == LEDGER_DUP) return ST_OK;
     return error_set(err, ST_INVAL, "--orders: line %" PRIu64 ": %s (%s)", line, bill_answer_text(answer),

@@ -16,7 +16,7 @@ enum { TRIES = 3 /* of an order whose answer was lost */ };
 
 static int64_t now_ms(const struct bill *bill)
 {
-    return clock_unix_us(bill->clock) / 1000;
+    return clock_unix_ms(bill->clock);
 }
 
 /* A refusal of the ledger as the command's end. */

@@ -237,7 +237,7 @@ static enum status append_record(struct journal *journal, struct record *record)
     record->partition = record_partition(record->account);
     const struct partition_state *partition = &journal->live.partitions[record->partition];
     record->pseq = partition->pseq + 1;
-    record->t_ms = clock_unix_us(journal->config.clock) / 1000;
+    record->t_ms = clock_unix_ms(journal->config.clock);
     struct byte_writer payload = {.bytes = bytes, .capacity = sizeof bytes};
     payload.length = record_encode(record, bytes);
     record_seal(bytes, payload.length, partition->chain);

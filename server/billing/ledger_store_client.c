@@ -25,7 +25,7 @@ struct rest_client {
 
 static uint64_t now_ms(const struct rest_client *client)
 {
-    return (uint64_t)(clock_unix_us(client->clock) / 1000);
+    return (uint64_t)clock_unix_ms(client->clock);
 }
 
 static void on_order(void *state, uint64_t lsn, enum ledger_answer answer, uint32_t leases, uint32_t packages)

@@ -211,7 +211,7 @@ static bool round_locked(struct meter *m)
     look_after_spares(m);
     if (now_ns - m->retired_ns > RETIRE_EVERY_MS * NS_PER_MS) {
         m->retired_ns = now_ns;
-        (void)journal_retire(m->journal, clock_unix_us(m->config.clock) / 1000, m->config.keep_ms);
+        (void)journal_retire(m->journal, clock_unix_ms(m->config.clock), m->config.keep_ms);
     }
     tell_stats(m);
     if (given) wake_io(m);

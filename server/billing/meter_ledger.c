@@ -165,7 +165,7 @@ static enum status client_order(void *state, const struct order *order, enum led
 {
     struct meter *m = state;
     struct order stamped = *order; /* the time it is judged at */
-    stamped.created_ms = (uint64_t)(clock_unix_us(m->config.clock) / 1000);
+    stamped.created_ms = (uint64_t)clock_unix_ms(m->config.clock);
     if (!order_valid(&stamped)) { /* in the journal, what nobody can read would stop the ledger for good */
         *answer = LEDGER_BADARG;
         return ST_OK;
@@ -193,7 +193,7 @@ static enum status client_reap(void *state, uint64_t account, uint64_t grace_ms,
     struct order order = {.account = account,
                           .op = PACKAGE_REAP,
                           .units = grace_ms,
-                          .created_ms = (uint64_t)(clock_unix_us(m->config.clock) / 1000)};
+                          .created_ms = (uint64_t)clock_unix_ms(m->config.clock)};
     TRY(begin_order(m, err));
     enum status status = commit_order(m, journal_put_order(m->journal, &order), answer, err);
     *leases = m->order.leases;

@@ -54,15 +54,10 @@ struct power {
 
 /* ---- the thread ---- */
 
-static uint64_t unix_ms(const struct power *power)
-{
-    return (uint64_t)clock_unix_us(power->config.clock) / 1000;
-}
-
 /* What holds at this moment; *told: of the sources. */
 static struct power_goal goal_now(struct power *power, struct power_slot *told)
 {
-    int64_t now_ms = (int64_t)unix_ms(power);
+    int64_t now_ms = clock_unix_ms(power->config.clock);
     *told = (struct power_slot){.have = 0};
     if (power->hand_until_unix_ms && (uint64_t)now_ms >= power->hand_until_unix_ms) {
         power->hand_is_set = false;
@@ -179,7 +174,7 @@ static void show(struct power *power, double allowance_w)
 
 static struct request_energy_terms take_terms(struct power *power, struct power_slot *slot)
 {
-    int64_t now_ms = (int64_t)unix_ms(power);
+    int64_t now_ms = clock_unix_ms(power->config.clock);
     *slot = (struct power_slot){.have = 0};
     if (power->config.signals) signal_at(power->config.signals, now_ms, now_ms, slot);
     if (!(slot->have & SLOT_PUE) || !(slot->pue >= 1)) slot->pue = 1;
@@ -205,7 +200,7 @@ static void count_money(struct power *power, const struct power_slot *slot, uint
     double kwh = (double)(books.meter_uj - before_uj) / UJ_OF_KWH * slot->pue;
     const struct tariff *tariff = power->config.tariff;
     bool told = slot->have & SLOT_PRICE, priced = told || tariff;
-    double price_kwh = told ? slot->price_kwh : priced ? tariff_price(tariff, (int64_t)unix_ms(power)) : NAN;
+    double price_kwh = told ? slot->price_kwh : priced ? tariff_price(tariff, clock_unix_ms(power->config.clock)) : NAN;
     usage->door_kwh += kwh;
     usage->paid_kwh += priced ? kwh : 0;
     usage->paid += priced ? kwh * price_kwh : 0;
@@ -465,7 +460,7 @@ enum status power_set_goal(struct power *power, const struct power_goal *goal, u
                            struct error *err)
 {
     TRY(check_goal(power, goal, err));
-    if (until_unix_ms && until_unix_ms <= unix_ms(power))
+    if (until_unix_ms && until_unix_ms <= (uint64_t)clock_unix_ms(power->config.clock))
         return error_set(err, ST_INVAL, "until must be in the future");
     pthread_mutex_lock(&power->mutex);
     power->hand = *goal;

@@ -36,11 +36,6 @@ struct signal_feeds {
     struct feed feeds[SIGNAL_SOURCES_MAX];
 };
 
-static int64_t unix_ms(const struct signal_feeds *feeds)
-{
-    return clock_unix_us(feeds->setup.clock) / 1000;
-}
-
 static struct doorbell *doorbell_of(struct feed *feed)
 {
     return &feed->feeds->doorbells[feed - feed->feeds->feeds];
@@ -53,7 +48,7 @@ static void *feed_thread(void *state)
     while (!atomic_load(&feed->feeds->stop)) {
         uint32_t heard = doorbell_rings(doorbell);
         if (atomic_load(&feed->feeds->stop)) break;
-        uint32_t wait_ms = feed->provider->look(feed->state, unix_ms(feed->feeds));
+        uint32_t wait_ms = feed->provider->look(feed->state, clock_unix_ms(feed->feeds->setup.clock));
         doorbell_sleep(doorbell, heard, wait_ms * NS_PER_MS);
     }
     return NULL;
@@ -133,7 +128,7 @@ enum status signal_feeds_start(struct signal_feeds *feeds, struct error *err)
 {
     for (uint32_t i = 0; i < feeds->count; i++) {
         struct feed *feed = &feeds->feeds[i];
-        if (feed->provider->at_once) (void)feed->provider->look(feed->state, unix_ms(feeds));
+        if (feed->provider->at_once) (void)feed->provider->look(feed->state, clock_unix_ms(feeds->setup.clock));
         log_line(LOG_INFO, "signal", "source=\"%s\" kind=%s rank=%u share=%g period_s=%g", feed->spec.name,
                  signal_kind_text(feed->spec.kind), feed->spec.rank, feed->spec.share, feed->spec.period_ms / 1e3);
     }
