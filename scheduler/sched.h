@@ -94,7 +94,7 @@ struct sched_power {
     bool caps_rows; /* at most rows_most rows of flex and batch in a step, and no prompt of theirs beside so many,
                      * as far as their class limits allow */
     uint32_t rows_most;
-    uint32_t step_ms; /* that a step with prompts may last; 0: 30 under a limit, else what fits */
+    uint32_t step_ms; /* that a step with prompts may last under a limit; 0: 30 */
 };
 
 struct sched;

@@ -4,7 +4,6 @@
  * The prompt's blocks are all taken at admission, not chunk by chunk: two half-done prefills can then never wait for
  * each other's blocks, and only decode rows ask for blocks later (a page crossing, one step in 16). */
 #include "runtime/base/check.h"
-#include "runtime/base/clock.h"
 #include "scheduler/sched_internal.h"
 
 #include <math.h>
@@ -236,8 +235,7 @@ static bool is_long(const struct sched *s, const struct hot *hot)
 static double share_of(const struct sched *s, const struct hot *hot, double tokens)
 {
     uint32_t middle = hot->computed + (uint32_t)tokens / 2;
-    bool in_time = s->config.itl_target_ns || s->power.step_ms || s->power_plan.limited;
-    double weight = in_time ? cost_model_weight(&s->cost, middle) : 1;
+    double weight = s->config.itl_target_ns ? cost_model_weight(&s->cost, middle) : 1;
     if (s->power_plan.limited) weight = fmax(weight, power_weight(s, middle));
     return tokens * weight;
 }
@@ -287,12 +285,6 @@ void plan_chunk(struct sched *s, struct hot *hot, int64_t share_max)
     s->rows_left -= hot->rows;
 }
 
-static void share_at_most(struct sched *s, int64_t room)
-{
-    if (room < PREFILL_SHARE_MIN) room = PREFILL_SHARE_MIN;
-    if (room < s->prefill_share) s->prefill_share = room;
-}
-
 /* With the decode rows planned: the tokens that fit the step, and the share of it that the gap target leaves. */
 static void set_prefill_budget(struct sched *s)
 {
@@ -310,11 +302,16 @@ static void set_prefill_budget(struct sched *s)
     s->rows_left = c->rows_max - s->decodes_planned;
     s->tokens_left = c->step_tokens_max - s->decodes_planned;
     s->prefill_share = s->tokens_left;
-    if (c->itl_target_ns) share_at_most(s, cost_model_room(&s->cost, &step, c->itl_target_ns));
-    if (s->power_plan.limited)
-        share_at_most(s, power_prefill_room(s, &step, s->tokens_left));
-    else if (s->power.step_ms)
-        share_at_most(s, cost_model_room(&s->cost, &step, s->power.step_ms * NS_PER_MS));
+    if (c->itl_target_ns) {
+        int64_t room = cost_model_room(&s->cost, &step, c->itl_target_ns);
+        if (room < PREFILL_SHARE_MIN) room = PREFILL_SHARE_MIN;
+        if (room < s->prefill_share) s->prefill_share = room;
+    }
+    if (s->power_plan.limited) {
+        int64_t room = power_prefill_room(s, &step, s->tokens_left);
+        if (room < PREFILL_SHARE_MIN) room = PREFILL_SHARE_MIN;
+        if (room < s->prefill_share) s->prefill_share = room;
+    }
     s->share_left = s->prefill_share;
     s->long_left = s->prefill_share / 2;
 }

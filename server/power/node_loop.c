@@ -8,7 +8,6 @@
 
 static const double BIN_LEAST_S = 1e-4, BIN_GROWTH = 1.04; /* up to 2.2 s */
 static const double CALM_SHARE = 0.8, CUT_MOST = 0.25, CUT_LEAST = 0.9, CHUNK_SHARE = 0.8, DEARER = 1.02;
-enum { FREE_STEP_MS = 60 /* without a limit: two may have begun when one comes, and it is met when both have left the meter */ };
 enum { PATIENCE_MOST_S = 64, SOON_S = 10, FORGET_S = 120 };
 
 /* ---- decisions ---- */
@@ -137,5 +136,5 @@ void node_loop_order(const struct node_loop *node, struct power_order *order)
 {
     order->caps_rows = node->guard.capped;
     order->rows_most = node->guard.rows_most;
-    order->step_ms = node->step_ms ? node->step_ms : isinf(order->allowance_w) ? FREE_STEP_MS : 0;
+    order->step_ms = node->step_ms;
 }

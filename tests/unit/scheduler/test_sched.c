@@ -286,13 +286,14 @@ static void test_sched_long_prompts_leave_room(void **state)
     mem_free(o);
 }
 
-static void chunks_shrink_with_position(uint64_t itl_target_ns, const struct sched_power *power)
+/* With a gap target a chunk shrinks as the positions before it grow: the step takes as long. */
+static void test_sched_chunks_shrink_with_position(void **state)
 {
+    (void)state;
     struct scene *s = scene_make();
-    s->config.itl_target_ns = itl_target_ns;
+    s->config.itl_target_ns = 1000000;
     s->config.weights_bytes = 4000000; /* 31,250 ns a token at first: 31 fit beside base_ns */
     scene_start(s);
-    sched_set_power(s->sched, power);
     s->sched->cost.ns_per_pair = 31250.0 / 128; /* at 128 a token is twice as dear */
     struct one *o = mem_alloc(1, sizeof *o);
     one_make(o, 1, 490, 1, 1);
@@ -314,17 +315,6 @@ static void chunks_shrink_with_position(uint64_t itl_target_ns, const struct sch
     assert_int_equal(o->request.usage.out, 1);
     scene_end(s);
     mem_free(o);
-}
-
-/* With a gap target, or a length of steps that a meter asks for, a chunk shrinks as the positions before it grow: the
- * step takes as long. */
-static void test_sched_chunks_shrink_with_position(void **state)
-{
-    (void)state;
-    struct sched_power power = {.room_j = INFINITY, .urgent_j = INFINITY};
-    chunks_shrink_with_position(1000000, &power);
-    power.step_ms = 1;
-    chunks_shrink_with_position(0, &power);
 }
 
 /* ---- choices ---- */

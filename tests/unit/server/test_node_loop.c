@@ -267,27 +267,6 @@ static void test_node_step_reaches_the_plan(void **state)
     assert_true(short_one > 0 && 2 * short_one < long_one && long_one == as_ever);
 }
 
-/* With a meter's thread and no limit a step is bounded, so that one that comes is met soon. */
-static void test_node_step_without_a_limit(void **state)
-{
-    (void)state;
-    static struct node_loop node;
-    struct power_order order = {.allowance_w = INFINITY};
-    node_loop_init(&node, 0, 0);
-    node_loop_order(&node, &order);
-    assert_int_equal(order.step_ms, 60);
-    order.allowance_w = 50;
-    node_loop_order(&node, &order);
-    assert_int_equal(order.step_ms, 0); /* the scheduler's own */
-    node_loop_init(&node, 0.015, 0);
-    node_loop_turn(&node, &(struct energy_model){.joules = {0}}, 2 * NS_PER_S);
-    node_loop_order(&node, &order);
-    assert_int_equal(order.step_ms, 12);
-    order.allowance_w = INFINITY;
-    node_loop_order(&node, &order);
-    assert_int_equal(order.step_ms, 12);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -297,7 +276,6 @@ int main(void)
         cmocka_unit_test(test_node_loop_gives_back),
         cmocka_unit_test(test_node_loop_off),
         cmocka_unit_test(test_node_step_reaches_the_plan),
-        cmocka_unit_test(test_node_step_without_a_limit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
