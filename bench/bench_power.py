@@ -11,8 +11,10 @@ by turns: prompts (--clients clients, 700 tokens in, 1 out) and decode (16 in, 2
 hold    means of a second (sliding, a step each window of the meter, 3 s after the budget was set) against the budget:
         target  how far off at the 99th percentile            goal: 2 %
         cap     share of them above, and the worst            goal: 0.1 %
-react   full power, then a target of 60 W: how long until a window of the meter is at it (+2 %), and the lowest mean of 0.5 s
-        in the 3 s after                                      goals: 300 ms, 2 %
+react   full power, then a target of 60 W: how long until the end of the first window of the meter from which on half a second
+        is at it (+2 %), and the lowest mean of 0.5 s in the 3 s after   goals: 300 ms, 2 %
+        "by one window": until one window of 100 ms is. That is the ripple's moment as well: a window at rest has two or three
+        blocks of 16 prompt tokens here, and is 3 % above or below
 shed    level 3 at full load: until the engine's order says so goal: 100 ms
 
 A machine that is busy with other work stretches single steps, which the meter counts as work: say so beside the result.
@@ -149,14 +151,17 @@ def react(server, times):
         begun = time.monotonic()
         server.power({"target_w": BUDGET})
         readings = watch(server, 4, 0.005)
-        met = None
-        for one, two in zip(readings, readings[1:]):
+        met = settled = None
+        for i, (one, two) in enumerate(zip(readings, readings[1:])):
             if met is None and (two[1] - one[1]) / (two[0] - one[0]) <= BUDGET * 1.02:
                 met = two[2] - begun
+            if settled is None and means(readings[i:], 0.5)[0] <= BUDGET * 1.02:
+                settled = two[2] - begun
         after = [r for r in readings if r[2] - begun > 0.3]
         lift(server)
-        results.append({"from_w": before, "met_s": met, "lowest": min(means(after, 0.5)) / BUDGET - 1})
-    return {"runs": results, "met_s_worst": max(r["met_s"] or 99 for r in results), "lowest": min(r["lowest"] for r in results)}
+        results.append({"from_w": before, "met_s": met, "settled_s": settled, "lowest": min(means(after, 0.5)) / BUDGET - 1})
+    return {"runs": results, "met_s_worst": max(r["met_s"] or 99 for r in results),
+            "settled_s_worst": max(r["settled_s"] or 99 for r in results), "lowest": min(r["lowest"] for r in results)}
 
 
 def shed(server, times):
@@ -214,7 +219,7 @@ def main():
         print(f"{kind:7} {BUDGET:.0f} W: mean {r['mean_w']:.2f} W, off by {100 * r['off_p50']:.2f} % (p50), {100 * r['off_p99']:.2f} % (p99); "
               f"above {100 * r['above_share']:.2f} % of {r['means']} seconds, at most {100 * r['worst_above']:+.2f} %")
     r = result["react"]
-    print(f"react   to {BUDGET:.0f} W in at most {1000 * r['met_s_worst']:.0f} ms; lowest half second {100 * r['lowest']:+.2f} %")
+    print(f"react   to {BUDGET:.0f} W in at most {1000 * r['settled_s_worst']:.0f} ms, by one window in {1000 * r['met_s_worst']:.0f} ms; lowest half second {100 * r['lowest']:+.2f} %")
     print(f"shed 3  ordered in at most {1000 * result['shed']['order_s_worst']:.0f} ms")
     if options.out:
         pathlib.Path(options.out).write_text(json.dumps(result, indent=1) + "\n")
