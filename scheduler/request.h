@@ -88,12 +88,23 @@ struct usage {
     uint32_t preemptions;
 };
 
+/* An answer that another server computed for this very prompt: told as if it had run, without a step. Of requests with
+ * one choice and no log-probabilities; the caller has checked that ids are of the vocabulary and counts fit. */
+struct given_answer {
+    const uint32_t *ids;
+    uint32_t count; /* 1 .. max_tokens */
+    uint32_t in_hit, text_bytes, reasoning_count, trimmed_count;
+    enum finish finish; /* STOP or LENGTH */
+    uint32_t stop_id, stop_string;
+};
+
 struct charge; /* the biller's (server/billing/record.h); the scheduler only hands it through */
 
 struct request {
     uint64_t id;           /* unique while alive; never 0 */
     void *owner;           /* the server's, handed back in events */
     struct charge *charge; /* who pays; NULL: nobody */
+    const struct given_answer *given; /* NULL: it is to be computed */
     bool unseen;           /* the server's, before it cancels: not a byte of the answer has been sent */
     uint32_t tenant;       /* small index; fairness and queue shares are per tenant */
     enum service_class service_class;

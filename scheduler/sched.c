@@ -58,7 +58,7 @@ static bool create_arrays(struct sched *s)
     s->hits = mem_alloc(s->table_stride, sizeof *s->hits);
     /* A plan ends each job at most once and starts at most running_max; a commit brings one event a row and more ends.
      */
-    s->events_max = s->jobs_max + 2 * c->running_max + SCHED_SUBMITS_MAX + 16;
+    s->events_max = s->jobs_max + 2 * c->running_max + 3 * SCHED_SUBMITS_MAX + 16;
     s->events = mem_alloc(s->events_max, sizeof *s->events);
     return s->hot && s->seqs && s->jobs && s->scratch && s->tenants && s->hits && s->events &&
            id_table_init(&s->ids, s->jobs_max) == ST_OK &&
@@ -243,8 +243,59 @@ void sched_refuse(struct sched *s, struct request *request, enum status status, 
     *event_add(s) = (struct event){.kind = REQUEST_REFUSED, .status = status, .request = request};
 }
 
+static bool given_fits(const struct sched *s, const struct request *request)
+{
+    const struct given_answer *given = request->given;
+    if (!is_valid(s, request) || request->choices_count != 1 || request->choices[0].logprobs || request->score_prompt)
+        return false;
+    if (!given->count || given->count > request->max_tokens || given->in_hit >= request->prompt_count) return false;
+    if (given->reasoning_count > given->count || given->trimmed_count > given->count) return false;
+    for (uint32_t i = 0; i < given->count; i++)
+        if (given->ids[i] >= s->config.texts_count) return false;
+    return given->finish == FINISH_STOP || given->finish == FINISH_LENGTH;
+}
+
+/* All of its events at once. It takes no place in any queue, and nothing of it was computed here. */
+static enum status give(struct sched *s, struct request *request, uint64_t now_ns)
+{
+    const struct given_answer *given = request->given;
+    struct choice *choice = request->choices;
+    if (!given_fits(s, request)) {
+        sched_refuse(s, request, ST_INVAL, now_ns);
+        return ST_INVAL;
+    }
+    prepare_choices(request);
+    memcpy(choice->tokens + request->prompt_count, given->ids, given->count * sizeof *given->ids);
+    choice->output_count = given->count;
+    choice->text_bytes = given->text_bytes;
+    choice->reasoning_count = given->reasoning_count;
+    choice->trimmed_count = given->trimmed_count;
+    choice->finish = given->finish;
+    choice->stop_id = given->stop_id;
+    choice->stop_string = given->stop_string;
+    request->usage = (struct usage){.cause = given->finish == FINISH_STOP ? CAUSE_STOP : CAUSE_LENGTH,
+                                    .in_total = request->prompt_count,
+                                    .in_hit = given->in_hit,
+                                    .out = given->count,
+                                    .out_reasoning = given->reasoning_count,
+                                    .out_trimmed = given->trimmed_count,
+                                    .choices = 1};
+    request->submitted_ns = request->scheduled_ns = request->first_token_ns = request->done_ns = now_ns;
+    s->stats.requests_done++;
+    *event_add(s) = (struct event){.kind = REQUEST_SCHEDULED, .request = request};
+    *event_add(s) = (struct event){.kind = CHOICE_TOKENS,
+                                   .request = request,
+                                   .output_count = choice->output_count,
+                                   .text_bytes = choice->text_bytes,
+                                   .reasoning_count = choice->reasoning_count,
+                                   .finish = choice->finish};
+    *event_add(s) = (struct event){.kind = REQUEST_DONE, .request = request};
+    return ST_OK;
+}
+
 enum status sched_submit(struct sched *s, struct request *request, uint64_t now_ns)
 {
+    if (request->given) return give(s, request, now_ns);
     enum status status = admission(s, request, now_ns);
     if (status != ST_OK) {
         sched_refuse(s, request, status, now_ns);

@@ -199,6 +199,67 @@ static void test_sched_refusals(void **state)
     mem_free(o);
 }
 
+/* ---- given answers ---- */
+
+static void test_sched_given(void **state)
+{
+    (void)state;
+    static const uint32_t ids[] = {4, 5, END};
+    struct scene *s = scene_make();
+    scene_start(s);
+    struct one *o = mem_alloc(2, sizeof *o);
+    one_make(&o[0], 1, 40, 4, 1);
+    one_make(&o[1], 2, 40, 8, 1);
+    struct given_answer given = {.ids = ids,
+                                 .count = 3,
+                                 .in_hit = 16,
+                                 .text_bytes = 2,
+                                 .finish = FINISH_STOP,
+                                 .stop_id = END,
+                                 .stop_string = STOP_STRING_NONE};
+    assert_int_equal(sched_submit(s->sched, &o[1].request, 1), ST_OK); /* another, beside it */
+    o[0].request.given = &given;
+    assert_int_equal(sched_submit(s->sched, &o[0].request, 7), ST_OK);
+    uint32_t count;
+    const struct event *e = sched_events(s->sched, &count);
+    assert_int_equal(count, 3); /* at once, in the order of one that runs */
+    assert_true(e[0].kind == REQUEST_SCHEDULED && e[1].kind == CHOICE_TOKENS && e[2].kind == REQUEST_DONE);
+    assert_true(e[1].output_count == 3 && e[1].text_bytes == 2 && e[1].finish == FINISH_STOP && e[2].status == ST_OK);
+    sched_events_taken(s->sched);
+    const struct usage *usage = &o[0].request.usage;
+    assert_true(usage->in_total == 40 && usage->in_hit == 16 && usage->out == 3 && usage->cause == CAUSE_STOP);
+    assert_memory_equal(o[0].tokens[0] + 40, ids, sizeof ids);
+    assert_int_equal(o[0].choices[0].stop_id, END);
+    assert_false(sched_cancel(s->sched, 1, CAUSE_PLATFORM_CANCEL)); /* it has ended */
+    assert_int_equal(plan(s)->tokens_count, 40);                    /* of the other alone */
+    commit(s);
+    run(s);
+    assert_int_equal(s->counts[REQUEST_DONE], 1);
+    /* What cannot be an answer to it is refused, and copied nowhere. */
+    const struct given_answer right = given;
+    for (int i = 0; i < 9; i++) {
+        uint32_t bad[] = {4, VOCAB, 5};
+        one_make(&o[0], 3, 40, 3, 1);
+        given = right;
+        o[0].request.given = &given;
+        if (i == 0) given.count = 0;
+        if (i == 1) o[0].request.max_tokens = 2;
+        if (i == 2) given.in_hit = 40;
+        if (i == 3) given.reasoning_count = 4;
+        if (i == 4) given.trimmed_count = 4;
+        if (i == 5) given.ids = bad;
+        if (i == 6) given.finish = FINISH_ERROR;
+        if (i == 7) o[0].request.choices_count = 2;
+        if (i == 8) o[0].choices[0].logprobs = o[0].scores;
+        assert_int_equal(sched_submit(s->sched, &o[0].request, 1), ST_INVAL);
+        events(s);
+        assert_int_equal(s->counts[REQUEST_REFUSED], i + 1);
+        assert_int_equal(o[0].tokens[0][40], 0);
+    }
+    scene_end(s);
+    mem_free(o);
+}
+
 /* ---- chunks ---- */
 
 static void test_sched_chunks(void **state)
@@ -1025,6 +1086,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sched_refusals),
+        cmocka_unit_test(test_sched_given),
         cmocka_unit_test(test_sched_chunks),
         cmocka_unit_test(test_sched_gap_target),
         cmocka_unit_test(test_sched_long_prompts_leave_room),
