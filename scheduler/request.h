@@ -101,12 +101,12 @@ struct given_answer {
 struct charge; /* the biller's (server/billing/record.h); the scheduler only hands it through */
 
 struct request {
-    uint64_t id;           /* unique while alive; never 0 */
-    void *owner;           /* the server's, handed back in events */
-    struct charge *charge; /* who pays; NULL: nobody */
+    uint64_t id;                      /* unique while alive; never 0 */
+    void *owner;                      /* the server's, handed back in events */
+    struct charge *charge;            /* who pays; NULL: nobody */
     const struct given_answer *given; /* NULL: it is to be computed */
-    bool unseen;           /* the server's, before it cancels: not a byte of the answer has been sent */
-    uint32_t tenant;       /* small index; fairness and queue shares are per tenant */
+    bool unseen;                      /* the server's, before it cancels: not a byte of the answer has been sent */
+    uint32_t tenant;                  /* small index; fairness and queue shares are per tenant */
     enum service_class service_class;
     enum service_class books_as; /* flex or batch that runs as a better class since it is due; else 0 */
     int32_t priority;            /* within class and tenant: lower first (vLLM's `priority`) */

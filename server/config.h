@@ -57,6 +57,12 @@ struct config {
 
     char *batch_dir;                  /* --batch-dir FOLDER; NULL: no files, no batches */
     uint32_t batch_concurrency;       /* --batch-concurrency */
+    char *pool;                       /* --pool URL; NULL: deferrable work stays here */
+    char *pool_group;                 /* --pool-group NAME */
+    char *pool_password;              /* MILLRACE_POOL_PASSWORD or YAML, never an argument */
+    char *pool_password_file;         /* --pool-password-file */
+    char *pool_ca_file;               /* --pool-ca-file */
+    uint32_t pool_concurrency;        /* --pool-concurrency; 0: nothing is run for others */
     bool auto_wake;                   /* --auto-wake / --no-auto-wake, on */
     uint32_t max_model_len;           /* --max-model-len; 0: the model's own */
     uint32_t max_num_seqs;            /* --max-num-seqs */

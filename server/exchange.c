@@ -324,7 +324,7 @@ static void take_event(struct exchange *exchange, const struct event *event, uin
         CHECK(exchange->alive > 0);
         exchange->alive--;
         event->request->owner = NULL;
-        exchange_energy_end(exchange, event->request);
+        if (!event->request->given) exchange_energy_end(exchange, event->request);
     }
     if (event->kind == REQUEST_REFUSED) {
         take_refusal(exchange, event);

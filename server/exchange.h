@@ -34,6 +34,10 @@
  * E12 A call of the tiers flex and batch starts when the plan lets it go (server/power/plan.h); until then nothing is
  * held or billed for it. One that the plan lets go by its deadline alone goes to the engine as class default.
  *
+ * E13 A call of a batch may come with its answer, which another server computed for the same prompt (server/pool): it
+ * is admitted, held for, billed and rendered like one that runs, but the engine tells its ids at once. One whose prompt
+ * is another here fails with 503 pool_mismatch, and is not billed.
+ *
  * /tokenize and /detokenize are exchanges too that never meet the engine: a large text must not hold up the loop.
  * io thread only, but for the work in the pool. */
 #ifndef SERVER_EXCHANGE_H
@@ -52,6 +56,7 @@ struct exchange;
 struct idempotency;
 struct plan;
 struct plan_news;
+struct pool_result;
 struct prices;
 struct rates;
 
@@ -111,10 +116,14 @@ struct inner_call {
     bool forced; /* class default in the engine: E12 */
     uint64_t deadline_ns;
     uint64_t held_ms; /* since it was accepted: for the account of its energy */
+    /* E13; borrowed until the answer. NULL: it is computed here. */
+    const struct pool_result *given;
     void (*answer)(void *state, int http_status, uint32_t retry_after_ms, const struct buf *body);
     void *state;
 };
 struct exchange *exchange_start_inner(struct exchanges *set, const struct inner_call *call, struct buf *body);
+/* Within its answer with 200: what was computed, and its counts. */
+const struct request *exchange_inner_requests(const struct exchange *exchange, uint32_t *count);
 /* What bodies of such calls will take: tokens of their prompts, and the most that may be answered, of all choices, as
  * they would be today. begin, end: io thread; holds the models meanwhile (E7); NULL: no memory. body: in the pool, one
  * at a time; state is the measure; false: it cannot be a call now (wrong, or its model is not ready). */

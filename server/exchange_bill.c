@@ -57,6 +57,7 @@ static uint32_t least_of(uint32_t a, uint32_t b)
 /* Without packages there is nothing to hold, and no limit to raise. */
 static uint32_t first_tokens(const struct exchange *exchange, const struct request *request)
 {
+    if (request->given) return request->given->count;
     return meter_enforces(exchange->set->billing->meter) ? least_of(request->max_tokens, HOLD_TOKENS)
                                                          : request->max_tokens;
 }
@@ -87,6 +88,7 @@ bool exchange_bill_begin(struct exchange *exchange)
         billed->input_units = input;
         billed->ask = (struct lease_ask){.least = input + (first ? billed->token_units : 0),
                                          .most = input + first * billed->token_units};
+        if (request->given) billed->ask.least = billed->ask.most; /* all of it is there: none is cut off */
         if (billed->ask.most > UNITS_MAX) billed->ask.most = UNITS_MAX;
         if (billed->ask.least == 0) billed->ask.least = billed->ask.most = 1; /* free, and the account must be open */
         request->charge = charge;

@@ -208,9 +208,28 @@ static void hold_and_submit(struct exchange *exchange)
     }
 }
 
+/* E13. false: it was refused. */
+static bool take_given(struct exchange *exchange)
+{
+    struct request *request = exchange->requests;
+    uint8_t prompt[POOL_PROMPT_BYTES];
+    if (!exchange->given) return true;
+    pool_prompt_hash(request->prompt, request->prompt_count, prompt);
+    if (exchange->requests_count == 1 && request->prompt_count == exchange->given->in_total &&
+        memcmp(prompt, exchange->given->prompt, sizeof prompt) == 0) {
+        request->given = &exchange->given->answer;
+        return true;
+    }
+    api_error_set(&exchange->error, 503, "server_error", "pool_mismatch", NULL,
+                  "The answer of another server is for another prompt.");
+    exchange_fail(exchange, &exchange->error);
+    return false;
+}
+
 static void begin_charges(struct exchange *exchange)
 {
     exchange->requests = api_call_requests(exchange->call, &exchange->requests_count);
+    if (!take_given(exchange)) return;
     for (uint32_t i = 0; exchange->set->billing && i < exchange->requests_count; i++) {
         const struct request *request = &exchange->requests[i];
         if (charge_fits(request->prompt_count, request->choices_count, request->max_tokens)) continue;
@@ -269,13 +288,13 @@ static void submit_all(struct exchange *exchange)
         struct request *request = &exchange->requests[i];
         request->id = ++set->next_request_id;
         request->owner = exchange;
-        exchange_energy_begin(exchange, request);
+        if (!request->given) exchange_energy_begin(exchange, request);
         if (exchange->deferral.forced) {
             request->books_as = request->service_class;
             request->service_class = CLASS_DEFAULT;
         }
         status = engine_submit(exchange->served->engine, request);
-        if (status != ST_OK) exchange_energy_end(exchange, request);
+        if (status != ST_OK && !request->given) exchange_energy_end(exchange, request);
         if (status == ST_OK) {
             exchange->submitted++;
             exchange->alive++;
@@ -383,6 +402,7 @@ struct exchange *exchange_start_inner(struct exchanges *set, const struct inner_
     exchange->deferral.forced = call->forced;
     exchange->deferral.held_ms = call->held_ms;
     exchange->deadline_ns = call->deadline_ns;
+    exchange->given = call->given;
     exchange->body = *body;
     buf_init(body, 0);
     exchange->admission.has_key = true;
@@ -395,4 +415,10 @@ struct exchange *exchange_start_inner(struct exchanges *set, const struct inner_
     }
     exchange_destroy(exchange);
     return NULL;
+}
+
+const struct request *exchange_inner_requests(const struct exchange *exchange, uint32_t *count)
+{
+    *count = exchange->requests_count;
+    return exchange->requests;
 }

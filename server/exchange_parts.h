@@ -16,6 +16,7 @@
 #include "server/exchange.h"
 #include "server/http_route.h"
 #include "server/idempotency.h"
+#include "server/pool/pool_entry.h"
 #include "server/rate.h"
 
 static inline uint64_t clock_ns(void)
@@ -51,8 +52,9 @@ struct exchange {
     struct http_conn *conn; /* NULL: gone, answered, or inner */
     bool inner, prepaid;    /* E11 */
     void (*answer_inner)(void *state, int http_status, uint32_t retry_after_ms, const struct buf *body);
-    void *inner_state;    /* with answer_inner, which is NULL once it was called */
-    uint64_t deadline_ns; /* monotonic */
+    void *inner_state;               /* with answer_inner, which is NULL once it was called */
+    const struct pool_result *given; /* E13 */
+    uint64_t deadline_ns;            /* monotonic */
     enum exchange_kind kind;
     struct caller caller;
     struct buf body;          /* until the pool has read it for a model that is ready; counted for C8 */

@@ -57,6 +57,21 @@ const struct option option_table[] = {
      false},
     {"batch-concurrency", 0, OPTION_U32, SERVE, AT(batch_concurrency), "64", 1, 4096, "N",
      "How many lines of batches are under way at a time.", false},
+    {"pool", 0, OPTION_TEXT, SERVE, AT(pool), NULL, 0, 0, "URL",
+     "A Redis, in the forms of --redis, where lines of batches wait for a server with green power to spare: those that "
+     "wait for green here are offered there, and with green to spare those of others are run. It holds them in clear "
+     "meanwhile.",
+     false},
+    {"pool-group", 0, OPTION_TEXT, SERVE, AT(pool_group), "default", 0, 0, "NAME",
+     "Which servers share work there; only those that serve the same model under the same names do.", false},
+    {"pool-concurrency", 0, OPTION_U32, SERVE, AT(pool_concurrency), "32", 0, 4096, "N",
+     "How many lines of others run here at a time; 0: none, only own ones are offered.", false},
+    {"pool-password", 0, OPTION_SECRET, SERVE, AT(pool_password), NULL, 0, 0, "PASSWORD",
+     "The password of --pool; only as MILLRACE_POOL_PASSWORD or in the YAML file.", true},
+    {"pool-password-file", 0, OPTION_TEXT, SERVE, AT(pool_password_file), NULL, 0, 0, "FILE",
+     "A file whose first line is the password of --pool.", false},
+    {"pool-ca-file", 0, OPTION_TEXT, SERVE, AT(pool_ca_file), NULL, 0, 0, "FILE",
+     "Certificates that the certificate of --pool must lead to, PEM; without it the system's.", false},
     {"journal", 0, OPTION_TEXT, SERVE, AT(journal), NULL, 0, 0, "FOLDER",
      "Commit the token counts of every request to the billing journal in this folder before the tokens leave; made if "
      "it "

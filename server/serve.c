@@ -7,6 +7,7 @@
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
 #include "server/billing/prices.h"
+#include "server/pool/pool_work.h"
 
 #include <fcntl.h>
 #include <math.h>
@@ -407,6 +408,7 @@ static void on_tick(uv_timer_t *timer)
     plan_turn(server);
     history_turn(server);
     exchanges_plan_news(&server->exchanges);
+    pool_turn(server);
     batches_tick(server->batches);
     directory_watch_tick(server, http_server_now_ns(server->http));
     for (uint32_t i = 0; i < server->models.count && server->phase < REFUSING; i++) {
@@ -420,7 +422,7 @@ static void on_tick(uv_timer_t *timer)
 
 /* ---- the start ---- */
 
-static void wake_loop(void *state) /* engine threads */
+void wake_loop(void *state) /* engine threads */
 {
     struct server *server = state;
     pthread_mutex_lock(&server->wake_mutex);
@@ -432,6 +434,7 @@ static void on_engine_events(uv_async_t *async)
 {
     struct server *server = async->data;
     exchanges_poll(&server->exchanges);
+    pool_turn(server);
     if (!server->billing) return;
     uint64_t answers = meter_answers(server->billing->meter);
     if (answers != server->answers_seen) exchanges_answered(&server->exchanges);
@@ -470,6 +473,7 @@ static void on_settled(void *state, struct served *served)
         return;
     }
     exchanges_settled(&server->exchanges, served);
+    pool_settled(server);
     admin_settled(server, served);
     if (server->phase != LOADING)
         log_line(LOG_INFO, "serve", "model=\"%s\" state=%s level=%u ms=%llu", served->names.items[0],
@@ -534,6 +538,8 @@ static void server_free(struct server *server)
     signal_feeds_stop(server->signal_feeds); /* a source's news may wake the power thread */
     models_free(&server->models, take_last_events, server);
     batches_destroy(server->batches);
+    pool_work_destroy(server->pool_work);
+    pool_close(server->pool);
     if (!server->models.loader_running) {
         power_destroy(server->models.power);
         signal_feeds_destroy(server->signal_feeds);
@@ -625,8 +631,7 @@ static enum status open_power(struct server *server, struct error *err)
     return ST_OK;
 }
 
-/* Whether a line may begin: as a call's head decides it, without a client. */
-static bool may_run_lines(void *state)
+bool may_run_lines(void *state)
 {
     const struct server *server = state;
     enum refusal refusal;
@@ -662,6 +667,7 @@ static enum status open_batches(struct server *server, struct error *err)
                                     .folder = server->config->batch_dir,
                                     .concurrency = server->config->batch_concurrency,
                                     .plan = server->plan,
+                                    .pool = server->pool,
                                     .may_run = may_run_lines,
                                     .state = server};
     return batches_create(&config, &server->batches, err);
@@ -706,6 +712,7 @@ static enum status open_server(struct server *server, struct error *err)
     TRY(open_power(server, err));
     TRY(plan_open(server, err));
     server->exchanges.plan = server->plan;
+    TRY(pool_start(server, err));
     TRY(open_batches(server, err));
     directory_watch_start(server);
     key_recall_start(server);
@@ -762,6 +769,7 @@ int serve_run(const struct serve_setup *setup)
     }
     (void)uv_run(&server->loop, UV_RUN_DEFAULT);
     batches_over(server->batches);
+    pool_work_over(server->pool_work);
     CHECK(uv_loop_close(&server->loop) == 0);
     int exit_code = server->exit_code;
     server_free(server);

@@ -177,6 +177,7 @@ void reply_metrics(struct server *server, struct http_conn *conn)
     metrics_print(models, server->models.count, own, &body);
     plan_print_metrics(server->plan, &body);
     batches_print_metrics(server->batches, &body);
+    pool_print_metrics(server, &body);
     signal_print_metrics(server->models.signals, clock_unix_ms(clock_system()), &body);
     if (server->billing) count_leases(server);
     if (server->ledger.calls) billing_stats_print(&server->billing_stats, now_ns, &body);

@@ -40,6 +40,8 @@ enum phase { LOADING, READY, DRAINING, REFUSING, CLOSING };
 
 struct admin_wait;
 struct billing_call;
+struct pool;
+struct pool_work;
 
 /* directory_watch.c's: what the pool has read, and what is in force. */
 struct directory_watch {
@@ -70,6 +72,9 @@ struct server {
     int64_t plan_looked_ms;
     struct signal_feeds *signal_feeds; /* --power-signal; the store is in models.signals */
     struct batches *batches;           /* NULL: --batch-dir was not given */
+    struct pool *pool;                 /* --pool; NULL: none */
+    struct pool_work *pool_work;       /* with it */
+    int64_t pool_looked_ms;
     struct models models;
     struct metrics_process metrics;
     struct power_usage power_usage; /* as last read for /metrics */
@@ -131,6 +136,17 @@ void admin_abort(struct server *server);
 
 /* GET and POST /admin/power, the key checked. */
 void admin_power_request(struct server *server, struct http_conn *conn, const struct http_request *request);
+
+/* serve.c: whether a line may begin: as a call's head decides it, without a client. state: the server. */
+bool may_run_lines(void *state);
+void wake_loop(void *state); /* any thread */
+
+/* ---- serve_pool.c; nothing without --pool ---- */
+
+NODISCARD enum status pool_start(struct server *server, struct error *err);
+void pool_settled(struct server *server); /* a model has arrived somewhere */
+void pool_turn(struct server *server);    /* each tick, and when the pool has news */
+void pool_print_metrics(const struct server *server, struct buf *out);
 
 /* ---- admin_plan.c ---- */
 

@@ -81,6 +81,11 @@
     LIMIT(batch_files, 1000, 1, 100000, "files of an account", ST_LIMIT, 429)                                          \
     LIMIT(batch_unfinished, 100, 1, 10000, "batches of an account", ST_LIMIT, 429)                                     \
     LIMIT(batch_folder_bytes, 53687091200, 1048576, 1099511627776, "bytes", ST_LIMIT, 503)                             \
+    LIMIT(pool_entry_bytes, 65536, 1024, 262144, "bytes of a request", ST_LIMIT, 0)                                    \
+    LIMIT(pool_result_bytes, 262144, 1024, 1048576, "bytes of an answer", ST_LIMIT, 0)                                 \
+    LIMIT(pool_entries, 10000, 1, 1000000, "requests of a model", ST_LIMIT, 0)                                         \
+    LIMIT(pool_offers, 256, 1, 65536, "requests of a server", ST_LIMIT, 0)                                             \
+    LIMIT(pool_reclaim_ms, 30000, 2000, 600000, "ms", ST_TIMEOUT, 0)                                                   \
     LIMIT(redis_reply_bytes, 1048576, 16384, 67108864, "bytes", ST_PROTO, 0)                                           \
     LIMIT(redis_reply_values, 65536, 1024, 1048576, "values", ST_PROTO, 0)                                             \
     LIMIT(redis_reply_depth, 7, 4, 7, "levels", ST_PROTO, 0)

@@ -30,13 +30,22 @@ struct batch_folder {
     const _Atomic bool *stop; /* set: long work ends with ST_CANCELED */
 };
 
-enum batch_line_state { LINE_TODO, LINE_RUNS, LINE_SAVED /* not yet durable */, LINE_DONE, LINE_FAILED };
+enum batch_line_state {
+    LINE_TODO,
+    LINE_AWAY, /* in the pool, batch_pool.c */
+    LINE_RUNS,
+    LINE_SAVED, /* not yet durable */
+    LINE_DONE,
+    LINE_FAILED
+};
 
 struct batch_line { /* of an input file; empty lines are none */
     uint64_t offset;
     uint32_t length, number;               /* bytes without the line feed; from 1 */
     uint32_t prompt_tokens, output_tokens; /* for the plan: as measured, else by its bytes and what it asks for */
     uint8_t state, tries;
+    bool kept;   /* it is offered to no pool (any more) */
+    bool pooled; /* its result is in Redis */
 };
 
 struct batch_lines {

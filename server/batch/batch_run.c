@@ -5,6 +5,8 @@
  * What fails on disk is tried again after a second, and told once: a full disk holds a batch up and loses nothing. */
 #include "server/batch/batches_parts.h"
 
+#include "server/batch/batch_parts.h"
+
 #include "runtime/base/clock.h"
 #include "runtime/base/limits.h"
 #include "runtime/base/log.h"
@@ -75,6 +77,16 @@ static void append_in_pool(struct batch_job *job)
             batch_log_append(&job->set->folder, batch->info.id, &batch->frames, &batch->log_length, &job->err);
 }
 
+/* Results that are in the log now need not be in the pool. */
+static void forget_pooled(struct held_batch *batch)
+{
+    struct batch_frame_head head;
+    for (size_t at = 0; at + BATCH_FRAME_HEAD <= batch->frames.length; at += BATCH_FRAME_HEAD + head.length) {
+        if (!batch_frame_head(batch->frames.data + at, &head)) return;
+        if (head.line < batch->lines.count) batch_pool_saved(batch, head.line);
+    }
+}
+
 static void appended(struct batch_job *job)
 {
     struct held_batch *batch = of(job);
@@ -83,6 +95,7 @@ static void appended(struct batch_job *job)
     batch->info.completed += batch->frames_done;
     batch->info.failed += batch->frames_failed;
     batch->frames_done = batch->frames_failed = 0;
+    forget_pooled(batch);
     buf_free(&batch->frames);
     batch_step(batch);
     batches_release(batch->set);
@@ -284,7 +297,7 @@ static void advance(struct held_batch *batch)
         start(batch, finalize_in_pool, finalized);
         return;
     }
-    if (batch->running > 0 || (batch->todo > 0 && info->ends_as == BATCH_COMPLETED)) return;
+    if (batch->running > 0 || batch->away > 0 || (batch->todo > 0 && info->ends_as == BATCH_COMPLETED)) return;
     batch_plan_end(batch);
     batch_make_id("file-", info->output_id);
     batch_make_id("file-", info->error_id);
@@ -323,6 +336,7 @@ void line_run_free(struct line_run *run)
     set->running--;
     run->batch->running--;
     buf_free(&run->body);
+    if (run->has_given) pool_result_free(&run->given);
     mem_free(run);
 }
 
@@ -384,10 +398,15 @@ static void on_answer(void *state, int http_status, uint32_t retry_after_ms, con
     struct held_batch *batch = run->batch;
     struct batch_line *line = &batch->lines.items[run->line];
     run->exchange = NULL;
-    if (batch->set->over) return;                          /* freed with the rest */
-    bool again = http_status == 429 || http_status >= 500; /* J3 */
-    if (http_status == 500 && ++line->tries >= BATCH_TRIES_MAX) again = false;
-    if (again && batch->info.ends_as != BATCH_EXPIRED) {
+    if (batch->set->over) return;                                             /* freed with the rest */
+    bool again = http_status == 429 || http_status >= 500;                    /* J3 */
+    bool misfit = run->has_given && http_status != 200 && http_status != 429; /* J9: then it is computed here */
+    if (misfit) {
+        batches_pool_misfit(batch, run->line);
+        again = true;
+    } else if (http_status == 500 && ++line->tries >= BATCH_TRIES_MAX)
+        again = false;
+    if (again && !misfit && batch->info.ends_as != BATCH_EXPIRED) {
         uint64_t wait_ms = retry_after_ms < BATCH_RETRY_MS ? BATCH_RETRY_MS : retry_after_ms;
         if (wait_ms > RETRY_MS_MAX) wait_ms = RETRY_MS_MAX;
         batch->resume_ns = now_ns() + wait_ms * NS_PER_MS;
@@ -399,7 +418,7 @@ static void on_answer(void *state, int http_status, uint32_t retry_after_ms, con
     end_run(run);
 }
 
-static void digest_of(const struct held_batch *batch, uint32_t line, uint8_t digest[16])
+void batch_line_digest(const struct held_batch *batch, uint32_t line, uint8_t digest[16])
 {
     char key[BATCH_ID_MAX + 16];
     (void)snprintf(key, sizeof key, "\x01%s:%u", batch->info.id, line); /* no client's key begins so */
@@ -413,7 +432,7 @@ static bool begin_line(struct line_run *run)
     uint8_t digest[16];
     int64_t left_s = batch->info.times_s[TIME_EXPIRES] - batches_now_s();
     int64_t held_s = batches_now_s() - batch->info.times_s[TIME_CREATED];
-    digest_of(batch, run->line, digest);
+    batch_line_digest(batch, run->line, digest);
     http_response_make_id(run->request_id);
     struct inner_call call = {.kind = batch->info.chat ? EXCHANGE_CHAT : EXCHANGE_COMPLETIONS,
                               .caller = &batch->info.caller,
@@ -423,6 +442,7 @@ static bool begin_line(struct line_run *run)
                               .forced = run->forced,
                               .deadline_ns = now_ns() + (left_s > 0 ? (uint64_t)left_s : 1) * NS_PER_S,
                               .held_ms = held_s > 0 ? (uint64_t)held_s * 1000 : 0,
+                              .given = run->has_given ? &run->given : NULL,
                               .answer = on_answer,
                               .state = run};
     run->exchange = exchange_start_inner(set->config.exchanges, &call, &run->body);
@@ -465,36 +485,28 @@ static void line_read(struct batch_job *job)
     end_run(run);
 }
 
-static bool may_release(const struct held_batch *batch, uint64_t time_ns)
+bool batch_may_begin(const struct held_batch *batch)
 {
-    return batch->opened && batch->todo > 0 && batch->info.status == BATCH_IN_PROGRESS &&
-           batch->info.ends_as == BATCH_COMPLETED && batch->resume_ns <= time_ns && batch->retry_ns <= time_ns &&
-           batch->saved.length < SAVED_BYTES_MAX && batch_plan_has_next(batch);
+    uint64_t time_ns = now_ns();
+    return batch->opened && batch->info.status == BATCH_IN_PROGRESS && batch->info.ends_as == BATCH_COMPLETED &&
+           batch->resume_ns <= time_ns && batch->retry_ns <= time_ns && batch->saved.length < SAVED_BYTES_MAX;
 }
 
 /* J3 */
 static struct held_batch *most_urgent(const struct batches *set)
 {
     struct held_batch *first = NULL;
-    uint64_t time_ns = now_ns();
     for (struct held_batch *batch = set->batches; batch; batch = batch->next)
-        if (may_release(batch, time_ns) &&
+        if (batch->todo > 0 && batch_may_begin(batch) && batch_plan_has_next(batch) &&
             (!first || batch->info.times_s[TIME_EXPIRES] <= first->info.times_s[TIME_EXPIRES]))
             first = batch;
     return first;
 }
 
-static bool release_line(struct batches *set, struct held_batch *batch)
+static void start_run(struct held_batch *batch, struct line_run *run, uint32_t line)
 {
-    struct line_run *run = mem_alloc(1, sizeof *run);
-    if (!run) return false;
-    uint32_t line;
-    if (!batch_plan_next(batch, &line, &run->forced)) {
-        mem_free(run);
-        return false;
-    }
+    struct batches *set = batch->set;
     batch->lines.items[line].state = LINE_RUNS;
-    batch->todo--;
     batch->running++;
     set->running++;
     run->batch = batch;
@@ -506,6 +518,35 @@ static bool release_line(struct batches *set, struct held_batch *batch)
     run->job.run = line_in_pool;
     run->job.done = line_read;
     batch_job_start(set, &run->job);
+}
+
+static bool release_line(struct held_batch *batch)
+{
+    struct line_run *run = mem_alloc(1, sizeof *run);
+    if (!run) return false;
+    uint32_t line;
+    if (!batch_plan_next(batch, &line, &run->forced)) {
+        mem_free(run);
+        return false;
+    }
+    batch->todo--;
+    start_run(batch, run, line);
+    return true;
+}
+
+/* J9. One that another server has run takes no place in the plan: it costs next to nothing. */
+static bool release_result(struct batches *set)
+{
+    struct held_batch *batch;
+    uint32_t line;
+    struct line_run *run = set->away ? mem_alloc(1, sizeof *run) : NULL;
+    if (!run) return false;
+    run->has_given = batches_pool_next(set, &batch, &line, &run->given);
+    if (!run->has_given) {
+        mem_free(run);
+        return false;
+    }
+    start_run(batch, run, line);
     return true;
 }
 
@@ -513,8 +554,9 @@ void batches_release(struct batches *set)
 {
     while (!set->stop && !set->over && !set->recalling && set->running < set->config.concurrency &&
            set->config.may_run(set->config.state)) {
+        if (release_result(set)) continue;
         struct held_batch *batch = most_urgent(set);
-        if (!batch || !release_line(set, batch)) return;
+        if (!batch || !release_line(batch)) return;
     }
 }
 
@@ -528,6 +570,7 @@ void batch_cancel(struct held_batch *batch)
     info->ends_as = BATCH_CANCELLED;
     info->times_s[TIME_CANCELLING] = batches_now_s();
     batch->meta_due = true;
+    batch_pool_end(batch);
 }
 
 /* J4. An answer may come from within the breaking off, and changes the list. */
@@ -537,6 +580,7 @@ void batch_expire(struct held_batch *batch)
     struct api_error error;
     if (batch->info.output_id[0] || batch->info.ends_as == BATCH_EXPIRED) return;
     if (batch->info.ends_as == BATCH_COMPLETED) batch->info.ends_as = BATCH_EXPIRED;
+    batch_pool_end(batch);
     api_error_from_status(ST_TIMEOUT, 0, &error);
     for (struct line_run *run = set->runs, *next; run; run = next) {
         next = run->next;

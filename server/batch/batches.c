@@ -242,6 +242,7 @@ void batches_destroy(struct batches *set)
 {
     if (!set) return;
     while (set->runs) line_run_free(set->runs);
+    batches_pool_free(set);
     while (set->batches) drop_batch(set, set->batches);
     while (set->files) batches_drop_file(set, set->files);
     transfers_free(set);
@@ -327,6 +328,7 @@ void batches_tick(struct batches *set)
         if (!batch_has_ended(&batch->info) && batch->info.times_s[TIME_EXPIRES] <= now_s) batch_expire(batch);
         batch_step(batch);
     }
+    batches_pool_tick(set);
     batches_release(set);
     uint64_t now_ns = clock_now_ns(clock_system());
     if (now_ns - set->swept_ns < SWEEP_MS * NS_PER_MS) return;
@@ -348,7 +350,8 @@ void batches_print_metrics(const struct batches *set, struct buf *out)
                       "# HELP mr_batches Batches that have not ended.\n# TYPE mr_batches gauge\nmr_batches %u\n"
                       "# HELP mr_batch_lines Lines of such batches.\n# TYPE mr_batch_lines gauge\n"
                       "mr_batch_lines{state=\"running\"} %u\nmr_batch_lines{state=\"waiting\"} %" PRIu64 "\n"
+                      "mr_batch_lines{state=\"away\"} %u\n"
                       "# HELP mr_batch_stored_bytes Bytes of all files of batches.\n"
                       "# TYPE mr_batch_stored_bytes gauge\nmr_batch_stored_bytes %" PRIu64 "\n",
-                      unfinished, set->running, waiting, set->bytes);
+                      unfinished, set->running, waiting, set->away_count, set->bytes);
 }

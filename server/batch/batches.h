@@ -19,6 +19,8 @@
  * J8  The plan (power/plan.h) has a batch as up to BATCH_PARTS_MAX jobs, each of as many lines, all with its deadline.
  *     They are promised together when it is validated, or the batch fails with deadline_infeasible; a line runs when
  * its job was let go.
+ * J9  With a pool, lines of a part that waits for green power are offered to other servers. They stay this one's: it
+ *     writes and bills their results, takes them back when the plan lets the part go, and can do without the pool.
  *
  * io thread, but for jobs. Nothing of a file, a line or a result is logged. */
 #ifndef SERVER_BATCH_BATCHES_H
@@ -30,6 +32,8 @@
 struct batches;
 struct plan;
 struct plan_news;
+struct pool;
+struct pool_news;
 struct route;
 
 struct batches_config {
@@ -40,6 +44,7 @@ struct batches_config {
     const char *folder; /* outlives them */
     uint32_t concurrency;
     struct plan *plan;            /* power/plan.h */
+    struct pool *pool;            /* J9; NULL: there is none */
     bool (*may_run)(void *state); /* whether calls are taken at all at the moment */
     void *state;
 };
@@ -64,9 +69,11 @@ void batches_body(struct batches *batches, struct http_conn *conn);
 void batches_request(struct batches *batches, struct http_conn *conn, struct http_request *request,
                      const struct route *route);
 void batches_news(struct batches *batches, const struct plan_news *news); /* of the plan, about a job of theirs */
+void batches_pool_news(struct batches *batches, struct pool_news *news);  /* of the pool, about a line of theirs */
 bool batches_writable(struct batches *batches, struct http_conn *conn);   /* false: it is not of a download */
 bool batches_gone(struct batches *batches, const struct http_conn *conn); /* false: it is of none of its calls */
 
+uint64_t batches_pool_misfits(const struct batches *batches); /* results of the pool that could not be used */
 /* For /metrics, in Prometheus' text form; nothing without them. */
 void batches_print_metrics(const struct batches *batches, struct buf *out);
 

@@ -3,6 +3,7 @@
  *   batches.c        the index, what is left of an earlier process, time
  *   batch_run.c      a batch's jobs and states, and its lines
  *   batch_plan.c     its jobs in the plan of power
+ *   batch_pool.c     its lines in the pool of deferrable work
  *   batch_calls.c    the calls that are answered from the index
  *   batch_upload.c   uploads and downloads
  *
@@ -12,6 +13,7 @@
 
 #include "server/batch/batch_disk.h"
 #include "server/batch/batches.h"
+#include "server/pool/pool.h"
 
 enum { BATCH_PARTS_MAX = 64, BATCH_WAITS_MAX = 4, BATCH_TRIES_MAX = 3, BATCH_RETRY_MS = 1000 };
 
@@ -41,6 +43,8 @@ struct line_run {
     uint32_t line;
     bool deferred; /* broken off */
     bool forced;
+    bool has_given; /* J9 */
+    struct pool_result given;
     char custom_id[BATCH_CUSTOM_ID_MAX + 1], request_id[HTTP_REQUEST_ID_MAX + 1];
     struct buf body;
 };
@@ -59,7 +63,7 @@ struct held_batch {
     struct stored_file *input;                /* NULL: has ended, or its file is gone */
     struct http_conn *waits[BATCH_WAITS_MAX]; /* to be answered when its .meta is durable */
     struct batch_lines lines;
-    uint32_t todo, running;
+    uint32_t todo, running, away;
     struct buf saved; /* frames that are to be appended, of these lines */
     uint32_t saved_done, saved_failed;
     uint64_t log_length, resume_ns, retry_ns; /* retry_ns: a job has failed, the next one not before */
@@ -78,6 +82,7 @@ struct held_batch {
 
 struct upload;
 struct download;
+struct line_away;
 
 struct batches {
     struct batches_config config;
@@ -91,6 +96,9 @@ struct batches {
     struct line_run *runs;
     uint32_t running;
     uint64_t pause_ns, swept_ns;
+    struct line_away *away;
+    uint32_t away_count, reads; /* reads: of this tick */
+    uint64_t pool_ns, pool_pause_ns, pool_misfits;
     uint8_t (*recalled)[16];
     size_t recalled_count, recalled_capacity;
     struct upload *uploads;
@@ -114,10 +122,20 @@ void batch_plan_back(struct held_batch *batch, uint32_t line); /* it is to run a
 void batch_plan_done(struct held_batch *batch, uint32_t line); /* it has its result */
 void batch_plan_end(struct held_batch *batch);                 /* nothing of it will run any more */
 
+/* batch_pool.c; see J9. */
+void batch_pool_end(struct held_batch *batch); /* its lines are taken back */
+void batches_pool_tick(struct batches *set);
+void batches_pool_free(struct batches *set);
+bool batches_pool_next(struct batches *set, struct held_batch **batch, uint32_t *line, struct pool_result *result);
+void batches_pool_misfit(struct held_batch *batch, uint32_t line); /* its result cannot be used: it runs here */
+void batch_pool_saved(struct held_batch *batch, uint32_t line);    /* its result is durable */
+
 /* batch_run.c */
-void batch_step(struct held_batch *batch);   /* the next job, if it is time for one */
-void batches_release(struct batches *set);   /* lines, as many as may run */
-void batch_expire(struct held_batch *batch); /* J4: its deadline has passed */
+void batch_line_digest(const struct held_batch *batch, uint32_t line, uint8_t digest[16]);
+bool batch_may_begin(const struct held_batch *batch); /* a line, now */
+void batch_step(struct held_batch *batch);            /* the next job, if it is time for one */
+void batches_release(struct batches *set);            /* lines, as many as may run */
+void batch_expire(struct held_batch *batch);          /* J4: its deadline has passed */
 void batch_cancel(struct held_batch *batch);
 void batch_free(struct held_batch *batch);
 void line_run_free(struct line_run *run);

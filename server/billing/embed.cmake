@@ -1,5 +1,6 @@
-# Makes SOURCE.c with the bytes of a text file: cmake -DINPUT=ledger.lua -DOUTPUT=ledger_lua.c -P embed.cmake
+# Makes NAME_lua.c with the bytes of a text file: cmake -DINPUT=ledger.lua -DOUTPUT=ledger_lua.c -DLIBRARY=billing/ledger
+# -DNAME=ledger -P embed.cmake
 file(READ ${INPUT} bytes HEX)
 string(REGEX REPLACE "([0-9a-f][0-9a-f])" "0x\\1," bytes "${bytes}")
-file(WRITE ${OUTPUT} "/* Made from ledger.lua by embed.cmake. */\n#include \"server/billing/ledger_lua.h\"\n\n"
-  "const char ledger_lua[] = {${bytes}0x00};\nconst size_t ledger_lua_bytes = sizeof(ledger_lua) - 1;\n")
+file(WRITE ${OUTPUT} "/* Made from ${NAME}.lua by embed.cmake. */\n#include \"server/${LIBRARY}_lua.h\"\n\n"
+  "const char ${NAME}_lua[] = {${bytes}0x00};\nconst size_t ${NAME}_lua_bytes = sizeof(${NAME}_lua) - 1;\n")

@@ -31,7 +31,7 @@ static const double ROWS_DECAY = 0.9; /* of the rows of a step, by each minute w
 
 struct record {
     uint64_t id;
-    int64_t entered_ms;
+    int64_t entered_ms, span_ms;
     uint32_t next_news; /* chain of the jobs that have news */
     uint8_t tier, news; /* enum plan_news_kind + 1; 0: none */
     bool in_chain, green_only;
@@ -197,6 +197,7 @@ static enum status take_in(struct plan *plan, const struct plan_job *job, int64_
     struct record *record = &plan->records[idx]; /* it may still be in the chain, of an earlier job */
     record->id = job->id;
     record->entered_ms = now_ms;
+    record->span_ms = job->span_ms;
     record->news = 0;
     record->counted = false;
     record->green_only = job->green == PLAN_GREEN_ONLY;
@@ -455,7 +456,10 @@ static struct plan_explanation explain(const struct plan *plan, uint32_t idx, in
                                                                                 : "waiting",
                                      .why = why_text(deadline_reason(jobs, idx)),
                                      .expected_ms = deadline_expected_ms(jobs, idx, now_ms),
-                                     .deadline_ms = deadline_end_ms(jobs, idx)};
+                                     .deadline_ms = deadline_end_ms(jobs, idx),
+                                     .span_ms = plan->records[idx].span_ms,
+                                     .waits_green = !deadline_is_released(jobs, idx) &&
+                                                    deadline_reason(jobs, idx) == DEADLINE_WAITS_GREEN};
 }
 
 bool plan_explain(const struct plan *plan, uint64_t id, int64_t now_ms, struct plan_explanation *explanation)
@@ -470,6 +474,18 @@ bool plan_released(const struct plan *plan, uint64_t id)
 {
     uint32_t idx = id_table_find(&plan->ids, id);
     return idx != ID_NONE && deadline_is_released(plan->jobs, idx);
+}
+
+/* The rest of this slot and the beginning of the next; own jobs by their bounds: they come first. */
+double plan_surplus(const struct plan *plan, int64_t now_ms)
+{
+    const struct deadline_slot *now = &plan->slots[0], *next = &plan->slots[1];
+    struct deadline_sums sums;
+    if (!plan->looked || plan->policy != DEADLINE_GREEN || plan->hold || !(now->green > 0)) return 0;
+    double passed = (double)(now_ms % PLAN_SLOT_MS) / PLAN_SLOT_MS;
+    deadline_read_sums(plan->jobs, &sums);
+    double green = fmin(now->green, now->likely) * (1 - passed) + fmin(next->green, next->likely) * passed;
+    return fmax(green - sums.work_released - sums.work_waiting, 0);
 }
 
 void plan_read_totals(const struct plan *plan, struct plan_totals *totals)

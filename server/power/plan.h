@@ -69,6 +69,8 @@ struct plan_explanation {
                             or "deadline" */
     int64_t expected_ms; /* when it starts, as things stand; now once released. 0: never (green only, none ahead) */
     int64_t deadline_ms;
+    int64_t span_ms;
+    bool waits_green; /* it waits, and for nothing but green power */
 };
 
 /* What the process knows each time that it looks; totals are of all time. */
@@ -133,6 +135,9 @@ void plan_remove(struct plan *plan, uint64_t id, enum plan_end end, double work_
 
 bool plan_released(const struct plan *plan, uint64_t id);
 bool plan_explain(const struct plan *plan, uint64_t id, int64_t now_ms, struct plan_explanation *explanation);
+/* Device seconds of green power that the next slot's length of time has beyond all jobs that are held; 0 in an event,
+ * and where no source tells of green power now. */
+double plan_surplus(const struct plan *plan, int64_t now_ms);
 void plan_read_totals(const struct plan *plan, struct plan_totals *totals);
 const char *plan_cause_text(enum plan_cause cause); /* "cap", "event", "green", "late" */
 /* For /metrics, in Prometheus' text form. */

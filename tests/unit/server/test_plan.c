@@ -101,6 +101,32 @@ static void test_plan_life_of_a_job(void **state)
     plan_destroy(w.plan);
 }
 
+/* Green power to spare: the next quarter of an hour's, less all own work, none without green, without word of it or in
+ * an event. */
+static void test_plan_surplus(void **state)
+{
+    (void)state;
+    struct world w;
+    world_make(&w, true);
+    assert_true(plan_surplus(w.plan, w.now.now_ms) == 0);
+    w.green_w = 1100; /* pays for all of the device */
+    pass(&w, MINUTE_MS);
+    double all = plan_surplus(w.plan, w.now.now_ms);
+    assert_true(all > 300 && all <= 900);
+    assert_true(fabs(plan_surplus(w.plan, w.now.now_ms + 5 * MINUTE_MS) - all) < 300); /* the next slot counts too */
+    struct plan_job one = job(7, 100, 24);
+    assert_int_equal(admit(&w, &one), ST_OK);
+    assert_true(fabs(all - 100 - plan_surplus(w.plan, w.now.now_ms)) < 1e-6); /* own work comes first */
+    plan_remove(w.plan, 7, PLAN_CANCELED, -1);
+    w.now.shed_level = 1;
+    pass(&w, 1000);
+    assert_true(plan_surplus(w.plan, w.now.now_ms) == 0);
+    plan_destroy(w.plan);
+    world_make(&w, false);
+    assert_true(plan_surplus(w.plan, w.now.now_ms) == 0);
+    plan_destroy(w.plan);
+}
+
 /* A lowered cap takes capacity at once, not with the next minute; the cause of a miss is told. */
 static void test_plan_a_cap_counts_at_once(void **state)
 {
@@ -350,6 +376,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_plan_life_of_a_job),
+        cmocka_unit_test(test_plan_surplus),
         cmocka_unit_test(test_plan_a_cap_counts_at_once),
         cmocka_unit_test(test_plan_an_event_holds_all_but_what_must),
         cmocka_unit_test(test_plan_learns_cost_and_interactive_work),
