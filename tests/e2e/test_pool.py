@@ -2,6 +2,8 @@
 whoever is killed or restarted on the way, each has one answer and one charge."""
 import json
 import os
+import pathlib
+import re
 import shutil
 import subprocess
 import tempfile
@@ -49,14 +51,15 @@ def bill(*words):
 class Hub(Server):
     """One with a journal of its own in a shared ledger; green: whether it has green power."""
 
-    def __init__(self, case, redis, name, green, *options):
+    def __init__(self, case, redis, name, green, *options, pool=None):
         self.home = os.path.join(case.home, name)
         os.makedirs(self.home, exist_ok=True)
         self.signal = os.path.join(self.home, "power.csv")
         self.shine(green)
         super().__init__("--batch-dir", os.path.join(self.home, "batches"), "--journal", os.path.join(self.home, "journal"),
-                         "--redis", redis.url, "--enforce", "off", "--pool", redis.url, "--power-signal",
-                         f"file:{self.signal},period=1", "--limit-pool-reclaim-ms", "2000", *KEY, *options)
+                         "--redis", redis.url, "--enforce", "off", "--pool", pool or redis.url, "--power-signal",
+                         f"file:{self.signal},period=1", "--limit-pool-reclaim-ms", "2000", *KEY, *options,
+                         env={"MILLRACE_POOL_PASSWORD": "hunter2"} if pool else None)
 
     def shine(self, green):
         with open(self.signal + ".new", "w") as file:
@@ -83,8 +86,8 @@ class Pooled(unittest.TestCase):
         self.redis = Pool(self)
         bill("init", "--redis", self.redis.url)
 
-    def hub(self, name, green, *options):
-        return Hub(self, self.redis, name, green, *options)
+    def hub(self, name, green, *options, **more):
+        return Hub(self, self.redis, name, green, *options, **more)
 
     def submit(self, server, tokens=TOKENS):
         lines = []
@@ -143,6 +146,16 @@ class Pooled(unittest.TestCase):
             for log in (dark.log(), dusk.log(), sun.log()):
                 self.assertNotIn("Story", log)
         self.audit("dark")
+
+    def test_rights(self):
+        """A user with the rights that the README lists, and no other."""
+        text = pathlib.Path(__file__).parents[2].joinpath("server", "pool", "README.md").read_text()
+        rights = re.search(r"Its user: (.*?)\. Password", text, re.S)[1].replace("`", " ").replace(",", " ").split()
+        self.assertEqual(self.redis("acl", "setuser", "hub", "on", ">hunter2", "resetchannels", "-@all", *rights), "OK")
+        url = self.redis.url.replace("//", "//hub@")
+        with self.hub("dark", False, pool=url) as dark, self.hub("sun", True, pool=url) as sun:
+            self.check(dark, self.submit(dark))
+            self.assertEqual((sun.done(), sun.metric("mr_pool_wasted_total")), (LINES, 0))
 
     def test_killed_puller(self):
         with self.hub("dark", False) as dark:
