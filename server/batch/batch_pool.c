@@ -2,8 +2,7 @@
  * and brought to their end by the result of whoever ran them; see batches.h (J9), server/pool/pool.h (O1-O3).
  *
  *   todo -> away: read (pool thread) -> pool_offer -> open -> taken -> result -> runs, with its answer -> saved
- *             |            \-> refused                  \-> todo, when it is taken back, gone, or its result does not
- * fit
+ *             |            \-> refused                  \-> todo: taken back, gone, or a result that does not fit
  *
  * Nothing of this is on disk: after an end of the process a line without a result is todo again, and is offered under
  * the same id, which finds what others have done of it meanwhile. */
