@@ -114,7 +114,7 @@ def test_client():
         assert answer.startswith(("ST_", "marks")), answer
     assert memory_kb(d) - memory < 12000, (memory, memory_kb(d))
     hostile.set(b"", b"", 0)
-    assert d("uuid") == f"ST_OK {UUID}"
+    wait_until("the right answer, which a slow machine may bring too late", lambda: d("uuid") == f"ST_OK {UUID}")
     d.end()
     server.kill()
 
