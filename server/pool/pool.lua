@@ -11,7 +11,7 @@
 --
 -- mr_pool_version   0                                                    -> VERSION
 -- mr_pool_offer     jobs j r | id bytes ttl_ms most                      -> offered, held, full, done
--- mr_pool_withdraw  j                                                    -> 1: it was there
+-- mr_pool_withdraw  j r                                                  -> how many of them were there
 -- mr_pool_look      (j r)...                                             -> a string: - gone, o open, t taken, d done, each
 -- mr_pool_take      jobs | consumer count idle_ms tries bytes tag        -> [entry, id, bytes]*
 -- mr_pool_renew     jobs | consumer tag (entry id)...                    -> entries that are not the consumer's any more
@@ -41,7 +41,7 @@ redis.register_function('mr_pool_offer', function(keys, args)
   return 'offered'
 end)
 
-redis.register_function('mr_pool_withdraw', function(keys) return redis.call('DEL', keys[1]) end)
+redis.register_function('mr_pool_withdraw', function(keys) return redis.call('DEL', keys[1], keys[2]) end)
 
 redis.register_function('mr_pool_look', function(keys)
   local out = {}

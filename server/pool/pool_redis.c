@@ -178,11 +178,12 @@ enum status pool_redis_offer(struct pool_redis *redis, const uint8_t id[POOL_ID_
 
 enum status pool_redis_withdraw(struct pool_redis *redis, const uint8_t id[POOL_ID_BYTES], struct error *err)
 {
-    char job[KEY_BYTES];
+    char job[KEY_BYTES], result[KEY_BYTES];
     struct call call = {.count = 0};
     int64_t there;
     key_of(redis, "j:", id, job);
-    const char *all[] = {"FCALL", "mr_pool_withdraw", "1", job};
+    key_of(redis, "r:", id, result); /* of whoever was faster than this call */
+    const char *all[] = {"FCALL", "mr_pool_withdraw", "2", job, result};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) add(&call, all[i]);
     return make_integer(redis, &call, &there, err);
 }
