@@ -1,5 +1,6 @@
 /* See auth.h. In the key file a line's tenant is what stands before its first colon; a key that has a colon itself is
- * written as "default:KEY". Keys of --api-key are taken as they are. */
+ * written as "default:KEY". Keys of --api-key are taken as they are. In the admin key file a line may have a name before
+ * its key, with white space between: for the audit log. */
 #include "server/auth.h"
 
 #include "runtime/base/buf.h"
@@ -18,6 +19,7 @@ struct auth_key {
     uint8_t digest[32];
     uint32_t tenant;
     uint64_t number; /* key_number */
+    char *name;      /* of an admin key; NULL: none */
 };
 
 struct key_list {
@@ -93,9 +95,32 @@ static enum status add_key(struct auth *auth, struct key_list *list, const char 
     uint8_t hash[KEY_HASH_BYTES];
     key_hash(key, key_length, hash);
     list->keys[list->count].number = key_number(hash);
+    list->keys[list->count].name = NULL;
     digest_of(auth, key, key_length, list->keys[list->count].digest);
     list->keys[list->count++].tenant = tenant;
     return ST_OK;
+}
+
+/* "KEY" or "NAME KEY". */
+static enum status add_admin_key(struct auth *auth, struct key_list *list, const char *text, size_t length,
+                                 struct error *err)
+{
+    size_t name_length = 0;
+    while (name_length < length && !strchr(" \t", text[name_length])) name_length++;
+    if (name_length == length) return add_key(auth, list, text, length, false, err);
+    const char *key = text + name_length;
+    while (strchr(" \t", *key)) key++; /* there is one: white space at the line's end is gone */
+    if (!account_name_ok(text, name_length))
+        return error_set(err, ST_INVAL, "the name before a key must have 1 to 64 letters, digits and -_.@");
+    TRY(add_key(auth, list, key, length - (size_t)(key - text), false, err));
+    list->keys[list->count - 1].name = mem_strdup(text, name_length);
+    return list->keys[list->count - 1].name ? ST_OK : error_set(err, ST_NOMEM, "out of memory");
+}
+
+static void free_keys(struct key_list *list)
+{
+    for (uint32_t i = 0; i < list->count; i++) mem_free(list->keys[i].name);
+    mem_free(list->keys);
 }
 
 static enum status read_file(const char *path, struct buf *text, struct error *err)
@@ -125,7 +150,8 @@ static enum status add_lines(struct auth *auth, struct key_list *list, const cha
         while (length > 0 && strchr(" \t", *from)) from++, length--;
         if (length == 0 || *from == '#') continue;
         struct error reason = {""};
-        enum status status = add_key(auth, list, from, length, has_tenant, &reason);
+        enum status status = has_tenant ? add_key(auth, list, from, length, true, &reason)
+                                        : add_admin_key(auth, list, from, length, &reason);
         if (status != ST_OK) return error_set(err, status, "%s line %u: %s", path, line + 1, reason.message);
     }
     return ST_OK;
@@ -156,14 +182,14 @@ NODISCARD static enum status read_all_keys(struct auth *auth, const struct confi
     enum status status = read_keys(auth, &config->api_keys, config->api_key_file, true, &keys, err);
     if (status == ST_OK) status = read_keys(auth, &config->admin_keys, config->admin_key_file, false, &admin_keys, err);
     if (status == ST_OK) {
-        mem_free(auth->keys.keys);
-        mem_free(auth->admin_keys.keys);
+        free_keys(&auth->keys);
+        free_keys(&auth->admin_keys);
         auth->keys = keys;
         auth->admin_keys = admin_keys;
         return ST_OK;
     }
-    mem_free(keys.keys);
-    mem_free(admin_keys.keys);
+    free_keys(&keys);
+    free_keys(&admin_keys);
     return status;
 }
 
@@ -188,8 +214,8 @@ enum status auth_create(const struct config *config, struct auth **auth, struct 
 void auth_destroy(struct auth *auth)
 {
     if (!auth) return;
-    mem_free(auth->keys.keys);
-    mem_free(auth->admin_keys.keys);
+    free_keys(&auth->keys);
+    free_keys(&auth->admin_keys);
     directory_destroy(auth->directory);
     mem_free(auth);
 }
@@ -317,13 +343,17 @@ enum auth_result auth_resume(struct auth *auth, struct caller *caller)
     return fill_plain(auth, tenant, caller->key, caller);
 }
 
-enum auth_result auth_check_admin(const struct auth *auth, const char *authorization, const char *x_api_key)
+enum auth_result auth_check_admin(const struct auth *auth, const char *authorization, const char *x_api_key,
+                                  const char **name)
 {
     const char *key;
     if (auth->admin_keys.count == 0) return AUTH_OFF;
     enum auth_result result = find_key(authorization, x_api_key, &key);
     if (result != AUTH_OK) return result;
-    return find_in_list(auth, &auth->admin_keys, key) ? AUTH_OK : AUTH_WRONG;
+    const struct auth_key *known = find_in_list(auth, &auth->admin_keys, key);
+    if (!known) return AUTH_WRONG;
+    *name = known->name ? known->name : "admin";
+    return AUTH_OK;
 }
 
 uint32_t auth_tenants(const struct auth *auth)

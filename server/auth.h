@@ -59,8 +59,10 @@ bool auth_has_stopped(const struct auth *auth, const struct caller *caller);
 enum auth_result auth_resume(struct auth *auth, struct caller *caller);
 
 /* The same for admin calls, against config->admin_keys and config->admin_key_file alone. Without any such key nobody is
- * let in: AUTH_OFF. */
-enum auth_result auth_check_admin(const struct auth *auth, const char *authorization, const char *x_api_key);
+ * let in: AUTH_OFF. AUTH_OK sets *name to what stands before the key in its line, else "admin"; valid until the next
+ * reload. */
+enum auth_result auth_check_admin(const struct auth *auth, const char *authorization, const char *x_api_key,
+                                  const char **name);
 
 uint32_t auth_tenants(const struct auth *auth); /* seen so far */
 

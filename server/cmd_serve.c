@@ -1,13 +1,14 @@
 /* millrace serve MODEL..: the server. --dry-run prints the settings in force and what the models need, and ends. */
 #include "server/cmd.h"
 #include "server/nodes.h"
+#include "server/seal.h"
 #include "server/serve.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
-enum { EXIT_CONFIG = 2 };
+enum { EXIT_UNSEALED = 1, EXIT_CONFIG = 2 };
 
 /* The shares and the sum as models.c will take them. */
 static enum status print_plan(const struct config *config, struct loaded *loaded, struct buf *text, struct error *err)
@@ -66,6 +67,10 @@ int cmd_serve(const struct config *config)
         return EXIT_CONFIG;
     }
     if (config->dry_run) return dry_run(config);
+    if (config->trusted && seal_process(&err) != ST_OK) {
+        fprintf(stderr, "millrace serve: %s\n", err.message);
+        return EXIT_UNSEALED;
+    }
     if (config->place.process > 0) return cmd_follow(config);
     struct serve_setup setup = {.config = config, .hooks = {load_open, load_build, load_free}};
     return serve_run(&setup);

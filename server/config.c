@@ -12,6 +12,7 @@
 #include "server/model_names.h"
 #include "server/nodes.h"
 #include "server/options.h"
+#include "server/seal.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -294,6 +295,7 @@ enum status config_read(struct config *config, enum config_command command, int 
     config->model = config->models.items[0];
     if (command != COMMAND_SERVE) return ST_OK;
     TRY(nodes_find_place(config, environment, err));
+    TRY(seal_check(config, err));
     return model_names_check(config, err);
 }
 

@@ -29,7 +29,9 @@ struct config {
     char *api_key_file;              /* --api-key-file: lines "key" or "tenant:key" */
     struct config_list served_names; /* --served-model-name A B; see model_names.h */
     struct config_list admin_keys;   /* --admin-key (repeatable); also MILLRACE_ADMIN_KEY, and --admin-key-file */
-    char *admin_key_file;            /* --admin-key-file: a key a line */
+    char *admin_key_file;            /* --admin-key-file: lines "key" or "name key" */
+    char *audit_log;                 /* --audit-log FILE; NULL: none */
+    bool trusted;                    /* --trusted: seal.h */
     char *admin_host;                /* --admin-host, 127.0.0.1 */
     uint32_t admin_port;             /* --admin-port; 0: admin calls on the API's port, none of billing's */
     uint32_t agent_deferrable_port;  /* --agent-deferrable-port: the same for flex and batch; 0: none */

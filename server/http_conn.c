@@ -366,6 +366,11 @@ struct http_request *http_conn_request(struct http_conn *conn)
     return conn->requests;
 }
 
+void http_conn_peer(const struct http_conn *conn, char out[HTTP_PEER_BYTES])
+{
+    if (uv_ip_name((const struct sockaddr *)&conn->peer, out, HTTP_PEER_BYTES) != 0) out[0] = '\0';
+}
+
 /* ---- reading ---- */
 
 static void reply_refused(struct http_conn *conn, struct http_request *request)

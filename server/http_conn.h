@@ -115,5 +115,7 @@ void http_server_body_freed(struct http_server *server, size_t length);
 void http_conn_user_set(struct http_conn *conn, void *user); /* the answer in the making; NULL when there is none */
 void *http_conn_user(const struct http_conn *conn);
 struct http_request *http_conn_request(struct http_conn *conn); /* the current one */
+enum { HTTP_PEER_BYTES = 46 };
+void http_conn_peer(const struct http_conn *conn, char out[HTTP_PEER_BYTES]); /* its address, without the port */
 
 #endif

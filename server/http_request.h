@@ -46,6 +46,7 @@ struct http_request {
     const void *route;         /* the handler's */
     struct buf answer_headers; /* the handler's: lines with CRLF that its answer gets, whatever it is */
     struct caller caller;      /* the handler's */
+    uint64_t audit_n;          /* the handler's: audit_call's, 0: none */
 };
 
 struct http_parser {

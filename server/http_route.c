@@ -128,6 +128,8 @@ void refusal_error(enum refusal refusal, uint32_t retry_after_ms, struct api_err
                             "The account's balance cannot be asked for at the moment.", true},
         [REFUSE_JOURNAL] = {503, "server_error", "billing_unavailable",
                             "The server cannot record usage at the moment and takes no requests.", true},
+        [REFUSE_AUDIT] = {503, "server_error", "audit_unavailable",
+                          "The audit log cannot be written, so nothing is changed; the server's log says why.", true},
     };
     (void)api_error_set(error, table[refusal].status, table[refusal].type, table[refusal].code, "", "%s",
                         table[refusal].message);

@@ -99,7 +99,8 @@ enum refusal {
     REFUSE_QUOTA,
     REFUSE_ACCOUNT_CLOSED,
     REFUSE_BILLING,
-    REFUSE_JOURNAL
+    REFUSE_JOURNAL,
+    REFUSE_AUDIT
 };
 
 /* Fills error. retry_after_ms: for those that may be repeated, else ignored. */

@@ -417,6 +417,11 @@ static void print_process(struct printer *p, const struct metrics_process *now)
     sample(p, "mr_io_switches_total", ",why=\"preempted\"", (double)now->io_switches_forced);
     single(p, "mr_log_lines_dropped_total", "counter", "Log lines that could not be written",
            (double)now->log_lines_dropped);
+    if (now->has_audit) {
+        single(p, "mr_audit_lines_total", "counter", "Lines written to the audit log", (double)now->audit_lines);
+        single(p, "mr_audit_failures_total", "counter", "Lines that the audit log could not take",
+               (double)now->audit_failures);
+    }
     print_power(p, &now->power);
     single(p, "mr_balancer_weight", "gauge", "Share of new requests that a balancer should send here, 0 to 100",
            now->weight);

@@ -84,6 +84,8 @@ struct metrics_process {
     uint64_t replies[6];           /* by first digit of the HTTP status; counted by metrics_reply */
     uint32_t connections, answers; /* open connections, answers in the making */
     uint64_t log_lines_dropped;
+    bool has_audit; /* --audit-log */
+    uint64_t audit_lines, audit_failures;
     uint64_t memory_limit_bytes;
     uint64_t io_cpu_ns, process_cpu_ns; /* CPU time of the io thread, of the whole process */
     struct metrics_power power;

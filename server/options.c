@@ -37,7 +37,15 @@ const struct option option_table[] = {
      "refused.",
      true},
     {"admin-key-file", 0, OPTION_TEXT, SERVE, AT(admin_key_file), NULL, 0, 0, "FILE",
-     "Admin keys, one a line; read again on SIGHUP.", false},
+     "Admin keys, one a line, as KEY or NAME KEY; read again on SIGHUP.", false},
+    {"audit-log", 0, OPTION_TEXT, SERVE, AT(audit_log), NULL, 0, 0, "FILE",
+     "Append every admin call that changes something to this file before it begins, with who asked, and what it was "
+     "answered: a JSON object a line. What cannot be written is refused. SIGHUP opens the file anew.",
+     false},
+    {"trusted", 0, OPTION_BOOL, SERVE, AT(trusted), "false", 0, 0, NULL,
+     "Prompts and answers stay in the memory of this node: options that keep them on disk or hand them to others are "
+     "refused, and the process leaves no core file.",
+     false},
     {"admin-host", 0, OPTION_TEXT, SERVE, AT(admin_host), "127.0.0.1", 0, 0, "ADDRESS", "Address of the admin port.",
      false},
     {"admin-port", 0, OPTION_U32, SERVE, AT(admin_port), "0", 0, 65535, "N",

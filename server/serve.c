@@ -27,20 +27,57 @@ enum {
 
 /* ---- requests ---- */
 
+static struct audit_call audit_view(struct http_conn *conn, const struct http_request *request,
+                                    char from[HTTP_PEER_BYTES])
+{
+    http_conn_peer(conn, from);
+    return (struct audit_call){.who = *request->caller.tenant_name ? request->caller.tenant_name : NULL,
+                               .from = from,
+                               .request = request->id,
+                               .method = request->method,
+                               .target = http_request_target(request),
+                               .body = request->body.length ? request->body.data : NULL,
+                               .body_length = request->body.length};
+}
+
+/* D1: whether it may begin. */
+static bool audited(struct server *server, struct http_conn *conn, struct http_request *request)
+{
+    struct error err = {""};
+    char from[HTTP_PEER_BYTES];
+    const struct route *route = request->route;
+    if (!server->audit || !route->admin || strcmp(request->method, "GET") == 0 || strcmp(request->method, "HEAD") == 0)
+        return true;
+    struct audit_call call = audit_view(conn, request, from);
+    if (audit_call(server->audit, clock_unix_ms(clock_system()), &call, &request->audit_n, &err) == ST_OK) return true;
+    log_line(LOG_ERROR, "audit", "request=%s refused reason=\"%s\"", request->id, err.message);
+    reply_refusal(server, conn, REFUSE_AUDIT, RETRY_LOADING_MS, NULL);
+    return false;
+}
+
 static bool authenticate(struct server *server, struct http_conn *conn, struct http_request *request, bool admin)
 {
     uint32_t bearer_count, key_count;
     const char *bearer = http_request_header(request, "authorization", &bearer_count);
     const char *key = http_request_header(request, "x-api-key", &key_count);
+    const char *name = NULL;
     enum auth_result result = AUTH_WRONG;
     if (bearer_count <= 1 && key_count <= 1)
-        result = admin ? auth_check_admin(server->auth, bearer, key)
+        result = admin ? auth_check_admin(server->auth, bearer, key, &name)
                        : auth_check(server->auth, bearer, key, &request->caller);
     static const enum refusal refusals[] = {
         [AUTH_MISSING] = REFUSE_KEY_MISSING,   [AUTH_WRONG] = REFUSE_KEY_WRONG,
         [AUTH_OFF] = REFUSE_ADMIN_OFF,         [AUTH_REVOKED] = REFUSE_KEY_REVOKED,
         [AUTH_CLOSED] = REFUSE_ACCOUNT_CLOSED, [AUTH_NOT_YET] = REFUSE_NO_DIRECTORY};
+    if (name) (void)snprintf(request->caller.tenant_name, sizeof request->caller.tenant_name, "%s", name);
     if (result == AUTH_OK) return true;
+    if (admin && server->audit) {
+        struct api_error error;
+        char from[HTTP_PEER_BYTES];
+        struct audit_call call = audit_view(conn, request, from);
+        refusal_error(refusals[result], 0, &error);
+        audit_refused(server->audit, clock_unix_ms(clock_system()), &call, error.http_status);
+    }
     reply_refusal(server, conn, refusals[result], RETRY_LOADING_MS, NULL);
     return false;
 }
@@ -160,6 +197,7 @@ static void on_request(void *state, struct http_conn *conn, struct http_request 
     static const char version[] = "{\"version\":\"" MILLRACE_VERSION "\"}";
     struct server *server = state;
     const struct route *route = request->route;
+    if (!audited(server, conn, request)) return;
     switch (route->id) {
     case ROUTE_CHAT: start_exchange(server, conn, request, EXCHANGE_CHAT); break;
     case ROUTE_COMPLETIONS: start_exchange(server, conn, request, EXCHANGE_COMPLETIONS); break;
@@ -222,6 +260,7 @@ static void on_replied(void *state, const struct http_request *request, int http
 {
     struct server *server = state;
     metrics_reply(&server->metrics, http_status);
+    if (request->audit_n) audit_answer(server->audit, clock_unix_ms(clock_system()), request->audit_n, http_status);
     if (log_level_get() >= LOG_DEBUG)
         log_line(LOG_DEBUG, "http", "request=%s method=%s status=%d", request->id,
                  request->method ? request->method : "-", http_status);
@@ -356,10 +395,15 @@ static void on_signal(uv_signal_t *handle, int signal_number)
     struct server *server = handle->data;
     if (signal_number == SIGHUP) {
         struct error err = {""};
-        if (auth_reload(server->auth, server->config, &err) == ST_OK)
+        if (server->audit && audit_reopen(server->audit, &err) != ST_OK)
+            log_line(LOG_ERROR, "audit", "kept reason=\"%s\"", err.message);
+        bool reloaded = auth_reload(server->auth, server->config, &err) == ST_OK;
+        if (reloaded)
             log_line(LOG_INFO, "serve", "keys reloaded");
         else
             log_line(LOG_ERROR, "serve", "keys kept reason=\"%s\"", err.message); /* F16 */
+        if (server->audit)
+            audit_event(server->audit, clock_unix_ms(clock_system()), "keys", reloaded ? "reloaded" : "kept");
         reload_prices(server);
         return;
     }
@@ -523,6 +567,7 @@ static void open_handles(struct server *server)
     CHECK(failed == 0); /* before anything is served: only a machine without descriptors gets here */
     struct sigaction ignore = {.sa_handler = SIG_IGN};
     (void)sigaction(SIGPIPE, &ignore, NULL);
+    (void)sigaction(SIGXFSZ, &ignore, NULL); /* a limit on the size of files is a full disk, not an end */
 }
 
 /* The engines have stopped. */
@@ -554,6 +599,8 @@ static void server_free(struct server *server)
     balancer_destroy(server);
     exchanges_forget_all(&server->exchanges);
     prices_destroy(server->exchanges.prices);
+    if (server->audit) audit_event(server->audit, clock_unix_ms(clock_system()), "stop", NULL);
+    audit_close(server->audit);
     auth_destroy(server->auth);
     if (server->models.loader_running) return; /* it still works in it, and so may the power thread */
     pthread_mutex_destroy(&server->wake_mutex);
@@ -677,6 +724,10 @@ static enum status open_server(struct server *server, struct error *err)
 {
     const struct config *config = server->config;
     TRY(auth_create(config, &server->auth, err));
+    if (config->audit_log) {
+        TRY(audit_open(config->audit_log, &server->audit, err));
+        audit_event(server->audit, clock_unix_ms(clock_system()), "start", MILLRACE_VERSION);
+    }
     struct http_handler handler = {.state = server,
                                    .head = on_head,
                                    .body_max = body_max,

@@ -144,6 +144,8 @@ void reply_metrics(struct server *server, struct http_conn *conn)
     own->connections = http_server_connections(server->http);
     own->answers = server->exchanges.count;
     own->log_lines_dropped = log_lines_dropped();
+    own->has_audit = server->audit != NULL;
+    if (server->audit) own->audit_lines = audit_lines(server->audit), own->audit_failures = audit_failures(server->audit);
     own->memory_limit_bytes = server->models.memory_limit_bytes;
     own->io_cpu_ns = cpu_ns(&io);
     own->process_cpu_ns = cpu_ns(&process);

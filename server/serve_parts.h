@@ -16,6 +16,7 @@
 #define SERVER_SERVE_PARTS_H
 
 #include "server/agent_port.h"
+#include "server/audit.h"
 #include "server/auth.h"
 #include "server/balancer.h"
 #include "server/batch/batches.h"
@@ -65,6 +66,7 @@ struct server {
     double weight_deferrable;         /* as told last */
     enum balancer_word balancer_hand; /* up, drain or maint, by an operator */
     struct auth *auth;
+    struct audit *audit;                 /* --audit-log; NULL: none */
     struct billing *billing;             /* NULL: nothing is billed */
     uint64_t answers_seen;               /* of the ledger, by billing */
     struct plan *plan;                   /* of deferrable jobs */

@@ -122,31 +122,43 @@ static void test_auth_admin_keys_are_apart(void **state)
     struct auth *auth = NULL;
     struct error err = {""};
     struct caller caller;
+    const char *name = NULL;
     assert_int_equal(auth_create(&config, &auth, &err), ST_OK);
-    assert_int_equal(auth_check_admin(auth, "Bearer sk-flag", NULL), AUTH_OFF); /* nobody, whatever the key */
-    assert_int_equal(auth_check_admin(auth, NULL, NULL), AUTH_OFF);
+    assert_int_equal(auth_check_admin(auth, "Bearer sk-flag", NULL, &name), AUTH_OFF); /* nobody, whatever the key */
+    assert_int_equal(auth_check_admin(auth, NULL, NULL, &name), AUTH_OFF);
     auth_destroy(auth);
     config.admin_keys = (struct config_list){{admin_flag}, 1};
     config.admin_key_file = path;
     write_keys("# of the night shift\nadm-file\nadm:colon\n");
     assert_int_equal(auth_create(&config, &auth, &err), ST_OK);
-    assert_int_equal(auth_check_admin(auth, "Bearer adm-flag", NULL), AUTH_OK);
-    assert_int_equal(auth_check_admin(auth, NULL, "adm-file"), AUTH_OK);
-    assert_int_equal(auth_check_admin(auth, NULL, "adm:colon"), AUTH_OK); /* no tenants here: the whole line */
-    assert_int_equal(auth_check_admin(auth, NULL, "colon"), AUTH_WRONG);
-    assert_int_equal(auth_check_admin(auth, "Bearer sk-flag", NULL), AUTH_WRONG);
-    assert_int_equal(auth_check_admin(auth, NULL, NULL), AUTH_MISSING);
+    assert_int_equal(auth_check_admin(auth, "Bearer adm-flag", NULL, &name), AUTH_OK);
+    assert_int_equal(auth_check_admin(auth, NULL, "adm-file", &name), AUTH_OK);
+    assert_int_equal(auth_check_admin(auth, NULL, "adm:colon", &name), AUTH_OK); /* no tenants here: the whole line */
+    assert_int_equal(auth_check_admin(auth, NULL, "colon", &name), AUTH_WRONG);
+    assert_int_equal(auth_check_admin(auth, "Bearer sk-flag", NULL, &name), AUTH_WRONG);
+    assert_int_equal(auth_check_admin(auth, NULL, NULL, &name), AUTH_MISSING);
     assert_int_equal(auth_check(auth, "Bearer adm-flag", NULL, &caller), AUTH_WRONG);
     assert_int_equal(auth_check(auth, "Bearer sk-flag", NULL, &caller), AUTH_OK);
-    write_keys("adm-new\n");
+    assert_string_equal(name, "admin");
+    write_keys("adm-new\n ada@noc \t adm-ada \n");
     assert_int_equal(auth_reload(auth, &config, &err), ST_OK);
-    assert_int_equal(auth_check_admin(auth, NULL, "adm-file"), AUTH_WRONG);
-    assert_int_equal(auth_check_admin(auth, NULL, "adm-new"), AUTH_OK);
+    assert_int_equal(auth_check_admin(auth, NULL, "adm-file", &name), AUTH_WRONG);
+    assert_int_equal(auth_check_admin(auth, NULL, "adm-new", &name), AUTH_OK);
+    assert_string_equal(name, "admin");
+    assert_int_equal(auth_check_admin(auth, NULL, "adm-ada", &name), AUTH_OK);
+    assert_string_equal(name, "ada@noc");
+    assert_int_equal(auth_check_admin(auth, NULL, "ada@noc", &name), AUTH_WRONG);
+    static const char *const bad[] = {"a/b adm-x\n", "ada adm x\n", "ada adm\x01\n"};
+    for (size_t i = 0; i < 3; i++) {
+        write_keys(bad[i]);
+        assert_int_equal(auth_reload(auth, &config, &err), ST_INVAL);
+        assert_null(strstr(err.message, "adm")); /* no key is told */
+    }
     write_keys("# none\n");
     config.admin_keys.count = 0;
     assert_int_equal(auth_reload(auth, &config, &err), ST_INVAL);
     assert_non_null(strstr(err.message, "no admin calls")); /* it would close a door, not open one */
-    assert_int_equal(auth_check_admin(auth, NULL, "adm-new"), AUTH_OK);
+    assert_int_equal(auth_check_admin(auth, NULL, "adm-new", &name), AUTH_OK);
     auth_destroy(auth);
 }
 

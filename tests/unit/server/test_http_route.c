@@ -76,7 +76,7 @@ static void test_http_route_open_ones(void **state)
 static void test_http_route_refusals(void **state)
 {
     (void)state;
-    for (int refusal = REFUSE_UNKNOWN_URL; refusal <= REFUSE_JOURNAL; refusal++) {
+    for (int refusal = REFUSE_UNKNOWN_URL; refusal <= REFUSE_AUDIT; refusal++) {
         struct api_error error;
         refusal_error((enum refusal)refusal, 1500, &error);
         assert_in_range(error.http_status, 400, 599);
