@@ -14,6 +14,8 @@ int cmd_inspect(const struct config *config);
 int cmd_rank_worker(const char *fd_text);
 /* argv without program and "bill". Exit codes of its own: server/billing/bill_args.h's help. */
 int cmd_bill(int argc, char **argv, char **environment);
+/* argv without program and "health": asks a server's /readyz, for supervisors that run a command. 0: it is ready. */
+int cmd_health(int argc, char **argv);
 /* argv without program and "bench". Exit code 1: it could not be measured, or some requests failed. */
 int cmd_bench(int argc, char **argv, char **environment);
 

@@ -45,6 +45,7 @@ static void usage(FILE *out)
     for (int i = 0; i < COMMANDS_COUNT; i++) fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].summary);
     fprintf(out, "  %-10s %s\n", "bill", "accounts, packages and keys of a ledger; audits, exports");
     fprintf(out, "  %-10s %s\n", "bench", "cost: what a million tokens cost on a running server");
+    fprintf(out, "  %-10s %s\n", "health", "ask a running server whether it is ready");
     fprintf(out, "  %-10s %s\n\n\"millrace COMMAND --help\" tells each command's options.\n", "version",
             "print the version");
 }
@@ -93,6 +94,7 @@ int main(int argc, char **argv)
     }
     if (argc == 3 && !strcmp(argv[1], "rank-worker")) return cmd_rank_worker(argv[2]); /* device_ranks.c starts it */
     if (argc >= 2 && !strcmp(argv[1], "bill")) return cmd_bill(argc - 2, argv + 2, environ);
+    if (argc >= 2 && !strcmp(argv[1], "health")) return cmd_health(argc - 2, argv + 2);
     if (argc >= 2 && !strcmp(argv[1], "bench")) return cmd_bench(argc - 2, argv + 2, environ);
     for (int i = 0; argc >= 2 && i < COMMANDS_COUNT; i++)
         if (!strcmp(argv[1], commands[i].name)) return run(i, argc - 2, argv + 2);
