@@ -96,14 +96,14 @@ class Tiers(unittest.TestCase):
                 try:
                     ask(server, "batch")
                 except openai.InternalServerError as error:
-                    refused.append(error.code)
+                    refused.append((error.code, error.status_code, int(error.response.headers["retry-after"]) >= 1))
 
             thread = threading.Thread(target=plain)
             thread.start()
             wait_for(lambda: plan(server)["waiting"] == 1, "one that waits")
             server.process.terminate()
             thread.join(30)
-            self.assertEqual(refused, ["draining"])
+            self.assertEqual(refused, [("draining", 503, True)])
 
 
 if __name__ == "__main__":
