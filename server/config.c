@@ -337,7 +337,7 @@ static void append_wrapped(struct buf *out, const char *text, size_t indent)
     buf_append_char(out, '\n');
 }
 
-static const char *command_head(enum config_command command)
+const char *config_head(enum config_command command)
 {
     switch (command) {
     case COMMAND_SERVE:
@@ -358,7 +358,7 @@ static const char *command_head(enum config_command command)
 
 void config_help(enum config_command command, struct buf *out)
 {
-    buf_append_text(out, command_head(command));
+    buf_append_text(out, config_head(command));
     buf_append_text(out, "Options:\n");
     for (size_t i = 0; i < option_count; i++) {
         const struct option *option = &option_table[i];

