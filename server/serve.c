@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <math.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -293,11 +294,24 @@ static void on_http_closed(void *state)
     close_handles(server);
 }
 
+/* What /readyz and /livez say. */
+static void notify_systemd(struct server *server)
+{
+    enum refusal refusal;
+    uint32_t retry_after_ms;
+    bool lost = engine_refusal(server, &refusal, &retry_after_ms) && refusal == REFUSE_ENGINE_LOST;
+    enum notify_phase phase = server->phase == LOADING ? NOTIFY_LOADING
+                              : server->phase == READY ? NOTIFY_READY
+                                                       : NOTIFY_STOPPING;
+    notify_turn(&server->notify, phase, !lost && !engine_stuck(server), clock_now_ns(clock_system()));
+}
+
 /* No new request, no new connection; what is being answered is answered. */
 static void begin_closing(struct server *server)
 {
     if (server->phase == CLOSING) return;
     server->phase = CLOSING;
+    notify_systemd(server); /* there may be no more tick */
     server->closing_ns = http_server_now_ns(server->http);
     models_stop(&server->models);
     batches_stop(server->batches);
@@ -395,6 +409,7 @@ static void on_signal(uv_signal_t *handle, int signal_number)
     struct server *server = handle->data;
     if (signal_number == SIGHUP) {
         struct error err = {""};
+        notify_reloading(&server->notify, clock_now_ns(clock_system()));
         if (server->audit && audit_reopen(server->audit, &err) != ST_OK)
             log_line(LOG_ERROR, "audit", "kept reason=\"%s\"", err.message);
         bool reloaded = auth_reload(server->auth, server->config, &err) == ST_OK;
@@ -461,6 +476,7 @@ static void on_tick(uv_timer_t *timer)
         engine_stats_read(server->models.items[i]->engine, &stats);
         if (stats.device_lost) end_with_lost_device(server, server->models.items[i]);
     }
+    notify_systemd(server);
     if (server->phase >= DRAINING) drain_tick(server);
 }
 
@@ -601,6 +617,7 @@ static void server_free(struct server *server)
     prices_destroy(server->exchanges.prices);
     if (server->audit) audit_event(server->audit, clock_unix_ms(clock_system()), "stop", NULL);
     audit_close(server->audit);
+    notify_close(&server->notify);
     auth_destroy(server->auth);
     if (server->models.loader_running) return; /* it still works in it, and so may the power thread */
     pthread_mutex_destroy(&server->wake_mutex);
@@ -723,6 +740,11 @@ static enum status open_batches(struct server *server, struct error *err)
 static enum status open_server(struct server *server, struct error *err)
 {
     const struct config *config = server->config;
+    const struct notify_environment environment = {getenv("NOTIFY_SOCKET"), getenv("WATCHDOG_USEC"),
+                                                   getenv("WATCHDOG_PID"), getpid()};
+    struct error why = {""};
+    if (notify_open(&environment, &server->notify, &why) != ST_OK)
+        log_line(LOG_WARN, "notify", "systemd is not told all reason=\"%s\"", why.message);
     TRY(auth_create(config, &server->auth, err));
     if (config->audit_log) {
         TRY(audit_open(config->audit_log, &server->audit, err));
@@ -783,6 +805,7 @@ int serve_run(const struct serve_setup *setup)
     pthread_mutex_init(&server->wake_mutex, NULL);
     server->config = setup->config;
     server->start_ns = clock_now_ns(clock_system());
+    server->notify.fd = -1;
     server->exchanges = (struct exchanges){
         .loop = &server->loop,
         .models = &server->models,

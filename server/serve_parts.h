@@ -27,6 +27,7 @@
 #include "server/http_conn.h"
 #include "server/http_route.h"
 #include "server/models.h"
+#include "server/notify.h"
 #include "server/power/plan.h"
 #include "server/power/cost_live.h"
 #include "server/power/history.h"
@@ -66,6 +67,7 @@ struct server {
     double weight_deferrable;         /* as told last */
     enum balancer_word balancer_hand; /* up, drain or maint, by an operator */
     struct auth *auth;
+    struct notify notify;                /* of systemd */
     struct audit *audit;                 /* --audit-log; NULL: none */
     struct billing *billing;             /* NULL: nothing is billed */
     uint64_t answers_seen;               /* of the ledger, by billing */
