@@ -79,6 +79,7 @@ struct choice {
 struct usage {
     enum cause cause;
     bool mismatch;     /* the counts of scheduler, choices and batch positions disagreed: the lowest was taken */
+    bool estimated;    /* relayed (server/upstream) and broken off: counts are the least they can have been */
     uint32_t in_total; /* prompt ids, once, not per choice; fixed at first schedule */
     uint32_t in_hit;   /* of these, from the prefix cache at first schedule; < in_total */
     uint32_t out;      /* accepted output ids of all choices, terminal stop ids included */

@@ -54,10 +54,20 @@ struct api_model {
     struct sampling_defaults defaults; /* of what a request does not say */
 };
 
+/* A model that another server serves through this one (server/upstream). */
+struct api_far {
+    const char *name, *owner;
+    uint32_t context_max; /* 0: not known */
+    int64_t created_unix_s;
+};
+
 /* All models of a server, in the order in which they are listed, and which of them a body named. */
 struct api_models {
     const struct api_model *const *items;
     uint32_t count;
+    const struct api_far *far; /* [far_count]; of one name a model of this server comes first */
+    uint32_t far_count;
+    uint32_t far_picked; /* out, when none of the items was picked: index + 1 of a far one, or 0 */
     const bool *ready; /* [count], NULL: all are. Of one that is not ready nothing but its names is looked at */
     uint32_t picked;   /* out: index, or count: the body named none. Without "model" it is the only one there is */
 };

@@ -57,6 +57,7 @@ struct config {
     uint32_t key_rpm, key_concurrency; /* --key-rpm, --key-concurrency; 0: no limit */
     uint64_t key_tpm;                  /* --key-tpm */
 
+    char *upstreams;                  /* --upstreams FILE; NULL: none */
     char *batch_dir;                  /* --batch-dir FOLDER; NULL: no files, no batches */
     uint32_t batch_concurrency;       /* --batch-concurrency */
     char *pool;                       /* --pool URL; NULL: deferrable work stays here */

@@ -86,6 +86,9 @@
     LIMIT(pool_entries, 10000, 1, 1000000, "requests of a model", ST_LIMIT, 0)                                         \
     LIMIT(pool_offers, 256, 1, 65536, "requests of a server", ST_LIMIT, 0)                                             \
     LIMIT(pool_reclaim_ms, 30000, 2000, 600000, "ms", ST_TIMEOUT, 0)                                                   \
+    LIMIT(upstream_answer_bytes, 8388608, 1024, 268435456, "bytes of an answer", ST_LIMIT, 0)                          \
+    LIMIT(upstream_event_bytes, 1048576, 256, 16777216, "bytes of an event", ST_LIMIT, 0)                              \
+    LIMIT(upstream_ahead_bytes, 262144, 4096, 16777216, "bytes", ST_LIMIT, 0)                                          \
     LIMIT(redis_reply_bytes, 1048576, 16384, 67108864, "bytes", ST_PROTO, 0)                                           \
     LIMIT(redis_reply_values, 65536, 1024, 1048576, "values", ST_PROTO, 0)                                             \
     LIMIT(redis_reply_depth, 7, 4, 7, "levels", ST_PROTO, 0)

@@ -113,8 +113,8 @@ static void append_names(uint16_t flags, const char *const *names, uint32_t coun
 
 static void append_flags(uint16_t flags, struct buf *out)
 {
-    static const char *const names[] = {"mismatch", "clock", "incomplete", "unseen"};
-    append_names(flags, names, 4, out);
+    static const char *const names[] = {"mismatch", "clock", "incomplete", "unseen", "estimated"};
+    append_names(flags, names, 5, out);
 }
 
 static void append_energy_flags(uint16_t flags, struct buf *out)

@@ -122,6 +122,7 @@ static void fill_final(const struct meter *meter, const struct request *request,
                               .recomputed = usage->recomputed};
     if (usage->mismatch) record->flags |= RECORD_MISMATCH;
     if (unseen) record->flags |= RECORD_UNSEEN;
+    if (usage->estimated) record->flags |= RECORD_ESTIMATED;
     if (charged)
         record->units = charge_units(&metered->charge, usage->in_total - usage->in_hit, usage->in_hit, usage->out);
     hash_ids(request, record->h_ids);

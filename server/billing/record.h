@@ -32,7 +32,7 @@
 
 enum { PARTITIONS = 256, MODEL_CLASSES = 53, CHAIN_BYTES = 32, CHARGE_ID_BYTES = 16, HASH8_CHARS = 16 };
 enum { ACCOUNT_NAME_MAX = 64, MODEL_NAME_MAX = 255, RECORD_BYTES_MAX = 768, CHARGE_BYTES_MAX = 480 };
-enum { RECORD_FLAGS_ALL = 15 };
+enum { RECORD_FLAGS_ALL = 31 };
 /* What a weight may be at most, in parts per million (1,000 tokens for one), and a request's tokens: their product is
  * below 2^53. */
 #define WEIGHT_PPM_MAX     UINT64_C(1000000000)
@@ -58,6 +58,7 @@ enum record_flag {
     RECORD_CLOCK = 2,      /* wall and monotonic time parted by more than a second */
     RECORD_INCOMPLETE = 4, /* closed after a crash, from what was durable */
     RECORD_UNSEEN = 8,     /* CLIENT_GONE before a byte of the body was sent */
+    RECORD_ESTIMATED = 16, /* relayed, and broken off before the upstream told its counts: the least it can have been */
 };
 
 /* What is known of a charge when its request is first scheduled, and does not change: OPEN carries it, FINAL repeats

@@ -200,7 +200,7 @@ static void test_record_every_field_at_its_limits(void **state)
     AT_LIMIT(RECORD_CHARGED, charge.weight_hit_ppm, WEIGHT_PPM_MAX, WEIGHT_PPM_MAX + 1, "weight_hit_ppm");
     AT_LIMIT(RECORD_CHARGED, charge.weight_out_ppm, WEIGHT_PPM_MAX, WEIGHT_PPM_MAX + 1, "weight_out_ppm");
     AT_LIMIT(RECORD_WAIVED, cause, CAUSE_NODE_CRASH, CAUSE_NODE_CRASH + 1, "cause");
-    AT_LIMIT(RECORD_WAIVED, flags, 15, 16, "flags");
+    AT_LIMIT(RECORD_WAIVED, flags, 31, 32, "flags");
     AT_LIMIT(RECORD_CHARGED, month, 197001, 196912, "month");
     AT_LIMIT(RECORD_CHARGED, month, 999912, 202613, "month");
     AT_LIMIT(RECORD_CHARGED, month, 202612, 202600, "month");
