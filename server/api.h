@@ -100,6 +100,16 @@ NODISCARD bool api_call_create(enum api_kind kind, const char *body, size_t leng
                                struct api_call **call, struct api_error *error);
 void api_call_destroy(struct api_call *call);
 
+/* A call for a far model, prepared: one request that no engine may see, with prompt_max for its prompt's tokens. Nothing
+ * of api_call_event, _render and _finish may be asked of it. False: no memory. */
+struct api_relayed {
+    enum api_kind kind;
+    bool stream;
+    uint32_t choices, max_tokens, prompt_max;
+};
+NODISCARD bool api_call_create_relayed(const struct api_relayed *what, const struct api_context *context,
+                                       struct api_call **call, struct api_error *error);
+
 /* Template, tokens, limits, engine requests (pool thread). False: error is filled and the call is only to be destroyed.
  */
 NODISCARD bool api_call_prepare(struct api_call *call, struct api_error *error);

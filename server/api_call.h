@@ -10,6 +10,7 @@
  *   api_render.c       chunks and bodies
  *   api_models.c       which model a body names, the list of models
  *   api_misc.c         tokenize, detokenize
+ *   api_relay.c        calls that another server answers
  */
 #ifndef SERVER_API_CALL_H
 #define SERVER_API_CALL_H
@@ -97,6 +98,9 @@ struct api_call {
     struct segment segment; /* scratch of rendering */
     struct buf token_text;
 };
+
+/* api_parse.c: uuid and id. */
+void api_make_id(struct api_call *call, int64_t now_unix_ms);
 
 /* api_refused.c: false when the body asks for something that is known and not served. */
 NODISCARD bool api_refuse_unserved(const struct fields *fields, enum api_kind kind);

@@ -461,7 +461,7 @@ static bool read_call(struct api_call *call, const struct fields *fields, const 
 }
 
 /* A UUID of version 7 (RFC 9562): ids of a day stand together, in a journal as in an index. */
-static void make_id(struct api_call *call, int64_t now_unix_ms)
+void api_make_id(struct api_call *call, int64_t now_unix_ms)
 {
     random_fill(call->uuid, sizeof call->uuid);
     for (size_t i = 0; i < 6; i++) call->uuid[i] = (uint8_t)(now_unix_ms >> (40 - 8 * i));
@@ -488,7 +488,7 @@ bool api_call_create(enum api_kind kind, const char *body, size_t length, const 
     made->include_reasoning = true;
     made->base.tenant = context->tenant;
     made->base.deadline_ns = context->deadline_ns;
-    make_id(made, context->now_unix_ms);
+    api_make_id(made, context->now_unix_ms);
     struct fields fields = {root, error};
     if (!read_call(made, &fields, context)) {
         api_call_destroy(made);

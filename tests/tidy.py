@@ -33,7 +33,7 @@ LIBRARIES = {
     r"#include <yaml\.h>": lambda p: p == "server/config_yaml.c",
     r"#include <openssl/": lambda p: p in ("runtime/base/hash.c", "server/billing/redis_wire.c"),
     r"#include <hiredis/": lambda p: p.startswith("server/billing/redis_"),
-    r"#include <curl/": lambda p: p == "server/http_call.c",
+    r"#include <curl/": lambda p: p in ("server/http_call.c", "server/upstream/relay_link.c"),
     r"#include <xxhash\.h>": lambda p: p == "runtime/base/hash.c",
     r"#include <pcre2\.h>": lambda p: p == "runtime/text/regex.c",
     r"#include <utf8proc\.h>": lambda p: p.startswith("runtime/text/"),

@@ -76,6 +76,11 @@ static void fail(struct meter *m, enum status status)
     wake_io(m);
 }
 
+static bool next_event(struct meter_port *port, struct event *event)
+{
+    return port->engine ? engine_poll(port->engine, event) : ring_pop(&port->in, event);
+}
+
 /* Takes what the engine has told, as far as there is room for it on the way to io. */
 static enum status take_events(struct meter *m, struct meter_port *port)
 {
@@ -84,7 +89,7 @@ static enum status take_events(struct meter *m, struct meter_port *port)
     room = room > port->waiting ? room - port->waiting : 0;
     if (room > m->pending_capacity - m->pending_count) room = m->pending_capacity - m->pending_count;
     bool gone_out = false;
-    for (; room > 0 && engine_poll(port->engine, &event); room--) {
+    for (; room > 0 && next_event(port, &event); room--) {
         bool counted;
         enum status status = meter_note_event(m, &event, &counted);
         if (status == ST_OK && counted) {
@@ -248,10 +253,15 @@ static void *meter_thread(void *state)
 
 /* ---- ports ---- */
 
-enum status meter_port_open(struct meter *m, struct engine *engine, struct meter_port **out)
+static enum status port_open(struct meter *m, struct engine *engine, struct meter_port **out)
 {
     struct meter_port *port = mem_alloc(1, sizeof *port);
     if (!port || ring_init(&port->out, PORT_EVENTS, sizeof(struct event)) != ST_OK) {
+        mem_free(port);
+        return ST_NOMEM;
+    }
+    if (!engine && ring_init(&port->in, PORT_EVENTS, sizeof(struct event)) != ST_OK) {
+        ring_free(&port->out);
         mem_free(port);
         return ST_NOMEM;
     }
@@ -265,17 +275,38 @@ enum status meter_port_open(struct meter *m, struct engine *engine, struct meter
     return ST_OK;
 }
 
+enum status meter_port_open(struct meter *m, struct engine *engine, struct meter_port **out)
+{
+    CHECK(engine != NULL);
+    return port_open(m, engine, out);
+}
+
+enum status meter_port_open_told(struct meter *m, struct meter_port **out)
+{
+    return port_open(m, NULL, out);
+}
+
+bool meter_tell(struct meter_port *port, const struct event *events, uint32_t count)
+{
+    if (ring_room(&port->in) < count) return false;
+    for (uint32_t i = 0; i < count; i++) CHECK(ring_push(&port->in, &events[i]));
+    meter_wake(port->meter);
+    return true;
+}
+
 void meter_port_close(struct meter_port *port)
 {
     if (!port) return;
     struct meter *m = port->meter;
     pthread_mutex_lock(&m->work);
     CHECK(port->waiting == 0 && ring_count(&port->out) == 0);
+    CHECK(port->engine || ring_count(&port->in) == 0);
     struct meter_port **link = &m->ports;
     while (*link != port) link = &(*link)->next;
     *link = port->next;
     pthread_mutex_unlock(&m->work);
     ring_free(&port->out);
+    if (!port->engine) ring_free(&port->in);
     mem_free(port);
 }
 

@@ -78,6 +78,10 @@ void meter_destroy(struct meter *meter);
 /* One engine's events. io thread. close: before engine_stop of an engine that others outlive; nothing may be in it. */
 NODISCARD enum status meter_port_open(struct meter *meter, struct engine *engine, struct meter_port **port);
 void meter_port_close(struct meter_port *port);
+/* A port without an engine: io tells it the events of requests that other servers answer, in an engine's order, and
+ * takes them out by meter_poll. tell: all of them or, when there is no room, none and false. io thread. */
+NODISCARD enum status meter_port_open_told(struct meter *meter, struct meter_port **port);
+NODISCARD bool meter_tell(struct meter_port *port, const struct event *events, uint32_t count);
 void meter_wake(struct meter *meter); /* an engine has events: engine_config.wake, with the meter as state's target */
 bool meter_poll(struct meter_port *port, struct event *event); /* io thread */
 

@@ -29,8 +29,9 @@ enum {
 
 struct meter_port {
     struct meter *meter;
-    struct engine *engine;
-    struct ring out;  /* meter -> io */
+    struct engine *engine; /* NULL: io tells, by `in` */
+    struct ring in;        /* io -> meter, without an engine */
+    struct ring out;       /* meter -> io */
     uint32_t waiting; /* of this port in meter->pending */
     struct meter_port *next;
 };
