@@ -22,7 +22,8 @@ static void write_usage(struct exchange *exchange)
     strncpy(record.call_id, api_call_id(exchange->call), sizeof record.call_id - 1);
     strncpy(record.request_id, exchange->request_id, sizeof record.request_id - 1);
     strncpy(record.tenant, exchange->caller.tenant_name, sizeof record.tenant - 1);
-    strncpy(record.model, exchange->served->names.items[0], sizeof record.model - 1);
+    strncpy(record.model, exchange->relay ? exchange_relay_model(exchange) : exchange->served->names.items[0],
+            sizeof record.model - 1);
     for (uint32_t i = 0; i < exchange->submitted; i++)
         if (exchange->requests[i].scheduled_ns) usage_record_add(&record, &exchange->requests[i].usage);
     if (record.requests == 0) return;
@@ -33,7 +34,7 @@ static void write_usage(struct exchange *exchange)
     buf_append_char(&line, '\0');
     if (buf_ok(&line)) log_line(LOG_INFO, "usage", "%s", line.data);
     buf_free(&line);
-    metrics_usage(&exchange->served->metrics, &record);
+    if (exchange->served) metrics_usage(&exchange->served->metrics, &record);
 }
 
 void exchange_drop_body(struct exchange *exchange)
@@ -59,6 +60,7 @@ void exchange_destroy(struct exchange *exchange)
     mem_free(exchange->last_token_ns);
     exchange_bill_drop(exchange);
     exchange_bill_free(exchange);
+    exchange_relay_free(exchange);
     if (exchange->served) served_leave(exchange->served);
     mem_free(exchange);
     if (set->count == 0 && set->emptied) set->emptied(set->state);
@@ -142,6 +144,10 @@ void exchange_fail(struct exchange *exchange, const struct api_error *error)
 static void try_cancel(struct exchange *exchange)
 {
     exchange->cancel_wanted = false;
+    if (exchange->relay) {
+        exchange_relay_cancel(exchange);
+        return;
+    }
     for (uint32_t i = 0; i < exchange->submitted; i++) {
         struct request *request = &exchange->requests[i];
         if (request->owner && !engine_cancel(exchange->served->engine, request->id, exchange->cancel_cause))
@@ -173,6 +179,14 @@ static void begin_stream(struct exchange *exchange)
     exchange->head_sent = true;
 }
 
+void exchange_finish_text(struct exchange *exchange, struct buf *out)
+{
+    if (exchange->relay)
+        exchange_relay_finish(exchange, out);
+    else
+        api_call_finish(exchange->call, out);
+}
+
 static void finish(struct exchange *exchange)
 {
     struct http_conn *conn = exchange->conn;
@@ -182,7 +196,7 @@ static void finish(struct exchange *exchange)
         if (!exchange->head_sent) http_conn_stream_begin(conn);
         struct buf *out = http_conn_out(conn);
         size_t before = out->length;
-        api_call_finish(exchange->call, out);
+        exchange_finish_text(exchange, out);
         exchange_keep(exchange, out, before);
         exchange_kept(exchange);
         http_conn_stream_end(conn, true);
@@ -190,7 +204,7 @@ static void finish(struct exchange *exchange)
     }
     struct buf body;
     buf_init(&body, 0);
-    api_call_finish(exchange->call, &body);
+    exchange_finish_text(exchange, &body);
     if (buf_ok(&body) && exchange->inner) {
         exchange_answer_inner(exchange, 200, 0, &body);
     } else if (buf_ok(&body)) {
@@ -242,7 +256,10 @@ static void render(struct exchange *exchange)
     count_write(exchange->set, now_ns);
     struct buf *out = http_conn_out(exchange->conn);
     size_t before = out->length;
-    api_call_render(exchange->call, out);
+    if (exchange->relay)
+        exchange_relay_render(exchange, out);
+    else
+        api_call_render(exchange->call, out);
     exchange_keep(exchange, out, before);
     if (out->length > before) {
         exchange->bytes_sent = true;
@@ -318,8 +335,28 @@ static void end_broken(struct exchange *exchange)
     if (!whole) exchange_fail(exchange, &exchange->error);
 }
 
+/* E14: of one that the journal holds, or that nobody bills. */
+static void take_relayed(struct exchange *exchange, const struct event *event)
+{
+    if (event->kind != REQUEST_DONE) return;
+    CHECK(exchange->alive > 0);
+    exchange->alive--;
+    exchange->scheduled++;
+    event->request->owner = NULL;
+    if (!exchange->failed && event->request->usage.cause == CAUSE_ACCOUNT_STOP) {
+        refusal_error(REFUSE_ACCOUNT_CLOSED, 0, &exchange->error);
+        exchange_fail(exchange, &exchange->error);
+    }
+    end_broken(exchange);
+    write_usage(exchange);
+}
+
 static void take_event(struct exchange *exchange, const struct event *event, uint64_t now_ns)
 {
+    if (exchange->relay) {
+        take_relayed(exchange, event);
+        return;
+    }
     if (event->kind == REQUEST_REFUSED || event->kind == REQUEST_DONE) {
         CHECK(exchange->alive > 0);
         exchange->alive--;
@@ -347,6 +384,14 @@ static void take_event(struct exchange *exchange, const struct event *event, uin
     if (exchange->alive == 0) write_usage(exchange);
 }
 
+static void touch(struct exchange *exchange, struct exchange **touched)
+{
+    if (exchange->touched) return;
+    exchange->touched = true;
+    exchange->next_touched = *touched;
+    *touched = exchange;
+}
+
 /* The events of one engine; puts the exchanges they touched in front of *touched. */
 static void poll_engine(struct served *served, uint64_t now_ns, struct exchange **touched)
 {
@@ -356,11 +401,7 @@ static void poll_engine(struct served *served, uint64_t now_ns, struct exchange 
         struct exchange *exchange = event.request->owner;
         CHECK(exchange != NULL && exchange->served == served);
         take_event(exchange, &event, now_ns);
-        if (!exchange->touched) {
-            exchange->touched = true;
-            exchange->next_touched = *touched;
-            *touched = exchange;
-        }
+        touch(exchange, touched);
     }
     engine_stats_read(served->engine, &stats);
     if (stats.steps != served->steps_seen)
@@ -382,6 +423,13 @@ void exchanges_poll(struct exchanges *set)
     uint64_t now_ns = clock_ns();
     for (uint32_t i = 0; i < set->models->count; i++)
         if (set->models->items[i]->engine) poll_engine(set->models->items[i], now_ns, &touched);
+    struct event event;
+    while (exchange_relay_next(set, &event)) {
+        struct exchange *exchange = event.request->owner;
+        CHECK(exchange != NULL && exchange->relay);
+        take_event(exchange, &event, now_ns);
+        if (event.kind == REQUEST_DONE) touch(exchange, &touched);
+    }
     while (touched) { /* E2 */
         struct exchange *exchange = touched;
         touched = exchange->next_touched;
@@ -403,6 +451,7 @@ void exchange_gone(struct exchange *exchange)
     exchange->holding = false;
     if (exchange->in_pool) (void)uv_cancel((uv_req_t *)&exchange->work); /* if it has begun, work_done finds nobody */
     for (uint32_t i = 0; i < exchange->submitted && !exchange->bytes_sent; i++) exchange->requests[i].unseen = true;
+    exchange_relay_go_on(exchange);
     if (!exchange_is_kept(exchange))
         exchange_cancel(exchange, CAUSE_CLIENT_GONE);
     else if (exchange->submitted > 0 && exchange->alive == 0 && !exchange->failed)
@@ -428,6 +477,7 @@ static bool end_late_wait(struct exchange *exchange)
 void exchanges_tick(struct exchanges *set, uint64_t now_ns)
 {
     wake_joins(set);
+    if (set->relays_over) set->models->listener.wake(set->models->listener.state);
     if (set->idempotency) idempotency_tick(set->idempotency, clock_ns());
     for (struct exchange *exchange = set->all, *next; exchange; exchange = next) {
         next = exchange->next;

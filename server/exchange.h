@@ -38,6 +38,9 @@
  * is admitted, held for, billed and rendered like one that runs, but the engine tells its ids at once. One whose prompt
  * is another here fails with 503 pool_mismatch, and is not billed.
  *
+ * E14 A call for a model of an upstream (server/upstream) has no `served`: `relay` stands in the engine's place, and one
+ * request without ids in that of its requests. It is admitted, held for and billed like any other.
+ *
  * /tokenize and /detokenize are exchanges too that never meet the engine: a large text must not hold up the loop.
  * io thread only, but for the work in the pool. */
 #ifndef SERVER_EXCHANGE_H
@@ -59,6 +62,8 @@ struct plan_news;
 struct pool_result;
 struct prices;
 struct rates;
+struct relay_link;
+struct upstreams;
 
 enum exchange_kind { EXCHANGE_CHAT, EXCHANGE_COMPLETIONS, EXCHANGE_TOKENIZE, EXCHANGE_DETOKENIZE };
 
@@ -69,6 +74,9 @@ struct exchanges {
     struct models *models;
     struct billing *billing; /* NULL: nothing is billed */
     struct prices *prices;   /* with billing */
+    struct upstreams *upstreams;   /* NULL: none; with it: */
+    struct relay_link *relay_link;
+    struct meter_port *relay_port; /* with billing */
     bool auto_wake;
     bool usage_extras;                              /* usage tells more than OpenAI's: energy_joules */
     uint64_t head_after_ns;                         /* E3: 10 s */
@@ -84,6 +92,7 @@ struct exchanges {
     void *state;
     /* own */
     uint64_t last_plan_id;
+    struct exchange *relays_over; /* whose end is to be told to the meter, or taken */
     struct exchange *all;
     uint32_t count, preparing; /* preparing: in the pool; who waits for a wake counts in its model's `waiting` */
     uint64_t next_request_id;

@@ -165,7 +165,7 @@ void exchange_keep_rest(struct exchange *exchange)
     struct buf rest;
     if (!exchange->admission.entry) return;
     buf_init(&rest, 0);
-    api_call_finish(exchange->call, &rest);
+    exchange_finish_text(exchange, &rest);
     exchange_keep(exchange, &rest, 0);
     buf_free(&rest);
     exchange_kept(exchange);
@@ -210,7 +210,7 @@ static void refuse_rate(struct exchange *exchange, enum rate_verdict verdict, co
         buf_free(&wait);
     }
     if (!error->retry_after_ms) error->retry_after_ms = retry_ms ? retry_ms : 1;
-    exchange->served->metrics.rate_limited++;
+    if (exchange->served) exchange->served->metrics.rate_limited++;
     exchange_fail(exchange, error);
 }
 

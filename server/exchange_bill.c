@@ -41,12 +41,15 @@ static void fill_charge(const struct exchange *exchange, uint32_t part, struct c
     charge->part = part;
     charge->account = exchange->caller.account;
     charge->key = exchange->caller.key;
-    const struct model_names *names = &exchange->served->names;
+    char far[MODEL_NAME_MAX + 1] = "", *far_names[] = {far};
+    if (exchange->relay) strncpy(far, exchange_relay_model(exchange), sizeof far - 1);
+    char *const *names = exchange->relay ? far_names : exchange->served->names.items;
+    uint32_t names_count = exchange->relay ? 1 : exchange->served->names.count;
     memcpy(charge->tenant, exchange->caller.tenant_name, sizeof charge->tenant);
-    strncpy(charge->model, names->items[0], sizeof charge->model - 1);
+    strncpy(charge->model, names[0], sizeof charge->model - 1);
     if (exchange->admission.has_key)
         memcpy(charge->idempotency, exchange->admission.digest, sizeof charge->idempotency);
-    prices_fill(exchange->set->prices, prices_find(exchange->set->prices, names->items, names->count), charge);
+    prices_fill(exchange->set->prices, prices_find(exchange->set->prices, names, names_count), charge);
 }
 
 static uint32_t least_of(uint32_t a, uint32_t b)
@@ -58,6 +61,7 @@ static uint32_t least_of(uint32_t a, uint32_t b)
 static uint32_t first_tokens(const struct exchange *exchange, const struct request *request)
 {
     if (request->given) return request->given->count;
+    if (exchange->relay) return request->max_tokens; /* U3: an upstream cannot be paused */
     return meter_enforces(exchange->set->billing->meter) ? least_of(request->max_tokens, HOLD_TOKENS)
                                                          : request->max_tokens;
 }
@@ -97,12 +101,13 @@ bool exchange_bill_begin(struct exchange *exchange)
 }
 
 /* How many ids of each choice a first hold pays for. */
-static void set_first_limit(struct billed *billed, uint64_t got)
+static void set_first_limit(const struct exchange *exchange, struct billed *billed, uint64_t got)
 {
     struct request *request = billed->request;
     uint64_t tokens = billed->token_units ? (got - billed->input_units) / billed->token_units : request->max_tokens;
     billed->out_limit = tokens < request->max_tokens ? (uint32_t)tokens : 0;
     request->out_limit = billed->out_limit;
+    if (exchange->relay) billed->out_limit = 0; /* it asks for so much and no more: exchange_relay_submit */
 }
 
 enum lease_verdict exchange_bill_hold(struct exchange *exchange)
@@ -115,7 +120,7 @@ enum lease_verdict exchange_bill_hold(struct exchange *exchange)
         enum lease_verdict verdict = meter_hold(exchange->set->billing->meter, &billed->metered, &billed->ask, &got);
         if (verdict != LEASE_HELD) return verdict;
         billed->held = true;
-        set_first_limit(billed, got);
+        set_first_limit(exchange, billed, got);
     }
     return LEASE_HELD;
 }

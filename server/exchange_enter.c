@@ -5,6 +5,7 @@
 #include "runtime/base/limits.h"
 #include "runtime/base/mem.h"
 #include "server/billing/billing.h"
+#include "server/upstream/upstreams.h"
 
 #include <string.h>
 
@@ -27,7 +28,7 @@ bool exchanges_have_room(struct exchanges *set, const char *request_id, uint32_t
         wait_ns = stats.queue_wait_estimate_ns;
         full = served;
     }
-    if (others && (!full || models_serving(models) > models_in(models, MODEL_READY))) return true;
+    if (others && (!full || set->upstreams || models_serving(models) > models_in(models, MODEL_READY))) return true;
     if (full) full->metrics.rejected_requests++;
     *retry_after_ms = exchange_retry_after(full ? wait_ns : 0, request_id);
     return false;
@@ -63,6 +64,8 @@ static void work_in_pool(uv_work_t *work)
     enum api_kind kind = exchange->kind == EXCHANGE_CHAT ? API_CHAT : API_COMPLETIONS;
     exchange->prepared = api_call_create(kind, body, length, &context, &exchange->call, &exchange->error) &&
                          api_call_prepare(exchange->call, &exchange->error);
+    if (!exchange->call && exchange->models.far_picked && !exchange->inner)
+        exchange->prepared = exchange_relay_prepare(exchange, kind, &context);
 }
 
 /* E7 */
@@ -83,6 +86,11 @@ static void take_candidates(struct exchange *exchange)
                                            .count = models->count,
                                            .ready = exchange->candidate_ready,
                                            .picked = models->count};
+    const struct upstreams *upstreams = exchange->set->upstreams;
+    if (upstreams) {
+        exchange->models.far = upstreams->far;
+        exchange->models.far_count = upstreams->models_count;
+    }
 }
 
 /* Lets go of all but the one that the body named, which becomes exchange->served or, not ready, *asleep with a pin. */
@@ -280,6 +288,10 @@ static void submit_all(struct exchange *exchange)
 {
     struct exchanges *set = exchange->set;
     exchange->streaming = api_call_streams(exchange->call);
+    if (exchange->relay) {
+        exchange_relay_submit(exchange);
+        return;
+    }
     uint32_t choices = 0;
     for (uint32_t i = 0; i < exchange->requests_count; i++) choices += exchange->requests[i].choices_count;
     exchange->last_token_ns = mem_alloc(choices, sizeof *exchange->last_token_ns);

@@ -7,6 +7,7 @@
  *   exchange_measure.c what calls of a batch will take
  *   exchange_bill.c    charges, holds, the end of a package
  *   exchange_energy.c  joules
+ *   exchange_relay.c   calls that an upstream answers
  *
  * io thread only. */
 #ifndef SERVER_EXCHANGE_PARTS_H
@@ -64,6 +65,7 @@ struct exchange {
     const struct api_model *candidate_models[MODELS_MAX];
     bool candidate_ready[MODELS_MAX];
     struct api_models models; /* of the candidates; what the body named */
+    struct relay *relay;      /* E14: instead of `served` */
     uv_work_t work;
     bool in_pool, prepared, touched, streaming, head_sent, failed, bytes_sent, has_tokens;
     bool broken;        /* E10: we have cancelled it; `error` is for the client unless it ended by itself before */
@@ -103,6 +105,7 @@ void exchange_cancel(struct exchange *exchange, enum cause cause);              
 
 void exchange_answer_inner(struct exchange *exchange, int http_status, uint32_t retry_after_ms, const struct buf *body);
 
+void exchange_finish_text(struct exchange *exchange, struct buf *out); /* the rest of the answer */
 bool exchange_may_end(const struct exchange *exchange); /* E1 */
 void exchange_destroy(struct exchange *exchange);
 void exchange_drop_body(struct exchange *exchange);
@@ -142,6 +145,18 @@ void exchange_bill_tick(struct exchange *exchange);
  * where it could not be. */
 void exchange_energy_begin(struct exchange *exchange, const struct request *request);
 void exchange_energy_end(struct exchange *exchange, const struct request *request);
+
+/* exchange_relay.c. prepare: in the pool, when the body names a far model; false: error is set. */
+NODISCARD bool exchange_relay_prepare(struct exchange *exchange, enum api_kind kind, const struct api_context *context);
+const char *exchange_relay_model(const struct exchange *exchange);
+void exchange_relay_submit(struct exchange *exchange); /* may fail it instead */
+void exchange_relay_cancel(struct exchange *exchange); /* by its cancel_cause */
+void exchange_relay_go_on(struct exchange *exchange);  /* nobody's slowness holds it up any more; else nothing */
+void exchange_relay_render(struct exchange *exchange, struct buf *out);
+void exchange_relay_finish(struct exchange *exchange, struct buf *out);
+void exchange_relay_free(struct exchange *exchange);
+/* The next event of what is relayed; false: none now. */
+bool exchange_relay_next(struct exchanges *set, struct event *event);
 
 /* Between 1 and 60 s, spread by the request's id so that refused clients do not come back together. */
 uint32_t exchange_retry_after(uint64_t wait_ns, const char *id);

@@ -275,6 +275,7 @@ static void close_handles(struct server *server)
         return;
     server->handles_closed = true;
     models_close(&server->models);
+    upstream_close(server);
     pthread_mutex_lock(&server->wake_mutex);
     server->wake_over = true;
     pthread_mutex_unlock(&server->wake_mutex);
@@ -598,6 +599,7 @@ static void server_free(struct server *server)
 {
     signal_feeds_stop(server->signal_feeds); /* a source's news may wake the power thread */
     models_free(&server->models, take_last_events, server);
+    upstream_free(server);
     batches_destroy(server->batches);
     pool_work_destroy(server->pool_work);
     pool_close(server->pool);
@@ -782,6 +784,7 @@ static enum status open_server(struct server *server, struct error *err)
     TRY(prices_read(config->prices, &server->exchanges.prices, err));
     server->exchanges.billing = server->billing;
     server->models.meter = server->billing ? server->billing->meter : NULL;
+    TRY(upstream_start(server, err));
     TRY(open_power(server, err));
     TRY(plan_open(server, err));
     server->exchanges.plan = server->plan;

@@ -6,6 +6,7 @@
 #include "runtime/base/log.h"
 #include "server/console.h"
 #include "server/power/signal_show.h"
+#include "server/upstream/upstreams.h"
 
 #include <string.h>
 #include <sys/resource.h>
@@ -180,6 +181,7 @@ void reply_metrics(struct server *server, struct http_conn *conn)
     plan_print_metrics(server->plan, &body);
     batches_print_metrics(server->batches, &body);
     pool_print_metrics(server, &body);
+    upstreams_print_metrics(server->exchanges.upstreams, &body);
     signal_print_metrics(server->models.signals, clock_unix_ms(clock_system()), &body);
     if (server->billing) count_leases(server);
     if (server->ledger.calls) billing_stats_print(&server->billing_stats, now_ns, &body);
@@ -268,7 +270,11 @@ void reply_models(struct server *server, struct http_conn *conn, const struct ht
     struct buf body;
     buf_init(&body, 0);
     for (uint32_t i = 0; i < server->models.count; i++) items[i] = &server->models.items[i]->model;
-    struct api_models models = {.items = items, .count = server->models.count};
+    const struct upstreams *upstreams = server->exchanges.upstreams;
+    struct api_models models = {.items = items,
+                                .count = server->models.count,
+                                .far = upstreams ? upstreams->far : NULL,
+                                .far_count = upstreams ? upstreams->models_count : 0};
     if (route->id == ROUTE_MODEL) path_argument(http_request_target(request) + skip, request->path_length - skip, id);
     int status = api_models(&models, route->id == ROUTE_MODEL ? id : NULL, &body);
     http_conn_reply(conn, &(struct http_reply){.status = status, .body = &body});

@@ -7,6 +7,7 @@
  *   admin_cost.c     the admin call about money, and joules by tenant
  *   admin_plan.c     the plan of deferrable jobs: what it is told, and the admin call about it
  *   admin_balancer.c  what balancers are told of this node
+ *   serve_upstream.c  models of other servers
  *   billing_calls.c  /v1/usage, and the admin calls of billing
  *   directory_watch.c  accounts and keys of a billing server, kept up to date
  *   key_recall.c     Idempotency-Keys of an earlier process
@@ -151,6 +152,12 @@ NODISCARD enum status pool_start(struct server *server, struct error *err);
 void pool_settled(struct server *server); /* a model has arrived somewhere */
 void pool_turn(struct server *server);    /* each tick, and when the pool has news */
 void pool_print_metrics(const struct server *server, struct buf *out);
+
+/* ---- serve_upstream.c; nothing without --upstreams ---- */
+
+NODISCARD enum status upstream_start(struct server *server, struct error *err);
+void upstream_close(struct server *server); /* its handles; no call is left */
+void upstream_free(struct server *server);  /* before the meter's end */
 
 /* ---- admin_plan.c ---- */
 
