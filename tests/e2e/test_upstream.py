@@ -13,7 +13,7 @@ import unittest
 
 import openai
 
-from harness import BINARY, NAME, Redis, Server, wait_for
+from harness import BINARY, NAME, Server, free_port, wait_for
 
 FAR, KEY, FAR_KEY, ADMIN = "far/smol", "front-key-1", "far-secret-2", "admin-secret"
 CHAT = {"model": FAR, "max_tokens": 12, "temperature": 0, "messages": [{"role": "user", "content": "Count to ten."}]}
@@ -27,7 +27,7 @@ def records(folder):
     """Charges of a journal at rest, as dicts."""
     done = subprocess.run([BINARY, "bill", "export", folder], capture_output=True, text=True, check=True, timeout=60)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    return [line for line in lines if line.get("kind") in ("F", "W")]
+    return sorted((line for line in lines if line["kind"] in ("F", "W")), key=lambda line: line["lsn"])
 
 
 def audit(folder):
@@ -36,7 +36,7 @@ def audit(folder):
 
 
 def counts(record):
-    return record["in_total"], record["in_hit"], record["out"]
+    return record["input_tokens"], record["input_cached_tokens"], record["output_tokens"]
 
 
 class Fake(http.server.BaseHTTPRequestHandler):
@@ -189,7 +189,7 @@ class Relayed(unittest.TestCase):
         self.assertEqual([counts(r) for r in ours[:3]], [counts(r) for r in theirs[:3]])
         self.assertEqual(counts(ours[4]), counts(theirs[5]))
         self.assertEqual(counts(ours[3]), tuple(map(sum, zip(counts(theirs[3]), counts(theirs[4])))))
-        self.assertEqual(sum(r["units"] for r in ours), sum(r["units"] for r in theirs))
+        self.assertEqual(sum(r["charged_units"] for r in ours), sum(r["charged_units"] for r in theirs))
         self.assertEqual((audit(front.journal), audit(self.far_journal)), ("clean", "clean"))
 
     def test_the_client_leaves(self):
@@ -205,9 +205,9 @@ class Relayed(unittest.TestCase):
             theirs = records(self.far_journal)[-1]
             self.assertEqual((ours["kind"], ours["cause"], theirs["cause"]), ("F", "client_gone", "client_gone"))
             self.assertEqual(ours["flags"], "" if row else "estimated")
-            self.assertEqual(ours["in_total"], theirs["in_total"] if row else 0)
-            self.assertGreater(ours["out"], 0)
-            self.assertLessEqual(ours["out"], theirs["out"])
+            self.assertEqual(ours["input_tokens"], theirs["input_tokens"] if row else 0)
+            self.assertGreater(ours["output_tokens"], 0)
+            self.assertLessEqual(ours["output_tokens"], theirs["output_tokens"])
             self.assertEqual(audit(front.journal), "clean")
 
     def test_the_upstream_is_killed(self):
@@ -226,7 +226,7 @@ class Relayed(unittest.TestCase):
             self.assertEqual(server.post("/v1/chat/completions", {**CHAT, "model": NAME}, AUTH)[0], 200)
             front = server.front
         ours, local = records(front.journal)
-        self.assertEqual((ours["kind"], ours["cause"], ours["units"], local["kind"]), ("W", "platform_error", 0, "F"))
+        self.assertEqual((ours["kind"], ours["cause"], ours["charged_units"], local["kind"]), ("W", "platform_error", 0, "F"))
         self.assertEqual(audit(front.journal), "clean")
 
     def test_drain_in_the_middle(self):
@@ -250,8 +250,6 @@ class Relayed(unittest.TestCase):
             return subprocess.run([BINARY, "bill", *words], capture_output=True, text=True, check=True, timeout=60,
                                   env={**os.environ, "MILLRACE_ADMIN_KEY": ADMIN}).stdout
         with self.far() as far:
-            options = ("--enforce", "prepaid", "--admin-port", "0")
-            from harness import free_port
             port = str(free_port())
             front = Front(self, far.port, options=options[:2] + ("--admin-port", port))
             front.server.env = {"MILLRACE_ADMIN_KEY": ADMIN}
@@ -321,7 +319,7 @@ class Hostile(unittest.TestCase):
             self.assertIn("has not told what its answer used", str(caught.exception))
             front = server.front
         waived, = records(front.journal)
-        self.assertEqual((waived["kind"], waived["out"], waived["flags"]), ("W", 1, "estimated"))
+        self.assertEqual((waived["kind"], waived["output_tokens"], waived["flags"]), ("W", 1, "estimated"))
 
     def test_floods(self):
         def flood(fake, _):
@@ -349,7 +347,7 @@ class Hostile(unittest.TestCase):
         self.assertEqual(chunks[-1].usage.completion_tokens, 12)
         self.assertNotIn("far-name", str(chunks))
         charged, = records(front.journal)
-        self.assertEqual((charged["kind"], charged["out"], charged["flags"]), ("F", 12, "mismatch"))
+        self.assertEqual((charged["kind"], charged["output_tokens"], charged["flags"]), ("F", 12, "mismatch"))
         self.assertEqual(audit(front.journal), "clean")
 
     def test_who_hangs_up_at_the_last_chunk(self):

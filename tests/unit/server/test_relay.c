@@ -131,13 +131,17 @@ static enum answer_verdict feed(struct relay_answer *answer, const char *text, s
 }
 
 static const char good_stream[] =
-    ": hello\r\nevent: x\r\ndata: {\"id\":\"far-1\",\"object\":\"chat.completion.chunk\",\"model\":\"x1\",\"choices\":[{\"index\":0,"
-    "\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"finish_reason\":null}],\"usage\":null}\r\n\r\n"
+    ": hello\r\nevent: x\r\ndata: {\"id\":\"far-1\",\"object\":\"chat.completion.chunk\",\"model\":\"x1\","
+    "\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"finish_reason\":null}],"
+    "\"usage\":null}\r\n\r\n"
     "data:{\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}],\"model\":\"x1\",\"id\":\"far-1\"}\n\n"
-    "data: {\"choices\":[{\"index\":0,\ndata: \"delta\":{\"reasoning_content\":\"b\"}},{\"index\":1,\"delta\":{\"content\":\"\xc3\xa9\"}}]}\n\n"
-    "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"length\"},{\"index\":1,\"delta\":{},\"finish_reason\":\"stop\"}]}\r\r"
-    "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":11,\"completion_tokens\":7,\"prompt_tokens_details\":{\"cached_tokens\":5},"
-    "\"completion_tokens_details\":{\"reasoning_tokens\":3}}}\n\ndata: [DONE]\n\ndata: garbage behind the end\n\n";
+    "data: {\"choices\":[{\"index\":0,\ndata: \"delta\":{\"reasoning_content\":\"b\"}},"
+    "{\"index\":1,\"delta\":{\"content\":\"\xc3\xa9\"}}]}\n\n"
+    "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"length\"},"
+    "{\"index\":1,\"delta\":{},\"finish_reason\":\"stop\"}]}\r\r"
+    "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":11,\"completion_tokens\":7,"
+    "\"prompt_tokens_details\":{\"cached_tokens\":5},\"completion_tokens_details\":{\"reasoning_tokens\":3}}}\n\n"
+    "data: [DONE]\n\ndata: garbage behind the end\n\n";
 
 static void test_relay_answer_stream_cut_anywhere(void **state)
 {
