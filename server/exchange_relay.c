@@ -184,8 +184,8 @@ static void end_badly(struct exchange *exchange, enum upstream_outcome outcome, 
 {
     struct relay *relay = exchange->relay;
     count(exchange, outcome);
-    log_line(LOG_WARN, "upstream", "name=%s outcome=%d status=%d request=%s", upstream_of(exchange)->name, (int)outcome,
-             http_status, exchange->request_id);
+    log_line(LOG_WARN, "upstream", "name=%s outcome=%s status=%d request=%s", upstream_of(exchange)->name,
+             upstream_outcome_name(outcome), http_status, exchange->request_id);
     set_error(exchange, outcome, http_status, retry_after_s);
     if (relay->answer.deltas > 0) {
         give_over(exchange, CAUSE_PLATFORM_ERROR);

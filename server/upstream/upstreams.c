@@ -289,6 +289,14 @@ void upstreams_destroy(struct upstreams *upstreams)
 
 /* ---- metrics ---- */
 
+const char *upstream_outcome_name(enum upstream_outcome outcome)
+{
+    static const char *const names[UPSTREAM_OUTCOMES] = {
+        "done",  "client_gone", "canceled", "full", "unreachable", "timeout", "refused",
+        "error", "garbage",     "too_long", "cut",  "no_usage"};
+    return names[outcome];
+}
+
 static void print_label(const char *name, struct buf *out)
 {
     buf_append_text(out, "upstream=\"");
@@ -309,17 +317,15 @@ static void print_one(const char *metric, const struct upstream *upstream, doubl
 
 void upstreams_print_metrics(const struct upstreams *upstreams, struct buf *out)
 {
-    static const char *const outcomes[UPSTREAM_OUTCOMES] = {
-        "done",  "client_gone", "canceled", "full",     "unreachable", "timeout", "refused",
-        "error", "garbage",     "too_long", "cut",      "no_usage"};
     if (!upstreams) return;
     buf_append_text(out, "# HELP mr_upstream_requests_total Calls for models of an upstream, by how they ended\n"
                          "# TYPE mr_upstream_requests_total counter\n");
     for (uint32_t i = 0; i < upstreams->count; i++)
-        for (int k = 0; k < UPSTREAM_OUTCOMES; k++) {
+        for (enum upstream_outcome k = 0; k < UPSTREAM_OUTCOMES; k++) {
             buf_append_text(out, "mr_upstream_requests_total{");
             print_label(upstreams->items[i]->name, out);
-            buf_append_format(out, ",outcome=\"%s\"} %" PRIu64 "\n", outcomes[k], upstreams->items[i]->outcomes[k]);
+            buf_append_format(out, ",outcome=\"%s\"} %" PRIu64 "\n", upstream_outcome_name(k),
+                              upstreams->items[i]->outcomes[k]);
         }
     buf_append_text(out, "# HELP mr_upstream_seconds Time of calls that an upstream was sent, until their end\n"
                          "# TYPE mr_upstream_seconds summary\n");

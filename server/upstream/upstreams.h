@@ -70,6 +70,8 @@ NODISCARD enum status upstreams_read(const char *path, int64_t now_unix_s, struc
                                      struct error *err);
 void upstreams_destroy(struct upstreams *upstreams); /* NULL is fine */
 
+const char *upstream_outcome_name(enum upstream_outcome outcome); /* "done", ... static */
+
 /* mr_upstream_*; NULL: nothing. */
 void upstreams_print_metrics(const struct upstreams *upstreams, struct buf *out);
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import tempfile
 import threading
@@ -78,13 +79,19 @@ def chunk(text=None, finish=None, **more):
 class Front:
     """A server with one upstream: another (its port), or a Fake that answers by `answer`."""
 
-    def __init__(self, case, port=None, answer=None, options=(), row="", model_row="", journal=True):
+    def __init__(self, case, port=None, answer=None, options=(), row="", journal=True, host="127.0.0.1",
+                 tls=None):
         self.folder = tempfile.mkdtemp(prefix="millrace-upstream-")
         case.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
         self.journal = os.path.join(self.folder, "journal")
         if answer:
             self.fake = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Fake)
             self.fake.daemon_threads = True
+            if tls:
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                context.load_cert_chain(*tls)
+                self.fake.socket = context.wrap_socket(self.fake.socket, server_side=True)
+                self.fake.handle_error = lambda *_: None  # who does not trust us hangs up
             self.fake.seen, self.fake.left, self.fake.answer = [], threading.Event(), answer
             threading.Thread(target=self.fake.serve_forever, daemon=True).start()
             case.addCleanup(self.fake.server_close)
@@ -94,8 +101,8 @@ class Front:
         with open(key_file, "w") as out:
             out.write(FAR_KEY + "\n")
         with open(file, "w") as out:
-            out.write(f"far: [\"url=http://127.0.0.1:{port}/v1\", key_file={key_file}{row}]\n"
-                      f"{FAR}: [upstream=far, as={NAME}, context=2048, output=1000{model_row}]\n")
+            out.write(f"far: [\"url={'https' if tls else 'http'}://{host}:{port}/v1\", key_file={key_file}{row}]\n"
+                      f"{FAR}: [upstream=far, as={NAME}, context=2048, output=1000]\n")
         bills = ("--journal", self.journal, "--journal-segment-bytes", "1Mi") if journal else ()
         self.server = Server("--api-key", KEY, *bills, "--upstreams", file, *options)
 
@@ -251,7 +258,7 @@ class Relayed(unittest.TestCase):
                                   env={**os.environ, "MILLRACE_ADMIN_KEY": ADMIN}).stdout
         with self.far() as far:
             port = str(free_port())
-            front = Front(self, far.port, options=options[:2] + ("--admin-port", port))
+            front = Front(self, far.port, options=("--enforce", "prepaid", "--admin-port", port))
             front.server.env = {"MILLRACE_ADMIN_KEY": ADMIN}
             with front as server:
                 at = ("--server", f"http://127.0.0.1:{port}")
@@ -412,6 +419,22 @@ class Hostile(unittest.TestCase):
             self.assertTrue(all(at >= 0 for at in found))
             self.assertEqual(found, sorted(found))
             self.assertIn(b"[DONE]", read)
+
+    def test_certificates(self):
+        """https: the certificate must lead to ca_file, and be of the host that the url names."""
+        folder = tempfile.mkdtemp(prefix="millrace-upstream-tls-")
+        self.addCleanup(shutil.rmtree, folder, ignore_errors=True)
+        pem, key = os.path.join(folder, "cert.pem"), os.path.join(folder, "key.pem")
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout",
+                        key, "-out", pem, "-days", "2", "-subj", "/CN=x", "-addext", "subjectAltName=IP:127.0.0.1"],
+                       check=True, capture_output=True)
+        for ca_file, host, works in ((pem, "127.0.0.1", True), (None, "127.0.0.1", False), (pem, "localhost", False)):
+            front = Front(self, answer=lambda fake, _: fake.raw(200, json.dumps({"choices": [{}], "usage": USAGE})),
+                          host=host, row=f", ca_file={ca_file}" if ca_file else "", tls=(pem, key))
+            with front as server:
+                status, answer, _ = server.post("/v1/chat/completions", CHAT, AUTH)
+                self.assertEqual(status, 200 if works else 502, answer)
+                self.assertEqual(len(front.fake.seen), works)
 
     def test_files_that_are_wrong(self):
         for text, says in ((f"far: [url=http://h/v1]\n{NAME}: [upstream=far]\n", "is a model of this server, too"),
