@@ -607,6 +607,77 @@ static void test_meter_records_what_disagrees(void **state)
     remove_folder(&rig);
 }
 
+/* A port without an engine: the end of what another server answered comes out when its FINAL is on disk (J4), and the
+ * record says what was told; without room nothing is taken. */
+static void test_meter_takes_what_io_tells(void **state)
+{
+    (void)state;
+    enum { CALLS = 4 };
+    struct rig rig;
+    struct meter_port *port;
+    struct metered_choice counts[CALLS][2] = {{{0}}};
+    struct metered metered[CALLS] = {{.held = 0}};
+    uint32_t none[1] = {0};
+    struct choice choices[2] = {{.tokens = none}, {.tokens = none}};
+    struct request requests[CALLS];
+    struct event event, many[2 * PORT_EVENTS];
+    rig_start(&rig, false, COMMIT_STEP);
+    assert_int_equal(meter_port_open_told(rig.meter, &port), ST_OK);
+    assert_false(meter_tell(port, many, 2 * PORT_EVENTS));
+    gate_set(true, false);
+    uint64_t now_ns = clock_now_ns(clock_system());
+    for (uint32_t i = 0; i < CALLS; i++) {
+        metered[i] = (struct metered){.charge = {.charge_id = {(uint8_t)(i + 1)},
+                                                 .account = 7,
+                                                 .weight_in_ppm = 1000000,
+                                                 .weight_hit_ppm = 100000,
+                                                 .weight_out_ppm = 4000000},
+                                      .choices = counts[i]};
+        requests[i] = (struct request){
+            .charge = &metered[i].charge,
+            .max_tokens = 9,
+            .choices = choices,
+            .choices_count = 2,
+            .scheduled_ns = now_ns - NS_PER_S,
+            .done_ns = now_ns,
+            .usage = {.cause = CAUSE_STOP, .in_total = 50, .in_hit = 10, .out = i * 3, .choices = 2, .estimated = i == 3}};
+        const struct event told[] = {
+            {.kind = REQUEST_SCHEDULED, .request = &requests[i]},
+            {.kind = CHOICE_TOKENS, .request = &requests[i], .output_count = i * 3, .finish = FINISH_STOP},
+            {.kind = REQUEST_DONE, .request = &requests[i]}};
+        assert_true(meter_tell(port, told, 3));
+    }
+    while (!gate_waits()) nap();
+    for (int i = 0; i < 20; i++) {
+        nap();
+        while (meter_poll(port, &event)) assert_int_not_equal(event.kind, REQUEST_DONE);
+    }
+    gate_set(false, false);
+    for (uint32_t done = 0; done < CALLS;) {
+        if (meter_poll(port, &event))
+            done += event.kind == REQUEST_DONE;
+        else
+            nap();
+    }
+    meter_port_close(port);
+    rig_stop(&rig);
+    struct reading *reading = mem_alloc(1, sizeof *reading);
+    read_journal(&rig, reading);
+    for (uint32_t i = 0; i < CALLS; i++) {
+        const struct record *record = &reading->of[i].record;
+        assert_int_equal(reading->of[i].opens, 1);
+        assert_int_equal(reading->of[i].finals, 1);
+        assert_int_equal(record->kind, RECORD_CHARGED);
+        assert_int_equal(record->in_total, 50);
+        assert_int_equal(record->out, i * 3);
+        assert_int_equal(record->units, 40 * 1000000 + 10 * 100000 + i * 3 * 4000000);
+        assert_int_equal(record->flags, i == 3 ? RECORD_ESTIMATED : 0);
+        assert_true(reading->of[i].steps >= record->out && reading->of[i].steps <= record->out + 2);
+    }
+    mem_free(reading);
+    remove_folder(&rig);
+}
+
 /* Until so many tokens are computed, and a commit is held up. */
 static void wait_held(const struct rig *rig, uint64_t tokens)
 {
@@ -809,6 +880,7 @@ int main(void)
         cmocka_unit_test(test_meter_fails_with_the_ledger),
         cmocka_unit_test(test_meter_loses_no_event_when_it_fails),
         cmocka_unit_test(test_meter_records_what_disagrees),
+        cmocka_unit_test(test_meter_takes_what_io_tells),
         cmocka_unit_test(test_meter_ends_with_requests),
         cmocka_unit_test(test_meter_packages),
         cmocka_unit_test(test_meter_refuses_orders),
