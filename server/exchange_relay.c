@@ -43,8 +43,8 @@ bool exchange_relay_prepare(struct exchange *exchange, enum api_kind kind, const
     exchange->relay = relay;
     relay_answer_init(&relay->answer);
     buf_init(&relay->error_body, ERROR_BYTES_MAX);
-    if (!relay_ask_read(&relay->ask, model, kind, exchange->body.data ? exchange->body.data : "",
-                        exchange->body.length, &exchange->error))
+    if (!relay_ask_read(&relay->ask, model, kind, exchange->body.data ? exchange->body.data : "", exchange->body.length,
+                        &exchange->error))
         return false;
     const struct relay_ask *ask = &relay->ask;
     struct api_relayed what = {.kind = kind,
@@ -122,12 +122,10 @@ bool exchange_relay_next(struct exchanges *set, struct event *event)
     while ((exchange = set->relays_over)) {
         struct request *request = exchange->requests;
         *event = (struct event){.kind = REQUEST_DONE, .request = request};
-        const struct event events[] = {{.kind = REQUEST_SCHEDULED, .request = request},
-                                       {.kind = CHOICE_TOKENS,
-                                        .request = request,
-                                        .output_count = request->usage.out,
-                                        .finish = FINISH_STOP},
-                                       *event};
+        const struct event events[] = {
+            {.kind = REQUEST_SCHEDULED, .request = request},
+            {.kind = CHOICE_TOKENS, .request = request, .output_count = request->usage.out, .finish = FINISH_STOP},
+            *event};
         if (request->charge && !meter_tell(set->relay_port, events, 3)) break; /* again at the next tick */
         set->relays_over = exchange->relay->next_over;
         if (!request->charge) return true;
@@ -292,7 +290,8 @@ void exchange_relay_submit(struct exchange *exchange)
                               .bearer = upstream->key,
                               .ca_file = upstream->ca_file,
                               .body = &relay->ask.body,
-                              .timeout_ms = timeout_ms < limits.request_deadline_ms ? timeout_ms : limits.request_deadline_ms,
+                              .timeout_ms =
+                                  timeout_ms < limits.request_deadline_ms ? timeout_ms : limits.request_deadline_ms,
                               .state = exchange,
                               .bytes = on_bytes,
                               .ended = on_ended};

@@ -136,7 +136,8 @@ const struct option option_table[] = {
     {"key-concurrency", 0, OPTION_U32, SERVE, AT(key_concurrency), "0", 0, U32_MAX, "N",
      "Requests at once of a key that has no limit of its own; 0: any number.", false},
     {"upstreams", 0, OPTION_TEXT, SERVE, AT(upstreams), NULL, 0, 0, "FILE",
-     "Other servers with OpenAI's API whose models are served through this one, YAML (server/upstream/README.md).", false},
+     "Other servers with OpenAI's API whose models are served through this one, YAML (server/upstream/README.md).",
+     false},
     {"model-dir", 0, OPTION_LIST, SERVE, AT(model_dirs), NULL, 0, 0, "FOLDER",
      "A folder that admin calls may load models from; may be repeated. Models given at the start may always be loaded "
      "again.",

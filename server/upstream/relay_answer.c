@@ -123,8 +123,8 @@ static enum answer_verdict read_object(struct relay_answer *answer, const char *
     enum status status = json_read(text, length, root, &err);
     if (status != ST_OK) return status == ST_NOMEM ? ANSWER_NO_MEMORY : ANSWER_GARBAGE;
     enum answer_verdict verdict = judge(answer, *root);
-    if (verdict == ANSWER_FINE && (!read_usage(answer, json_member(*root, "usage")) ||
-                                   !read_choices(answer, json_member(*root, "choices"))))
+    if (verdict == ANSWER_FINE &&
+        (!read_usage(answer, json_member(*root, "usage")) || !read_choices(answer, json_member(*root, "choices"))))
         verdict = ANSWER_GARBAGE;
     if (verdict != ANSWER_FINE) json_release(*root);
     return verdict;
@@ -143,8 +143,8 @@ static enum answer_verdict take_event(struct relay_answer *answer)
     }
     enum answer_verdict verdict = read_object(answer, text, answer->event.length, &root);
     if (verdict != ANSWER_FINE) return verdict;
-    bool only_usage = json_length(json_member(root, "choices")) == 0 &&
-                      json_kind(json_member(root, "usage")) == JSON_KIND_OBJECT;
+    bool only_usage =
+        json_length(json_member(root, "choices")) == 0 && json_kind(json_member(root, "usage")) == JSON_KIND_OBJECT;
     if (!only_usage) {
         buf_append_text(&answer->text, "data: ");
         print_object(answer, root, &answer->text);

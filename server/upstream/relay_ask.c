@@ -50,8 +50,8 @@ static bool read_tokens(struct relay_ask *ask, const struct fields *fields, cons
     }
     if (tokens > ask->model->output_max) {
         api_error_set(fields->error, 400, invalid, "integer_above_max_value", *param,
-                      "Invalid '%s': %" PRId64 " is more than this model's answers may have, %" PRIu32 " tokens.", *param,
-                      tokens, ask->model->output_max);
+                      "Invalid '%s': %" PRId64 " is more than this model's answers may have, %" PRIu32 " tokens.",
+                      *param, tokens, ask->model->output_max);
         return false;
     }
     ask->max_tokens = tokens < 0 ? ask->model->output_max : (uint32_t)tokens;

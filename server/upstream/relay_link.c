@@ -2,7 +2,8 @@
  *
  *   uv_poll, timer -> curl_multi_socket_action -> on_bytes: into call->in -> deliver: bytes, ended -> who reads
  *
- * libcurl may not be called from inside its callbacks, so these only keep what came; it is told when libcurl is done. */
+ * libcurl may not be called from inside its callbacks, so these only keep what came; it is told when libcurl is done.
+ */
 #include "server/upstream/relay_link.h"
 
 #include "runtime/base/check.h"
@@ -69,7 +70,7 @@ static void tell_end(struct relay_call *call)
     int http_status = status_of(call);
     curl_off_t retry_after_s = 0;
     (void)curl_easy_getinfo(call->curl, CURLINFO_RETRY_AFTER, &retry_after_s);
-    enum relay_end end = call->code == CURLE_OK                    ? RELAY_ENDED
+    enum relay_end end = call->code == CURLE_OK                   ? RELAY_ENDED
                          : call->code == CURLE_OPERATION_TIMEDOUT ? RELAY_TIMEOUT
                          : http_status                            ? RELAY_BROKEN
                                                                   : RELAY_UNREACHABLE;

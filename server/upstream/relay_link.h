@@ -20,7 +20,7 @@ struct relay_call;
 enum relay_end { RELAY_ENDED, RELAY_UNREACHABLE, RELAY_TIMEOUT, RELAY_BROKEN /* in the midst of the answer */ };
 
 struct relay_wish {
-    const char *url, *path;      /* path: what comes behind the url */
+    const char *url, *path;       /* path: what comes behind the url */
     const char *bearer, *ca_file; /* or NULL */
     const struct buf *body;       /* borrowed until the end */
     uint64_t timeout_ms;

@@ -34,9 +34,8 @@ enum field {
     FIELDS
 };
 
-static const char *const field_names[FIELDS] = {
-    "url",    "key_file", "key_env",  "ca_file", "concurrency", "timeout",
-    "counts", "upstream", "as",       "context", "output"};
+static const char *const field_names[FIELDS] = {"url",    "key_file", "key_env", "ca_file", "concurrency", "timeout",
+                                                "counts", "upstream", "as",      "context", "output"};
 
 /* A row as it stands in the file. */
 struct row {
@@ -97,8 +96,10 @@ static enum status read_number(const struct row *row, enum field field, uint32_t
     *out = otherwise;
     if (!text) return ST_OK;
     for (const char *at = text; *at; at++) {
-        if (*at < '0' || *at > '9' || number > ceiling) number = UINT64_MAX / 16;
-        else number = number * 10 + (uint64_t)(*at - '0');
+        if (*at < '0' || *at > '9' || number > ceiling)
+            number = UINT64_MAX / 16;
+        else
+            number = number * 10 + (uint64_t)(*at - '0');
     }
     if (number < floor || number > ceiling)
         return error_set(err, ST_INVAL, "\"%s\": %s must be a whole number from %" PRIu32 " to %" PRIu32, row->name,
@@ -117,7 +118,9 @@ static bool is_clean(const char *text)
 /* http or https, a host, no user, no query: what is logged of it must be no secret. */
 static bool url_ok(const char *url)
 {
-    size_t length = strlen(url), scheme = strncmp(url, "http://", 7) == 0 ? 7 : strncmp(url, "https://", 8) == 0 ? 8 : 0;
+    size_t length = strlen(url), scheme = strncmp(url, "http://", 7) == 0    ? 7
+                                          : strncmp(url, "https://", 8) == 0 ? 8
+                                                                             : 0;
     return scheme && length > scheme && length <= URL_BYTES_MAX && is_clean(url) && !strpbrk(url, "@?#\\\"") &&
            url[scheme] != '/' && url[scheme] != ':' && url[length - 1] != '/';
 }
@@ -130,8 +133,9 @@ static enum status take_key(const struct row *row, const char *where, const char
     if (!copy || length > KEY_BYTES_MAX || !is_clean(copy)) {
         if (copy) memset(copy, 0, length);
         mem_free(copy);
-        return error_set(err, ST_INVAL, "\"%s\": the key of %s is empty, longer than %d bytes, or has other characters "
-                                        "than visible ASCII",
+        return error_set(err, ST_INVAL,
+                         "\"%s\": the key of %s is empty, longer than %d bytes, or has other characters "
+                         "than visible ASCII",
                          row->name, where, KEY_BYTES_MAX);
     }
     *key = copy;
@@ -154,8 +158,8 @@ static enum status read_key(const struct row *row, char **key, struct error *err
     bool good = file && !ferror(file);
     if (file) (void)fclose(file);
     text[length] = '\0';
-    enum status status = good ? take_key(row, path, text, key, err)
-                              : error_set(err, ST_IO, "\"%s\": cannot read %s", row->name, path);
+    enum status status =
+        good ? take_key(row, path, text, key, err) : error_set(err, ST_IO, "\"%s\": cannot read %s", row->name, path);
     memset(text, 0, sizeof text);
     return status;
 }
@@ -201,8 +205,8 @@ static enum status add_model(struct upstreams *made, struct row *row, struct err
     struct upstream_model *model = &made->models[made->models_count];
     for (int i = 0; i < FIELD_UPSTREAM; i++)
         if (row->values[i])
-            return error_set(err, ST_INVAL, "\"%s\" is a model (upstream=) and has %s=, which upstreams have", row->name,
-                             field_names[i]);
+            return error_set(err, ST_INVAL, "\"%s\" is a model (upstream=) and has %s=, which upstreams have",
+                             row->name, field_names[i]);
     for (uint32_t i = 0; i < made->count && !model->upstream; i++)
         if (strcmp(made->items[i]->name, row->values[FIELD_UPSTREAM]) == 0) model->upstream = made->items[i];
     if (!model->upstream)
@@ -291,9 +295,9 @@ void upstreams_destroy(struct upstreams *upstreams)
 
 const char *upstream_outcome_name(enum upstream_outcome outcome)
 {
-    static const char *const names[UPSTREAM_OUTCOMES] = {
-        "done",  "client_gone", "canceled", "full", "unreachable", "timeout", "refused",
-        "error", "garbage",     "too_long", "cut",  "no_usage"};
+    static const char *const names[UPSTREAM_OUTCOMES] = {"done",        "client_gone", "canceled", "full",
+                                                         "unreachable", "timeout",     "refused",  "error",
+                                                         "garbage",     "too_long",    "cut",      "no_usage"};
     return names[outcome];
 }
 

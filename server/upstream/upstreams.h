@@ -5,9 +5,10 @@
  *
  * A row with url= is an upstream, one with upstream= a model of one. Of an upstream: url (http or https, up to and with
  * /v1), key_file (its first line) or key_env (a variable's name) or neither, ca_file (PEM; else the system's),
- * concurrency (calls at a time, 16), timeout (seconds of a call, 600), counts=continuous (it tells usage in each chunk).
- * Of a model: as (its name there; else the same), context (tokens; 0: not told), output (most tokens of an answer,
- * which one that names none asks for; 4096). Weights are those of --prices under the name shown here. Rules: README.md.
+ * concurrency (calls at a time, 16), timeout (seconds of a call, 600), counts=continuous (it tells usage in each
+ * chunk). Of a model: as (its name there; else the same), context (tokens; 0: not told), output (most tokens of an
+ * answer, which one that names none asks for; 4096). Weights are those of --prices under the name shown here. Rules:
+ * README.md.
  *
  * Read once, at the start; the counters are the io thread's. */
 #ifndef SERVER_UPSTREAM_UPSTREAMS_H

@@ -165,8 +165,9 @@ static void test_relay_answer_stream_cut_anywhere(void **state)
         const char *text = answer.text.data;
         assert_null(strstr(text, "far-1"));
         assert_null(strstr(text, "x1"));
-        assert_non_null(strstr(text, "data: {\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"model\":\"org/x\","
-                                     "\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\""));
+        assert_non_null(strstr(text,
+                               "data: {\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"model\":\"org/x\","
+                               "\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\""));
         assert_int_equal(strstr(text, "\"usage\"") != NULL, step & 1);
         if (step & 1)
             assert_non_null(strstr(text, ",\"choices\":[],\"usage\":{\"prompt_tokens\":11,\"total_tokens\":18,"
@@ -222,10 +223,13 @@ static void test_relay_answer_garbage(void **state)
         {true, "data: {\"choices\":[],\"usage\":7}\n\n", ANSWER_GARBAGE},
         {true, "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":-1}}\n\n", ANSWER_GARBAGE},
         {true, "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":9000001}}\n\n", ANSWER_GARBAGE},
-        {true, "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":9000000,\"completion_tokens\":1}}\n\n", ANSWER_GARBAGE},
+        {true, "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":9000000,\"completion_tokens\":1}}\n\n",
+         ANSWER_GARBAGE},
         {true, "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":1.5}}\n\n", ANSWER_GARBAGE},
-        {true, "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":\"2\"}}\n\n", ANSWER_GARBAGE},
-        {true, "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":1,\"prompt_tokens_details\":{\"cached_tokens\":2}}}\n\n",
+        {true, "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":\"2\"}}\n\n",
+         ANSWER_GARBAGE},
+        {true,
+         "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":1,\"prompt_tokens_details\":{\"cached_tokens\":2}}}\n\n",
          ANSWER_GARBAGE},
         {true, "data: {" CHOICE ",\"x\":1e999}\n\n", ANSWER_GARBAGE},
         {true, "data: {" CHOICE ",\"x\":\"\xff\"}\n\n", ANSWER_GARBAGE},
@@ -315,10 +319,14 @@ static void test_relay_error_messages(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_relay_ask_changes_what_it_must),   cmocka_unit_test(test_relay_ask_refusals),
-        cmocka_unit_test(test_relay_answer_stream_cut_anywhere), cmocka_unit_test(test_relay_answer_body),
-        cmocka_unit_test(test_relay_answer_garbage),             cmocka_unit_test(test_relay_answer_is_bounded),
-        cmocka_unit_test(test_relay_answer_mutations),           cmocka_unit_test(test_relay_error_messages),
+        cmocka_unit_test(test_relay_ask_changes_what_it_must),
+        cmocka_unit_test(test_relay_ask_refusals),
+        cmocka_unit_test(test_relay_answer_stream_cut_anywhere),
+        cmocka_unit_test(test_relay_answer_body),
+        cmocka_unit_test(test_relay_answer_garbage),
+        cmocka_unit_test(test_relay_answer_is_bounded),
+        cmocka_unit_test(test_relay_answer_mutations),
+        cmocka_unit_test(test_relay_error_messages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
