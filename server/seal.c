@@ -13,6 +13,7 @@ enum status seal_check(const struct config *config, struct error *err)
         const char *option, *why;
     } excluded[] = {
         {config->batch_dir != NULL, "--batch-dir", "it keeps prompts and answers on disk"},
+        {config->upstreams != NULL, "--upstreams", "it sends prompts to other servers"},
         {config->pool != NULL, "--pool", "it hands prompts to Redis and other servers"},
         {config->place.processes > 1, "--nnodes", "it sends prompts' tokens to other machines, unencrypted"},
     };

@@ -111,7 +111,7 @@ class Trusted(unittest.TestCase):
             self.assertNotIn(words, server.log())
 
     def test_options_that_hand_prompts_on_are_refused(self):
-        for option, value in (("--batch-dir", "/tmp/x"), ("--pool", "redis://127.0.0.1:1"), ("--nnodes", "2")):
+        for option, value in (("--batch-dir", "/tmp/x"), ("--pool", "redis://127.0.0.1:1"), ("--upstreams", "/tmp/x"), ("--nnodes", "2")):
             extra = ("--node-rank", "0", "--master-addr", "127.0.0.1") if option == "--nnodes" else ()
             run = subprocess.run([BINARY, "serve", MODEL, "--trusted", option, value, *extra], capture_output=True, text=True, timeout=60,
                                  env={**os.environ, "MILLRACE_LAUNCH_SECRET": "sixteen-bytes-or-more"})
