@@ -50,7 +50,8 @@ def say(server, state):
 class Front:
     """HAProxy over two nodes, with a socket to ask it."""
 
-    def __init__(self, nodes):
+    def __init__(self, nodes, weights=()):
+        self.weights = weights or [100] * len(nodes)
         self.port, self.folder = free_port(), tempfile.mkdtemp(prefix="millrace-front-")
         self.environment = {**os.environ, "MILLRACE_FRONT": f"127.0.0.1:{self.port}", "MILLRACE_SALT": "pepper"}
         for i, server in enumerate(nodes, 1):
@@ -58,6 +59,8 @@ class Front:
             self.environment[f"MILLRACE_AGENT_ADDR_{i}"] = "127.0.0.1"
             self.environment[f"MILLRACE_AGENT_{i}"] = str(server.agent)
             self.environment[f"MILLRACE_DEFERRABLE_{i}"] = str(server.deferrable)
+            if weights:
+                self.environment[f"MILLRACE_WEIGHT_{i}"] = str(weights[i - 1])
 
     def __enter__(self):
         self.socket = os.path.join(self.folder, "s")
@@ -69,7 +72,7 @@ class Front:
         self.process = subprocess.Popen(command, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             wait_for(lambda: self.process.poll() is not None or os.path.exists(self.socket), "HAProxy")
-            wait_for(lambda: all(s["weight"] == "100" for s in self.servers().values()), "the first weights")
+            wait_for(lambda: [s["weight"] for s in self.servers().values()] == list(map(str, self.weights)), "the first weights")
         except BaseException:
             self.__exit__()
             raise
@@ -191,6 +194,18 @@ class Balancer(unittest.TestCase):
             wait_for(lambda: front.servers()["node2"]["status"] == "UP", "the way back")
             self.assertEqual(http_status(front.port, "/admin/balancer"), 404)
             self.assertEqual(http_status(front.port, "/metrics"), 404)
+
+    def test_a_node_far_away_has_the_overflow(self):
+        with node() as near, node() as far, Front([near, far], weights=(100, 10)) as front:
+            for i in range(20):
+                self.assertTrue(front.stream(f"visitor-{i}")[2])
+            self.assertGreater(served(near), served(far))
+            say(near, "drain")
+            wait_for(lambda: front.servers()["node1"]["status"] != "UP", "the near node is out")
+            before = served(far)
+            for i in range(5):
+                self.assertTrue(front.stream(f"visitor-{i}")[2])
+            self.assertEqual(served(far) - before, 5)
 
     def test_work_that_can_wait_goes_where_green_power_is_left(self):
         with tempfile.TemporaryDirectory() as folder:
