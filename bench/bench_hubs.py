@@ -1,21 +1,26 @@
 #!/usr/bin/env python3
-"""Three hubs behind one address: does work that can wait follow their green power, and what is lost when a hub is killed or drained?
+"""Three hubs behind one address: does work that can wait follow their green power, does the rest stay near, and what is lost when a
+hub is killed or drained?
 
   ninja -C build/release millrace
-  bench/bench_hubs.py [--seconds 45] [--out bench/results/FILE.json]        --quick: 12 s each
+  sudo bench/bench_hubs.py [--seconds 45] [--out bench/results/FILE.json]        --quick: 12 s each
 
-A hub is a server with the simulated meter (40 to 100 W) on an address of its own, behind a proxy that adds its distance (5, 15 and
-30 ms each way); HAProxy as docker/haproxy/haproxy.cfg has it, with a third node; one ledger in Redis, found through Sentinel.
-Green power: a week of wind, of sun, and the wind of half a week later (tests/support/traces), a sample of it each 1.5 s.
+A hub is a network namespace 5, 15 or 30 ms away (bench/hub_net.py) with a server (simulated meter, 40 to 100 W), a Redis and a
+Sentinel; the ledger is the Redis of hub 1, those of the others follow it. HAProxy as docker/haproxy/haproxy.cfg has it, with a third
+node; hub 1 is near: its weight is 100, the others' 10 (MILLRACE_WEIGHT_2, _3). Green power: a week of wind, of sun, and the wind of
+half a week later (tests/support/traces), a sample of it each 1.5 s.
 
 follow, even   two clients of deferrable requests (32 tokens) and an interactive one (16 tokens) twice a second. follow: by the weights
                of green surplus; even: round robin, all weights equal. green: mean over the deferrable tokens of the share of full
                work that green power paid for at that hub then; best: had each run where that share was highest. Placement
-               alone: the nodes take all of it at once (the tier stands in the front's header, not in the body).
-faults         the same by follow; hub 2 is killed, then hub 3 drained. broken: streams of the killed hub that were under way.
-               lost: any other request that did not come whole. Then hub 2 starts again, and the ledger is held against the
-               journals and against what clients saw.
-Distances are added by a process of Python, and all hubs share the machine's cores: times are for comparison within a run.
+               alone: the nodes take all of it at once (the tier stands in the front's header, not in the body). near: share of
+               interactive requests that hub 1 answered.
+faults         the same by follow, and three clients of longer streams (64 tokens). All processes of hub 1 are killed, the ledger's master
+               with them; then hub 3 is drained. broken: requests that the killed hub had, and that did not come whole. lost: any other.
+               Then hub 1 starts again, and the ledger is held against the journals and against what clients saw.
+While the ledger fails over, nodes give up to 20,000 tokens on credit (--on-outage continue): the lease of a hub is of what it used so far,
+and those left get the load of the one that is gone. With the default, reject, they answer 503 for these seconds.
+All hubs share the machine's cores: times are for comparison within a run.
 """
 import argparse
 import csv
@@ -34,14 +39,18 @@ import tempfile
 import threading
 import time
 
+import hub_net
+from hub_net import Machine
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 IDLE, FULL, SLOT_S, DELAYS_S = 40, 100, 1.5, (0.005, 0.015, 0.030)
+LEDGER = "redis-sentinel://10.77.1.1:26379,10.77.2.1:26379,10.77.3.1:26379/m"
 HAPROXY = shutil.which("haproxy", path=os.environ.get("PATH", "") + ":/usr/sbin")
 
 
-def free_port(host="127.0.0.1"):
+def free_port():
     with socket.socket() as s:
-        s.bind((host, 0))
+        s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
 
 
@@ -53,73 +62,55 @@ def wait_for(condition, what, seconds=60):
         time.sleep(0.02)
 
 
-class Distance:
-    """A proxy that holds each piece back for delay_s. vanish: from now on connections are refused, as by a machine whose
-    server is gone; a proxy that accepts them would make a request look sent."""
-
-    def __init__(self, host, port, delay_s):
-        self.target, self.delay_s = (host, port), delay_s
-        self.listener = socket.create_server((host, 0), backlog=128)
-        self.port = self.listener.getsockname()[1]
-        threading.Thread(target=self.accept, daemon=True).start()
-
-    def accept(self):
-        while True:
-            try:
-                client, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self.serve, args=(client,), daemon=True).start()
-
-    def vanish(self):
-        self.listener.shutdown(socket.SHUT_RDWR)
-
-    def serve(self, client):
-        try:
-            server = socket.create_connection(self.target, timeout=5)
-            server.settimeout(None)
-        except OSError:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-            client.close()
-            return
-        other = threading.Thread(target=self.copy, args=(client, server), daemon=True)
-        other.start()
-        self.copy(server, client)
-        other.join()
-        client.close()
-        server.close()
-
-    def copy(self, source, target):
-        try:
-            while piece := source.recv(65536):
-                time.sleep(self.delay_s)
-                target.sendall(piece)
-        except OSError:
-            pass
-        try:
-            target.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
-
-
 class Hub:
-    def __init__(self, number, options, folder, ledger):
-        self.number, self.options, self.folder, self.ledger = number, options, folder, ledger
-        self.host, self.file = f"127.0.1.{number}", folder / f"power{number}.csv"
-        self.port, self.agent, self.deferrable = (free_port(self.host) for _ in range(3))
+    port, agent, deferrable, redis, sentinel = 8000, 9001, 9011, 6379, 26379
+
+    def __init__(self, number, options, folder):
+        self.number, self.options, self.folder = number, options, folder / f"hub{number}"
+        self.machine = Machine(number, DELAYS_S[number - 1])
+        self.host, self.file, self.journal = self.machine.host, self.folder / "power.csv", self.folder / "journal"
+        self.folder.mkdir()
+        self.processes = []
         self.offer(FULL)
-        self.start()
-        self.distance = Distance(self.host, self.port, DELAYS_S[number - 1])
+        self.write_redis()
+
+    def write_redis(self):
+        """Sentinel and failovers write on in these."""
+        common = ["bind 0.0.0.0", "protected-mode no", f"dir {self.folder}"]
+        follows = [] if self.number == 1 else [f"replicaof 10.77.1.1 {Hub.redis}"]
+        self.redis_conf, self.sentinel_conf = self.folder / "redis.conf", self.folder / "sentinel.conf"
+        self.redis_conf.write_text("\n".join([
+            f"port {Hub.redis}", *common, "appendonly yes", "appendfsync always", "aof-load-truncated no", "maxmemory-policy noeviction",
+            'save ""', "min-replicas-to-write 1", "repl-diskless-sync-delay 0", f"replica-announce-ip {self.host}", *follows]) + "\n")
+        self.sentinel_conf.write_text("\n".join([
+            f"port {Hub.sentinel}", *common, f"sentinel announce-ip {self.host}", f"sentinel monitor m 10.77.1.1 {Hub.redis} 2",
+            "sentinel down-after-milliseconds m 1000", "sentinel failover-timeout m 2000"]) + "\n")
+
+    def start_redis(self):
+        for name, conf in (("redis-server", self.redis_conf), ("redis-sentinel", self.sentinel_conf)):
+            self.processes.append(self.machine.run([name, str(conf)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
 
     def start(self):
-        log = open(self.folder / f"hub{self.number}.log", "a")
-        self.process = subprocess.Popen(
-            [self.options.binary, "serve", self.options.model, "--served-model-name", "m", "--host", self.host, "--port", str(self.port),
-             "--agent-host", self.host, "--agent-port", str(self.agent), "--agent-deferrable-port", str(self.deferrable),
-             "--threads", "1", "--drain-delay", "2", "--journal", str(self.folder / f"journal{self.number}"), "--redis", self.ledger,
-             "--enforce", "prepaid", "--power-sensor", "simulated", "--power-idle", str(IDLE), "--power-full", str(FULL),
-             "--power-signal", f"file:{self.file}"], stdout=log, stderr=log)
+        with open(self.folder / "log", "a") as log:
+            self.process = self.machine.run(
+                [self.options.binary, "serve", self.options.model, "--served-model-name", "m", "--host", self.host, "--port", str(self.port),
+                 "--agent-host", self.host, "--agent-port", str(self.agent), "--agent-deferrable-port", str(self.deferrable),
+                 "--threads", "1", "--drain-delay", "2", "--journal", str(self.journal), "--redis", LEDGER,
+                 "--enforce", "prepaid", "--on-outage", "continue", "--outage-window", "20000", "--power-sensor", "simulated", "--power-idle", str(IDLE), "--power-full", str(FULL),
+                 "--power-signal", f"file:{self.file}"], stdout=log, stderr=log)
+        self.processes.append(self.process)
         wait_for(lambda: self.line().startswith("ready up 100"), f"hub {self.number}")
+
+    def kill(self):
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.wait()
+        self.processes = []
+
+    def end(self):
+        self.kill()
+        self.machine.end()
 
     def line(self):
         try:
@@ -150,9 +141,10 @@ class Front:
         text = before.replace("    default_backend", "    http-response set-header x-hub %[srv_name]\n    default_backend") + "\nbackend deferrable\n" + deferrable
         path = folder / f"front{self.port}.cfg"
         path.write_text(text)
-        environment = {**os.environ, "MILLRACE_FRONT": f"127.0.0.1:{self.port}", "MILLRACE_SALT": "bench"}
+        environment = {**os.environ, "MILLRACE_FRONT": f"127.0.0.1:{self.port}", "MILLRACE_SALT": "bench",
+                       "MILLRACE_WEIGHT_2": "10", "MILLRACE_WEIGHT_3": "10"}
         for hub in hubs:
-            environment |= {f"MILLRACE_NODE_{hub.number}": f"{hub.host}:{hub.distance.port}", f"MILLRACE_AGENT_ADDR_{hub.number}": hub.host,
+            environment |= {f"MILLRACE_NODE_{hub.number}": f"{hub.host}:{hub.port}", f"MILLRACE_AGENT_ADDR_{hub.number}": hub.host,
                             f"MILLRACE_AGENT_{hub.number}": str(hub.agent), f"MILLRACE_DEFERRABLE_{hub.number}": str(hub.deferrable)}
         with open(folder / "front.log", "a") as log:
             self.process = subprocess.Popen([HAPROXY, "-db", "-f", str(path)], env=environment, stdout=log, stderr=log)
@@ -202,15 +194,16 @@ class Run:
         with self.lock:
             self.rows.append(row)
 
-    def client(self, number):
+    def client(self, kind, number, tokens):
         count = 0
         while not self.over:
-            self.request("deferrable", 1000 * number + count, 32)
+            self.request(kind, 1000 * number + count, tokens)
             count += 1
 
-    def go(self, events=()):
+    def go(self, events=(), steady=False):
         begun, events = time.monotonic(), list(events)
-        threads = [threading.Thread(target=self.client, args=(i + 1,)) for i in range(2)]
+        threads = [threading.Thread(target=self.client, args=("deferrable", i + 1, 32)) for i in range(2)]
+        threads += [threading.Thread(target=self.client, args=("steady", i, 64)) for i in (3, 4, 5)] if steady else []
         for thread in threads:
             thread.start()
         slots, number = int(self.seconds / SLOT_S), 0
@@ -235,11 +228,12 @@ class Run:
 def summary(rows):
     deferrable = [r for r in rows if r["kind"] == "deferrable"]
     tokens = sum(r["tokens"] for r in deferrable) or 1
+    interactive = [r for r in rows if r["kind"] == "interactive"]
     times = sorted(r["ttft"] for r in rows if r["kind"] == "interactive" and r["ttft"])
     return {"requests": len(rows), "not_whole": sum(not r["whole"] for r in rows), "deferrable_tokens": tokens,
             "green": sum(r["green"] for r in deferrable) / tokens, "best": sum(r["best"] for r in deferrable) / tokens,
             "by_hub": {h: sum(r["tokens"] for r in deferrable if r["hub"] == h) / tokens for h in ("node1", "node2", "node3")},
-            "interactive_ttft_ms_p50": 1e3 * times[len(times) // 2], "interactive_ttft_ms_p95": 1e3 * times[int(len(times) * 0.95)]}
+            "near": sum(r["hub"] == "node1" for r in interactive) / len(interactive), "interactive_ttft_ms_p50": 1e3 * times[len(times) // 2], "interactive_ttft_ms_p95": 1e3 * times[int(len(times) * 0.95)]}
 
 
 def bill(options, *arguments):
@@ -254,71 +248,86 @@ def read_traces():
     return [wind, sun, wind[len(wind) // 2:] + wind[:len(wind) // 2]]
 
 
-def start_redis(folder, started):
-    ports = [free_port(), free_port()]
-    settings = ["appendonly yes", "appendfsync always", "aof-load-truncated no", "maxmemory-policy noeviction", 'save ""']
-    for name, port, lines in [("redis-server", ports[0], settings), ("redis-sentinel", ports[1], [f"sentinel monitor m 127.0.0.1 {ports[0]} 1"])]:
-        (folder / name).mkdir()
-        conf = folder / name / "conf"
-        conf.write_text("\n".join([f"port {port}", "bind 127.0.0.1", f"dir {folder / name}", *lines]) + "\n")
-        started.append(subprocess.Popen([name, str(conf)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-        wait_for(lambda: subprocess.run(["redis-cli", "-p", str(port), "ping"], capture_output=True).stdout == b"PONG\n", name)
-    return f"redis-sentinel://127.0.0.1:{ports[1]}/m"
+def ask_redis(host, port, *words):
+    done = subprocess.run(["redis-cli", "-h", host, "-p", str(port), *words], capture_output=True, text=True, timeout=5)
+    return done.stdout.split()
+
+
+def start_ledger(hubs):
+    for hub in hubs:
+        hub.start_redis()
+    near = hubs[0]
+    wait_for(lambda: "connected_slaves:2" in ask_redis(near.host, Hub.redis, "info", "replication"), "two replicas")
+    for hub in hubs:
+        wait_for(lambda: "OK" in ask_redis(hub.host, Hub.sentinel, "sentinel", "ckquorum", "m"), "a quorum of sentinels")
+        wait_for(lambda: (told := ask_redis(hub.host, Hub.sentinel, "sentinel", "master", "m")) and told[told.index("num-slaves") + 1] == "2",
+                 "sentinels that know the replicas")
 
 
 def faults(hubs, run, seconds):
     moments = {}
 
     def kill():
-        hubs[1].distance.vanish()
-        hubs[1].process.kill()
-        hubs[1].process.wait()
         moments["killed"] = time.monotonic()
+        hubs[0].kill()
+        threading.Thread(target=failover).start()
+
+    def failover():
+        while ask_redis(hubs[1].host, Hub.sentinel, "sentinel", "get-master-addr-by-name", "m")[:1] == [hubs[0].host]:
+            time.sleep(0.02)
+        moments["failed_over"] = time.monotonic()
 
     def drain():
         moments["drained"] = time.monotonic()
         hubs[2].process.send_signal(signal.SIGTERM)
 
-    rows = run.go([(seconds * 0.3, kill), (seconds * 0.6, drain)])
+    rows = run.go([(seconds * 0.3, kill), (seconds * 0.6, drain)], steady=True)
     killed = moments["killed"]
-    broken = [r for r in rows if not r["whole"] and r["begun"] < killed and r["hub"] in (None, "node2")]
-    after = [r for r in rows if r["begun"] >= killed and r["ttft"]]
+    broken = [r for r in rows if not r["whole"] and r["begun"] < killed < r["ended"] and r["hub"] in (None, "node1")]
+    after = [r for r in rows if r["begun"] >= killed]
+    others = [r for r in rows if r["begun"] < killed < r["ended"] and r["hub"] in ("node2", "node3")]
+    wait_for(lambda: "failed_over" in moments, "a new master")
     return {**summary(rows), "broken": len(broken), "lost": sum(not r["whole"] for r in rows) - len(broken),
-            "first_tokens_after_kill_ms_max": 1e3 * max(r["ttft"] for r in after if r["begun"] < killed + 3),
-            "drained_exit": hubs[2].process.wait(60)}
+            "on_healthy_hubs_at_the_kill": len(others), "of_these_whole": sum(r["whole"] for r in others),
+            "first_tokens_after_kill_ms_max": 1e3 * max(r["ttft"] or 60 for r in after if r["begun"] < killed + 3),
+            "ledger_failover_s": moments["failed_over"] - killed, "drained_exit": hubs[2].process.wait(60)}
 
 
-def audit(options, hubs, ledger, rows):
+def audit(options, hubs, rows):
     """Every charge once: ledger = journals; and those of streams that came whole = what their usage said."""
-    seen = sum(r["units"] for r in rows) * 1_000_000
+    seen = sum(r["units"] for r in rows if r["whole"]) * 1_000_000
     journals = lambda: sum(row["charged_units"] for hub in hubs for row in bill(
-        options, "usage", str(hub.folder / f"journal{hub.number}"), "--by", "account,model")["data"])
-    used = lambda: bill(options, "balance", "bench", "--redis", ledger)["used_units"]
+        options, "usage", str(hub.journal), "--by", "account,model")["data"])
+    used = lambda: bill(options, "balance", "bench", "--redis", LEDGER)["used_units"]
     wait_for(lambda: used() == journals() >= seen, "a ledger that is what the journals are", 30)
-    return {"ledger_tokens": used() // 1_000_000, "journal_tokens": journals() // 1_000_000, "seen_in_whole_answers": seen // 1_000_000}
+    proof = bill(options, "audit", *(str(hub.journal) for hub in hubs), "--redis", LEDGER)
+    return {"verdict": proof["verdict"], "lost": proof["lost"], "double": proof["double"], "ledger_tokens": used() // 1_000_000, "journal_tokens": journals() // 1_000_000, "seen_in_whole_answers": seen // 1_000_000}
 
 
 def measure(options, folder, started):
-    ledger = start_redis(folder, started)
-    subprocess.run([options.binary, "bill", "init", "--redis", ledger], check=True, capture_output=True)
-    subprocess.run([options.binary, "bill", "account", "create", "bench", "--redis", ledger], check=True, capture_output=True)
-    key = bill(options, "key", "create", "--account", "bench", "--redis", ledger)["key"]
-    subprocess.run([options.binary, "bill", "topup", "bench", "--tokens", "10000000", "--order", "1", "--redis", ledger], check=True, capture_output=True)
     hubs, result, rows, traces = [], {}, [], read_traces()
     for i in (1, 2, 3):
-        hubs.append(Hub(i, options, folder, ledger))
-        started.append(hubs[-1].process)
+        hubs.append(Hub(i, options, folder))
+        started.append(hubs[-1])
+    start_ledger(hubs)
+    bill(options, "init", "--redis", LEDGER)
+    bill(options, "account", "create", "bench", "--redis", LEDGER)
+    key = bill(options, "key", "create", "--account", "bench", "--redis", LEDGER)["key"]
+    bill(options, "topup", "bench", "--tokens", "10000000", "--order", "1", "--redis", LEDGER)
+    for hub in hubs:
+        hub.start()
     for name in ("follow", "even", "faults"):
         front = Front(hubs, name != "even", folder)
-        started.append(front.process)
+        started.append(front)
         run = Run(front, hubs, key, traces, options.seconds)
         result[name] = faults(hubs, run, options.seconds) if name == "faults" else summary(run.go())
         rows += run.rows
         front.end()
         print(name, json.dumps(result[name]), flush=True)
-    hubs[1].start()
-    started.append(hubs[1].process)
-    result["bill"] = audit(options, hubs, ledger, rows)
+    hubs[0].start_redis()
+    hubs[0].start()
+    bill(options, "replay", str(hubs[2].journal), "--redis", LEDGER)  # it may have ended while the ledger was away
+    result["bill"] = audit(options, hubs, rows)
     print("bill", json.dumps(result["bill"]))
     return result
 
@@ -333,14 +342,14 @@ def main():
     options = parser.parse_args()
     if options.quick:
         options.seconds = 12
+    hub_net.enter()
     started = []
     with tempfile.TemporaryDirectory(prefix="millrace-hubs-") as folder:
         try:
             result = measure(options, pathlib.Path(folder), started)
         finally:
-            for process in reversed(started):
-                process.kill()
-                process.wait()
+            for one in reversed(started):
+                one.end()
     if options.out:
         commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
         pathlib.Path(options.out).write_text(json.dumps({"commit": commit, "cores": os.cpu_count(), "machine": platform.processor() or platform.machine(),

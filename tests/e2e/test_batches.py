@@ -60,6 +60,13 @@ def ended(client, batch, seconds=60):
     return client.batches.retrieve(batch.id)
 
 
+def deleted(client, file_id):
+    try:
+        return client.files.delete(file_id).deleted
+    except openai.ConflictError: # a download that the client has read may still be open in the server
+        return False
+
+
 def results(client, file_id):
     return [json.loads(line) for line in client.files.content(file_id).text.splitlines()]
 
@@ -95,7 +102,7 @@ class Batches(unittest.TestCase):
                 body = answer["response"]["body"]
                 self.assertEqual((body["usage"]["completion_tokens"], body["service_tier"]), (2, "batch"))
             self.assertEqual([f.id for f in client.files.list(purpose="batch_output")], [batch.output_file_id])
-            self.assertTrue(client.files.delete(file.id).deleted)
+            wait_for(lambda: deleted(client, file.id), "the end of the download, as the server sees it")
             with self.assertRaises(openai.NotFoundError):
                 client.files.retrieve(file.id)
             held = pathlib.Path(self.folder, "held")
