@@ -793,6 +793,7 @@ static enum status open_server(struct server *server, struct error *err)
     directory_watch_start(server);
     key_recall_start(server);
     models_start(&server->models);
+    notify_systemd(server); /* before a small model is ready */
     return ST_OK;
 }
 
