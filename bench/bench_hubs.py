@@ -58,7 +58,7 @@ def wait_for(condition, what, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
-            sys.exit(f"never came: {what}")
+            sys.exit(f"never came: {what() if callable(what) else what}")
         time.sleep(0.02)
 
 
@@ -270,6 +270,7 @@ def faults(hubs, run, seconds):
     def kill():
         moments["killed"] = time.monotonic()
         hubs[0].kill()
+        moments["dead"] = time.monotonic()
         threading.Thread(target=failover).start()
 
     def failover():
@@ -283,8 +284,8 @@ def faults(hubs, run, seconds):
 
     rows = run.go([(seconds * 0.3, kill), (seconds * 0.6, drain)], steady=True)
     killed = moments["killed"]
-    broken = [r for r in rows if not r["whole"] and r["begun"] < killed < r["ended"] and r["hub"] in (None, "node1")]
-    after = [r for r in rows if r["begun"] >= killed]
+    broken = [r for r in rows if not r["whole"] and r["begun"] < moments["dead"] and r["ended"] > killed and r["hub"] in (None, "node1")]
+    after = [r for r in rows if r["begun"] >= moments["dead"]]
     others = [r for r in rows if r["begun"] < killed < r["ended"] and r["hub"] in ("node2", "node3")]
     wait_for(lambda: "failed_over" in moments, "a new master")
     return {**summary(rows), "broken": len(broken), "lost": sum(not r["whole"] for r in rows) - len(broken),
@@ -299,7 +300,7 @@ def audit(options, hubs, rows):
     journals = lambda: sum(row["charged_units"] for hub in hubs for row in bill(
         options, "usage", str(hub.journal), "--by", "account,model")["data"])
     used = lambda: bill(options, "balance", "bench", "--redis", LEDGER)["used_units"]
-    wait_for(lambda: used() == journals() >= seen, "a ledger that is what the journals are", 30)
+    wait_for(lambda: used() == journals() >= seen, lambda: f"a ledger ({used()}) that is what the journals are ({journals()}), and what was seen ({seen})", 30)
     proof = bill(options, "audit", *(str(hub.journal) for hub in hubs), "--redis", LEDGER)
     return {"verdict": proof["verdict"], "lost": proof["lost"], "double": proof["double"], "ledger_tokens": used() // 1_000_000, "journal_tokens": journals() // 1_000_000, "seen_in_whole_answers": seen // 1_000_000}
 
