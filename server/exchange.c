@@ -343,6 +343,7 @@ static void take_relayed(struct exchange *exchange, const struct event *event)
     exchange->alive--;
     exchange->scheduled++;
     event->request->owner = NULL;
+    exchange_bill_event(exchange, event);
     if (!exchange->failed && event->request->usage.cause == CAUSE_ACCOUNT_STOP) {
         refusal_error(REFUSE_ACCOUNT_CLOSED, 0, &exchange->error);
         exchange_fail(exchange, &exchange->error);

@@ -38,8 +38,8 @@
  * is admitted, held for, billed and rendered like one that runs, but the engine tells its ids at once. One whose prompt
  * is another here fails with 503 pool_mismatch, and is not billed.
  *
- * E14 A call for a model of an upstream (server/upstream) has no `served`: `relay` stands in the engine's place, and one
- * request without ids in that of its requests. It is admitted, held for and billed like any other.
+ * E14 A call for a model of an upstream (server/upstream) has no `served`: `relay` stands in the engine's place, and
+ * one request without ids in that of its requests. It is admitted, held for and billed like any other.
  *
  * /tokenize and /detokenize are exchanges too that never meet the engine: a large text must not hold up the loop.
  * io thread only, but for the work in the pool. */
@@ -55,6 +55,7 @@
 #include <stdint.h>
 
 struct billing;
+struct budget_link;
 struct exchange;
 struct idempotency;
 struct plan;
@@ -72,9 +73,10 @@ struct exchanges {
     uv_loop_t *loop;
     struct http_server *http;
     struct models *models;
-    struct billing *billing; /* NULL: nothing is billed */
-    struct prices *prices;   /* with billing */
-    struct upstreams *upstreams;   /* NULL: none; with it: */
+    struct billing *billing;     /* NULL: nothing is billed */
+    struct prices *prices;       /* with billing */
+    struct budget_link *budgets; /* with --enforce prepaid; else NULL */
+    struct upstreams *upstreams; /* NULL: none; with it: */
     struct relay_link *relay_link;
     struct meter_port *relay_port; /* with billing */
     bool auto_wake;

@@ -13,6 +13,7 @@
 #include "runtime/base/mem.h"
 #include "server/billing/billing.h"
 #include "server/billing/prices.h"
+#include "server/budget_link.h"
 
 #include <string.h>
 
@@ -29,7 +30,10 @@ struct billed {
     uint64_t stopped_ns;        /* since when choices that have begun stand at their limits; 0: they do not */
     enum lease_verdict verdict; /* of the last asking */
     struct lease_ask ask;
-    uint32_t *told; /* [choices]: ids told by events that came here, FINISHED */
+    struct budget_wish wish;   /* of the present asking */
+    struct budget_hold budget; /* of the key's budget; nothing: it has none */
+    uint64_t budgeted;         /* units of the present asking that the budget has given; 0: not yet */
+    uint32_t *told;            /* [choices]: ids told by events that came here, FINISHED */
 };
 
 static void fill_charge(const struct exchange *exchange, uint32_t part, struct charge *charge)
@@ -110,6 +114,27 @@ static void set_first_limit(const struct exchange *exchange, struct billed *bill
     if (exchange->relay) billed->out_limit = 0; /* it asks for so much and no more: exchange_relay_submit */
 }
 
+/* First of the key's budget, then as much, or less, of the account's packages. */
+static enum lease_verdict hold(struct exchange *exchange, struct billed *billed, uint64_t *got)
+{
+    struct budget_link *budgets = exchange->set->budgets;
+    uint64_t key = exchange->caller.key;
+    if (!billed->budgeted) {
+        enum lease_verdict verdict = budget_link_hold(budgets, key, billed->ask.least, billed->ask.most, &billed->wish,
+                                                      &billed->budget, &billed->budgeted);
+        exchange->budget_empty = verdict == LEASE_EMPTY;
+        if (verdict != LEASE_WAITS) billed->wish = (struct budget_wish){0};
+        if (verdict != LEASE_HELD) return verdict;
+        billed->ask.most = billed->budgeted;
+    }
+    enum lease_verdict verdict = meter_hold(exchange->set->billing->meter, &billed->metered, &billed->ask, got);
+    if (verdict == LEASE_WAITS) return verdict;
+    uint64_t unused = billed->budgeted - (verdict == LEASE_HELD ? *got : 0);
+    budget_link_less(budgets, key, &billed->budget, unused);
+    billed->budgeted = 0;
+    return verdict;
+}
+
 enum lease_verdict exchange_bill_hold(struct exchange *exchange)
 {
     if (!exchange->billed) return LEASE_HELD;
@@ -117,7 +142,7 @@ enum lease_verdict exchange_bill_hold(struct exchange *exchange)
         struct billed *billed = &exchange->billed[i];
         uint64_t got;
         if (billed->held) continue;
-        enum lease_verdict verdict = meter_hold(exchange->set->billing->meter, &billed->metered, &billed->ask, &got);
+        enum lease_verdict verdict = hold(exchange, billed, &got);
         if (verdict != LEASE_HELD) return verdict;
         billed->held = true;
         set_first_limit(exchange, billed, got);
@@ -128,8 +153,11 @@ enum lease_verdict exchange_bill_hold(struct exchange *exchange)
 void exchange_bill_drop(struct exchange *exchange)
 {
     if (!exchange->billed) return;
-    for (uint32_t i = 0; i < exchange->requests_count; i++)
-        meter_drop(exchange->set->billing->meter, &exchange->billed[i].metered);
+    for (uint32_t i = 0; i < exchange->requests_count; i++) {
+        struct billed *billed = &exchange->billed[i];
+        meter_drop(exchange->set->billing->meter, &billed->metered);
+        budget_link_settle(exchange->set->budgets, exchange->caller.key, &billed->budget, 0);
+    }
 }
 
 void exchange_bill_free(struct exchange *exchange)
@@ -199,7 +227,7 @@ static void ask_more(struct exchange *exchange, struct billed *billed)
         billed->ask =
             (struct lease_ask){.least = billed->token_units, .most = more * billed->token_units, .running = true};
     }
-    billed->verdict = meter_hold(exchange->set->billing->meter, &billed->metered, &billed->ask, &got);
+    billed->verdict = hold(exchange, billed, &got);
     billed->asking = billed->verdict == LEASE_WAITS;
     if (billed->verdict == LEASE_HELD) {
         billed->stopped_ns = 0;
@@ -227,7 +255,10 @@ void exchange_bill_event(struct exchange *exchange, const struct event *event)
 {
     if (!exchange->billed) return;
     struct billed *billed = &exchange->billed[event->request - exchange->requests];
-    if (event->kind == REQUEST_DONE) take_end(exchange, billed);
+    if (event->kind == REQUEST_DONE) {
+        budget_link_settle(exchange->set->budgets, exchange->caller.key, &billed->budget, billed->metered.units);
+        take_end(exchange, billed);
+    }
     if (event->kind != CHOICE_TOKENS) return;
     billed->told[event->choice] = event->finish == FINISH_NONE ? event->output_count : FINISHED;
     if (!billed->asking) look_after(exchange, billed);

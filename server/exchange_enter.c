@@ -188,6 +188,7 @@ static void fail_refused(struct exchange *exchange, enum refusal refusal)
 {
     struct billing_stats *stats = exchange->set->billing->stats;
     billing_stats_add(refusal == REFUSE_QUOTA            ? &stats->refused_quota
+                      : refusal == REFUSE_BUDGET         ? &stats->refused_budget
                       : refusal == REFUSE_ACCOUNT_CLOSED ? &stats->refused_closed
                                                          : &stats->refused_outage,
                       1);
@@ -208,8 +209,8 @@ static void hold_and_submit(struct exchange *exchange)
         if (!exchange->holding_ns) exchange->holding_ns = clock_ns();
         break;
     case LEASE_EMPTY:
-        fail_refused(exchange, REFUSE_QUOTA);
-        exchange->set->used_up(exchange->set->state, exchange->caller.account);
+        fail_refused(exchange, exchange->budget_empty ? REFUSE_BUDGET : REFUSE_QUOTA);
+        if (!exchange->budget_empty) exchange->set->used_up(exchange->set->state, exchange->caller.account);
         break;
     case LEASE_CLOSED: fail_refused(exchange, REFUSE_ACCOUNT_CLOSED); break;
     case LEASE_OUTAGE: fail_refused(exchange, REFUSE_BILLING); break;

@@ -81,6 +81,7 @@ struct exchange {
     uint32_t tokens_held;    /* events of tokens since then */
     uint64_t written_ns;     /* virtual: when the stream last got bytes, or was accepted */
     struct billed *billed;   /* [requests_count], NULL: not billed */
+    bool budget_empty;       /* it was the key's budget that had nothing left */
     uint32_t *billed_counts; /* what those count in, and what the meter counts in */
     struct metered_choice *billed_choices;
     bool holding;        /* waits for the ledger, or for the first with its key, before it is submitted */
@@ -106,7 +107,7 @@ void exchange_cancel(struct exchange *exchange, enum cause cause);              
 void exchange_answer_inner(struct exchange *exchange, int http_status, uint32_t retry_after_ms, const struct buf *body);
 
 void exchange_finish_text(struct exchange *exchange, struct buf *out); /* the rest of the answer */
-bool exchange_may_end(const struct exchange *exchange); /* E1 */
+bool exchange_may_end(const struct exchange *exchange);                /* E1 */
 void exchange_destroy(struct exchange *exchange);
 void exchange_drop_body(struct exchange *exchange);
 void exchange_ask_again(struct exchange *exchange); /* while it is `holding`; may be its end */

@@ -123,6 +123,10 @@ void refusal_error(enum refusal refusal, uint32_t retry_after_ms, struct api_err
                            false},
         [REFUSE_QUOTA] = {402, "insufficient_quota", "insufficient_quota",
                           "The account's token packages are used up; top it up and ask again.", false},
+        [REFUSE_BUDGET] = {402, "insufficient_quota", "key_budget_exhausted",
+                           "This key's budget is used up; who gave it out can raise it, or it begins anew with its "
+                           "next day or month.",
+                           false},
         [REFUSE_ACCOUNT_CLOSED] = {403, "permission_error", "account_closed", "The account is closed.", false},
         [REFUSE_BILLING] = {503, "server_error", "billing_unavailable",
                             "The account's balance cannot be asked for at the moment.", true},

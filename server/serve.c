@@ -7,6 +7,7 @@
 #include "runtime/base/log.h"
 #include "runtime/base/mem.h"
 #include "server/billing/prices.h"
+#include "server/budget_link.h"
 #include "server/pool/pool_work.h"
 
 #include <fcntl.h>
@@ -471,6 +472,7 @@ static void on_tick(uv_timer_t *timer)
     pool_turn(server);
     batches_tick(server->batches);
     directory_watch_tick(server, http_server_now_ns(server->http));
+    budget_link_tick(server->exchanges.budgets);
     for (uint32_t i = 0; i < server->models.count && server->phase < REFUSING; i++) {
         struct engine_stats stats;
         if (!server->models.items[i]->engine) continue;
@@ -482,6 +484,11 @@ static void on_tick(uv_timer_t *timer)
 }
 
 /* ---- the start ---- */
+
+static void on_budget_answered(void *state)
+{
+    exchanges_answered(&((struct server *)state)->exchanges);
+}
 
 void wake_loop(void *state) /* engine threads */
 {
@@ -611,6 +618,7 @@ static void server_free(struct server *server)
     pthread_mutex_lock(&server->wake_mutex);
     server->books_over = true;
     pthread_mutex_unlock(&server->wake_mutex);
+    budget_link_close(server->exchanges.budgets);
     billing_close(server->billing);
     http_server_destroy(server->http);
     http_server_destroy(server->admin_http);
@@ -783,6 +791,9 @@ static enum status open_server(struct server *server, struct error *err)
     if (server->billing) server->ledger = server->billing->ledger;
     TRY(prices_read(config->prices, &server->exchanges.prices, err));
     server->exchanges.billing = server->billing;
+    if (server->billing && meter_enforces(server->billing->meter))
+        TRY(budget_link_open(&server->loop, server->billing, server->auth, on_budget_answered, server,
+                             &server->exchanges.budgets, err));
     server->models.meter = server->billing ? server->billing->meter : NULL;
     TRY(upstream_start(server, err));
     TRY(open_power(server, err));

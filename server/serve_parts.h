@@ -9,6 +9,7 @@
  *   admin_balancer.c  what balancers are told of this node
  *   serve_upstream.c  models of other servers
  *   billing_calls.c  /v1/usage, and the admin calls of billing
+ *   budget_link.c    budgets of keys
  *   directory_watch.c  accounts and keys of a billing server, kept up to date
  *   key_recall.c     Idempotency-Keys of an earlier process
  *

@@ -30,10 +30,12 @@ static const struct {
                       "An account holds packages and pays for the keys that name it. A closed one gets nothing new; "
                       "what runs is still counted. Opening and closing is idempotent by --order.",
                       " create show open close list ", 0, BILL_NAMES_MAX, "account"},
-    [BILL_KEY] = {"key", "make, list, limit or revoke API keys",
-                  "create --account NAME | list [--account NAME] | limits ID | revoke ID",
-                  "A key is shown once, when it is made; only its hash is kept.", " create list limits revoke ", 0, 1,
-                  "key id"},
+    [BILL_KEY] =
+        {"key", "make, list, limit or revoke API keys",
+         "create --account NAME | list [--account NAME] | limits ID | revoke ID",
+         "A key is shown once, when it is made; only its hash is kept. With a --budget it may use so much in each "
+         "day or month, or at all, of what its account has, where servers --enforce prepaid.",
+         " create list limits revoke ", 0, 1, "key id"},
     [BILL_TOPUP] = {"topup", "give an account a package, or add to one", "ACCOUNT --tokens N --order ID",
                     "The same --order with the same terms again changes nothing and succeeds; with other terms it is "
                     "refused. So repeat it after a lost answer. Amounts are tokens of weight 1: 250, 0.5, 20k, 1.5M.",
@@ -142,6 +144,9 @@ static const struct {
     {"tpm", NUMBER, AT(tpm), AT(tpm_given), OF(KEY), "N", "Tokens a minute; 0: the server's default."},
     {"concurrency", NUMBER, AT(concurrency), AT(concurrency_given), OF(KEY), "N",
      "Requests at once; 0: the server's default."},
+    {"budget", TOKENS, AT(budget_units), AT(budget_given), OF(KEY), "N",
+     "Tokens of weight 1 that the key may use in each --budget-period, of what its account has; 0: no budget."},
+    {"budget-period", TEXT, AT(budget_period), NONE, OF(KEY), "WORD", "day, month (the default) or total."},
     {"by", TEXT, AT(by), NONE, OF(USAGE), "LIST",
      "Sums by tenant, account, key, model, class, cause, day, month, with commas; default tenant,model,month."},
     {"from", TIME, AT(from_ms), NONE, OF(USAGE) | OF(EXPORT), "TIME", "Records that ended at this time or later."},
@@ -151,8 +156,9 @@ static const struct {
      "Where older segments of the folder lie."},
     {"fallback", TEXT, AT(fallback), NONE, OF(AUDIT) | OF(USAGE) | OF(EXPORT) | OF(REPLAY) | OF(ADOPT) | OF(REPAIR),
      "FOLDER", "The server's --journal-fallback."},
-    {"bill-utc-offset", OFFSET, AT(utc_offset_s), AT(utc_offset_given), OF(AUDIT) | OF(USAGE) | OF(REPLAY) | OF(PROBE),
-     "+HH:MM", "Of billing months and days, as given to the server."},
+    {"bill-utc-offset", OFFSET, AT(utc_offset_s), AT(utc_offset_given),
+     OF(AUDIT) | OF(KEY) | OF(USAGE) | OF(REPLAY) | OF(PROBE), "+HH:MM",
+     "Of billing months and days, as given to the server."},
     {"format", TEXT, AT(format), NONE, OF(EXPORT), "FORMAT", "jsonl (default) or csv."},
     {"output", TEXT, AT(output), NONE, OF(EXPORT), "FILE",
      "Written whole or not at all, and on disk when the command ends; must not exist."},

@@ -52,6 +52,9 @@ struct bill_options {
     bool utc_offset_given;
     uint64_t rpm, tpm, concurrency, count, grace_s;
     bool rpm_given, tpm_given, concurrency_given;
+    uint64_t budget_units; /* --budget */
+    bool budget_given;
+    const char *budget_period;
 };
 
 /* argv without program and "bill". ST_INVAL: err says what is wrong and what to do. With help set nothing else is

@@ -89,6 +89,16 @@ static enum status put_key(const struct ledger_client *client, const struct dire
 
 /* ---- answers ---- */
 
+/* taken: NULL: not asked for. */
+static void append_budget(const struct key_budget *budget, const struct budget_answer *taken, struct buf *out)
+{
+    if (budget->units == 0) return;
+    buf_append_format(out, ",\"budget\":{\"units\":%" PRIu64 ",\"period\":\"%s\"", budget->units,
+                      budget_period_name(budget->period));
+    if (taken) buf_append_format(out, ",\"taken_units\":%" PRIu64, taken->taken + taken->others);
+    buf_append_char(out, '}');
+}
+
 static void append_limits(const struct key_limits *limits, int64_t created_ms, struct buf *out)
 {
     buf_append_format(out, ",\"rpm\":%" PRIu32 ",\"tpm\":%" PRIu64 ",\"concurrency\":%" PRIu32 ",\"created\":\"",
@@ -107,36 +117,51 @@ static void append_account(const struct directory_account *account, struct buf *
 }
 
 /* text: the key itself, of a new one alone; else NULL. */
-static void append_key(const struct directory_key *key, const char *text, struct buf *out)
+static void append_key(const struct directory_key *key, const char *text, const struct budget_answer *taken,
+                       struct buf *out)
 {
     buf_append_format(out, "{\"object\":\"billing.key\",\"id\":\"k:%016" PRIx64 "\"", key->number);
     if (text) buf_append_format(out, ",\"key\":\"%s\"", text);
     buf_append_format(out, ",\"account\":\"%s\",\"active\":%s,\"label\":", key->account_name,
                       key->active ? "true" : "false");
     buf_append_json_string(out, key->label, strlen(key->label));
+    append_budget(&key->budget, taken, out);
     append_limits(&key->limits, key->created_ms, out);
 }
 
-enum status bill_directory_list(const struct ledger_client *client, bool keys, const char *account, struct buf *out,
-                                struct error *err)
+static enum status append_key_row(const struct ledger_client *client, const struct directory_key *key,
+                                  int32_t utc_offset_s, struct buf *out, struct error *err)
+{
+    const struct budget_ask ask = {
+        .key = key->number, .budget = key->budget, .utc_offset_s = utc_offset_s, .look = true};
+    struct budget_answer taken;
+    if (key->budget.units > 0) TRY(client->calls->budget(client->state, &ask, &taken, err));
+    append_key(key, NULL, key->budget.units > 0 ? &taken : NULL, out);
+    return ST_OK;
+}
+
+enum status bill_directory_list(const struct ledger_client *client, bool keys, const char *account,
+                                int32_t utc_offset_s, struct buf *out, struct error *err)
 {
     struct directory *directory;
     bool more = false;
+    enum status status = ST_OK;
     TRY(bill_directory_read(client, &directory, err));
     buf_append_text(out, "{\"object\":\"list\",\"data\":[");
-    for (uint32_t i = 0; i < (keys ? directory_keys(directory) : directory_accounts(directory)); i++) {
+    uint32_t count = keys ? directory_keys(directory) : directory_accounts(directory);
+    for (uint32_t i = 0; i < count && status == ST_OK; i++) {
         const struct directory_key *key = keys ? directory_key_at(directory, i) : NULL;
         if (key && account[0] && strcmp(key->account_name, account) != 0) continue;
         if (more) buf_append_char(out, ',');
         more = true;
         if (key)
-            append_key(key, NULL, out);
+            status = append_key_row(client, key, utc_offset_s, out, err);
         else
             append_account(directory_account_at(directory, i), out);
     }
     buf_append_text(out, "]}");
     directory_destroy(directory);
-    return ST_OK;
+    return status;
 }
 
 /* ---- changes ---- */
@@ -231,6 +256,21 @@ static enum status set_label(const char *label, struct directory_key *key, struc
     return ST_OK;
 }
 
+static enum status set_budget(const struct bill_key_change *change, struct key_budget *budget, struct error *err)
+{
+    enum budget_period period = budget->period == BUDGET_NONE ? BUDGET_MONTH : budget->period;
+    if (change->budget_period && !budget_period_parse(change->budget_period, &period))
+        return error_set(err, ST_INVAL, "a budget's period is day, month or total, not \"%.40s\"",
+                         change->budget_period);
+    if (change->budget_given) budget->units = change->budget_units;
+    if (budget->units > BUDGET_UNITS_MAX)
+        return error_set(err, ST_INVAL, "a budget is at most %" PRIu64 " tokens", BUDGET_UNITS_MAX / 1000000);
+    if (change->budget_period && budget->units == 0)
+        return error_set(err, ST_INVAL, "the period of a budget without its tokens");
+    budget->period = budget->units > 0 ? period : BUDGET_NONE;
+    return ST_OK;
+}
+
 static enum status make_key(const struct ledger_client *client, const struct directory *directory,
                             const struct bill_key_change *change, struct buf *out, struct error *err)
 {
@@ -246,8 +286,9 @@ static enum status make_key(const struct ledger_client *client, const struct dir
     key.number = key_number(key.hash);
     set_limits(change, &key.limits);
     if (change->label) TRY(set_label(change->label, &key, err));
+    TRY(set_budget(change, &key.budget, err));
     TRY(put_key(client, &key, err));
-    append_key(&key, text, out);
+    append_key(&key, text, NULL, out);
     return ST_OK;
 }
 
@@ -262,8 +303,9 @@ static enum status change_key(const struct ledger_client *client, const struct d
         if (change->revoke) key.active = false;
         set_limits(change, &key.limits);
         if (change->label) TRY(set_label(change->label, &key, err));
+        TRY(set_budget(change, &key.budget, err));
         TRY(put_key(client, &key, err));
-        append_key(&key, NULL, out);
+        append_key(&key, NULL, NULL, out);
         return ST_OK;
     }
     return error_set(err, ST_NOTFOUND, "there is no key k:%016" PRIx64, number);

@@ -27,16 +27,20 @@ struct bill_key_change {
     bool revoke;
     bool rpm_given, tpm_given, concurrency_given;
     uint64_t rpm, tpm, concurrency;
+    bool budget_given;
+    uint64_t budget_units;     /* 0: none any more */
+    const char *budget_period; /* NULL: as it is, or a month */
     int64_t now_ms;
 };
 /* A new key's text is in the answer, once: {"key": "mr-...", ..}. ST_NOTFOUND: no such account or key; ST_INVAL:
- * the id, the label or a limit. */
+ * the id, the label, a limit or the budget. */
 NODISCARD enum status bill_key_set(const struct ledger_client *client, const struct bill_key_change *change,
                                    struct buf *out, struct error *err);
 
-/* {"object":"list","data":[..]} of keys (of one account, "" is all) or accounts; never a hash. */
+/* {"object":"list","data":[..]} of keys (of one account, "" is all) or accounts; never a hash. Of a key's budget also
+ * what nodes have taken of it in this period, which ends by utc_offset_s. */
 NODISCARD enum status bill_directory_list(const struct ledger_client *client, bool keys, const char *account,
-                                          struct buf *out, struct error *err);
+                                          int32_t utc_offset_s, struct buf *out, struct error *err);
 /* A line as it is, after it was read. ST_INVAL: it is none, or not of this id. */
 NODISCARD enum status bill_directory_put(const struct ledger_client *client, const char *id, const char *line,
                                          struct error *err);

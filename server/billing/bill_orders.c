@@ -91,14 +91,27 @@ static void limit_cell(struct bill_table *table, const struct json *object, cons
     bill_table_end(table);
 }
 
+/* "1M a month" and what was taken of it, in tokens. */
+static void budget_cells(struct bill_table *table, const struct json *budget)
+{
+    const char *period = text_of(budget, "period");
+    if (*period) {
+        bill_append_tokens(&table->cells, (uint64_t)json_to_int(json_member(budget, "units")));
+        buf_append_format(&table->cells, strcmp(period, "total") ? " a %s" : " in %s", period);
+    }
+    bill_table_end(table);
+    if (*period) bill_append_tokens(&table->cells, (uint64_t)json_to_int(json_member(budget, "taken_units")));
+    bill_table_end(table);
+}
+
 static void print_rows(const struct json *data, bool keys, struct buf *out)
 {
-    static const char *const key_heads[] = {"key id", "account", "label",    "state",
-                                            ">rpm",   ">tpm",    ">at once", "created"};
+    static const char *const key_heads[] = {"key id", "account",  "label",   "state",  ">rpm",
+                                            ">tpm",   ">at once", ">budget", ">taken", "created"};
     static const char *const account_heads[] = {"account", "tenant", "state", ">rpm", ">tpm", ">at once", "created"};
     struct bill_table table;
     if (keys)
-        bill_table_init(&table, key_heads, 8);
+        bill_table_init(&table, key_heads, 10);
     else
         bill_table_init(&table, account_heads, 7);
     for (size_t i = 0; i < json_length(data); i++) {
@@ -113,6 +126,7 @@ static void print_rows(const struct json *data, bool keys, struct buf *out)
         limit_cell(&table, row, "rpm");
         limit_cell(&table, row, "tpm");
         limit_cell(&table, row, "concurrency");
+        if (keys) budget_cells(&table, json_member(row, "budget"));
         bill_table_text(&table, text_of(row, "created"));
     }
     bill_table_print(&table, out);
@@ -124,7 +138,7 @@ static enum status list(struct bill *bill, bool keys, const char *account, struc
     struct buf text;
     struct json *root = NULL;
     buf_init(&text, 0);
-    enum status status = bill_directory_list(&bill->ledger, keys, account, &text, err);
+    enum status status = bill_directory_list(&bill->ledger, keys, account, bill->options->utc_offset_s, &text, err);
     if (status == ST_OK) status = json_read(text.data ? text.data : "", text.length, &root, err);
     if (status == ST_OK && bill->options->json) {
         buf_append(bill->out, text.data, text.length);
@@ -325,6 +339,9 @@ enum status bill_key_verb(struct bill *bill, int *exit_code, struct error *err)
                                      .rpm_given = options->rpm_given,
                                      .tpm_given = options->tpm_given,
                                      .concurrency_given = options->concurrency_given,
+                                     .budget_given = options->budget_given,
+                                     .budget_units = options->budget_units,
+                                     .budget_period = options->budget_period,
                                      .now_ms = now_ms(bill)};
     if (options->rpm > UINT32_MAX || options->concurrency > UINT32_MAX) {
         *exit_code = BILL_USAGE_ERROR;

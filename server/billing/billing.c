@@ -209,6 +209,9 @@ enum status billing_open(const struct config *config, struct billing_stats *stat
         mem_free(made);
         return status;
     }
+    made->producer = report.producer;
+    made->utc_offset_s = meter.journal.utc_offset_s;
+    made->leases = meter.leases;
     log_line(LOG_INFO, "billing",
              "journal=\"%s\" mode=%s producer=%016llx epoch=%llu records=%llu closed_after_crash=%u cut_bytes=%llu",
              config->journal, config->journal_mode, (unsigned long long)report.producer,

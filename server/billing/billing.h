@@ -21,6 +21,9 @@ struct billing {
     struct emitter *emitter;     /* NULL: the ledger is in this process */
     struct ledger_client ledger; /* for admin calls and /v1/usage; may block */
     char uuid[LEDGER_UUID_CHARS + 1];
+    uint64_t producer;    /* of the journal */
+    int32_t utc_offset_s; /* --bill-utc-offset */
+    struct lease_config leases;
 };
 
 /* ST_INVAL: a setting (err says which); else as meter_create. *billing is NULL on ST_OK without --journal. stats is

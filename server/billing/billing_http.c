@@ -300,7 +300,8 @@ static bool run_directory_put(struct run *run)
 static bool run_keys(struct run *run, bool keys)
 {
     struct error err = {""};
-    enum status status = bill_directory_list(run->client, keys, run->ask->account, run->out, &err);
+    enum status status =
+        bill_directory_list(run->client, keys, run->ask->account, run->ask->utc_offset_s, run->out, &err);
     return status == ST_OK || refuse_status(run, status, &err);
 }
 
@@ -328,10 +329,12 @@ static bool run_key_change(struct run *run)
                                      .account = member(run, "account"),
                                      .label = member(run, "label"),
                                      .revoke = json_to_bool(revoke),
+                                     .budget_period = member(run, "budget_period"),
                                      .now_ms = run->ask->now_us / 1000};
     if (!read_limit(run, "rpm", UINT32_MAX, &change.rpm, &change.rpm_given) ||
         !read_limit(run, "tpm", KEY_TPM_MAX, &change.tpm, &change.tpm_given) ||
-        !read_limit(run, "concurrency", UINT32_MAX, &change.concurrency, &change.concurrency_given))
+        !read_limit(run, "concurrency", UINT32_MAX, &change.concurrency, &change.concurrency_given) ||
+        !read_limit(run, "budget_units", BUDGET_UNITS_MAX, &change.budget_units, &change.budget_given))
         return false;
     enum status status = bill_key_set(run->client, &change, run->out, &err);
     return status == ST_OK || refuse_status(run, status, &err);

@@ -5,7 +5,9 @@
  *   POST /admin/billing/orders      bill_json.h's order                        topup, increase, void
  *   POST /admin/billing/accounts    {"name", "tenant"?} | {"account", "open": BOOL, "order"}
  *   GET  /admin/billing/accounts    names;   GET /admin/billing/accounts/NAME  its balance
- *   POST /admin/billing/keys        {"account", "label"?, "rpm"?, "tpm"?, "concurrency"?} | {"id", "revoke": true, ..}
+ *   POST /admin/billing/keys        {"account", "label"?, "rpm"?, "tpm"?, "concurrency"?, "budget_units"?,
+ * "budget_period"?} |
+ *                                   {"id", "revoke": true, ..}
  *   GET  /admin/billing/keys
  *   GET  /admin/billing/usage?account=NAME&month=YYYY-MM
  *   POST /admin/billing/reap        {"account", "grace_ms"}

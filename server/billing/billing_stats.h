@@ -46,6 +46,7 @@
     X(lease_held_units, "gauge", "mr_billing_lease_held_units", "Of them held by running requests")                    \
     X(lease_headroom_units, "gauge", "mr_billing_lease_headroom_units", "Of them free for new requests")               \
     X(outage_units, "counter", "mr_billing_outage_units_total", "Micro-tokens given on credit in outages")             \
+    X(refused_budget, "counter", "mr_billing_refused_budget_total", "Requests refused: key's budget used up")          \
     X(refused_quota, "counter", "mr_billing_refused_quota_total", "Requests refused: package used up")                 \
     X(refused_closed, "counter", "mr_billing_refused_closed_total", "Requests refused: account or key closed")         \
     X(refused_outage, "counter", "mr_billing_refused_outage_total", "Requests refused: no ledger, no lease")           \

@@ -108,12 +108,16 @@ void directory_key_line(const struct directory_key *key, struct buf *line, char 
 {
     CHECK(account_name_ok(key->account_name, strlen(key->account_name)));
     CHECK(key->limits.tpm <= KEY_TPM_MAX && key->created_ms >= 0);
+    CHECK(key->budget.units <= BUDGET_UNITS_MAX && (key->budget.period != BUDGET_NONE) == (key->budget.units > 0));
     key_id(key_number(key->hash), id);
     buf_append_format(line, "{\"id\":\"%s\",\"kind\":\"key\",\"hash\":\"", id);
     for (int i = 0; i < KEY_HASH_BYTES; i++) buf_append_format(line, "%02x", key->hash[i]);
     buf_append_format(line, "\",\"account\":\"%s\",\"label\":", key->account_name);
     buf_append_json_string(line, key->label, strlen(key->label));
     buf_append_format(line, ",\"state\":\"%s\"", key->active ? "active" : "revoked");
+    if (key->budget.units > 0)
+        buf_append_format(line, ",\"budget\":%" PRIu64 ",\"budget_period\":\"%s\"", key->budget.units,
+                          budget_period_name(key->budget.period));
     append_tail(&key->limits, key->created_ms, line);
 }
 
@@ -200,6 +204,17 @@ static int hex_value(char c)
     return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
+static enum status read_budget(const struct line_reader *reader, struct key_budget *budget)
+{
+    char period[8];
+    TRY(read_count(reader, "budget", BUDGET_UNITS_MAX, &budget->units));
+    TRY(read_text(reader, "budget_period", budget->units > 0, period, sizeof period - 1));
+    budget->period = BUDGET_NONE;
+    if (budget->units > 0 && !budget_period_parse(period, &budget->period))
+        return refuse(reader, "\"budget_period\" must be day, month or total");
+    return ST_OK;
+}
+
 static enum status read_key(const struct line_reader *reader, struct directory_key *key)
 {
     char hex[2 * KEY_HASH_BYTES + 1], state[8], id[DIRECTORY_ID_MAX + 1];
@@ -220,6 +235,7 @@ static enum status read_key(const struct line_reader *reader, struct directory_k
     key->number = key_number(key->hash);
     key_id(key->number, id);
     if (strcmp(id, reader->id) != 0) return refuse(reader, "its hash does not belong to its id");
+    TRY(read_budget(reader, &key->budget));
     return read_tail(reader, &key->limits, &key->created_ms);
 }
 

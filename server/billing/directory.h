@@ -5,6 +5,7 @@
  *   {"id":"k:NUMBER","kind":"key","hash":"64 hex digits","account":"NAME","label":"","state":"active","rpm":0,"tpm":0,
  *    "concurrency":0,"created_ms":0}
  *
+ * A key may also have "budget" (units) and "budget_period" (budget.h).
  * A line is one JSON object without a line end, as ledger_client.h's directory calls carry it. Names and tenants are 1
  * to 64 of [A-Za-z0-9-_.@]; state is open or closed, active or revoked; NUMBER is the key's number in 16 hex digits;
  * tenant, label, limits and created_ms may be left out; members that are not known are ignored. A limit of 0 is none of
@@ -21,6 +22,7 @@
 
 #include "runtime/base/buf.h"
 #include "runtime/base/status.h"
+#include "server/billing/budget.h"
 #include "server/billing/record.h"
 
 #include <stdbool.h>
@@ -59,6 +61,7 @@ struct directory_key {
     char label[KEY_LABEL_MAX + 1];
     bool active;
     struct key_limits limits;
+    struct key_budget budget;
     int64_t created_ms;
 };
 

@@ -31,13 +31,14 @@
 --                 used + expired) .pr .ef .ex .cr .mk; a lease L:<producer>:<p>, its end X:<producer>; orders o:<id>
 --   m:<yyyymm>:<acct>  hash, model class k: c<k>.im .ih .ou .un .n, waived .wi .wo .wn, energy .en .ei .eg (microjoules:
 --                 energy, share of idle time, green) .cl .cm (micrograms of CO2: location, market) .ne; absent means 0
+--   u:<key>      hash, what was taken of a key's budget: p the period as "month:202611", producer -> units (budget.h)
 -- and mr:{dir}:lines (hash: id -> line), mr:{dir}:version (hash: v)
 --
 -- Speed: a call of Redis from Lua and the check of a number cost more than all else here. So an account is read in one
 -- HMGET once the names of its packages are known: its leases, the first BLOCK packages, of the others whether anything
 -- is free; and then only packages that the record needs.
 
-local VERSION = 3                     -- of this file: ledger_lua.h has it too; an older library is loaded anew
+local VERSION = 4                     -- of this file: ledger_lua.h has it too; an older library is loaded anew
 local SCHEMA  = '1'                   -- of the keys: another one is another library
 local MAX     = 9007199254740991      -- 2^53 - 1: units of a record, leases of a producer on an account
 local LIMIT   = '4600000000000000000' -- a package's grant, just below 2^62
@@ -610,6 +611,70 @@ local function mr_reap(keys, argv)
   return { 'OK', str(#late), str(expired) }
 end
 
+-- ----------------------------------------------------------------------------------------------------- budgets
+-- What nodes have taken of a key's budget; the rule is budget.c's, amounts are below 2^53 and their sums are (R2 does not
+-- ask for HINCRBY here: a number that is stored was checked to be exact).
+local PERIODS = { day = true, month = true, total = true }
+
+-- Days since 1970, a month as 202611, or 0, by Redis' clock. Civil date: Howard Hinnant, "chrono-Compatible Low-Level Date
+-- Algorithms", civil_from_days.
+local function period_number(period, offset_s)
+  local days = math.floor((tonumber(redis.call('TIME')[1]) + offset_s) / 86400)
+  if period == 'total' then return 0 end
+  if period == 'day' then return days end
+  local z = days + 719468
+  local era = math.floor(z / 146097)
+  local doe = z - era * 146097
+  local yoe = math.floor((doe - math.floor(doe / 1460) + math.floor(doe / 36524) - math.floor(doe / 146096)) / 365)
+  local mp = math.floor((5 * (doe - (365 * yoe + math.floor(yoe / 4) - math.floor(yoe / 100))) + 2) / 153)
+  local month = mp < 10 and mp + 3 or mp - 9
+  return (yoe + era * 400 + (month <= 2 and 1 or 0)) * 100 + month
+end
+
+-- FCALL mr_budget 1 key   period offset_s+86400 producer units look known number have want reserve release
+-- Flags are 0 or 1. Reply: OK, number, base, taken, others.
+local function mr_budget(keys, argv)
+  local key, period, producer = keys[1] or '', argv[1], argv[3] or ''
+  local a = {}
+  for i = 2, 11 do if i ~= 3 then a[i] = int(argv[i]) end end
+  if #keys ~= 1 or #argv ~= 11 or not string.find(key, '^mr:{b%d%d%d}:u:%x+$') or not PERIODS[period]
+     or not string.find(producer, '^%x+$') then
+    return { 'BADARG' }
+  end
+  for i = 2, 11 do if i ~= 3 and not a[i] then return { 'BADARG' } end end
+  local number, before, others, old = period_number(period, a[2] - 86400), 0, 0, {}
+  local all = redis.pcall('HGETALL', key)
+  if all.err then return { 'BADSTATE' } end
+  local stored
+  for i = 1, #all, 2 do
+    if all[i] == 'p' then stored = all[i + 1] else old[all[i]] = int(all[i + 1]) or -1 end
+  end
+  local kind, last = string.match(stored or '', '^(%a+):(%d+)$')
+  if stored and not int(last) then return { 'BADSTATE' } end
+  if kind == period and int(last) > number then number = int(last) end   -- a clock that went back
+  local same = kind == period and int(last) == number
+  if same then
+    for from, taken in pairs(old) do
+      if taken < 0 then return { 'BADSTATE' } end
+      if from == producer then before = taken else others = others + taken end
+    end
+  end
+  if a[5] == 1 then return { 'OK', str(number), str(before), str(before), str(others) } end
+  local base = before
+  if a[6] == 1 then base = a[7] == number and a[8] or 0 end
+  local room = math.max(0, math.max(0, a[4] - others) - base)
+  local given = math.min(a[9], room)
+  local taken = base + given + math.min(a[10], math.floor((room - given) / 8))
+  if a[11] == 0 and taken < before then taken = before end
+  if taken > MAX then return { 'BADARG' } end
+  if not same then
+    for from in pairs(old) do redis.call('HDEL', key, from) end
+    redis.call('HSET', key, 'p', period .. ':' .. str(number))
+  end
+  redis.call('HSET', key, producer, str(taken))
+  return { 'OK', str(number), str(base), str(taken), str(others) }
+end
+
 -- --------------------------------------------------------------------------------------------------- directory
 -- Tenants, accounts and keys as lines of text (directory.h). A node reads them again when the version has grown.
 local function dir(keys)
@@ -655,6 +720,7 @@ redis.register_function('mr_apply', mr_apply)
 redis.register_function('mr_order', mr_order)
 redis.register_function('mr_account', mr_account)
 redis.register_function('mr_reap', mr_reap)
+redis.register_function('mr_budget', mr_budget)
 redis.register_function('mr_dir_put', mr_dir_put)
 redis.register_function{ function_name = 'mr_dir_version', callback = mr_dir_version, flags = { 'no-writes' } }
 redis.register_function{ function_name = 'mr_dir_read', callback = mr_dir_read, flags = { 'no-writes' } }

@@ -12,6 +12,7 @@
 #ifndef SERVER_BILLING_LEDGER_CLIENT_H
 #define SERVER_BILLING_LEDGER_CLIENT_H
 
+#include "server/billing/budget.h"
 #include "server/billing/ledger.h"
 
 struct ledger_client {
@@ -42,6 +43,8 @@ struct ledger_client_calls {
     enum status (*directory_read)(void *state, void (*visit)(void *visitor, const char *line, size_t length),
                                   void *visitor, uint64_t *version, struct error *err);
     enum status (*directory_put)(void *state, const char *id, const char *line, struct error *err);
+    /* Asks for units of a key's budget (budget.h); nodes do, others look. ST_INVAL: what is there is damaged. */
+    enum status (*budget)(void *state, const struct budget_ask *ask, struct budget_answer *answer, struct error *err);
 };
 
 #endif

@@ -7,12 +7,14 @@
 #include "server/http_call.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 struct state {
     struct http_call http;
     const char *base;
     struct buf answer, path, body;
+    struct json *keys; /* the list of keys, once it was read */
 };
 
 /* ---- one call ---- */
@@ -88,6 +90,7 @@ static void http_close(void *opaque)
 {
     struct state *state = opaque;
     http_call_close(&state->http);
+    json_release(state->keys);
     buf_free(&state->answer);
     buf_free(&state->path);
     buf_free(&state->body);
@@ -250,6 +253,26 @@ static enum status http_directory_put(void *opaque, const char *id, const char *
     return ST_OK;
 }
 
+/* Of the server's own list of keys, which is read once for all of them; only to look. */
+static enum status http_budget(void *opaque, const struct budget_ask *question, struct budget_answer *answer,
+                               struct error *err)
+{
+    struct state *state = opaque;
+    char id[24];
+    *answer = (struct budget_answer){0};
+    if (!question->look) return error_set(err, ST_INVAL, "only a node takes units of a budget");
+    begin(state, "/admin/billing/keys");
+    if (!state->keys) TRY(ask(state, false, NULL, &state->keys, err));
+    (void)snprintf(id, sizeof id, "k:%016" PRIx64, question->key);
+    const struct json *rows = json_member(state->keys, "data");
+    for (size_t i = 0; i < json_length(rows); i++) {
+        const char *text = json_to_text(json_member(json_at(rows, i), "id"), NULL);
+        int64_t taken = json_to_int(json_member(json_member(json_at(rows, i), "budget"), "taken_units"));
+        if (text && strcmp(text, id) == 0 && taken > 0) answer->others = (uint64_t)taken;
+    }
+    return ST_OK;
+}
+
 static const struct ledger_client_calls calls = {
     .close = http_close,
     .init = http_init,
@@ -263,6 +286,7 @@ static const struct ledger_client_calls calls = {
     .directory_version = http_directory_version,
     .directory_read = http_directory_read,
     .directory_put = http_directory_put,
+    .budget = http_budget,
 };
 
 enum status ledger_http_open(const char *base, const char *admin_key, const char *ca_file, struct ledger_client *client,

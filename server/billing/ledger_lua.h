@@ -6,7 +6,7 @@
 
 #include <stddef.h>
 
-enum { LEDGER_LUA_VERSION = 3 }; /* VERSION in ledger.lua: grows with every change of it */
+enum { LEDGER_LUA_VERSION = 4 }; /* VERSION in ledger.lua: grows with every change of it */
 
 extern const char ledger_lua[]; /* ends with a NUL that ledger_lua_bytes does not count */
 extern const size_t ledger_lua_bytes;

@@ -338,6 +338,45 @@ static enum status client_marks(void *state, uint16_t partition, ledger_mark_fn 
     return ledger_redis_marks(state, partition, visit, visitor, err);
 }
 
+static enum status client_budget(void *state, const struct budget_ask *ask, struct budget_answer *answer,
+                                 struct error *err)
+{
+    enum { ARGUMENTS = 11 };
+    struct ledger_redis *l = state;
+    char key[LEDGER_KEY_MAX], producer[24], text[ARGUMENTS][24];
+    const uint64_t numbers[ARGUMENTS] = {[1] = (uint64_t)(ask->utc_offset_s + 86400),
+                                         [3] = ask->budget.units,
+                                         [4] = ask->look,
+                                         [5] = ask->known,
+                                         [6] = ask->number,
+                                         [7] = ask->have,
+                                         [8] = ask->want,
+                                         [9] = ask->reserve,
+                                         [10] = ask->release};
+    const char *arguments[4 + ARGUMENTS] = {"FCALL", "mr_budget", "1", key};
+    snprintf(key, sizeof key, "mr:{b%03u}:u:%016" PRIx64, record_partition(ask->key), ask->key);
+    snprintf(producer, sizeof producer, "%016" PRIx64, ask->producer);
+    for (int i = 0; i < ARGUMENTS; i++) {
+        snprintf(text[i], sizeof text[i], "%" PRIu64, numbers[i]);
+        arguments[4 + i] = text[i];
+    }
+    arguments[4] = budget_period_name(ask->budget.period);
+    arguments[6] = producer;
+    enum ledger_answer verdict;
+    struct redis_reply *reply = NULL;
+    TRY(call_function(l, key, arguments, 4 + ARGUMENTS, &verdict, &reply, err));
+    uint64_t *const out[] = {&answer->number, &answer->base, &answer->taken, &answer->others};
+    enum status status =
+        verdict == LEDGER_OK ? ST_OK : error_set(err, ST_INVAL, "Redis: %s: %s", key, ledger_answer_name(verdict));
+    for (uint32_t i = 0; status == ST_OK && i < 4; i++) {
+        const char *number = redis_reply_text_at(reply, i + 1);
+        if (!number || !ledger_redis_number(number, out[i]))
+            status = error_set(err, ST_PROTO, "Redis: mr_budget has an answer that is not ledger.lua's");
+    }
+    redis_reply_free(reply);
+    return status;
+}
+
 static void client_close(void *state)
 {
     struct ledger_redis *l = state;
@@ -360,6 +399,7 @@ enum status ledger_redis_create(const struct redis_target *target, struct ledger
         .directory_version = client_directory_version,
         .directory_read = client_directory_read,
         .directory_put = client_directory_put,
+        .budget = client_budget,
     };
     struct ledger_redis *l = mem_alloc(1, sizeof *l);
     if (l == NULL) return error_set(err, ST_NOMEM, "no memory for a ledger in Redis");

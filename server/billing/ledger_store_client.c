@@ -1,6 +1,7 @@
 /* ledger_client.h over a journal folder that nobody serves: what `millrace bill` uses on a node without Redis whose
  * server is down. Each change is a frame, committed before it is applied, as in a server. */
 #include "runtime/base/mem.h"
+#include "server/billing/budget_book.h"
 #include "server/billing/journal_reader.h"
 #include "server/billing/ledger_lines.h"
 #include "server/billing/ledger_store.h"
@@ -156,6 +157,13 @@ static enum status rest_directory_put(void *state, const char *id, const char *l
     return ledger_lines_put(client->disk, client->folder, id, line, err);
 }
 
+static enum status rest_budget(void *state, const struct budget_ask *ask, struct budget_answer *answer,
+                               struct error *err)
+{
+    const struct rest_client *client = state;
+    return budget_book_ask(client->disk, client->folder, (int64_t)(now_ms(client) / 1000), ask, answer, err);
+}
+
 static const struct ledger_client_calls CALLS = {
     .close = rest_close,
     .init = rest_init,
@@ -169,6 +177,7 @@ static const struct ledger_client_calls CALLS = {
     .directory_version = rest_directory_version,
     .directory_read = rest_directory_read,
     .directory_put = rest_directory_put,
+    .budget = rest_budget,
 };
 
 static enum status open_parts(struct rest_client *client, const struct journal_config *config, struct error *err)

@@ -44,6 +44,7 @@ struct metered_choice {
 struct metered {
     struct charge charge;           /* first: request->charge is this */
     uint64_t held;                  /* units, under the leases' mutex; the functions below change it */
+    uint64_t units;                 /* what its FINAL charges; io may read it after REQUEST_DONE */
     struct metered_choice *choices; /* [choices_count], zero; io's memory */
     /* meter: */
     bool open;

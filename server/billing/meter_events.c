@@ -137,6 +137,7 @@ static enum status note_done(struct meter *meter, struct request *request, struc
     fill_final(meter, request, metered, &record);
     TRY(journal_put_final(meter->journal, metered->handle, &record));
     metered->open = false;
+    metered->units = record.units;
     if (meter->leases) {
         pthread_mutex_lock(&meter->leases_mutex);
         lease_charged(meter->leases, record.account, record.mclass, record.units, metered->held);

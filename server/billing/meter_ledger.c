@@ -1,4 +1,5 @@
 /* The ledger in the process and the leases, as the meter keeps them; see meter.h. */
+#include "server/billing/budget_book.h"
 #include "server/billing/ledger_lines.h"
 #include "server/billing/meter_parts.h"
 
@@ -279,6 +280,17 @@ static enum status client_directory_put(void *state, const char *id, const char 
     return status;
 }
 
+static enum status client_budget(void *state, const struct budget_ask *ask, struct budget_answer *answer,
+                                 struct error *err)
+{
+    struct meter *m = state;
+    pthread_mutex_lock(&m->work);
+    enum status status = budget_book_ask(m->config.journal.disk, m->config.journal.folder,
+                                         clock_unix_ms(m->config.clock) / 1000, ask, answer, err);
+    pthread_mutex_unlock(&m->work);
+    return status;
+}
+
 static void client_close(void *state)
 {
     (void)state;
@@ -295,7 +307,8 @@ static const struct ledger_client_calls client_calls = {.close = client_close,
                                                         .marks = client_marks,
                                                         .directory_version = client_directory_version,
                                                         .directory_read = client_directory_read,
-                                                        .directory_put = client_directory_put};
+                                                        .directory_put = client_directory_put,
+                                                        .budget = client_budget};
 
 void meter_ledger_client(struct meter *m, struct ledger_client *client)
 {

@@ -135,7 +135,7 @@ def test_energy():
     e("energy 500")
     e.settle()
     check_energies([server.connect()], e("energies"))
-    old = harness.LIBRARY.replace(b"local VERSION = 3", b"local VERSION = 2").replace(b"r.kind == 'E'", b"false")
+    old = harness.LIBRARY.replace(b"local VERSION = 4", b"local VERSION = 2").replace(b"r.kind == 'E'", b"false")
     assert old.count(b"VERSION = 2") == 1 and b"r.kind == 'E'" not in old
     c = server.connect()
     c("FUNCTION", "LOAD", "REPLACE", old)
@@ -149,7 +149,7 @@ def test_energy():
     e("energy 60")
     e.settle()
     c = server.connect()
-    assert c("FCALL", "mr_version", 0) == 3
+    assert c("FCALL", "mr_version", 0) == 4
     check_energies([c], e("energies"))
     assert check_ledger([c], e.sums()) == 300 + 500 + 40 + 100 + 60
     finish(e, server)
