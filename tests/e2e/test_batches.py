@@ -50,8 +50,8 @@ def upload(client, data, name="in.jsonl", **more):
     return client.files.create(file=(name, io.BytesIO(data)), purpose="batch", **more)
 
 
-def run(client, data, window="24h", **more):
-    return client.batches.create(input_file_id=upload(client, data).id, endpoint="/v1/completions", completion_window=window, **more)
+def run(client, data, window="24h", endpoint="/v1/completions", **more):
+    return client.batches.create(input_file_id=upload(client, data).id, endpoint=endpoint, completion_window=window, **more)
 
 
 def ended(client, batch, seconds=60):

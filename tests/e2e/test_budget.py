@@ -9,7 +9,10 @@ import subprocess
 import tempfile
 import unittest
 
+import openai
+
 from harness import BINARY, NAME, Redis, Server, wait_for
+from test_batches import ended, lines_of, results, run
 
 BUDGET = 400  # tokens
 
@@ -124,6 +127,39 @@ class Budgets(unittest.TestCase):
         table = bill("key", "list", *ledger)
         self.assertIn("400 a day", table)
         self.assertEqual(bill("audit", str(self.folder / "one"), "--json")["verdict"], "clean")
+
+    def test_batch(self):
+        """Lines of a batch are the key's own calls: those beyond its budget say so, and the rest is there."""
+        with self.serve("one") as _:
+            pass
+        ledger = ("--journal", str(self.folder / "one"))
+        self.account(*ledger)
+        key = self.key("--budget", "100", "--budget-period", "total", ledger=ledger)
+        with self.serve("one", "--batch-dir", str(self.folder / "batches")) as one:
+            client = openai.OpenAI(base_url=one.url + "/v1", api_key=key["key"], max_retries=0)
+            batch = ended(client, run(client, lines_of(20, max_tokens=8, ignore_eos=True)), 120)
+            answers, errors = results(client, batch.output_file_id), results(client, batch.error_file_id)
+            self.assertEqual((batch.status, len(answers) + len(errors)), ("completed", 20))
+            self.assertEqual({line["response"]["body"]["error"]["code"] for line in errors}, {"key_budget_exhausted"})
+            used = sum(line["response"]["body"]["usage"]["total_tokens"] for line in answers)
+            self.assertTrue(100 - 10 < used <= 100, used)
+        self.assertEqual(self.row(key, ledger)["budget"]["taken_units"], used * 10**6)
+
+    def test_outage(self):
+        """Without Redis a key has what its node has of lease and budget, then 503; with Redis again, the rest."""
+        with Redis() as redis:
+            ledger = ("--redis", redis.url)
+            bill("init", *ledger)
+            self.account(*ledger)
+            key = self.key("--budget", "2k", ledger=ledger)
+            with self.serve("one", *ledger) as one:
+                self.assertEqual(self.ask(one, key)[0], 200)
+                redis.process.kill()
+                redis.process.wait()
+                wait_for(lambda: self.ask(one, key, 500)[0] == 503, "what was left is used", 60)
+                redis.process = subprocess.Popen(redis.process.args, stdout=subprocess.DEVNULL)
+                wait_for(lambda: self.ask(one, key)[0] == 200, "it serves again", 60)
+                self.assertIn("a key's budget cannot be asked for", one.log())
 
     def test_long_answer_ends_at_the_budget(self):
         """An answer that is longer than a hold goes on until the budget ends, and not a token further."""

@@ -44,6 +44,37 @@ class Pool:
         return self("--scan", "--pattern", f"mr:{{pool:*}}:{kind}:*").split()
 
 
+class PoolSet:
+    """Two Redis, of which one follows the other, and a Sentinel."""
+
+    def __init__(self, case):
+        self.folder, self.ports, self.sentinel = tempfile.mkdtemp(prefix="millrace-pool-"), (free_port(), free_port()), free_port()
+        case.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
+        self.url = f"redis-sentinel://127.0.0.1:{self.sentinel}/m"
+        conf = pathlib.Path(self.folder, "sentinel.conf")
+        conf.write_text(f"port {self.sentinel}\nbind 127.0.0.1\ndir {self.folder}\nsentinel monitor m 127.0.0.1 {self.ports[0]} 1\n"
+                        "sentinel down-after-milliseconds m 500\nsentinel failover-timeout m 3000\n")
+        common = ("--bind", "127.0.0.1", "--dir", self.folder, "--save", "", "--repl-diskless-sync-delay", "0")
+        self.processes = [self.run(case, "redis-server", "--port", str(self.ports[0]), *common),
+                          self.run(case, "redis-server", "--port", str(self.ports[1]), *common, "--replicaof", "127.0.0.1", str(self.ports[0]))]
+        wait_for(lambda: "master_link_status:up" in self.ask(self.ports[1], "info", "replication"), "the replica follows")
+        self.run(case, "redis-sentinel", str(conf))
+        wait_for(lambda: "slaves=1" in self.ask(self.sentinel, "info", "sentinel"), "the Sentinel knows it")
+
+    def run(self, case, *words):
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+        case.addCleanup(process.wait)
+        case.addCleanup(process.kill)
+        return process
+
+    def ask(self, port, *words):
+        return subprocess.run(["redis-cli", "-p", str(port), *words], capture_output=True, text=True, timeout=30).stdout.strip()
+
+    def kill_master(self):
+        self.processes[0].kill()
+        wait_for(lambda: self.ask(self.ports[1], "role").startswith("master"), "the replica is the master")
+
+
 def bill(*words):
     return subprocess.run([BINARY, "bill", *words], capture_output=True, text=True, check=True, timeout=60).stdout
 
@@ -59,7 +90,7 @@ class Hub(Server):
         super().__init__("--batch-dir", os.path.join(self.home, "batches"), "--journal", os.path.join(self.home, "journal"),
                          "--redis", redis.url, "--enforce", "off", "--pool", pool or redis.url, "--power-signal",
                          f"file:{self.signal},period=1", "--limit-pool-reclaim-ms", "2000", *KEY, *options,
-                         env={"MILLRACE_POOL_PASSWORD": "hunter2"} if pool else None)
+                         env={"MILLRACE_POOL_PASSWORD": "hunter2"} if pool and "@" in pool else None)
 
     def shine(self, green):
         with open(self.signal + ".new", "w") as file:
@@ -180,6 +211,18 @@ class Pooled(unittest.TestCase):
             self.redis.start()
             self.check(dark, batch, 100)
             self.assertEqual(dark.metric("mr_pool_up"), 1)
+        self.audit("dark")
+
+    def test_master_killed_behind_a_sentinel(self):
+        pool = PoolSet(self)
+        with self.hub("dark", False, pool=pool.url) as dark, self.hub("sun", True, pool=pool.url) as sun:
+            batch = self.submit(dark, 100)
+            wait_for(lambda: sun.done() > 0 and sun.metric("mr_pool_running") > 0, "it is in the middle")
+            pool.kill_master()
+            self.check(dark, batch, 100)
+            self.assertEqual((dark.metric("mr_pool_up"), sun.metric("mr_pool_up")), (1, 1))
+            self.assertGreater(sun.done(), LINES // 2)
+            wait_for(lambda: pool.ask(pool.ports[1], "--scan", "--pattern", "mr:{pool:*}:[jr]:*") == "", "nothing is left")
         self.audit("dark")
 
     def test_killed_and_taken_up_again(self):

@@ -15,6 +15,7 @@ import unittest
 import openai
 
 from harness import BINARY, NAME, Server, free_port, wait_for
+from test_batches import ended, results, run
 
 FAR, KEY, FAR_KEY, ADMIN = "far/smol", "front-key-1", "far-secret-2", "admin-secret"
 CHAT = {"model": FAR, "max_tokens": 12, "temperature": 0, "messages": [{"role": "user", "content": "Count to ten."}]}
@@ -144,6 +145,20 @@ class Relayed(unittest.TestCase):
 
     def far(self, **more):
         return Server("--api-key", FAR_KEY, "--journal", self.far_journal, "--journal-segment-bytes", "1Mi", **more)
+
+    def test_lines_of_batches_are_refused(self):
+        """U1, and the batch says so before it begins or line by line; nothing is asked or billed."""
+        with self.far() as far, tempfile.TemporaryDirectory() as folder, Front(self, far.port, options=("--batch-dir", folder)) as server:
+            client = client_of(server)
+            line = {"custom_id": "one", "method": "POST", "url": "/v1/chat/completions", "body": CHAT}
+            batch = run(client, json.dumps(line).encode(), endpoint="/v1/chat/completions")
+            batch = ended(client, batch)
+            told = batch.errors.data[0].code if batch.status == "failed" else results(
+                client, batch.error_file_id)[0]["response"]["body"]["error"]["code"]
+            self.assertEqual(told, "model_is_upstream", batch)
+            self.assertEqual(sum(outcome(server, name) for name in ("done", "refused", "error", "canceled")), 0)
+            journal = server.front.journal
+        self.assertEqual(records(journal), [])
 
     def test_answers_and_bills_are_the_same(self):
         with self.far() as far, Front(self, far.port) as server:
